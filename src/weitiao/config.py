@@ -1,0 +1,205 @@
+"""Every option of a run, declared once: type, default, bounds and help. Help pages and docs derive from here."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen group of options; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    train: str = Field(description="Training rows: a csv, tsv, json, jsonl or parquet file, or a catalogue name.")
+    eval: str | None = Field(None, description="Evaluation rows; without it, a part of `train` is held out.")
+    text: str = Field("text", description="Column with the text.")
+    label: str = Field("label", description="Column with the label: strings, integers or booleans.")
+    train_size: int | None = Field(None, ge=1, description="Use at most this many training rows (stratified).")
+    test_size: float | int = Field(
+        0.2, gt=0, description="Held-out part when `eval` is not given: a share below 1, or a number of rows."
+    )
+    split_seed: int = Field(0, ge=0, description="Seed of the split. Apart from train.seed, so seeds share one split.")
+    max_length: int = Field(512, ge=4, description="Longest input in tokens; longer texts are cut and counted.")
+
+    @model_validator(mode="after")
+    def _test_size_is_share_or_count(self) -> "DataConfig":
+        if isinstance(self.test_size, float) and self.test_size >= 1:
+            raise ValueError(f"test_size is {self.test_size}. Expected a share below 1, or a whole number of rows")
+        return self
+
+
+class FullConfig(Section):
+    """Full fine-tuning: every parameter trains."""
+
+    type: Literal["full"] = "full"
+
+
+class LoraConfig(Section):
+    """LoRA through peft (arXiv 2106.09685). Names as in peft."""
+
+    type: Literal["lora"] = "lora"
+    r: int = Field(16, ge=1, description="Rank of the update.")
+    lora_alpha: float = Field(32, gt=0, description="Scale: the update is multiplied by lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="Layers that get an adapter: `all-linear`, or names such as [query, value]."
+    )
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train as well.")
+    use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (arXiv 2312.03732).")
+    use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
+    init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] = Field(
+        True, description="Start of A and B: true is peft's default, where a fresh adapter equals the base."
+    )
+    modules_to_save: tuple[str, ...] = Field(
+        (), description="Further modules to train and save whole. Newly initialised ones always are."
+    )
+
+
+MethodConfig = Annotated[FullConfig | LoraConfig, Field(discriminator="type")]
+
+
+class TrainConfig(Section):
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak learning rate; without it the method's default: full 5e-5, lora 5e-4."
+    )
+    num_train_epochs: int = Field(3, ge=1, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    per_device_train_batch_size: int | None = Field(
+        None, ge=1, description="Rows a batch; without it, batches are filled up to tokens_per_batch."
+    )
+    tokens_per_batch: int = Field(1024, ge=8, description="Padded tokens a batch may hold.")
+    group_by_length: bool = Field(True, description="Put rows of near-equal length together (less padding).")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches an optimizer step.")
+    bf16: bool | Literal["auto"] = Field(
+        "auto", description="bfloat16 compute with fp32 master weights; auto: where the hardware has it."
+    )
+    attention: Literal["auto", "eager", "sdpa"] = Field("auto", description="Attention implementation.")
+    dropout: float | Literal["model"] = Field(
+        0.0, description="Dropout inside the model: a rate, or `model` to keep the checkpoint's own."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (not on biases and norms).")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment decay.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null: do not clip.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after warm-up.")
+    warmup_ratio: float = Field(0.06, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
+    seed: int = Field(42, ge=0, description="Seed of head initialisation, batch order and dropout.")
+    logging_steps: int = Field(10, ge=1, description="Write an event every so many steps.")
+    eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
+    eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
+    eval_tokens_per_batch: int = Field(4096, ge=8, description="Padded tokens an evaluation batch may hold.")
+    metric_for_best_model: str = Field("accuracy", description="The metric that picks the best evaluation.")
+    load_best_model_at_end: bool = Field(False, description="Keep the best evaluation's weights instead of the last.")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations without a better metric."
+    )
+    save_steps: int | None = Field(None, ge=1, description="Write a checkpoint every so many steps.")
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep; the oldest goes first.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if isinstance(self.dropout, float) and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}. Expected a rate from 0 to below 1, or 'model'")
+        needs_eval = "load_best_model_at_end" if self.load_best_model_at_end else None
+        needs_eval = "early_stopping_patience" if self.early_stopping_patience else needs_eval
+        if needs_eval and self.eval_strategy == "no":
+            raise ValueError(f"{needs_eval} needs evaluations. Set eval_strategy=epoch or steps")
+        return self
+
+
+class OutputConfig(Section):
+    dir: str = Field(description="The run folder. It must not exist yet.")
+
+
+class RunConfig(Section):
+    """One training run."""
+
+    model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
+    task: Literal["classification"] = Field("classification", description="What the model learns to do.")
+    data: DataConfig
+    method: MethodConfig = Field(FullConfig(), description="How the model is adapted.")
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    output: OutputConfig
+
+
+class Arm(Section):
+    """One side of a comparison."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.+-]+$", description="Name in tables and folders.")
+    method: MethodConfig
+    learning_rate: float | None = Field(None, gt=0, description="This arm's rate; without it the method's default.")
+
+
+class CompareSection(Section):
+    methods: tuple[Arm, ...] = Field(
+        (Arm(name="full", method=FullConfig()), Arm(name="lora", method=LoraConfig())),
+        min_length=1,
+        description="The arms: `full`, `lora`, or {name, method, learning_rate}.",
+    )
+    seeds: tuple[int, ...] = Field((42,), min_length=1, description="One run an arm and seed, paired by seed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("methods"), list | tuple):
+            value = {**value, "methods": [expand_arm(arm) for arm in value["methods"]]}
+        return value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "CompareSection":
+        names = [arm.name for arm in self.methods]
+        if len(set(names)) < len(names):
+            raise ValueError(f"arms need distinct names, found {names}. Give each a name: {{name: ..., method: ...}}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are repeated: {list(self.seeds)}")
+        return self
+
+
+def expand_arm(arm: Any) -> Any:
+    """``lora`` -> {name: lora, method: {type: lora}}; {type: lora, r: 8} -> {name: lora, method: {...}}."""
+    if isinstance(arm, str):
+        return {"name": arm, "method": {"type": arm}}
+    if isinstance(arm, dict) and "type" in arm:
+        method = {k: v for k, v in arm.items() if k not in ("name", "learning_rate")}
+        rate = {"learning_rate": arm["learning_rate"]} if "learning_rate" in arm else {}
+        return {"name": arm.get("name", arm["type"]), "method": method, **rate}
+    return arm
+
+
+class CompareConfig(Section):
+    """A comparison: the options of a run, without `method`, and the arms."""
+
+    model: str = RunConfig.model_fields["model"]
+    task: Literal["classification"] = "classification"
+    data: DataConfig
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    compare: CompareSection = Field(default_factory=CompareSection)
+    output: OutputConfig
+
+    @model_validator(mode="after")
+    def _rate_per_arm(self) -> "CompareConfig":
+        if self.train.learning_rate is not None:
+            raise ValueError(
+                "train.learning_rate would give every arm one rate, which compares rates, not methods. "
+                "Set learning_rate inside an arm of compare.methods, or leave it to the method's default"
+            )
+        return self
+
+    def cells(self) -> list[tuple[Arm, int]]:
+        """Every arm and seed, seed by seed, so that machine drift meets all arms alike."""
+        return [(arm, seed) for seed in self.compare.seeds for arm in self.compare.methods]
+
+    def cell_config(self, arm: Arm, seed: int, folder: str) -> RunConfig:
+        """The run that one cell executes: the same rows, batches and head start for every arm of a seed."""
+        train = self.train.model_copy(update={"seed": seed, "learning_rate": arm.learning_rate})
+        return RunConfig(
+            model=self.model,
+            task=self.task,
+            data=self.data,
+            method=arm.method,
+            train=train,
+            output=OutputConfig(dir=folder),
+        )

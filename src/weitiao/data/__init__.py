@@ -1,0 +1,1 @@
+"""From files to index lists: read rows, prepare the split, encode, plan batches."""

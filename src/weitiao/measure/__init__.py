@@ -1,0 +1,1 @@
+"""What a run costs: meters that read it and formulas that predict it."""

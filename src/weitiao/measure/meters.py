@@ -1,0 +1,85 @@
+"""Meters: peak memory and throughput. Each has start / tick / read; warm-up never counts."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far: on a GPU what torch reserved, else resident memory."""
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            return int(torch.cuda.max_memory_reserved())
+    return _status_bytes("VmHWM") or _rusage_peak_bytes()
+
+
+def memory_bytes() -> int:
+    """Resident memory now (where the system does not tell, the peak)."""
+    return _status_bytes("VmRSS") or _rusage_peak_bytes()
+
+
+def _status_bytes(key: str) -> int | None:
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+
+def _rusage_peak_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclass
+class Throughput:
+    """Samples and real (non-padding) tokens a second over training steps alone, without the first ``warmup`` steps.
+
+    :meth:`pause` and :meth:`resume` keep evaluations and checkpoints out of the clock.
+    """
+
+    warmup: int = 2
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    _since: float | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    resume = start
+
+    def pause(self) -> None:
+        self._add_time()
+        self._since = None
+
+    def tick(self, samples: int, tokens: int) -> None:
+        """One optimizer step has ended."""
+        self.steps += 1
+        if self.steps <= self.warmup:
+            self._since = time.perf_counter()
+            return
+        self._add_time()
+        self.samples += samples
+        self.tokens += tokens
+
+    def _add_time(self) -> None:
+        now = time.perf_counter()
+        if self._since is not None and self.steps >= self.warmup:
+            self.seconds += now - self._since
+        self._since = now
+
+    def read(self) -> dict[str, float]:
+        """{"samples_per_s", "tokens_per_s"}; 0 while nothing but warm-up has run."""
+        if not self.seconds:
+            return {"samples_per_s": 0.0, "tokens_per_s": 0.0}
+        return {"samples_per_s": self.samples / self.seconds, "tokens_per_s": self.tokens / self.seconds}

@@ -1,0 +1,30 @@
+"""Full fine-tuning: every parameter trains, and the whole model is the artifact."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from weitiao.config import FullConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al. 2019, appendix A.3)
+
+
+def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":
+    """Make every parameter trainable."""
+    model.requires_grad_(True)
+    return model
+
+
+def save(model: "PreTrainedModel", folder: Path) -> None:
+    """Write config.json and model.safetensors."""
+    model.save_pretrained(folder)
+
+
+def load(folder: Path, auto_class: str) -> "PreTrainedModel":
+    """The saved model, exactly as plain transformers loads it."""
+    import transformers
+
+    return getattr(transformers, auto_class).from_pretrained(folder)  # type: ignore[no-any-return]

@@ -1,0 +1,114 @@
+"""LoRA through peft: the files stay loadable by plain ``PeftModel.from_pretrained``.
+
+Source: Hu et al. 2021, arXiv 2106.09685; options and file format: peft.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from weitiao.config import LoraConfig
+from weitiao.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
+TASK_TYPES = {"AutoModelForSequenceClassification": "SEQ_CLS"}
+
+
+def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":
+    """Wrap the model with adapters; what the checkpoint lacked is trained and saved whole.
+
+    Args:
+        new_parameters: names of randomly initialised parameters. peft alone would leave all but the classifier
+            frozen at random and unsaved, so that a reloaded adapter predicts noise.
+        base: what adapter_config.json names as the base model.
+
+    Raises:
+        ConfigError: a target module does not exist in the model.
+    """
+    import peft
+
+    whole = sorted({*config.modules_to_save, *_owners(model, new_parameters)})
+    targets = _targets(model, config.target_modules, whole)
+    wrapped = peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            r=config.r,
+            lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+            lora_dropout=config.lora_dropout,
+            target_modules=targets,
+            exclude_modules=_pattern(whole) if whole else None,
+            bias=config.bias,
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            init_lora_weights=config.init_lora_weights,
+            modules_to_save=whole or None,
+            task_type="SEQ_CLS",
+            base_model_name_or_path=base,
+        ),
+        autocast_adapter_dtype=False,  # the optimizer keeps fp32 masters, so the step itself stays in one dtype
+    )
+    return wrapped  # type: ignore[return-value]
+
+
+def save(model: "PreTrainedModel", folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors."""
+    model.save_pretrained(folder)
+
+
+def load(folder: Path, auto_class: str) -> "PreTrainedModel":
+    """Base model plus adapter, exactly as plain peft loads them."""
+    import peft
+
+    auto = {"AutoModelForSequenceClassification": peft.AutoPeftModelForSequenceClassification}[auto_class]
+    return auto.from_pretrained(folder)  # type: ignore[return-value, no-any-return]
+
+
+def _owners(model: "nn.Module", parameters: Sequence[str]) -> set[str]:
+    """The outermost modules made up of nothing but new parameters: bert.pooler.dense.weight -> pooler."""
+    new = set(parameters)
+    owners: set[str] = set()
+    for parameter in parameters:
+        parts = parameter.split(".")[:-1]
+        for depth in range(1, len(parts) + 1):
+            path = ".".join(parts[:depth])
+            inside = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_parameters()]
+            if inside and set(inside) <= new:
+                owners.add(parts[depth - 1])
+                break
+    return owners
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """A regular expression for the named modules and everything inside them (peft matches it in full)."""
+    return rf"(.*\.)?({'|'.join(map(re.escape, names))})(\..*)?"
+
+
+def _targets(model: "nn.Module", wanted: str | Sequence[str], whole: Sequence[str]) -> str | list[str]:
+    from torch import nn
+
+    outside = re.compile(_pattern(whole)) if whole else None
+    linear = sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and not (outside and outside.fullmatch(name))
+        }
+    )
+    if wanted == "all-linear":
+        return linear  # short names, so that adapter_config.json stays readable
+    if isinstance(wanted, str) and re.search(r"[*\\()|]", wanted):
+        return wanted  # a regular expression, as in peft
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    modules = {name.rpartition(".")[2] for name, _ in model.named_modules()} | {name for name, _ in model.named_modules()}
+    unknown = [name for name in names if name not in modules]
+    if unknown:
+        raise ConfigError(
+            f"method.target_modules: the model has no module named {', '.join(unknown)}.\n"
+            f"Expected some of: {', '.join(linear)}.\nUse method.target_modules=all-linear for all of them."
+        )
+    return names

@@ -1,0 +1,197 @@
+"""YAML file + dotted ``key=value`` words -> a validated configuration. All mistakes come in one message."""
+
+import difflib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from weitiao.config import CompareConfig, RunConfig
+from weitiao.errors import ConfigError
+
+log = logging.getLogger("weitiao")
+Config = TypeVar("Config", RunConfig, CompareConfig)
+
+# The field's other names for the same thing (LLaMA-Factory, axolotl, ms-swift, TRL, AutoTrain), from full path to path.
+SYNONYMS = {
+    "model_name_or_path": "model",
+    "base_model": "model",
+    "dataset": "data.train",
+    "eval_dataset": "data.eval",
+    "val_dataset": "data.eval",
+    "val_size": "data.test_size",
+    "cutoff_len": "data.max_length",
+    "sequence_len": "data.max_length",
+    "max_seq_length": "data.max_length",
+    "max_length": "data.max_length",
+    "block_size": "data.max_length",
+    "text_column": "data.text",
+    "label_column": "data.label",
+    "target_column": "data.label",
+    "finetuning_type": "method.type",
+    "tuner_type": "method.type",
+    "training_type": "method.type",
+    "lora_r": "method.r",
+    "lora_rank": "method.r",
+    "lora_alpha": "method.lora_alpha",
+    "lora_dropout": "method.lora_dropout",
+    "lora_target": "method.target_modules",
+    "lora_target_modules": "method.target_modules",
+    "target_modules": "method.target_modules",
+    "additional_target": "method.modules_to_save",
+    "lora_modules_to_save": "method.modules_to_save",
+    "lr": "train.learning_rate",
+    "epochs": "train.num_train_epochs",
+    "batch_size": "train.per_device_train_batch_size",
+    "micro_batch_size": "train.per_device_train_batch_size",
+    "lr_scheduler": "train.lr_scheduler_type",
+    "output_dir": "output.dir",
+}  # fmt: skip
+
+
+def load(
+    kind: type[Config], source: str | Path | dict[str, Any] | None = None, overrides: Iterable[str] = ()
+) -> Config:
+    """Read ``source`` (a YAML file or a dict, if any), apply ``a.b=value`` words on top, and validate.
+
+    Raises:
+        ConfigError: the file cannot be read, a word is not ``key=value``, or any option is unknown or out of bounds.
+    """
+    tree: dict[str, Any] = {}
+    given = source if isinstance(source, dict) else _read_yaml(Path(source)) if source is not None else {}
+    for key, value in _flatten(given):
+        _assign(tree, _canonical_key(key, kind), value)
+    for word in overrides:
+        key, sep, text = word.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f"Found the word '{word}'.\nExpected key=value.\nExample: train.learning_rate=1e-4")
+        _assign(tree, _canonical_key(key.strip(), kind), _parse_value(text))
+    return validate(kind, tree)
+
+
+def as_config(kind: type[Config], value: Config | dict[str, Any] | str | Path) -> Config:
+    """A configuration from any of its forms: itself, a dict, or a YAML file."""
+    if isinstance(value, kind):
+        return value
+    assert isinstance(value, dict | str | Path)
+    return load(kind, value)
+
+
+def validate(kind: type[Config], tree: dict[str, Any]) -> Config:
+    """The frozen configuration of ``tree``; raises ConfigError naming every problem at once."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(kind, tree, detail) for detail in error.errors()]
+        raise ConfigError(
+            f"Found {len(lines)} problem{'s' * (len(lines) > 1)} in the configuration:\n"
+            + "\n".join(f"  - {line}" for line in lines)
+            + "\nEvery option with its default and bounds: docs/options.md, or weitiao train --options"
+        ) from None
+
+
+def dump(config: BaseModel) -> str:
+    """YAML with every option, defaults filled in."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def option_paths(kind: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Every option as {dotted path: pydantic field}; the method's options are the union of all methods'."""
+    found: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        path = f"{prefix}{name}"
+        for section in _sections(field.annotation):
+            found |= option_paths(section, path + ".")
+        if not _sections(field.annotation):
+            found[path] = field
+    return found
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"Cannot read the configuration {path}: {reason}.\nExpected a YAML file.\nRecipes to start from: recipes/*.yaml"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}\nExpected `key: value` lines; see recipes/*.yaml") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}. Expected `key: value` lines; see recipes/*.yaml")
+    return tree
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _canonical_key(key: str, kind: type[BaseModel]) -> str:
+    known = option_paths(kind)
+    if key in known or key.split(".")[0] == "compare":
+        return key
+    target = SYNONYMS.get(key) or SYNONYMS.get(key.rpartition(".")[2])
+    if target is None and "." not in key:  # a bare option name that only one section has: seed=1
+        hits = [path for path in known if path.rpartition(".")[2] == key]
+        target = hits[0] if len(hits) == 1 else None
+    if target is None or (target not in known and not target.startswith("method.")):
+        return key
+    log.info("option %s is read as %s", key, target)
+    return target
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, leaf = key.split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"Found {key}, but {section} already has the value {inner!r}.\nExpected a group of options.")
+        tree = inner
+    tree[leaf] = value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _explain(kind: type[BaseModel], tree: dict[str, Any], detail: ErrorDetails) -> str:
+    """One line for one pydantic error: path, what was found, what was expected, a suggestion."""
+    parts = [str(p) for p in detail["loc"]]
+    if len(parts) > 1 and parts[0] == "method" and parts[1] in ("full", "lora"):
+        parts.pop(1)  # pydantic names the union member; users do not write it
+    path = ".".join(parts)
+    match detail["type"]:
+        case "extra_forbidden":
+            known = option_paths(kind)
+            if path in known:
+                chosen = tree.get("method", {}).get("type")
+                return f"{path}: method '{chosen}' has no such option. Remove it, or set method.type=lora"
+            close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+            leafs = {p.rpartition(".")[2]: p for p in known}
+            close = close or [leafs[c] for c in difflib.get_close_matches(parts[-1], leafs, n=1, cutoff=0.6)]
+            return f"{path}: no such option." + (f" Did you mean {close[0]}?" if close else "")
+        case "missing":
+            return f"{path}: required, and not given"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{path}.type: expected full or lora, found {detail['input']!r}"
+        case "value_error":
+            return (f"{path}: " if path else "") + detail["msg"].removeprefix("Value error, ")
+        case _:
+            return f"{path}: found {detail['input']!r}. {detail['msg']}"

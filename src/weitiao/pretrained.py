@@ -1,0 +1,209 @@
+"""Catalogue name, hub id, local folder or GGUF file -> model and tokenizer, with every choice and its reason."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from weitiao import catalogue
+from weitiao.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Two plain products beat CPU flash attention's backward up to about here (measured: docs/performance.md).
+_EAGER_UP_TO_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a run uses, and why."""
+
+    device: str
+    dtype: Literal["float32", "bfloat16"]
+    attention: Literal["eager", "sdpa"]
+    reasons: dict[str, str]
+
+
+def locate(model: str) -> str:
+    """A folder or hub id that transformers can open.
+
+    Raises:
+        ModelError: a data name, a missing path, or a GGUF file that cannot be read.
+    """
+    if model in catalogue.ENTRIES:
+        if catalogue.ENTRIES[model].kind != "model":
+            raise ModelError(f"'{model}' is a data set.\nExpected a model.\nList the catalogue: weitiao models")
+        return str(catalogue.fetch(model))
+    path = Path(model)
+    if path.suffix == ".gguf":
+        return str(_from_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{path} has no config.json.\nExpected a transformers model folder.\n"
+                "For a LoRA run use its base model here, or merge it first."
+            )
+        return str(path)
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if path.is_file() or looks_like_path:
+        raise ModelError(f"No model folder '{model}'.\nExpected a folder, a hub id or one of: {_names()}.")
+    return _from_modelscope(model) if os.environ.get("WEITIAO_HUB") == "modelscope" else model
+
+
+def _names() -> str:
+    return ", ".join(e.name for e in catalogue.ENTRIES.values() if e.kind == "model")
+
+
+def _from_modelscope(model: str) -> str:
+    try:
+        from modelscope import snapshot_download
+    except ImportError:
+        raise ModelError(
+            "WEITIAO_HUB=modelscope, but the package modelscope is not installed.\nExpected it beside weitiao.\n"
+            "Install it: pip install modelscope"
+        ) from None
+    return str(snapshot_download(model))
+
+
+def _from_gguf(path: Path) -> Path:
+    """The file as a folder, converted once; the cache key is its content."""
+    if not path.is_file():
+        raise ModelError(f"No file '{path}'.\nExpected a GGUF file, a folder, a hub id or one of: {_names()}.")
+    from weitiao.catalogue.download import sha256_of
+    from weitiao.catalogue.gguf import convert_gguf
+
+    folder = catalogue.home() / "gguf" / f"{path.stem}-{sha256_of(path)[:12]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            made = Path(scratch) / "made"
+            try:
+                convert_gguf(path, made)
+            except (ValueError, KeyError, OSError) as error:
+                raise ModelError(f"{path}: cannot be read as a causal-LM GGUF file ({error}).") from None
+            made.rename(folder)
+    return folder
+
+
+def resolve(bf16: bool | Literal["auto"], attention: Literal["auto", "eager", "sdpa"], max_tokens: int) -> Resolved:
+    """Choose device, dtype and attention for this machine.
+
+    Args:
+        max_tokens: the longest row, which decides between the attention implementations on a CPU.
+
+    Raises:
+        ModelError: bf16 is demanded and the hardware computes without it.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    fast, evidence = _bf16_support(device)
+    if bf16 is True and not fast:
+        raise ModelError(f"train.bf16=true, but {evidence}.\nExpected bf16 hardware.\nUse train.bf16=auto or false.")
+    use = fast if bf16 == "auto" else bf16
+    reasons = {"device": f"{device}: the best that torch sees here"}
+    reasons["dtype"] = f"{'bfloat16' if use else 'float32'}: " + (evidence if bf16 == "auto" else "asked for")
+    if attention == "auto":
+        chosen: Literal["eager", "sdpa"] = "eager" if device == "cpu" and max_tokens <= _EAGER_UP_TO_TOKENS else "sdpa"
+        reasons["attention"] = f"{chosen}: longest row {max_tokens} tokens on {device}"
+    else:
+        chosen = attention
+        reasons["attention"] = f"{chosen}: asked for"
+    return Resolved(device, "bfloat16" if use else "float32", chosen, reasons)
+
+
+def _bf16_support(device: str) -> tuple[bool, str]:
+    import torch
+
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return fast, "the GPU " + ("has bf16" if fast else "has no bf16")
+    if device == "mps":
+        return False, "bf16 on Apple GPUs is not measured here"
+    flags = torch.cpu.get_capabilities()
+    found = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if flags.get(name)]
+    return bool(found), f"the CPU has {found[0]}" if found else "the CPU has no bf16 instructions"
+
+
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, with a padding token. Raises ModelError if it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    where = locate(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(model, error) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The longest input the model takes, in tokens."""
+    from transformers import AutoConfig
+
+    positions = getattr(AutoConfig.from_pretrained(locate(model)), "max_position_embeddings", None)
+    return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
+
+
+def load_model(
+    model: str, auto_class: str, label_names: Sequence[str], pad_id: int, resolved: Resolved
+) -> tuple["PreTrainedModel", tuple[str, ...]]:
+    """The model with a head for ``label_names``, and the parameters that the checkpoint lacked.
+
+    Those parameters start at random (from torch's current seed), so they must be trained *and* saved.
+
+    Raises:
+        ModelError: not found, or not a model for this task.
+    """
+    import torch
+    import transformers
+
+    where = locate(model)
+    options: dict[str, Any] = {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: i for i, name in enumerate(label_names)},
+    }
+    try:
+        loaded, info = getattr(transformers, auto_class).from_pretrained(
+            where,
+            dtype=getattr(torch, resolved.dtype),
+            attn_implementation=resolved.attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
+            use_safetensors=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(model, error) from None
+    if loaded.config.pad_token_id is None:
+        loaded.config.pad_token_id = pad_id
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())}
+    return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
+
+
+def set_dropout(model: "torch.nn.Module", rate: float) -> None:
+    """Set every dropout of the network; the saved config keeps the checkpoint's own rates."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = rate
+
+
+def _cannot_load(model: str, error: Exception) -> ModelError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"Cannot load the model '{model}': {reason}\nExpected a folder, a hub id that this machine can reach "
+        f"(or WEITIAO_HUB=modelscope), or one of: {_names()}.\nList the catalogue: weitiao models"
+    )

@@ -1,0 +1,112 @@
+"""Single-label classification of texts into two or more classes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from weitiao.data.encode import Encoded, encode_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+AUTO_MODEL = "AutoModelForSequenceClassification"
+HIGHER_IS_BETTER = {"accuracy": True, "f1_macro": True, "f1_weighted": True, "log_loss": False, "roc_auc": True}
+Tensors = dict[str, torch.Tensor]
+
+
+def encode(
+    texts: Sequence[str], labels: Sequence[str], names: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Encoded:
+    """Token ids and class indices; ``labels`` may be empty for rows that are only to be predicted."""
+    index = {name: i for i, name in enumerate(names)}
+    return encode_texts(texts, [index[label] for label in labels], tokenizer, max_length)
+
+
+def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
+    """Rows -> tensors padded to the longest: input_ids [B, L] int64, labels [B] int64.
+
+    ``attention_mask`` [B, L] is there only when something is padded: without it, models skip building masks.
+    """
+    ids = [encoded.ids[i] for i in rows]
+    longest = max(map(len, ids))
+    batch = {"input_ids": torch.full((len(ids), longest), pad_id)}
+    for row, tokens in zip(batch["input_ids"], ids, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    if min(map(len, ids)) < longest:
+        lengths = torch.tensor([len(tokens) for tokens in ids])
+        batch["attention_mask"] = (torch.arange(longest)[None] < lengths[:, None]).long()
+    if encoded.labels:
+        batch["labels"] = torch.tensor([encoded.labels[i] for i in rows])
+    return batch
+
+
+def count_targets(batch: Tensors) -> int:
+    """Rows that carry loss."""
+    return len(batch["labels"])
+
+
+def logits(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
+    """Class scores [B, C] in fp32."""
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    return model(**inputs).logits.float()  # type: ignore[no-any-return]
+
+
+def loss(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
+    """Cross entropy, summed over the rows; the loop divides by the targets of the whole optimizer step."""
+    return torch.nn.functional.cross_entropy(logits(model, batch), batch["labels"], reduction="sum")
+
+
+def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """Every figure of the evaluation, from scores [N, C] (logits) and class indices [N].
+
+    ``roc_auc`` is there for two classes that both occur. Precision, recall and F1 of a class that is never predicted
+    are 0, as in scikit-learn's ``zero_division=0``.
+    """
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, roc_auc_score
+
+    classes = list(range(len(names)))
+    truth = np.asarray(gold)
+    probabilities = softmax(scores)
+    predicted = scores.argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
+    present = support > 0
+    result: dict[str, Any] = {
+        "accuracy": float((predicted == truth).mean()),
+        "f1_macro": float(f1[present].mean()),
+        "f1_weighted": float((f1 * support).sum() / support.sum()),
+        "log_loss": float(log_loss(truth, probabilities, labels=classes)),
+        "num_rows": len(truth),
+        "per_class": {
+            name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "rows": int(support[i])}
+            for i, name in enumerate(names)
+        },
+        "confusion_matrix": confusion_matrix(truth, predicted, labels=classes).tolist(),
+    }
+    if len(names) == 2 and present.all():
+        result["roc_auc"] = float(roc_auc_score(truth, probabilities[:, 1]))
+    return result
+
+
+def decode(scores: NDArray[np.float32], names: Sequence[str]) -> list[dict[str, Any]]:
+    """One answer a row: label, its score, and the probabilities of all labels."""
+    answers = []
+    for row in softmax(scores):
+        best = int(row.argmax())
+        answers.append(
+            {
+                "label": names[best],
+                "score": float(row[best]),
+                "probabilities": {name: float(p) for name, p in zip(names, row, strict=True)},
+            }
+        )
+    return answers
+
+
+def softmax(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Row-wise softmax in float64, so that probabilities sum to 1."""
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    exponent = np.exp(shifted)
+    return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))

@@ -1,0 +1,101 @@
+"""Checkpoints: what trains, the optimizer's moments, the random state and the position. Written whole or not at all.
+
+    checkpoints/step-N/  trainable.safetensors  optimizer.safetensors  state.json
+    checkpoints/best/    trainable.safetensors  state.json              (with load_best_model_at_end)
+"""
+
+import random
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from weitiao.artifact import RunDir, replace_folder, to_json
+from weitiao.errors import RunError
+from weitiao.training.optim import MasterAdamW
+
+WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+
+
+def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write step-N and remove the oldest ones beyond ``keep``."""
+    folder = run.checkpoints / f"step-{step}"
+    _write(folder, optimizer, {"step": step, **state}, with_moments=True)
+    for old in _steps(run)[:-keep]:
+        for file in (run.checkpoints / f"step-{old}").iterdir():
+            file.unlink()
+        (run.checkpoints / f"step-{old}").rmdir()
+    return folder
+
+
+def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> None:
+    """Keep the weights of the best evaluation so far."""
+    _write(run.checkpoints / "best", optimizer, {"step": step, "value": value}, with_moments=False)
+
+
+def load_best(run: RunDir, optimizer: MasterAdamW) -> int:
+    """Put the best evaluation's weights back; returns its step."""
+    optimizer.load_masters(load_file(run.checkpoints / "best" / WEIGHTS))
+    return int(RunDir(run.checkpoints / "best").read_json(STATE)["step"])
+
+
+def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any]:
+    """Restore the newest checkpoint: weights, moments and random state. Returns its state.json.
+
+    Raises:
+        RunError: there is none, or it belongs to other parameters.
+    """
+    steps = _steps(run)
+    if not steps:
+        raise RunError(
+            f"{run.path} has no checkpoint to continue from.\nExpected checkpoints/step-N (set train.save_steps).\n"
+            "Start the run anew in another output.dir."
+        )
+    folder = run.checkpoints / f"step-{steps[-1]}"
+    weights = load_file(folder / WEIGHTS)
+    if weights.keys() != optimizer.masters.keys():
+        raise RunError(f"{folder} holds other parameters than this run trains.\nExpected the run's own checkpoint.")
+    optimizer.load_masters(weights)
+    optimizer.load_state(load_file(folder / MOMENTS))
+    state = RunDir(folder).read_json(STATE)
+    _set_random_state(state["random"])
+    return state
+
+
+def _steps(run: RunDir) -> list[int]:
+    found = (re.fullmatch(r"step-(\d+)", path.name) for path in run.checkpoints.glob("step-*"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
+    folder.parent.mkdir(exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    save_file({name: value.detach().contiguous() for name, value in optimizer.masters.items()}, made / WEIGHTS)
+    if with_moments:
+        save_file({name: value.contiguous() for name, value in optimizer.state().items()}, made / MOMENTS)
+        state = {**state, "random": _random_state()}
+    (made / STATE).write_text(to_json(state), encoding="utf-8")
+    made.chmod(0o755)
+    replace_folder(made, folder)
+
+
+def _random_state() -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["torch"]), dtype=torch.uint8))

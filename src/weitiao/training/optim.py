@@ -1,0 +1,134 @@
+"""AdamW on fp32 master weights, in chunks, and the learning-rate schedules."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from weitiao.config import TrainConfig
+
+# Gradients are widened to fp32 one chunk at a time, so that their copy never holds a whole model.
+_CHUNK_ELEMENTS = 8_000_000
+
+
+class MasterAdamW:
+    """AdamW (Loshchilov & Hutter 2019) whose weights and moments are fp32 whatever the model computes in.
+
+    A bf16 parameter gets an fp32 master: the step updates the master and rounds it back. An fp32 parameter is its own
+    master. Biases and norm weights are not decayed.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], config: TrainConfig) -> None:
+        self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        self.masters = {
+            name: p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float(), requires_grad=False)
+            for name, p in self.parameters.items()
+        }
+        self._chunks: list[tuple[list[str], torch.optim.AdamW]] = []
+        for names in _chunks(self.parameters):
+            groups = []
+            for decay in (True, False):
+                chosen = [self.masters[n] for n in names if (self.parameters[n].ndim > 1) is decay]
+                if chosen:
+                    groups.append({"params": chosen, "weight_decay": config.weight_decay if decay else 0.0})
+            optimizer = torch.optim.AdamW(
+                groups,
+                lr=0.0,
+                betas=(config.adam_beta1, config.adam_beta2),
+                eps=config.adam_epsilon,
+                fused=True,
+            )
+            self._chunks.append((names, optimizer))
+
+    def step(self, learning_rate: float, max_grad_norm: float | None) -> torch.Tensor:
+        """Clip, update, clear the gradients. Returns the gradient norm before clipping (a tensor: no sync)."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
+        scale = None if max_grad_norm is None else (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        for names, optimizer in self._chunks:
+            for name in names:
+                parameter, master = self.parameters[name], self.masters[name]
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad.float()
+                master.grad = gradient if scale is None else gradient.mul_(scale)
+                if master is not parameter:
+                    parameter.grad = None
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for name in names:
+                    if self.masters[name] is not self.parameters[name]:
+                        self.parameters[name].copy_(self.masters[name])
+        return norm
+
+    def adopt_masters(self) -> None:
+        """Give the model its fp32 masters, so that what is saved is exactly what was trained."""
+        for name, parameter in self.parameters.items():
+            parameter.data = self.masters[name].data
+
+    def load_masters(self, masters: dict[str, torch.Tensor]) -> None:
+        """Set weights by name, in the masters and in the model."""
+        with torch.no_grad():
+            for name, value in masters.items():
+                self.masters[name].copy_(value)
+                self.parameters[name].copy_(value)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The moments and step counts by ``<parameter>|<key>``."""
+        return {
+            f"{name}|{key}": value
+            for name, moments in self._moments()
+            for key, value in moments.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """The inverse of :meth:`state`."""
+        by_name: dict[str, dict[str, torch.Tensor]] = {}
+        for full, value in state.items():
+            name, _, key = full.rpartition("|")
+            by_name.setdefault(name, {})[key] = value
+        for names, optimizer in self._chunks:
+            for name in names:
+                if name in by_name:
+                    optimizer.state[self.masters[name]] = by_name[name]
+
+    def _moments(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+        for names, optimizer in self._chunks:
+            for name in names:
+                yield name, optimizer.state.get(self.masters[name], {})
+
+
+def _chunks(parameters: dict[str, torch.nn.Parameter]) -> Iterator[list[str]]:
+    names: list[str] = []
+    elements = 0
+    for name, parameter in parameters.items():
+        if names and elements + parameter.numel() > _CHUNK_ELEMENTS:
+            yield names
+            names, elements = [], 0
+        names.append(name)
+        elements += parameter.numel()
+    if names:
+        yield names
+
+
+def learning_rate_at(step: int, total_steps: int, peak: float, config: TrainConfig) -> float:
+    """The rate of optimizer step ``step`` (from 1): linear warm-up, then the schedule down to 0 after the last step.
+
+    The same values as transformers' ``get_{linear,cosine}_schedule_with_warmup``.
+    """
+    done = step - 1
+    warmup = math.ceil(config.warmup_ratio * total_steps)
+    if done < warmup:
+        return peak * done / warmup
+    share = (done - warmup) / max(1, total_steps - warmup)
+    match config.lr_scheduler_type:
+        case "linear":
+            return peak * (1 - share)
+        case "cosine":
+            return peak * 0.5 * (1 + math.cos(math.pi * share))
+        case "constant":
+            return peak
