@@ -1,0 +1,52 @@
+"""weitiao (微调): full fine-tuning and LoRA on the same work, measured.
+
+Every command is a function of the same name here: ``train``, ``eval``, ``predict``, ``compare``, ``models``, ``env``.
+Importing this package loads no torch; each function loads what it needs.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weitiao.artifact import RunDir
+    from weitiao.catalogue import models
+    from weitiao.comparison.runner import compare
+    from weitiao.config import CompareConfig, RunConfig
+    from weitiao.environment import env
+    from weitiao.errors import WeitiaoError
+    from weitiao.inference import eval, predict
+    from weitiao.run import train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CompareConfig": "weitiao.config",
+    "RunConfig": "weitiao.config",
+    "RunDir": "weitiao.artifact",
+    "WeitiaoError": "weitiao.errors",
+    "compare": "weitiao.comparison.runner",
+    "env": "weitiao.environment",
+    "eval": "weitiao.inference",
+    "models": "weitiao.catalogue",
+    "predict": "weitiao.inference",
+    "train": "weitiao.run",
+}
+
+__all__ = [
+    "CompareConfig",
+    "RunConfig",
+    "RunDir",
+    "WeitiaoError",
+    "compare",
+    "env",
+    "eval",
+    "models",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'weitiao' has no attribute '{name}'")

@@ -75,9 +75,14 @@ class TrainConfig(Section):
     bf16: bool | Literal["auto"] = Field(
         "auto", description="bfloat16 compute with fp32 master weights; auto: where the hardware has it."
     )
-    attention: Literal["auto", "eager", "sdpa"] = Field("auto", description="Attention implementation.")
+    attention: Literal["auto", "weitiao", "eager", "sdpa"] = Field(
+        "auto", description="Attention implementation; auto: our own on a CPU, SDPA elsewhere."
+    )
     dropout: float | Literal["model"] = Field(
         0.0, description="Dropout inside the model: a rate, or `model` to keep the checkpoint's own."
+    )
+    sparse_embedding: bool = Field(
+        True, description="Train only the embedding rows that occur in the data: the same result, less work and memory."
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (not on biases and norms).")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay.")

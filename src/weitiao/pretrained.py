@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from weitiao import catalogue
 from weitiao.errors import ModelError
+from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Two plain products beat CPU flash attention's backward up to about here (measured: docs/performance.md).
-_EAGER_UP_TO_TOKENS = 256
+Attention = Literal["auto", "weitiao", "eager", "sdpa"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Resolved:
 
     device: str
     dtype: Literal["float32", "bfloat16"]
-    attention: Literal["eager", "sdpa"]
+    attention: Attention
     reasons: dict[str, str]
 
 
@@ -90,11 +90,8 @@ def _from_gguf(path: Path) -> Path:
     return folder
 
 
-def resolve(bf16: bool | Literal["auto"], attention: Literal["auto", "eager", "sdpa"], max_tokens: int) -> Resolved:
+def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
     """Choose device, dtype and attention for this machine.
-
-    Args:
-        max_tokens: the longest row, which decides between the attention implementations on a CPU.
 
     Raises:
         ModelError: bf16 is demanded and the hardware computes without it.
@@ -109,8 +106,9 @@ def resolve(bf16: bool | Literal["auto"], attention: Literal["auto", "eager", "s
     reasons = {"device": f"{device}: the best that torch sees here"}
     reasons["dtype"] = f"{'bfloat16' if use else 'float32'}: " + (evidence if bf16 == "auto" else "asked for")
     if attention == "auto":
-        chosen: Literal["eager", "sdpa"] = "eager" if device == "cpu" and max_tokens <= _EAGER_UP_TO_TOKENS else "sdpa"
-        reasons["attention"] = f"{chosen}: longest row {max_tokens} tokens on {device}"
+        chosen: Attention = "weitiao" if device == "cpu" else "sdpa"
+        own = f"plain products up to {SHORT_UP_TO_TOKENS} tokens, SDPA above"
+        reasons["attention"] = f"{chosen}: " + (own if device == "cpu" else f"fused on {device}")
     else:
         chosen = attention
         reasons["attention"] = f"{chosen}: asked for"
@@ -156,9 +154,9 @@ def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
 def load_model(
     model: str, auto_class: str, label_names: Sequence[str], pad_id: int, resolved: Resolved
 ) -> tuple["PreTrainedModel", tuple[str, ...]]:
-    """The model with a head for ``label_names``, and the parameters that the checkpoint lacked.
+    """The fp32 model with a head for ``label_names``, and the parameters that the checkpoint lacked.
 
-    Those parameters start at random (from torch's current seed), so they must be trained *and* saved.
+    It is fp32 so that heads and masters start alike whatever the run computes in; see :func:`to_compute_dtype`. Those parameters start at random (from torch's current seed), so they must be trained *and* saved.
 
     Raises:
         ModelError: not found, or not a model for this task.
@@ -166,7 +164,10 @@ def load_model(
     import torch
     import transformers
 
+    from weitiao.kernels.attention import register
+
     where = locate(model)
+    attention = register() if resolved.attention == "weitiao" else resolved.attention
     options: dict[str, Any] = {
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
@@ -175,8 +176,8 @@ def load_model(
     try:
         loaded, info = getattr(transformers, auto_class).from_pretrained(
             where,
-            dtype=getattr(torch, resolved.dtype),
-            attn_implementation=resolved.attention,
+            dtype=torch.float32,
+            attn_implementation=attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
             use_safetensors=True,
@@ -188,6 +189,16 @@ def load_model(
         loaded.config.pad_token_id = pad_id
     mismatched = {key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())}
     return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
+
+
+def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
+    """Cast what is frozen (parameters and floating buffers); what trains is cast by the optimizer that keeps masters."""
+    import torch
+
+    target = getattr(torch, dtype)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and not tensor.requires_grad:
+            tensor.data = tensor.data.to(target)
 
 
 def set_dropout(model: "torch.nn.Module", rate: float) -> None:

@@ -1,6 +1,7 @@
 """train(config) -> RunDir: one run from rows to a finished folder, top to bottom."""
 
 import gc
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -80,7 +81,8 @@ def train(
         run.write_json("summary.json", summary)
         run.write_text("README.md", model_card(config, summary))
         run.finish()
-        events.write("done", run_dir=str(run.path), metrics=metrics)
+        events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **_scalars(inputs.task, metrics))
+        events.write("done", run_dir=str(run.path), metrics=_scalars(inputs.task, metrics))
     return run
 
 
@@ -118,8 +120,7 @@ def _inputs(config: RunConfig, run: RunDir, events: Any) -> Inputs:
         task.encode([e.text for e in side], [e.label for e in side], prepared.label_names, tokenizer, max_length)
         for side in (prepared.train, prepared.eval)
     ]
-    longest = max(max(side.lengths) for side in sides)
-    resolved = pretrained.resolve(config.train.bf16, config.train.attention, longest)
+    resolved = pretrained.resolve(config.train.bf16, config.train.attention)
     report = prepared.report | {
         f"{name}_tokens": {
             "mean": sum(side.lengths) / len(side.ids),
@@ -153,11 +154,12 @@ def _fit(config: RunConfig, run: RunDir, inputs: Inputs, events: Any, resuming: 
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
+    from weitiao.kernels.rows import restore_embedding, shrink_embedding
     from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
     from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
     from weitiao.training.evaluate import score
     from weitiao.training.loop import Schedule, dry_run, train_steps
-    from weitiao.training.optim import MasterAdamW
+    from weitiao.training.optim import MasterAdamW, decay_factor
 
     options, task, method = config.train, inputs.task, METHODS[config.method.type]
     accelerator = Accelerator(cpu=inputs.resolved.device == "cpu")
@@ -177,8 +179,10 @@ def _fit(config: RunConfig, run: RunDir, inputs: Inputs, events: Any, resuming: 
     if options.dropout != "model":
         pretrained.set_dropout(model, options.dropout)
     model = method.apply(model, config.method, new, pretrained.locate(config.model))
-    model = model.to(accelerator.device)
     counts = count_parameters(model)
+    seen = itertools.chain([pad_id], *inputs.train.ids)
+    rows = shrink_embedding(model, seen) if options.sparse_embedding else None
+    model = model.to(accelerator.device)
     log.info(
         "trainable params: %s || all params: %s || trainable%%: %.4f",
         *(f"{counts[k]:,}" for k in ("num_trainable_params", "num_params")),
@@ -196,7 +200,8 @@ def _fit(config: RunConfig, run: RunDir, inputs: Inputs, events: Any, resuming: 
     total_steps = schedule.total_steps()
     log.info("batches: %s; %.1f%% padding", plan.describe(), 100 * waste)
     log.info("learning rate %g: %s", rate, origin)
-    optimizer = MasterAdamW(model.named_parameters(), options)
+    pretrained.to_compute_dtype(model, inputs.resolved.dtype)
+    optimizer = MasterAdamW(model.named_parameters(), options, getattr(torch, inputs.resolved.dtype))
     try:
         dry_run(model, task, inputs.train, pad_id, schedule.longest_batch(), accelerator)
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -234,6 +239,8 @@ def _fit(config: RunConfig, run: RunDir, inputs: Inputs, events: Any, resuming: 
             facts["eta_s"] = round(elapsed / (step - done) * (total_steps - step), 1)
             events.write("log", **facts)
         due = info.ends_epoch if options.eval_strategy == "epoch" else step % options.eval_steps == 0
+        # The saved model is evaluated after the last step anyway; only the choice of the best step needs it twice.
+        due = due and (step < total_steps or options.load_best_model_at_end)
         if options.eval_strategy != "no" and due:
             meter.pause()
             eval_started = time.perf_counter()
@@ -241,7 +248,7 @@ def _fit(config: RunConfig, run: RunDir, inputs: Inputs, events: Any, resuming: 
             metrics = task.metrics(scores, inputs.eval.labels, inputs.prepared.label_names)
             eval_seconds += time.perf_counter() - eval_started
             value = metrics[options.metric_for_best_model]
-            events.write("eval", step=step, epoch=round(epoch, 4), **{k: metrics[k] for k in task.HIGHER_IS_BETTER if k in metrics})
+            events.write("eval", step=step, epoch=round(epoch, 4), **_scalars(task, metrics))
             if best is None or (value > best if higher else value < best):
                 best, bad_evals = value, 0
                 if options.load_best_model_at_end:
@@ -277,6 +284,8 @@ def _fit(config: RunConfig, run: RunDir, inputs: Inputs, events: Any, resuming: 
         "peak_memory_bytes": peak_memory_bytes(),
     }
     optimizer.adopt_masters()
+    if rows is not None:
+        restore_embedding(model, rows, decay_factor(total_steps, step, rate, options))
     method.save(model, run.model)
     return summary
 
@@ -292,6 +301,10 @@ def _evaluate_artifact(config: RunConfig, run: RunDir, inputs: Inputs, events: A
     return score(
         model.to(inputs.resolved.device), inputs.task, inputs.eval, inputs.tokenizer.pad_token_id, config.train.eval_tokens_per_batch
     )
+
+
+def _scalars(task: ModuleType, metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: metrics[name] for name in task.HIGHER_IS_BETTER if name in metrics}
 
 
 def count_parameters(model: Any) -> dict[str, Any]:

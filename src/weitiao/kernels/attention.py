@@ -1,0 +1,83 @@
+"""Attention for short sequences on a CPU: plain batched products with a hand-written backward.
+
+At classification lengths CPU flash attention spends more time in its backward than two plain products do, and the
+stock eager path makes several [B, H, L, L] temporaries. Here one such tensor is kept: the probabilities.
+Longer sequences, dropout and grouped heads go to PyTorch's ``scaled_dot_product_attention``.
+"""
+
+from typing import Any
+
+import torch
+
+from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
+
+NAME = "weitiao"
+
+
+class ShortAttention(torch.autograd.Function):
+    """softmax(q k^T * scale + mask) v for q, k, v [N, L, D] (N = batch x heads)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """``mask``: None, or boolean [B, 1, L or 1, L], True where attention is allowed."""
+        scaled = query * scale  # on [N, L, D], not on the larger [N, L, L]
+        scores = torch.bmm(scaled, key.transpose(1, 2))
+        if mask is not None:
+            by_head = scores.view(mask.shape[0], -1, *scores.shape[1:])
+            by_head.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        probabilities = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(scaled, key, value, probabilities)
+        ctx.scale = scale
+        return torch.bmm(probabilities, value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+        (output,) = gradients
+        scaled, key, value, probabilities = ctx.saved_tensors
+        grad_value = torch.bmm(probabilities.transpose(1, 2), output)
+        grad_probabilities = torch.bmm(output, value.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
+        grad_query = torch.bmm(grad_scores, key).mul_(ctx.scale)
+        grad_key = torch.bmm(grad_scores.transpose(1, 2), scaled)
+        return grad_query, grad_key, grad_value, None, None
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: q, k, v [B, H, L, D] -> [B, L, H, D]."""
+    batch, heads, length, size = query.shape
+    if dropout or length > SHORT_UP_TO_TOKENS or key.shape != query.shape:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)  # type: ignore[no-any-return]
+    causal = kwargs.get("is_causal")
+    if attention_mask is None and (getattr(module, "is_causal", False) if causal is None else causal):
+        attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
+    flat = [tensor.reshape(batch * heads, length, size) for tensor in (query, key, value)]
+    output = ShortAttention.apply(*flat, attention_mask, size**-0.5 if scaling is None else scaling)
+    return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
+
+
+def register() -> str:
+    """Make the kernel known to transformers; returns the name for ``attn_implementation``."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME

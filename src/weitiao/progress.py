@@ -1,0 +1,78 @@
+"""Progress on stderr, drawn from events: what is going on, how far, how long still."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+
+class Progress:
+    """A rich progress bar fed by :meth:`listen`; on a stderr that is no terminal, a plain line now and then."""
+
+    _PLAIN_SECONDS = 15.0
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"))
+        self._bar = Bar(*columns, console=console) if console.is_terminal else None
+        self._task = self._bar.add_task("starting", total=1, facts="") if self._bar else None
+        self._console = console
+        self._said = 0.0
+        self._total = 1
+        self._cell_seconds: list[float] = []
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def listen(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        where = f"[{event['cells_done'] + 1}/{event['cells']}] {event['cell']} " if event.get("cell") else ""
+        match event["event"]:
+            case "stage":
+                self._show(f"{where}{event['message']}", "", None)
+            case "train":
+                self._total = event["total_steps"]
+                self._show(f"{where}training", f"0/{self._total} steps", 0)
+            case "log":
+                facts = f"{event['step']}/{self._total} steps, loss {event['loss']:.4f}, "
+                facts += f"{event['samples_per_s']:.1f} samples/s, {self._eta(event)}"
+                self._show(f"{where}training", facts, event["step"])
+            case "eval":
+                self._show(f"{where}evaluated", f"accuracy {event['accuracy']:.4f} at step {event['step']}", event["step"])
+            case "done":
+                self._cell_seconds.append(event["seconds"])
+                self._show(f"{where}done", f"accuracy {event['metrics']['accuracy']:.4f}", self._total)
+
+    def _eta(self, event: dict[str, Any]) -> str:
+        """Time left of this run, and of the whole comparison once a first cell has shown what a cell takes."""
+        text = f"{_clock(event['eta_s'])} left"
+        if self._cell_seconds and event.get("cells"):
+            cells_after = event["cells"] - event["cells_done"] - 1
+            text += f", {_clock(event['eta_s'] + cells_after * sum(self._cell_seconds) / len(self._cell_seconds))} in all"
+        return text
+
+    def _show(self, title: str, facts: str, step: int | None) -> None:
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=title, facts=facts, total=self._total, completed=step or 0)
+            return
+        now = time.perf_counter()
+        if step is None or step in (0, self._total) or now - self._said >= self._PLAIN_SECONDS:
+            self._said = now
+            self._console.print(f"{title} {facts}".rstrip(), highlight=False, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
