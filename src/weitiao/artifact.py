@@ -1,11 +1,11 @@
 """The run folder: file names and how they are written. It is the only contract between the stages.
 
-    config.yaml        every option, defaults filled in     environment.json   versions, machine, git, data sha256
-    events.jsonl       one JSON object a log step            data_report.json   what was found and dropped
-    split.json         row ids of train and eval             predictions.jsonl  eval rows: id, gold, predicted, scores
-    summary.json       what was measured                     model/             loads with plain transformers or peft
-    checkpoints/       step-N folders (with save_steps)      README.md          model card
-    DONE               written last
+config.yaml        every option, defaults filled in     environment.json   versions, machine, git, data sha256
+events.jsonl       one JSON object a log step            data_report.json   what was found and dropped
+split.json         row ids of train and eval             predictions.jsonl  eval rows: id, gold, predicted, scores
+summary.json       what was measured                     model/             loads with plain transformers or peft
+checkpoints/       step-N folders (with save_steps)      README.md          model card
+DONE               written last
 """
 
 import json

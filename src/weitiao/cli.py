@@ -107,9 +107,9 @@ def train(
     from weitiao.overrides import load
 
     if options:
-        from weitiao.options import options_markdown
+        from weitiao.options import options_table
 
-        print(options_markdown(RunConfig))
+        print(options_table(RunConfig))
         return
     source, words = _split_words(config, overrides)
     wanted = load(RunConfig, source, words) if source is not None or words else None
@@ -181,7 +181,9 @@ def compare(config: Config = None, overrides: Overrides = None, as_json: Json = 
     from rich.table import Table
 
     arms = [arm["name"] for arm in result["arms"]]
-    table = Table("", *arms, *([f"{arms[-1]} / {arms[0]}"] if len(arms) > 1 else []), title=result["model"], show_lines=True)
+    table = Table(
+        "", *arms, *([f"{arms[-1]} / {arms[0]}"] if len(arms) > 1 else []), title=result["model"], show_lines=True
+    )
     for row in result["rows"]:
         table.add_row(row["name"], *row["cells"], *([row["ratio"]] if len(arms) > 1 else []))
     Console().print(table)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -33,13 +33,13 @@ class DataConfig(Section):
 class FullConfig(Section):
     """Full fine-tuning: every parameter trains."""
 
-    type: Literal["full"] = "full"
+    type: Literal["full"] = Field("full", description="`full` or `lora`. Further options of `method` belong to lora.")
 
 
 class LoraConfig(Section):
     """LoRA through peft (arXiv 2106.09685). Names as in peft."""
 
-    type: Literal["lora"] = "lora"
+    type: Literal["lora"] = Field("lora", description="`lora`.")
     r: int = Field(16, ge=1, description="Rank of the update.")
     lora_alpha: float = Field(32, gt=0, description="Scale: the update is multiplied by lora_alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
@@ -84,6 +84,9 @@ class TrainConfig(Section):
     sparse_embedding: bool = Field(
         True, description="Train only the embedding rows that occur in the data: the same result, less work and memory."
     )
+    fused_lora: bool = Field(
+        True, description="Compute LoRA layers with our own kernel where it applies, else with peft's."
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (not on biases and norms).")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment decay.")
@@ -103,6 +106,11 @@ class TrainConfig(Section):
     )
     save_steps: int | None = Field(None, ge=1, description="Write a checkpoint every so many steps.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep; the oldest goes first.")
+
+    @field_validator("eval_strategy", mode="before")
+    @classmethod
+    def _yaml_reads_no_as_false(cls, value: Any) -> Any:
+        return "no" if value is False else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
@@ -177,8 +185,8 @@ def expand_arm(arm: Any) -> Any:
 class CompareConfig(Section):
     """A comparison: the options of a run, without `method`, and the arms."""
 
-    model: str = RunConfig.model_fields["model"]
-    task: Literal["classification"] = "classification"
+    model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
+    task: Literal["classification"] = Field("classification", description="What the model learns to do.")
     data: DataConfig
     train: TrainConfig = Field(default_factory=TrainConfig)
     compare: CompareSection = Field(default_factory=CompareSection)

@@ -10,7 +10,17 @@ from typing import Any
 
 from weitiao import catalogue
 
-_PACKAGES = ("weitiao", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "scikit-learn")
+_PACKAGES = (
+    "weitiao",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+)
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
@@ -35,7 +45,10 @@ def env() -> dict[str, Any]:
             "folder": str(home).replace(str(Path.home()), "~"),
             "entries": [name for name in catalogue.ENTRIES if catalogue.cached(name)],
         },
-        "hub": {"offline": os.environ.get("HF_HUB_OFFLINE") == "1", "source": os.environ.get("WEITIAO_HUB", "huggingface")},
+        "hub": {
+            "offline": os.environ.get("HF_HUB_OFFLINE") == "1",
+            "source": os.environ.get("WEITIAO_HUB", "huggingface"),
+        },
     }
 
 

@@ -30,9 +30,7 @@ class Predictor:
         self.task: ModuleType = TASKS[self.config.task]
         self.names: list[str] = run.summary["label_names"]
         self.tokenizer = AutoTokenizer.from_pretrained(run.model)
-        self.max_length = min(
-            self.config.data.max_length, pretrained.max_positions(self.config.model, self.tokenizer)
-        )
+        self.max_length = min(self.config.data.max_length, pretrained.max_positions(self.config.model, self.tokenizer))
         resolved = pretrained.resolve("auto", "auto")
         self.model = METHODS[self.config.method.type].load(run.model, self.task.AUTO_MODEL).to(resolved.device)
 
@@ -52,7 +50,11 @@ class Predictor:
 
 
 def predict(
-    run: str | Path, *, text: str | Sequence[str] | None = None, input: str | Path | None = None, output: str | Path | None = None
+    run: str | Path,
+    *,
+    text: str | Sequence[str] | None = None,
+    input: str | Path | None = None,
+    output: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Label texts with a finished run.
 
@@ -78,7 +80,9 @@ def predict(
         _check_texts(texts)
         return Predictor(opened).answers(texts)
     if output is not None and not Path(output).resolve().parent.is_dir():
-        raise DataError(f"No folder for {output}.\nExpected an existing folder.\nMake it: mkdir -p {Path(output).parent}")
+        raise DataError(
+            f"No folder for {output}.\nExpected an existing folder.\nMake it: mkdir -p {Path(output).parent}"
+        )
     predictor = Predictor(opened)
     answers = _answer_file(predictor, str(input))
     if output is None:

@@ -1,29 +1,39 @@
-"""The table of options, from the one place that declares them. ``docs/options.md`` is this page, and a test compares."""
+"""The table of options, from the one place that declares them. docs/options.md is this page, and a test compares."""
 
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from weitiao.config import CompareSection, RunConfig
 from weitiao.overrides import SYNONYMS, option_paths
 
 
-def options_markdown(kind: type[BaseModel]) -> str:
-    """Every option with type, default, bounds and meaning."""
+def options_table(kind: type[BaseModel], prefix: str = "") -> str:
+    """Every option of a group with type, default, bounds and meaning, as a markdown table."""
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
-    for path, field in option_paths(kind).items():
+    for path, field in option_paths(kind, prefix).items():
         default = "**required**" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
         lines.append(f"| `{path}` | {_type(field)} | {default} | {field.description or ''} |")
-    lines += ["", "Other tools' names are understood:", ""]
-    lines += [f"`{other}` → `{ours}`" + ("," if i < len(SYNONYMS) - 1 else ".") for i, (other, ours) in enumerate(SYNONYMS.items())]
     return "\n".join(lines)
 
 
+def synonyms() -> str:
+    """Other tools' names and where they lead."""
+    return ", ".join(f"`{other}` → `{ours}`" for other, ours in SYNONYMS.items())
+
+
 def _plain(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, tuple) else "[]"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_plain(v) for v in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(getattr(value, "name", value))
 
 
 def _type(field: Any) -> str:
-    bounds = [str(m).partition("(")[2].rstrip(")") for m in field.metadata if type(m).__name__ in ("Ge", "Gt", "Le", "Lt")]
+    bounds = [
+        str(m).partition("(")[2].rstrip(")") for m in field.metadata if type(m).__name__ in ("Ge", "Gt", "Le", "Lt")
+    ]
     symbols = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     shown = [f"{symbols[name]} {value}" for name, _, value in (bound.partition("=") for bound in bounds)]
     return _type_name(field.annotation) + (f" ({', '.join(shown)})" if shown else "")
@@ -38,4 +48,22 @@ def _type_name(annotation: Any) -> str:
         return "list of " + _type_name(get_args(annotation)[0])
     if get_args(annotation):
         return " or ".join(dict.fromkeys(_type_name(a) for a in get_args(annotation)))
-    return str({"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(annotation.__name__, annotation.__name__))
+    return str(
+        {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
+            annotation.__name__, annotation.__name__
+        )
+    )
+
+
+def options_page() -> str:
+    """docs/options.md: the options of a run and of a comparison."""
+    return (
+        "# Options\n\nMade by `make options` from the declarations in `src/weitiao/config.py`. On the command line each is a word: "
+        "`weitiao train recipes/reviews-lora.yaml method.r=8 train.seed=1`.\n\n## weitiao train\n\n"
+        f"{options_table(RunConfig)}\n\n## weitiao compare\n\nThe same without `method` and `train.learning_rate`, and:\n\n"
+        f"{options_table(CompareSection, 'compare.')}\n\n## Names of other tools\n\n{synonyms()}\n"
+    )
+
+
+if __name__ == "__main__":
+    print(options_page(), end="")

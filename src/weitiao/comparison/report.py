@@ -86,7 +86,13 @@ def _plots(runs: Sequence[tuple[Arm, int, RunDir]]) -> list[str]:
                 mode="lines+markers" if len(points) < 20 else "lines",
                 line={"color": colours[names.index(arm.name) % len(colours)]},
             )
-        figure.update_layout(title=title, height=340, margin={"l": 50, "r": 15, "t": 45, "b": 40}, xaxis_title=over, legend={"orientation": "h"})
+        figure.update_layout(
+            title=title,
+            height=340,
+            margin={"l": 50, "r": 15, "t": 45, "b": 40},
+            xaxis_title=over,
+            legend={"orientation": "h"},
+        )
         figures.append(figure)
     return [
         figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False, "responsive": True})

@@ -13,7 +13,7 @@ from weitiao import catalogue
 from weitiao.artifact import RunDir, to_json, write_atomic
 from weitiao.comparison.report import report_html
 from weitiao.comparison.table import comparison
-from weitiao.config import CompareConfig
+from weitiao.config import CompareConfig, RunConfig
 from weitiao.data.read import locate
 from weitiao.errors import RunError
 from weitiao.overrides import as_config, dump, load
@@ -22,9 +22,7 @@ Listener = Callable[[dict[str, Any]], None]
 _POLL_SECONDS = 0.2
 
 
-def compare(
-    config: CompareConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None
-) -> dict[str, Any]:
+def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> dict[str, Any]:
     """Run what is missing of the comparison's cells and return the content of comparison.json.
 
     The folder may hold finished cells of the same configuration: they are kept, so an interrupted comparison goes on.
@@ -53,7 +51,8 @@ def compare(
         name = f"{arm.name}-seed{seed}"
         run = RunDir(folder / "cells" / name)
         if not run.is_done:
-            _run_cell(config, arm, seed, run, folder / "logs" / f"{name}.log", lambda e, n=name, i=i: _tell(listener, e, n, i, len(cells)))  # type: ignore[misc]
+            for event in _run_cell(config.cell_config(arm, seed, str(run.path)), run, folder / "logs" / f"{name}.log"):
+                _tell(listener, event, name, i, len(cells))
         runs.append((arm, seed, RunDir.open(run.path)))
     result = comparison(config, runs)
     write_atomic(folder / "comparison.json", to_json(result))
@@ -72,17 +71,20 @@ def _claim(folder: Path, config: CompareConfig) -> None:
             )
         return
     if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty and holds no comparison.\nExpected a new folder.\nChoose another output.dir.")
+        raise RunError(
+            f"{folder} is not empty and holds no comparison.\nExpected a new folder.\nChoose another output.dir."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(stored, dump(config))
 
 
-def _run_cell(config: CompareConfig, arm: Any, seed: int, run: RunDir, log: Path, tell: Listener) -> None:
+def _run_cell(config: RunConfig, run: RunDir, log: Path) -> Iterator[dict[str, Any]]:
+    """One run in a process of its own; yields its events as they come."""
     if run.path.exists():
         _remove_unfinished(run)
     log.parent.mkdir(exist_ok=True)
     cell = log.with_suffix(".yaml")
-    write_atomic(cell, dump(config.cell_config(arm, seed, str(run.path))))
+    write_atomic(cell, dump(config))
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "weitiao", "train", str(cell), "--json"],
@@ -91,8 +93,7 @@ def _run_cell(config: CompareConfig, arm: Any, seed: int, run: RunDir, log: Path
             env={**os.environ, "COLUMNS": "160"},
         )
         try:
-            for event in _follow(run.path / "events.jsonl", process):
-                tell(event)
+            yield from _follow(run.path / "events.jsonl", process)
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -20,7 +20,10 @@ def comparison(config: CompareConfig, runs: Runs) -> dict[str, Any]:
     """
     splits = [run.read_json("split.json") for _, _, run in runs]
     assert all(split == splits[0] for split in splits), "the arms saw different rows"
-    arms = [_arm(arm, [(seed, run.summary) for a, seed, run in runs if a.name == arm.name]) for arm in config.compare.methods]
+    arms = [
+        _arm(arm, [(seed, run.summary) for a, seed, run in runs if a.name == arm.name])
+        for arm in config.compare.methods
+    ]
     return {
         "schema": 1,
         "model": config.model,
@@ -55,7 +58,13 @@ def _arm(arm: Arm, results: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
         **{key: first[key] for key in ("num_params", "num_trainable_params", "trainable_percent", "artifact_bytes")},
         **{
             key: median(s[key] for s in summaries)
-            for key in ("peak_memory_bytes", "memory_before_model_bytes", "train_seconds", "samples_per_s", "tokens_per_s")
+            for key in (
+                "peak_memory_bytes",
+                "memory_before_model_bytes",
+                "train_seconds",
+                "samples_per_s",
+                "tokens_per_s",
+            )
         },
         "steps": first["steps"],
         "dtype": first["dtype"],

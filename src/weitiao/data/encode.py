@@ -29,7 +29,9 @@ def encode_texts(
     if not texts:
         return Encoded([], [])
     # Once without a limit to know what would be lost, once with it only for the rows that need it.
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)[
+        "input_ids"
+    ]
     long = [i for i, row in enumerate(rows) if len(row) > max_length]
     lost = sum(len(rows[i]) - max_length for i in long)
     if long:

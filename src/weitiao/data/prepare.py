@@ -49,7 +49,11 @@ def prepare(config: DataConfig) -> Prepared:
         kept_train, train_report = _distinct(rows)
         keys = {text_key(e.text) for e in kept_eval}
         train = [e for e in kept_train if text_key(e.text) not in keys]
-        report = {"train": train_report, "eval": eval_report, "overlap_dropped_from_train": len(kept_train) - len(train)}
+        report = {
+            "train": train_report,
+            "eval": eval_report,
+            "overlap_dropped_from_train": len(kept_train) - len(train),
+        }
         evaluation = kept_eval
     else:
         kept, kept_report = _distinct(rows)
@@ -121,7 +125,9 @@ def _column(row: Row, name: str, option: str) -> Any:
 def _text(row: Row, name: str) -> str:
     value = _column(row, name, "data.text")
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{row.id}: {name} is {value!r}.\nExpected a text with visible characters.\nCorrect or remove the row.")
+        raise DataError(
+            f"{row.id}: {name} is {value!r}.\nExpected a text with visible characters.\nCorrect or remove the row."
+        )
     return value
 
 
@@ -130,7 +136,9 @@ def _label(row: Row, name: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(f"{row.id}: {name} is {value!r}.\nExpected a string, an integer or a boolean.\nCorrect the row.")
+        raise DataError(
+            f"{row.id}: {name} is {value!r}.\nExpected a string, an integer or a boolean.\nCorrect the row."
+        )
     return str(value).strip()
 
 

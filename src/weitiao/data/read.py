@@ -74,7 +74,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _parse_json(line, path, number)
+                yield number, _parse_json(line.rstrip("\r\n"), path, number)
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
@@ -90,7 +90,9 @@ def _parse_json(text: str, path: Path, line: int) -> Any:
     except (ValueError, RecursionError) as error:
         at = line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else line
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise DataError(f"{path}, line {at}: not JSON ({reason}).\nExpected one JSON value.\nCorrect the line.") from None
+        raise DataError(
+            f"{path}, line {at}: not JSON ({reason}).\nExpected one JSON value.\nCorrect the line."
+        ) from None
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:

@@ -69,7 +69,7 @@ def attention(
     if attention_mask is None and (getattr(module, "is_causal", False) if causal is None else causal):
         attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
     flat = [tensor.reshape(batch * heads, length, size) for tensor in (query, key, value)]
-    output = ShortAttention.apply(*flat, attention_mask, size**-0.5 if scaling is None else scaling)
+    output = ShortAttention.apply(*flat, attention_mask, size**-0.5 if scaling is None else scaling)  # type: ignore[no-untyped-call]
     return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
 
 

@@ -14,6 +14,10 @@ from torch import nn
 class RowsEmbedding(nn.Module):
     """An embedding [V, H] split into trained rows ``weight`` [R, H] and a frozen table for all others."""
 
+    table: torch.Tensor
+    rows: torch.Tensor
+    place: torch.Tensor
+
     def __init__(self, full: nn.Embedding, rows: torch.Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(full.weight.detach()[rows].clone())
@@ -28,19 +32,19 @@ class RowsEmbedding(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids [...] -> vectors [..., H]. In training every id must be a trained row."""
-        place = self.place[ids]  # type: ignore[index]
+        place = self.place[ids]
         if self.training:
             return nn.functional.embedding(place, self.weight, self.padding_row)
         known = place >= 0
         trained = nn.functional.embedding(place.clamp(min=0), self.weight)
-        frozen = nn.functional.embedding(ids, self.table).to(trained.dtype)  # type: ignore[arg-type]
+        frozen = nn.functional.embedding(ids, self.table).to(trained.dtype)
         return torch.where(known[..., None], trained, frozen)
 
     def whole(self, decay: float) -> nn.Embedding:
         """The ordinary embedding again, fp32: untouched rows times ``decay``."""
-        weight = self.table.float() * decay  # type: ignore[operator]
+        weight = self.table.float() * decay
         weight[self.rows] = self.weight.detach().float()
-        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)
+        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)  # type: ignore[no-any-return]
 
 
 def shrink_embedding(model: nn.Module, ids: Iterable[int]) -> RowsEmbedding | None:
@@ -49,12 +53,14 @@ def shrink_embedding(model: nn.Module, ids: Iterable[int]) -> RowsEmbedding | No
     Args:
         ids: every token id that training will see, the one used for padding included.
 
-    It does not apply when the table is frozen, or tied to an output head (whose gradient touches every row).
+    It does not apply when the table is frozen, tied to an output head (whose gradient touches every row), or one of
+    the modules that peft saves whole (it would save the rows alone).
     """
     full = model.get_input_embeddings()  # type: ignore[operator]
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    tied = head is not None and head.weight is full.weight
-    if type(full) is not nn.Embedding or not full.weight.requires_grad or tied or full.max_norm is not None:
+    if type(full) is not nn.Embedding or not full.weight.requires_grad or full.max_norm is not None:
+        return None
+    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is full.weight]
+    if len(names) != 1 or ".modules_to_save." in names[0]:
         return None
     padding = set() if full.padding_idx is None else {full.padding_idx}
     rows = torch.tensor(sorted(set(ids) | padding))

@@ -14,7 +14,7 @@ def peak_memory_bytes() -> int:
     if "torch" in sys.modules:
         import torch
 
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():
             return int(torch.cuda.max_memory_reserved())
     return _status_bytes("VmHWM") or _rusage_peak_bytes()
 

@@ -34,7 +34,7 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
 
     whole = sorted({*config.modules_to_save, *_owners(model, new_parameters)})
     targets = _targets(model, config.target_modules, whole)
-    wrapped = peft.get_peft_model(
+    return peft.get_peft_model(  # type: ignore[return-value]
         model,
         peft.LoraConfig(
             r=config.r,
@@ -52,7 +52,6 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         ),
         autocast_adapter_dtype=False,  # the optimizer keeps fp32 masters, so the step itself stays in one dtype
     )
-    return wrapped  # type: ignore[return-value]
 
 
 def save(model: "PreTrainedModel", folder: Path) -> None:
@@ -104,7 +103,9 @@ def _targets(model: "nn.Module", wanted: str | Sequence[str], whole: Sequence[st
     if isinstance(wanted, str) and re.search(r"[*\\()|]", wanted):
         return wanted  # a regular expression, as in peft
     names = [wanted] if isinstance(wanted, str) else list(wanted)
-    modules = {name.rpartition(".")[2] for name, _ in model.named_modules()} | {name for name, _ in model.named_modules()}
+    modules = {name.rpartition(".")[2] for name, _ in model.named_modules()} | {
+        name for name, _ in model.named_modules()
+    }
     unknown = [name for name in names if name not in modules]
     if unknown:
         raise ConfigError(

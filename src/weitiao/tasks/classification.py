@@ -18,7 +18,11 @@ Tensors = dict[str, torch.Tensor]
 
 
 def encode(
-    texts: Sequence[str], labels: Sequence[str], names: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
+    texts: Sequence[str],
+    labels: Sequence[str],
+    names: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
 ) -> Encoded:
     """Token ids and class indices; ``labels`` may be empty for rows that are only to be predicted."""
     index = {name: i for i, name in enumerate(names)}
@@ -80,7 +84,12 @@ def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[st
         "log_loss": float(log_loss(truth, probabilities, labels=classes)),
         "num_rows": len(truth),
         "per_class": {
-            name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "rows": int(support[i])}
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "rows": int(support[i]),
+            }
             for i, name in enumerate(names)
         },
         "confusion_matrix": confusion_matrix(truth, predicted, labels=classes).tolist(),

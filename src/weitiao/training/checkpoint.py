@@ -1,7 +1,7 @@
 """Checkpoints: what trains, the optimizer's moments, the random state and the position. Written whole or not at all.
 
-    checkpoints/step-N/  trainable.safetensors  optimizer.safetensors  state.json
-    checkpoints/best/    trainable.safetensors  state.json              (with load_best_model_at_end)
+checkpoints/step-N/  trainable.safetensors  optimizer.safetensors  state.json
+checkpoints/best/    trainable.safetensors  state.json              (with load_best_model_at_end)
 """
 
 import random

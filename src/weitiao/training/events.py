@@ -2,15 +2,18 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+Listener = Callable[[dict[str, Any]], None]
 
 
 class EventLog:
     """Appends events to a file and hands each to a listener (a progress bar, a test)."""
 
-    def __init__(self, path: Path, listener: Any = None) -> None:
+    def __init__(self, path: Path, listener: Listener | None = None) -> None:
         self._file = path.open("a", encoding="utf-8")
         self._listener = listener
         self._start = time.perf_counter()

@@ -61,7 +61,12 @@ class Schedule:
                     return
                 step += 1
                 if step > skip:
-                    yield step, epoch + (i + 1) / count, i + 1 == count, batches[i * self.accumulation :][: self.accumulation]
+                    yield (
+                        step,
+                        epoch + (i + 1) / count,
+                        i + 1 == count,
+                        batches[i * self.accumulation :][: self.accumulation],
+                    )
 
     def longest_batch(self) -> list[int]:
         """The batch with the most padded tokens of the first epoch (the longest rows where several tie)."""

@@ -69,7 +69,7 @@ class MasterAdamW:
                 for name in names:
                     if self.masters[name] is not self.parameters[name]:
                         self.parameters[name].copy_(self.masters[name])
-        return norm
+        return norm  # type: ignore[no-any-return]
 
     def adopt_masters(self) -> None:
         """Give the model its fp32 masters, so that what is saved is exactly what was trained."""

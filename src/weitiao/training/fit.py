@@ -1,0 +1,266 @@
+"""Load, adapt, train, save: what turns inputs into model/. The only caller of the training loop."""
+
+import itertools
+import logging
+import math
+import time
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from weitiao import pretrained
+from weitiao.artifact import RunDir
+from weitiao.config import RunConfig, TrainConfig
+from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
+from weitiao.errors import ConfigError, ModelError, RunError
+from weitiao.kernels.limits import bound_primitive_cache
+from weitiao.kernels.lora import fuse_lora
+from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
+from weitiao.measure.meters import Throughput, peak_memory_bytes
+from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
+from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from weitiao.training.evaluate import score
+from weitiao.training.events import EventLog
+from weitiao.training.inputs import Inputs
+from weitiao.training.loop import Schedule, StepInfo, dry_run, train_steps
+from weitiao.training.optim import MasterAdamW, decay_factor
+
+log = logging.getLogger("weitiao")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The model ready to train."""
+
+    model: Any
+    optimizer: MasterAdamW
+    rows: RowsEmbedding | None
+    counts: dict[str, Any]
+
+
+@dataclass
+class Watch:
+    """What the evaluations have shown so far: the best value, and how many came after it without a better one."""
+
+    higher_is_better: bool
+    best: float | None = None
+    bad_evals: int = 0
+
+    def improves(self, value: float) -> bool:
+        """Take one evaluation in; True if it is the best so far."""
+        better = self.best is None or (value > self.best if self.higher_is_better else value < self.best)
+        self.best, self.bad_evals = (value, 0) if better else (self.best, self.bad_evals + 1)
+        return better
+
+
+def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resuming: bool) -> dict[str, Any]:
+    """Train and write model/; returns what was measured. The model is gone when this returns.
+
+    Raises:
+        ModelError: the largest batch does not fit.  RunError: the loss is not finite, or no checkpoint to resume from.
+    """
+    bound_primitive_cache()
+    options, task = config.train, inputs.task
+    accelerator = Accelerator(cpu=inputs.resolved.device == "cpu")
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"Found {accelerator.num_processes} processes.\nExpected one: weitiao trains in a single process.\n"
+            "Start it without a launcher: weitiao train ..."
+        )
+    events.write("stage", message=f"loading {config.model}")
+    adapted = _adapt(config, inputs, accelerator)
+    optimizer = adapted.optimizer
+    schedule = _schedule(options, inputs.train.lengths)
+    total_steps = schedule.total_steps()
+    rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
+    log.info(
+        "learning rate %g: %s", rate, "asked for" if options.learning_rate else f"the default of {config.method.type}"
+    )
+    _try_longest_batch(adapted.model, task, inputs, schedule, accelerator)
+
+    watch, done = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0
+    if resuming:
+        state = load_checkpoint(run, optimizer)
+        done, watch.best, watch.bad_evals = state["step"], state["best"], state["bad_evals"]
+    events.write("train", total_steps=total_steps, first_step=done + 1, learning_rate=rate)
+
+    step, epoch = done, 0.0
+    meter, clock = Throughput(), _Clock(done, total_steps)
+    meter.start()
+    for info in train_steps(
+        adapted.model, task, inputs.train, inputs.pad_id, schedule, optimizer, rate, options, accelerator, skip=done
+    ):
+        step, epoch = info.step, info.epoch
+        meter.tick(info.num_samples, info.num_tokens)
+        if info.loss is not None:
+            events.write("log", **_log_facts(info, meter, clock))
+        if _evaluation_is_due(info, options, total_steps):
+            meter.pause()
+            with clock.paused():
+                scores = score(adapted.model, task, inputs.eval, inputs.pad_id, options.eval_tokens_per_batch)
+                metrics = inputs.metrics(scores)
+            events.write("eval", step=step, epoch=round(epoch, 4), **inputs.scalars(metrics))
+            value = metrics[options.metric_for_best_model]
+            if watch.improves(value) and options.load_best_model_at_end:
+                save_best(run, optimizer, step, value)
+            meter.resume()
+        if options.save_steps and step % options.save_steps == 0:
+            meter.pause()
+            facts = {"best": watch.best, "bad_evals": watch.bad_evals}
+            save_checkpoint(run, optimizer, step, facts, options.save_total_limit)
+            meter.resume()
+        if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
+            reason = f"{watch.bad_evals} evaluations without a better {options.metric_for_best_model}"
+            events.write("stage", message=f"stopping early: {reason}")
+            break
+    keeps_best = options.load_best_model_at_end and watch.best is not None
+    summary = {
+        "method": config.method.type,
+        "task": config.task,
+        "base_model": config.model,
+        **adapted.counts,
+        "label_names": list(inputs.label_names),
+        "seed": options.seed,
+        "learning_rate": rate,
+        "train_seconds": clock.seconds(),
+        "steps": step,
+        "kept_step": load_best(run, optimizer) if keeps_best else step,
+        "selected_on_eval": options.load_best_model_at_end or options.early_stopping_patience is not None,
+        "epochs": round(epoch, 4),
+        **meter.read(),
+        "padding_share": padding_waste(plan_epoch(schedule.lengths, schedule.plan, options.seed, 0), schedule.lengths),
+        "dtype": inputs.resolved.dtype,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    optimizer.adopt_masters()
+    if adapted.rows is not None:
+        restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
+    METHODS[config.method.type].save(adapted.model, run.model)
+    return summary
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
+    """Parameters, trainable ones and their share. The frozen twin that peft keeps of a saved module is not counted."""
+    own = [p for name, p in model.named_parameters() if ".original_module." not in name]
+    total, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+    return {"num_params": total, "num_trainable_params": trainable, "trainable_percent": 100 * trainable / total}
+
+
+def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapted:
+    """The model on its device: method applied, kernels in place, compute dtype set, optimizer made."""
+    options, resolved = config.train, inputs.resolved
+    set_seed(options.seed)  # before loading, so that a new head starts the same for every method
+    model, new = pretrained.load_model(
+        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved
+    )
+    if new:
+        log.info("newly initialised, so trained and saved: %s", ", ".join(new))
+    if options.dropout != "model":
+        pretrained.set_dropout(model, options.dropout)
+    model = METHODS[config.method.type].apply(model, config.method, new, pretrained.locate(config.model))
+    counts = count_parameters(model)
+    log.info(
+        "trainable params: %s || all params: %s || trainable%%: %.4f",
+        *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),
+        counts["trainable_percent"],
+    )
+    rows = None
+    if options.sparse_embedding:
+        rows = shrink_embedding(model, itertools.chain([inputs.pad_id], *inputs.train.ids))
+        if rows is not None:
+            log.info(
+                "embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{rows.table.shape[0]:,}"
+            )
+    model = model.to(accelerator.device)
+    pretrained.to_compute_dtype(model, resolved.dtype)
+    if options.fused_lora and config.method.type == "lora":
+        log.info("LoRA layers: %d with the fused kernel, %d with peft's own", *fuse_lora(model))
+    return Adapted(model, MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype)), rows, counts)
+
+
+def _schedule(options: TrainConfig, lengths: list[int]) -> Schedule:
+    plan = BatchPlan(options.tokens_per_batch, options.per_device_train_batch_size, options.group_by_length)
+    waste = padding_waste(plan_epoch(lengths, plan, options.seed, 0), lengths)
+    log.info("batches: %s; %.1f%% padding", plan.describe(), 100 * waste)
+    return Schedule(
+        lengths,
+        plan,
+        options.seed,
+        options.gradient_accumulation_steps,
+        options.num_train_epochs,
+        options.max_steps,
+    )
+
+
+def _try_longest_batch(
+    model: Any, task: ModuleType, inputs: Inputs, schedule: Schedule, accelerator: Accelerator
+) -> None:
+    try:
+        dry_run(model, task, inputs.train, inputs.pad_id, schedule.longest_batch(), accelerator)
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator failure is a plain RuntimeError
+        if "memory" not in str(error):
+            raise
+        raise ModelError(
+            f"The largest batch does not fit into memory: {str(error).splitlines()[0]}\n"
+            f"Expected room for {schedule.plan.describe()}.\n"
+            "Lower train.tokens_per_batch (or per_device_train_batch_size), or use method.type=lora."
+        ) from None
+
+
+def _evaluation_is_due(info: StepInfo, options: TrainConfig, total_steps: int) -> bool:
+    """The saved model is evaluated after the last step anyway; only the choice of the best step needs that one twice."""
+    if info.step == total_steps and not options.load_best_model_at_end:
+        return False
+    match options.eval_strategy:
+        case "epoch":
+            return info.ends_epoch
+        case "steps":
+            return info.step % options.eval_steps == 0
+        case "no":
+            return False
+
+
+def _log_facts(info: StepInfo, meter: Throughput, clock: "_Clock") -> dict[str, Any]:
+    if info.loss is None or not math.isfinite(info.loss):
+        raise RunError(
+            f"The loss is {info.loss} at step {info.step}.\nExpected a finite number.\n"
+            "Lower train.learning_rate, or try train.bf16=false."
+        )
+    return {
+        "step": info.step,
+        "epoch": round(info.epoch, 4),
+        "loss": info.loss,
+        "grad_norm": info.grad_norm,
+        "learning_rate": info.learning_rate,
+        **meter.read(),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "eta_s": clock.eta_s(info.step),
+    }
+
+
+class _Clock:
+    """Seconds of training without evaluations, and what is still to come."""
+
+    def __init__(self, first_step: int, total_steps: int) -> None:
+        self._start, self._paused = time.perf_counter(), 0.0
+        self._first_step, self._total_steps = first_step, total_steps
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start - self._paused
+
+    def eta_s(self, step: int) -> float:
+        whole = time.perf_counter() - self._start  # evaluations will come again, so they count here
+        return round(whole / max(1, step - self._first_step) * (self._total_steps - step), 1)
+
+    def paused(self) -> "_Clock":
+        return self
+
+    def __enter__(self) -> None:
+        self._pause_start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._paused += time.perf_counter() - self._pause_start

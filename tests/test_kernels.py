@@ -1,0 +1,199 @@
+"""Each kernel against its plain reference, values and gradients."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from weitiao.config import TrainConfig
+from weitiao.kernels.attention import ShortAttention, attention
+from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
+from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
+from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
+from weitiao.training.optim import MasterAdamW, decay_factor, learning_rate_at
+
+
+def masks(batch: int, length: int) -> list[torch.Tensor | None]:
+    padding = torch.ones(batch, 1, length, length, dtype=torch.bool)
+    padding[0, :, :, length // 2 :] = False
+    return [None, padding, padding[:, :, :1]]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_short_attention_gradcheck(which: int) -> None:
+    torch.manual_seed(0)
+    batch, heads, length, size = 2, 3, 6, 4
+    q, k, v = (torch.randn(batch * heads, length, size, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    assert torch.autograd.gradcheck(ShortAttention.apply, (q, k, v, masks(batch, length)[which], 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_equals_sdpa(dtype: torch.dtype, which: int, causal: bool) -> None:
+    if causal and which:
+        pytest.skip("transformers gives causal models a mask that is causal already")
+    torch.manual_seed(0)
+    shape = (3, 4, 24, 8)
+    ours = [
+        torch.randn(shape, dtype=dtype).transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for _ in range(3)
+    ]
+    theirs = [t.detach().float().requires_grad_() for t in ours]
+    mask = masks(3, 24)[which]
+    out, _ = attention(nn.Module(), *ours, mask, scaling=0.3, is_causal=causal)
+    expected = nn.functional.scaled_dot_product_attention(
+        *theirs, attn_mask=mask, scale=0.3, is_causal=causal
+    ).transpose(1, 2)
+    weight = torch.randn(out.shape)
+    (out.float() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    bound = 1e-5 if dtype == torch.float32 else 0.04
+    torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+
+
+def test_long_sequences_go_to_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the short kernel was used")
+
+    monkeypatch.setattr(ShortAttention, "apply", refuse)
+    q = torch.randn(1, 1, SHORT_UP_TO_TOKENS + 1, 4)
+    module = nn.Module()
+    module.is_causal = False
+    out, _ = attention(module, q, q, q, None, scaling=0.5)
+    assert out.shape == (1, SHORT_UP_TO_TOKENS + 1, 1, 4)
+    with pytest.raises(AssertionError, match="short kernel"):
+        attention(module, q[:, :, :8], q[:, :, :8], q[:, :, :8], None, scaling=0.5)
+
+
+class Net(nn.Module):
+    """The least that has an input embedding as transformers' models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(50, 8, padding_idx=1)
+        self.out = nn.Linear(8, 3)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.words
+
+    def set_input_embeddings(self, module: nn.Module) -> None:
+        self.words = module
+
+    def get_output_embeddings(self) -> None:
+        return None
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.words(ids).tanh().mean(1))
+
+
+def test_rows_embedding_is_dense_adamw() -> None:
+    """Weights after 12 steps equal dense AdamW's on the whole table, untouched rows included."""
+    config = TrainConfig(weight_decay=0.1, warmup_ratio=0.2)
+    batches = [torch.tensor([[3, 7, 1, 1], [9, 9, 3, 12]]), torch.tensor([[20, 3, 7, 1]])]
+    dense, rows = Net(), Net()
+    small = shrink_embedding(rows, itertools.chain([1], *(b.flatten().tolist() for b in batches)))
+    assert isinstance(small, RowsEmbedding)
+    assert small.weight.shape == (6, 8)
+    reference = torch.optim.AdamW(
+        [
+            {"params": [dense.words.weight, dense.out.weight], "weight_decay": 0.1},
+            {"params": [dense.out.bias], "weight_decay": 0.0},
+        ]
+    )
+    ours = MasterAdamW(rows.named_parameters(), config)
+    for step in range(1, 13):
+        rate = learning_rate_at(step, 12, 1e-2, config)
+        for net in (dense, rows):
+            net.train()
+            net(batches[step % 2]).square().sum().backward()
+        for group in reference.param_groups:
+            group["lr"] = rate
+        reference.step()
+        reference.zero_grad()
+        ours.step(rate, None)
+    for net in (dense, rows):
+        net.eval()
+    every_id = torch.arange(50)[None]
+    decay = decay_factor(12, 12, 1e-2, config)
+    assert decay < 1
+    restore_embedding(rows, small, decay)
+    torch.testing.assert_close(rows.words.weight, dense.words.weight, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(rows(every_id), dense(every_id), atol=1e-6, rtol=1e-6)
+    assert rows.words.padding_idx == 1
+
+
+def test_rows_embedding_answers_for_unseen_ids_in_evaluation() -> None:
+    net = Net()
+    before = net.words.weight.detach().clone()
+    small = shrink_embedding(net, [1, 4])
+    assert small is not None
+    net.eval()
+    torch.testing.assert_close(net.words(torch.tensor([4, 30, 1])), before[[4, 30, 1]])
+
+
+def test_rows_embedding_keeps_away_where_it_would_change_the_result() -> None:
+    frozen = Net()
+    frozen.words.requires_grad_(False)
+    assert shrink_embedding(frozen, [1]) is None
+    tied = Net()
+    tied.out = nn.Linear(8, 50, bias=False)
+    tied.out.weight = tied.words.weight
+    tied.get_output_embeddings = lambda: tied.out  # type: ignore[method-assign, assignment, return-value]
+    assert shrink_embedding(tied, [1]) is None
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_lora_linear_gradcheck(with_bias: bool) -> None:
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 6), (2, 6), (4, 2)))
+    weight, bias = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, dtype=torch.float64) if with_bias else None
+    assert torch.autograd.gradcheck(lambda x, a, b: LoraLinearFunction.apply(x, weight, bias, a, b, 0.7), (x, a, b))
+
+
+def peft_layers(**options: object) -> nn.Module:
+    import peft
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(24, 32), nn.Tanh(), nn.Linear(32, 8, bias=False))
+    wrapped = peft.get_peft_model(
+        net, peft.LoraConfig(r=4, target_modules=["0", "2"], init_lora_weights=False, **options)
+    )
+    return wrapped
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_fused_lora_equals_peft(rslora: bool) -> None:
+    """Values and gradients to 1e-5 relative in fp32, for inputs of any number of dimensions."""
+    theirs, ours = peft_layers(use_rslora=rslora, lora_alpha=6), peft_layers(use_rslora=rslora, lora_alpha=6)
+    assert fuse_lora(ours) == (2, 0)
+    inputs = [torch.randn(3, 5, 24).requires_grad_() for _ in range(1)]
+    copies = [t.detach().clone().requires_grad_() for t in inputs]
+    for net, x in ((theirs, inputs[0]), (ours, copies[0])):
+        net(x).square().sum().backward()
+    torch.testing.assert_close(ours(copies[0]), theirs(inputs[0]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(copies[0].grad, inputs[0].grad, rtol=1e-5, atol=1e-5)
+    grads = {n: p.grad for n, p in ours.named_parameters() if p.grad is not None}
+    expected = {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}
+    assert grads.keys() == expected.keys()
+    assert len(grads) == 4
+    for name, gradient in grads.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"bias": "all"}])
+def test_what_the_fused_kernel_does_not_cover_stays_with_peft(options: dict[str, object]) -> None:
+    fused, left = fuse_lora(peft_layers(**options))
+    # trained biases concern only the layer that has one
+    assert (fused, left) == ((1, 1) if "bias" in options else (0, 2))
+
+
+def test_fused_lora_passes_no_gradient_to_an_input_that_needs_none() -> None:
+    net = peft_layers()
+    fuse_lora(net)
+    x = torch.randn(2, 24)
+    net(x).sum().backward()
+    assert x.grad is None

@@ -1,0 +1,37 @@
+"""The public names, and that each command is a function of the same name."""
+
+import weitiao
+from weitiao.cli import app
+
+PUBLIC = {
+    "CompareConfig",
+    "RunConfig",
+    "RunDir",
+    "WeitiaoError",
+    "compare",
+    "env",
+    "eval",
+    "models",
+    "predict",
+    "train",
+}
+
+
+def test_public_names() -> None:
+    assert set(weitiao.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(weitiao, name) is not None
+
+
+def test_every_command_is_a_function() -> None:
+    commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {
+        g.name for g in app.registered_groups
+    }
+    assert commands == {"compare", "env", "eval", "models", "predict", "train"}
+    assert all(callable(getattr(weitiao, name)) for name in commands)
+
+
+def test_version_is_declared_once() -> None:
+    from importlib.metadata import version
+
+    assert version("weitiao") == weitiao.__version__

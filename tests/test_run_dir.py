@@ -1,0 +1,150 @@
+"""The run folder: its exact files, what they hold, and that a run never overwrites another."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import weitiao
+from weitiao.artifact import RunDir, read_jsonl
+from weitiao.errors import DataError, RunError
+
+ALWAYS = {
+    "DONE",
+    "README.md",
+    "config.yaml",
+    "data_report.json",
+    "environment.json",
+    "events.jsonl",
+    "predictions.jsonl",
+    "split.json",
+    "summary.json",
+    "model/tokenizer.json",
+    "model/tokenizer_config.json",
+}
+MODEL = {
+    "full": {"model/config.json", "model/model.safetensors"},
+    "lora": {"model/adapter_config.json", "model/adapter_model.safetensors", "model/README.md"},
+}
+SUMMARY = {
+    "method", "task", "base_model", "num_params", "num_trainable_params", "trainable_percent", "train_seconds", "steps",
+    "epochs", "samples_per_s", "tokens_per_s", "peak_memory_bytes", "artifact_bytes", "metrics", "seed",
+}  # fmt: skip
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_exact_file_set(method: str, options: dict[str, Any]) -> None:
+    run = weitiao.train({**options, "method": {"type": method}})
+    assert files(run.path) == ALWAYS | MODEL[method]
+    assert set(run.summary) >= SUMMARY
+    assert run.config.method.type == method
+    summary = run.summary
+    assert summary["artifact_bytes"] == sum((run.path / f).stat().st_size for f in MODEL[method])
+    assert 0 < summary["num_trainable_params"] <= summary["num_params"]
+    events = list(run.events())
+    assert [e["event"] for e in events][:1] == ["stage"]
+    assert [e["event"] for e in events][-1] == "done"
+    logs = [e for e in events if e["event"] == "log"]
+    assert [e["step"] for e in logs] == list(range(1, summary["steps"] + 1))
+    assert set(logs[0]) >= {"loss", "grad_norm", "learning_rate", "epoch", "tokens_per_s", "peak_memory_bytes", "eta_s"}
+    predictions = list(read_jsonl(run.path / "predictions.jsonl"))
+    assert [row["id"] for row in predictions] == run.read_json("split.json")["eval"]
+    right = sum(row["gold"] == row["predicted"] for row in predictions)
+    assert right / len(predictions) == pytest.approx(summary["metrics"]["accuracy"])
+    environment = run.read_json("environment.json")
+    assert len(environment["data_sha256"]["train"]) == 64
+    assert set(environment["resolved"]) == {"device", "dtype", "attention", "max_length"}
+
+
+def test_checkpoints_and_best(options: dict[str, Any]) -> None:
+    train = {**options["train"], "save_steps": 2, "save_total_limit": 2, "load_best_model_at_end": True}
+    run = weitiao.train({**options, "train": train})
+    steps = sorted(p.name for p in run.checkpoints.iterdir())
+    last = run.summary["steps"] // 2 * 2
+    assert steps == sorted(["best", f"step-{last - 2}", f"step-{last}"])
+    assert run.summary["selected_on_eval"] is True
+    assert "chose the step" in (run.path / "README.md").read_text(encoding="utf-8")
+
+
+def test_best_model_is_the_one_kept(options: dict[str, Any]) -> None:
+    """With a rate that ruins the model in the end, the kept step is an earlier one and its metrics are reported."""
+    train = {**options["train"], "learning_rate": 0.05, "num_train_epochs": 4, "load_best_model_at_end": True}
+    train |= {"lr_scheduler_type": "constant", "metric_for_best_model": "log_loss", "max_grad_norm": None}
+    run = weitiao.train({**options, "train": train})
+    evaluations = [e for e in run.events() if e["event"] == "eval"]
+    best = min(evaluations[:-1], key=lambda e: e["log_loss"])
+    assert run.summary["kept_step"] == best["step"]
+    assert run.summary["metrics"]["log_loss"] == pytest.approx(best["log_loss"], abs=1e-4)
+
+
+def test_early_stopping(options: dict[str, Any]) -> None:
+    train = {**options["train"], "num_train_epochs": 50, "learning_rate": 1e-6, "early_stopping_patience": 2}
+    run = weitiao.train({**options, "train": train})
+    assert run.summary["epochs"] < 10
+
+
+def test_a_run_never_overwrites(options: dict[str, Any]) -> None:
+    run = weitiao.train(options)
+    before = run.path.joinpath("summary.json").read_bytes()
+    with pytest.raises(RunError, match="already exists"):
+        weitiao.train(options)
+    assert run.path.joinpath("summary.json").read_bytes() == before
+    assert weitiao.train(resume=run.path).path == run.path  # finished: returned as it is
+    assert run.path.joinpath("summary.json").read_bytes() == before
+
+
+def test_unfinished_and_foreign_folders_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    run = RunDir.create(weitiao.RunConfig.model_validate({**options, "output": {"dir": str(tmp_path / "new")}}))
+    with pytest.raises(RunError, match="has not finished"):
+        weitiao.predict(run.path, text="好")
+    with pytest.raises(RunError, match="no checkpoint to continue from"):
+        weitiao.train(resume=run.path)
+    with pytest.raises(RunError, match="not a run folder"):
+        weitiao.eval(tmp_path)
+
+
+def test_predict_and_eval(options: dict[str, Any], rows_file: Path, tmp_path: Path) -> None:
+    run = weitiao.train({**options, "method": {"type": "lora"}, "train": {**options["train"], "learning_rate": 5e-3}})
+    answers = weitiao.predict(run.path, text=["很好看", "太差了"])
+    assert [set(a) for a in answers] == [{"label", "score", "probabilities"}] * 2
+    assert answers[0]["score"] == max(answers[0]["probabilities"].values())
+    assert weitiao.predict(run.path, input=rows_file, output=tmp_path / "out.jsonl") == []
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
+    assert [line["text"] for line in lines] == [row["text"] for row in rows]
+    one = weitiao.predict(run.path, text=rows[3]["text"])[0]
+    assert lines[3]["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
+    metrics = weitiao.eval(run.path, data=rows_file)["metrics"]
+    assert metrics["num_rows"] == 64
+    assert weitiao.eval(run.path)["metrics"] == run.summary["metrics"]
+
+
+def test_predict_refusals_lose_nothing(options: dict[str, Any], tmp_path: Path) -> None:
+    run = weitiao.train(options)
+    (tmp_path / "in.jsonl").write_text('{"text": "好"}\n{"txt": "b"}\n', encoding="utf-8")
+    (tmp_path / "out.jsonl").write_text("keep me")
+    with pytest.raises(DataError, match=r"in\.jsonl:2"):
+        weitiao.predict(run.path, input=tmp_path / "in.jsonl", output=tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == "keep me"
+    for arguments in ({}, {"text": "a", "input": "b"}, {"text": " "}, {"text": "a", "output": "x"}):
+        with pytest.raises(DataError):
+            weitiao.predict(run.path, **arguments)
+
+
+def test_sparse_embedding_saves_the_same_model(options: dict[str, Any], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from torch.testing import assert_close
+
+    saved = []
+    for sparse in (True, False):
+        train = {**options["train"], "sparse_embedding": sparse, "learning_rate": 3e-3, "weight_decay": 0.1}
+        run = weitiao.train({**options, "train": train, "output": {"dir": str(tmp_path / str(sparse))}})
+        saved.append(load_file(run.model / "model.safetensors"))
+    assert saved[0].keys() == saved[1].keys()
+    for name, value in saved[0].items():
+        assert_close(value, saved[1][name], atol=2e-5, rtol=1e-4, msg=name)

@@ -1,0 +1,179 @@
+"""The loop and the optimizer against plain torch, and what must hold for any batch shape."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import (
+    AutoModelForSequenceClassification,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
+
+from reference.plain_loop import plain_losses
+from weitiao import pretrained
+from weitiao.config import TrainConfig
+from weitiao.data.batch import BatchPlan
+from weitiao.data.encode import Encoded
+from weitiao.kernels.rows import shrink_embedding
+from weitiao.tasks import classification
+from weitiao.training.evaluate import score
+from weitiao.training.loop import Schedule, backward_all, dry_run, train_steps
+from weitiao.training.optim import MasterAdamW, learning_rate_at
+
+
+def rows(count: int = 24) -> Encoded:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 12, (count,), generator=generator).tolist()
+    ids = [[2, *torch.randint(4, 40, (n,), generator=generator).tolist(), 3] for n in lengths]
+    return Encoded(ids, [i % 2 for i in range(count)])
+
+
+def fresh(folder: Path, attention: str = "weitiao") -> torch.nn.Module:
+    torch.manual_seed(1)
+    resolved = pretrained.Resolved("cpu", "float32", attention, {})  # type: ignore[arg-type]
+    model, _ = pretrained.load_model(str(folder), classification.AUTO_MODEL, ["a", "b"], 0, resolved)
+    pretrained.set_dropout(model, 0.0)
+    return model
+
+
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_losses_equal_the_plain_loop(tiny_model: Path, sparse: bool) -> None:
+    """The same losses as plain torch, to 1e-5 in fp32, with our attention and with the embedding's rows alone."""
+    encoded = rows()
+    config = TrainConfig(logging_steps=1, weight_decay=0.1, warmup_ratio=0.1)
+    schedule = Schedule(encoded.lengths, BatchPlan(60), 0, 1, 2)
+    total = schedule.total_steps()
+    model = fresh(tiny_model)
+    if sparse:
+        assert shrink_embedding(model, [0, *(i for row in encoded.ids for i in row)]) is not None
+    optimizer = MasterAdamW(model.named_parameters(), config)
+    ours = [
+        info.loss
+        for info in train_steps(model, classification, encoded, 0, schedule, optimizer, 3e-3, config, accelerator())
+    ]
+    torch.manual_seed(1)
+    plain = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2, attn_implementation="eager")
+    pretrained.set_dropout(plain, 0.0)
+    batches = []
+    for *_, chosen in schedule.steps():
+        batch = classification.collate(encoded, chosen[0], 0)
+        batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
+        batches.append(batch)
+    warmup = -(-total // 10)
+    theirs = plain_losses(plain, batches, 3e-3, warmup, 0.1, 1.0)
+    assert len(ours) == len(theirs) == total >= 10
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert abs(ours[0] - ours[-1]) > 1e-3  # it has learnt something, so equality is no accident
+
+
+def test_gradient_is_the_same_for_any_cut_of_the_step(tiny_model: Path) -> None:
+    """8 rows at once, 2 x 4 and 8 x 1: one gradient, though rows differ in length."""
+    encoded, gradients = rows(8), []
+    for cut in (8, 4, 1):
+        model = fresh(tiny_model)
+        batches = [classification.collate(encoded, list(range(i, i + cut)), 0) for i in range(0, 8, cut)]
+        loss_sum = backward_all(model, classification, batches, 8, accelerator())
+        gradients.append((loss_sum, {n: p.grad for n, p in model.named_parameters()}))
+    for loss_sum, gradient in gradients[1:]:
+        torch.testing.assert_close(loss_sum, gradients[0][0], atol=1e-5, rtol=1e-5)
+        for name, value in gradient.items():
+            torch.testing.assert_close(value, gradients[0][1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_accumulated_steps_train_the_same_weights(tiny_model: Path) -> None:
+    encoded, weights = rows(16), []
+    for per_batch, accumulation in ((8, 1), (4, 2), (1, 8)):
+        model = fresh(tiny_model)
+        config = TrainConfig(logging_steps=1, warmup_ratio=0.0)
+        # random rows, so that the shuffle of batches does not depend on their number: one step an epoch, all rows in it
+        schedule = Schedule(encoded.lengths[:8], BatchPlan(10**6, per_batch), 0, accumulation, 3)
+        optimizer = MasterAdamW(model.named_parameters(), config)
+        infos = list(train_steps(model, classification, encoded, 0, schedule, optimizer, 1e-2, config, accelerator()))
+        assert [i.num_samples for i in infos] == [8, 8, 8]
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"), [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)]
+)
+def test_schedules_equal_transformers(kind: str, make: object) -> None:
+    config = TrainConfig(lr_scheduler_type=kind, warmup_ratio=0.1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = make(optimizer, 5, 50)  # type: ignore[operator]
+    for step in range(1, 51):
+        assert learning_rate_at(step, 50, 0.5, config) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_master_weights_keep_updates_that_bf16_would_lose() -> None:
+    parameter = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer = MasterAdamW([("w", parameter)], TrainConfig(weight_decay=0.0), torch.bfloat16)
+    assert parameter.dtype == torch.bfloat16
+    for _ in range(100):
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step(1e-5, None)
+    assert optimizer.masters["w"].max() < 1 - 9e-4  # 100 x 1e-5, each far below bf16's step of 2**-8 near 1
+    optimizer.adopt_masters()
+    assert parameter.dtype == torch.float32
+
+
+def test_optimizer_equals_torch_adamw_with_clipping_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.training.optim._CHUNK_ELEMENTS", 20)
+    torch.manual_seed(0)
+    ours = [(f"p{i}", torch.nn.Parameter(torch.randn(s))) for i, s in enumerate([(4, 4), (4,), (5, 6), (3,)])]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for _, p in ours]
+    optimizer = MasterAdamW(ours, TrainConfig(weight_decay=0.1))
+    assert len(optimizer._chunks) == 3
+    reference = torch.optim.AdamW(
+        [{"params": theirs[::2], "weight_decay": 0.1}, {"params": theirs[1::2], "weight_decay": 0.0}], lr=1e-2
+    )
+    for _ in range(5):
+        for (_, a), b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        norm = optimizer.step(1e-2, 0.5)
+        assert float(norm) == pytest.approx(float(torch.nn.utils.clip_grad_norm_(theirs, 0.5)), rel=1e-5)
+        reference.step()
+    for (_, a), b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_dry_run_leaves_no_trace(tiny_model: Path) -> None:
+    encoded, model = rows(), fresh(tiny_model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    dry_run(model, classification, encoded, 0, [0, 1, 2], accelerator())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(p, before[n]) and p.grad is None for n, p in model.named_parameters())
+
+
+def test_scores_do_not_depend_on_batches(tiny_model: Path) -> None:
+    encoded, model = rows(), fresh(tiny_model)
+    one, many = (score(model, classification, encoded, 0, budget) for budget in (1, 10_000))
+    torch.testing.assert_close(torch.tensor(one), torch.tensor(many), atol=1e-5, rtol=1e-5)
+    assert model.training is False or score(model, classification, encoded, 0, 10).shape == (24, 2)
+
+
+def test_metrics_against_a_worked_example() -> None:
+    import numpy as np
+
+    scores = np.log(np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]], dtype=np.float32))
+    metrics = classification.metrics(scores, [0, 0, 1, 1], ["no", "yes"])
+    assert metrics["accuracy"] == 0.5
+    assert metrics["confusion_matrix"] == [[1, 1], [1, 1]]
+    assert metrics["per_class"]["yes"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "rows": 2}
+    assert metrics["roc_auc"] == 0.75
+    assert metrics["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.3]).mean(), abs=1e-6)
+    assert "roc_auc" not in classification.metrics(scores, [1, 1, 1, 1], ["no", "yes"])
+    answer = classification.decode(scores, ["no", "yes"])[1]
+    assert answer["label"] == "yes"
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
