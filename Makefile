@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format options clean
+.PHONY: demo test check format options results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/reviews-compare.yaml
@@ -24,6 +24,9 @@ format: $(VENV)/.installed-dev
 
 options: $(VENV)/.installed
 	$(BIN)/python -m weitiao.options > docs/options.md
+
+results: $(VENV)/.installed
+	$(BIN)/python benchmarks/page.py > docs/RESULTS.md
 
 # torch first and alone: its pinned release takes the CPU build where an index offers one.
 $(VENV)/.installed: pyproject.toml constraints.txt

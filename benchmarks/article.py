@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,10 @@ def main() -> None:
     results: dict[str, Any] = {"environment": env(), "options": vars(options), "methods": {}}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        for file, rows in (("train", prepared.train), ("held", prepared.eval[:64])):
-            lines = [json.dumps({"text": e.text, "label": e.label}, ensure_ascii=False) + "\n" for e in rows]
+        for file, rows in (("train", prepared.train), ("held", prepared.eval)):
+            count = 3000 if file == "train" else 64
+            both = islice(zip(rows.texts, rows.labels, strict=True), count)
+            lines = [json.dumps({"text": t, "label": label}, ensure_ascii=False) + "\n" for t, label in both]
             (scratch / f"{file}.jsonl").write_text("".join(lines), encoding="utf-8")
         pairs: dict[str, list[dict[str, Any]]] = {"lora": [], "full": []}
         for i in range(options.pairs):

@@ -42,6 +42,7 @@ def test_compare(comparison_options: dict[str, Any]) -> None:
     assert "<script src" not in page  # works offline: nothing is loaded from elsewhere
 
 
+@pytest.mark.slow
 def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) -> None:
     class Stop(Exception):
         pass
@@ -63,6 +64,7 @@ def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) ->
         weitiao.compare(changed)
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_named_with_its_log(comparison_options: dict[str, Any]) -> None:
     arms = ["full", {"type": "lora", "target_modules": ["nothing"], "name": "broken"}]
     with pytest.raises(RunError) as caught:

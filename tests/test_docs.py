@@ -21,6 +21,19 @@ def test_options_page_is_current() -> None:
     assert page == options_page(), "run: make options"
 
 
+def test_results_page_is_current() -> None:
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "page.py"], capture_output=True, text=True, check=True)
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    assert page == done.stdout, "run: make results"
+    summary = re.search(
+        r"<!-- results -->\n(.*?)\n<!-- /results -->", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert summary, "README has no results"
+    for row in summary[1].strip().splitlines()[2:]:
+        for cell in filter(None, (c.strip() for c in row.split("|")[2:-1])):
+            assert cell in page, f"README says {cell}, docs/RESULTS.md does not"
+
+
 def commands(text: str) -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]

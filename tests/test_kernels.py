@@ -1,13 +1,16 @@
 """Each kernel against its plain reference, values and gradients."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from weitiao import pretrained
 from weitiao.config import TrainConfig
 from weitiao.kernels.attention import ShortAttention, attention
+from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
@@ -29,11 +32,9 @@ def test_short_attention_gradcheck(which: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("which", "causal"), [(0, False), (1, False), (2, False), (0, True)])
 def test_attention_equals_sdpa(dtype: torch.dtype, which: int, causal: bool) -> None:
-    if causal and which:
-        pytest.skip("transformers gives causal models a mask that is causal already")
+    """transformers gives a causal model with padding a mask that is causal already, so those two never meet."""
     torch.manual_seed(0)
     shape = (3, 4, 24, 8)
     ours = [
@@ -159,10 +160,7 @@ def peft_layers(**options: object) -> nn.Module:
 
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(24, 32), nn.Tanh(), nn.Linear(32, 8, bias=False))
-    wrapped = peft.get_peft_model(
-        net, peft.LoraConfig(r=4, target_modules=["0", "2"], init_lora_weights=False, **options)
-    )
-    return wrapped
+    return peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["0", "2"], init_lora_weights=False, **options))
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -197,3 +195,29 @@ def test_fused_lora_passes_no_gradient_to_an_input_that_needs_none() -> None:
     x = torch.randn(2, 24)
     net(x).sum().backward()
     assert x.grad is None
+
+
+@pytest.mark.parametrize("attention_kind", ["weitiao", "eager", "sdpa"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_first_token_layer_is_the_same_model(tiny_model: Path, attention_kind: str, padded: bool) -> None:
+    """Logits and every gradient equal the stock model's."""
+    ids = torch.tensor([[2, 5, 6, 7, 8, 3], [2, 9, 10, 11, 3, 0]])
+    mask = {"attention_mask": (ids != 0).long()} if padded else {}
+    results = []
+    for short in (False, True):
+        torch.manual_seed(3)
+        resolved = pretrained.Resolved("cpu", "float32", attention_kind, {})  # type: ignore[arg-type]
+        model, _ = pretrained.load_model(str(tiny_model), "AutoModelForSequenceClassification", ["a", "b"], 0, resolved)
+        pretrained.set_dropout(model, 0.0)
+        model.train()
+        assert not short or use_first_token(model)
+        logits = model(input_ids=ids, **mask).logits
+        logits.square().sum().backward()
+        results.append((logits, {n: p.grad for n, p in model.named_parameters()}))
+    torch.testing.assert_close(results[1][0], results[0][0], atol=1e-6, rtol=1e-5)
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_first_token_layer_keeps_away_from_other_models() -> None:
+    assert use_first_token(Net()) is False

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import weitiao
+from weitiao.artifact import read_jsonl
 
 PLAIN = """
 import json, sys
@@ -53,7 +54,5 @@ def test_plain_libraries_give_the_same_logits(method: str, e5: Path, tmp_path: P
     assert result["worst"] < 1e-4
     if method == "full":
         assert result["labels"] == {"0": "negative", "1": "positive"}
-    spread = [
-        row["scores"]["positive"] for row in map(json.loads, (run.path / "predictions.jsonl").open(encoding="utf-8"))
-    ]
+    spread = [row["scores"]["positive"] for row in read_jsonl(run.path / "predictions.jsonl")]
     assert max(spread) - min(spread) > 0.1  # the model tells texts apart, so equal logits say something

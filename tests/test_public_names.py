@@ -1,6 +1,7 @@
 """The public names, and that each command is a function of the same name."""
 
 import weitiao
+import weitiao.data
 from weitiao.cli import app
 
 PUBLIC = {
@@ -27,8 +28,9 @@ def test_every_command_is_a_function() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {
         g.name for g in app.registered_groups
     }
-    assert commands == {"compare", "env", "eval", "models", "predict", "train"}
-    assert all(callable(getattr(weitiao, name)) for name in commands)
+    assert commands == {"compare", "data", "env", "eval", "models", "predict", "train"}
+    assert all(callable(getattr(weitiao, name)) for name in commands - {"data"})
+    assert callable(weitiao.data.check)
 
 
 def test_version_is_declared_once() -> None:

@@ -27,7 +27,7 @@ def rows(count: int = 24) -> Encoded:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(3, 12, (count,), generator=generator).tolist()
     ids = [[2, *torch.randint(4, 40, (n,), generator=generator).tolist(), 3] for n in lengths]
-    return Encoded(ids, [i % 2 for i in range(count)])
+    return Encoded.of(ids, [i % 2 for i in range(count)])
 
 
 def fresh(folder: Path, attention: str = "weitiao") -> torch.nn.Module:
@@ -51,7 +51,7 @@ def test_losses_equal_the_plain_loop(tiny_model: Path, sparse: bool) -> None:
     total = schedule.total_steps()
     model = fresh(tiny_model)
     if sparse:
-        assert shrink_embedding(model, [0, *(i for row in encoded.ids for i in row)]) is not None
+        assert shrink_embedding(model, [0, *encoded.flat.tolist()]) is not None
     optimizer = MasterAdamW(model.named_parameters(), config)
     ours = [
         info.loss

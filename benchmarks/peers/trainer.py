@@ -8,6 +8,7 @@ import argparse
 import json
 import resource
 import time
+from pathlib import Path
 
 import torch
 import transformers
@@ -42,7 +43,7 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
-    rows = [json.loads(line) for line in open(options.train, encoding="utf-8")]
+    rows = [json.loads(line) for line in Path(options.train).read_text(encoding="utf-8").splitlines()]
     names = sorted({row["label"] for row in rows})
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     padding = "max_length" if options.padding == "max" else False

@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 models_app = typer.Typer(help="Models and data that install with pip.", invoke_without_command=True)
+data_app = typer.Typer(help="Look at data before it trains anything.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
 Config = Annotated[Path | None, typer.Argument(help="YAML file; a word with '=' is an override.", show_default=False)]
@@ -94,6 +96,38 @@ def models_get(name: str, as_json: Json = False) -> None:
         print(row["path"])
 
 
+@data_app.command("check")
+def data_check(
+    source: Annotated[str, typer.Argument(help="A configuration, or data itself: file, glob, folder, path#N, name.")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Whose tokenizer counts lengths.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for data_report.json and data_report.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Duplicates, leaks, conflicts, damage, balance, lengths: a table, and with --output a page."""
+    from weitiao.data.checking import check, source_config
+
+    config, named_model = source_config(source, overrides or [])
+    with _progress() as progress:
+        report = check(config, model=model or named_model, output=output, say=progress.say)
+    if as_json:
+        _print_json({**report.to_dict(), "output": str(output) if output else None})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    print(f"{report.source}: {report.num_rows:,} rows, read as {report.format['name']} ({report.format['reason']})")
+    table = Table("severity", "rows", "finding", "where", "what settles it")
+    for found in report.findings:
+        where = ", ".join(found.where[:3]) + (" …" if len(found.where) > 3 else "")
+        table.add_row(found.severity, f"{found.count:,}", found.message, where, found.fix)
+    Console().print(table)
+    percentiles = ", ".join(f"{p} %: {v:.0f}" for p, v in report.lengths["percentiles"].items())
+    print(f"Length in {report.lengths['unit']}: mean {report.lengths['mean']:.1f}; {percentiles}")
+    if output is not None:
+        print(f"Report: {output / 'data_report.html'}")
+
+
 @app.command()
 def train(
     config: Config = None,
@@ -145,6 +179,7 @@ def eval(
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run folder.")],
     text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
+    text_pair: Annotated[list[str] | None, typer.Option(help="The second text, for a run on pairs.")] = None,
     input: Annotated[str | None, typer.Option(help="Rows with the run's text column.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answers there, one JSON object a line.")] = None,
     as_json: Json = False,
@@ -152,7 +187,7 @@ def predict(
     """Label texts: one JSON object a line with label, score and probabilities."""
     from weitiao.inference import predict as label
 
-    answers = label(run, text=text or None, input=input, output=output)
+    answers = label(run, text=text or None, text_pair=text_pair or None, input=input, output=output)
     if as_json:
         _print_json({"run_dir": str(run), "output": str(output) if output else None, "predictions": answers})
     else:
@@ -202,6 +237,12 @@ def env(as_json: Json = False) -> None:
         import yaml
 
         print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), end="")
+
+
+def _progress() -> Any:
+    from weitiao.progress import Progress
+
+    return Progress()
 
 
 def _split_words(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:

@@ -12,21 +12,57 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    train: str = Field(description="Training rows: a csv, tsv, json, jsonl or parquet file, or a catalogue name.")
-    eval: str | None = Field(None, description="Evaluation rows; without it, a part of `train` is held out.")
-    text: str = Field("text", description="Column with the text.")
-    label: str = Field("label", description="Column with the label: strings, integers or booleans.")
+    train: str | tuple[str, ...] = Field(
+        description="Training rows: files, globs, a folder with a folder a class, `path#N`, a catalogue or hub name."
+    )
+    eval: str | tuple[str, ...] | None = Field(
+        None, description="Evaluation rows; without it, a part of `train` is held out."
+    )
+    text: str | None = Field(None, description="Column with the text; without it, told from the columns' names.")
+    text_pair: str | None = Field(None, description="Column with the second text of a pair.")
+    label: str | None = Field(
+        None, description="Column with the label: strings, integers or booleans; without it, told from the names."
+    )
     train_size: int | None = Field(None, ge=1, description="Use at most this many training rows (stratified).")
     test_size: float | int = Field(
         0.2, gt=0, description="Held-out part when `eval` is not given: a share below 1, or a number of rows."
     )
+    num_folds: int | None = Field(None, ge=2, description="Cut `train` into this many folds; `fold` is held out.")
+    fold: int = Field(0, ge=0, description="Which fold is held out, from 0.")
     split_seed: int = Field(0, ge=0, description="Seed of the split. Apart from train.seed, so seeds share one split.")
-    max_length: int = Field(512, ge=4, description="Longest input in tokens; longer texts are cut and counted.")
+    max_length: int = Field(512, ge=4, description="Longest input in tokens.")
+    over_length: Literal["truncate", "drop", "fail", "window"] = Field(
+        "truncate", description="What happens to longer texts: cut, left out, refused, or cut into windows."
+    )
+    bad_rows: Literal["fail", "skip"] = Field(
+        "fail", description="Rows that cannot be used: refuse the data, or write them to rejected.jsonl and go on."
+    )
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="Equal texts on one side: keep one row or all. They never end up on both sides."
+    )
+    near_duplicates: Literal["drop", "warn", "off"] = Field(
+        "drop", description="Training rows nearly equal to an evaluation row: left out, counted, or not looked for."
+    )
+    near_threshold: float = Field(
+        0.8, gt=0, le=1, description="From which share of common character n-grams texts are nearly equal."
+    )
+    conflicts: Literal["drop", "keep", "fail"] = Field(
+        "drop", description="Equal texts under different labels: all left out, kept, or refused."
+    )
+    check: Literal["strict", "warn"] = Field(
+        "strict", description="Findings of severity `error`: refuse to train, or warn and go on."
+    )
 
     @model_validator(mode="after")
-    def _test_size_is_share_or_count(self) -> "DataConfig":
+    def _consistent(self) -> "DataConfig":
         if isinstance(self.test_size, float) and self.test_size >= 1:
             raise ValueError(f"test_size is {self.test_size}. Expected a share below 1, or a whole number of rows")
+        if self.num_folds is not None and self.fold >= self.num_folds:
+            raise ValueError(
+                f"fold is {self.fold}. Expected 0 to {self.num_folds - 1}, since num_folds is {self.num_folds}"
+            )
+        if self.num_folds is not None and self.eval is not None:
+            raise ValueError("num_folds holds out a part of train, and eval is given too. Leave one of them out")
         return self
 
 
@@ -86,6 +122,13 @@ class TrainConfig(Section):
     )
     fused_lora: bool = Field(
         True, description="Compute LoRA layers with our own kernel where it applies, else with peft's."
+    )
+    first_token: bool = Field(
+        True,
+        description="Compute a BERT classifier's last layer for the first token alone: the same result, less work.",
+    )
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="Weight of each class in the loss: all 1, inverse to its frequency, or {label: weight}."
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (not on biases and norms).")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay.")

@@ -1,20 +1,24 @@
 """predict and eval: what a finished run says about new rows. Reads the run folder only."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from weitiao import pretrained
 from weitiao.artifact import RunDir
 from weitiao.config import RunConfig
 from weitiao.data.encode import Encoded
-from weitiao.data.prepare import labelled
-from weitiao.data.read import read_rows
+from weitiao.data.prepare import Side, usable
+from weitiao.data.read import Row, read_rows
 from weitiao.errors import DataError
 
 _ROWS_AT_ONCE = 4096
+Scored = tuple[Any, Encoded]
 
 
 class Predictor:
@@ -34,25 +38,29 @@ class Predictor:
         resolved = pretrained.resolve("auto", "auto")
         self.model = METHODS[self.config.method.type].load(run.model, self.task.AUTO_MODEL).to(resolved.device)
 
-    def scores(self, texts: Sequence[str], labels: Sequence[str] = ()) -> tuple[Any, Encoded]:
-        """Logits [N, C] in the order of ``texts``, and the encoded rows."""
+    def scores(self, texts: Sequence[str], pairs: Sequence[str] | None = None, labels: Sequence[str] = ()) -> Scored:
+        """Logits [N, C] in the order of ``texts``, and the encoded rows. Longer texts are cut, or averaged by window."""
         from weitiao.training.evaluate import score
 
-        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, self.max_length)
+        over_length = "window" if self.config.data.over_length == "window" else "truncate"
+        encoded = self.task.encode(
+            texts, labels, self.names, self.tokenizer, self.max_length, pairs, over_length=over_length
+        )
         budget = self.config.train.eval_tokens_per_batch
         return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
 
-    def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+    def answers(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """{"label", "score", "probabilities"} a text."""
         if not texts:
             return []
-        return self.task.decode(self.scores(texts)[0], self.names)  # type: ignore[no-any-return]
+        return self.task.decode(self.scores(texts, pairs)[0], self.names)  # type: ignore[no-any-return]
 
 
 def predict(
     run: str | Path,
     *,
     text: str | Sequence[str] | None = None,
+    text_pair: str | Sequence[str] | None = None,
     input: str | Path | None = None,
     output: str | Path | None = None,
 ) -> list[dict[str, Any]]:
@@ -60,8 +68,8 @@ def predict(
 
     Args:
         run: the run folder.
-        text: one text or several. Or
-        input: a data file (or catalogue name) with the run's text column; its rows are read and answered in blocks.
+        text: one text or several; with ``text_pair`` when the run was trained on pairs. Or
+        input: a data file (or catalogue name) with the run's text columns; its rows are read and answered in blocks.
         output: write one JSON object a line there instead of returning them; each is the input row plus the answer.
 
     Returns:
@@ -75,22 +83,31 @@ def predict(
     if text is not None and output is not None:
         raise DataError("Found --output with --text.\nExpected --output together with --input.\nLeave --output out.")
     opened = RunDir.open(run)
+    columns = opened.summary["text_columns"]
     if text is not None:
-        texts = [text] if isinstance(text, str) else list(text)
-        _check_texts(texts)
-        return Predictor(opened).answers(texts)
+        parts = [_as_list(part) for part in (text, text_pair) if part is not None]
+        if len(parts) != len(columns) or len({len(part) for part in parts}) > 1:
+            raise DataError(
+                f"Found {' and '.join(f'{len(p)} texts' for p in parts)}.\nExpected as many of each: {', '.join(columns)}.\n"
+                "Give --text (and --text-pair, when the run was trained on pairs) the same number of times."
+            )
+        for part in parts:
+            _check_texts(part)
+        return Predictor(opened).answers(*parts)
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise DataError(
             f"No folder for {output}.\nExpected an existing folder.\nMake it: mkdir -p {Path(output).parent}"
         )
-    predictor = Predictor(opened)
-    answers = _answer_file(predictor, str(input))
+    answers = _answer_rows(Predictor(opened), read_rows(str(input)), columns)
     if output is None:
         return list(answers)
     temporary = Path(output).with_name(f".{Path(output).name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(answer, ensure_ascii=False, default=str) + "\n" for answer in answers)
-    temporary.replace(output)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(answer, ensure_ascii=False, default=str) + "\n" for answer in answers)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
     return []
 
 
@@ -104,37 +121,43 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     if data is None:
         return {"run_dir": str(run), "data": "the run's own evaluation rows", "metrics": opened.summary["metrics"]}
     config, names = opened.config, opened.summary["label_names"]
-    examples = labelled(str(data), config.data, names)
+    table = usable(str(data), config.data)
+    side = Side(table, np.arange(len(table)))
+    labels = side.labels
+    unknown = next((i for i, label in enumerate(labels) if label not in names), None)
+    if unknown is not None:
+        found = f"{side.ids[unknown]}: label '{labels[unknown]}' is unknown"
+        raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")
     predictor = Predictor(opened)
-    scores, encoded = predictor.scores([e.text for e in examples], [e.label for e in examples])
+    scores, encoded = predictor.scores(side.texts, side.pairs, labels)
     return {
         "run_dir": str(run),
         "data": str(data),
-        "rows_truncated": encoded.num_truncated,
-        "metrics": predictor.task.metrics(scores, encoded.labels, names),
+        "rows_over_length": encoded.num_over_length,
+        "metrics": predictor.task.metrics(scores, encoded.gold, names),
     }
 
 
-def _answer_file(predictor: Predictor, source: str) -> Iterator[dict[str, Any]]:
-    column = predictor.config.data.text
-    rows = iter(read_rows(source))
-    while block := list(_take(rows, _ROWS_AT_ONCE)):
+def _answer_rows(predictor: Predictor, rows: Iterator[Row], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    while block := list(islice(rows, _ROWS_AT_ONCE)):
         for row in block:
-            if not isinstance(row.fields.get(column), str) or not row.fields[column].strip():
-                raise DataError(
-                    f"{row.id}: no text in the column '{column}'. Found: {', '.join(map(str, row.fields))}.\n"
-                    f"Expected the run's text column.\nRename the column to '{column}'."
-                )
-        answers = predictor.answers([row.fields[column] for row in block])
+            for column in columns:
+                value = row.fields.get(column)
+                if not isinstance(value, str) or not value.strip():
+                    raise DataError(
+                        f"{row.id}: no text in the column '{column}'. Found: {', '.join(map(str, row.fields))}.\n"
+                        f"Expected the columns that the run was trained on: {', '.join(columns)}.\n"
+                        f"Rename the column to '{column}'."
+                    )
+        answers = predictor.answers(*([row.fields[column] for row in block] for column in columns))
         yield from ({**row.fields, **answer} for row, answer in zip(block, answers, strict=True))
 
 
-def _check_texts(texts: Iterable[str]) -> None:
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise DataError(f"Text {number} is empty.\nExpected visible characters.\nExample: --text '很好看'")
-
-
-def _take(rows: Iterator[Any], count: int) -> Iterator[Any]:
-    for _, row in zip(range(count), rows, strict=False):
-        yield row

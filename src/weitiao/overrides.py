@@ -62,7 +62,7 @@ def load(
         ConfigError: the file cannot be read, a word is not ``key=value``, or any option is unknown or out of bounds.
     """
     tree: dict[str, Any] = {}
-    given = source if isinstance(source, dict) else _read_yaml(Path(source)) if source is not None else {}
+    given = source if isinstance(source, dict) else read_yaml(Path(source)) if source is not None else {}
     for key, value in _flatten(given):
         _assign(tree, _canonical_key(key, kind), value)
     for word in overrides:
@@ -119,7 +119,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError if it cannot be read or is none."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -127,12 +128,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"Cannot read the configuration {path}: {reason}.\nExpected a YAML file.\nRecipes to start from: recipes/*.yaml"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(
             f"{path} is not valid YAML: {error}\nExpected `key: value` lines; see recipes/*.yaml"
         ) from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {type(tree).__name__}. Expected `key: value` lines; see recipes/*.yaml")
+        raise ConfigError(
+            f"{path} holds {type(tree).__name__}.\nExpected `key: value` lines.\nRecipes to start from: recipes/*.yaml"
+        )
     return tree
 
 

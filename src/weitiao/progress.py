@@ -35,12 +35,19 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def say(self, message: str) -> None:
+        """Show that a stage has begun."""
+        self._show(message, "", None)
+
     def listen(self, event: dict[str, Any]) -> None:
         """Show one event."""
         where = f"[{event['cells_done'] + 1}/{event['cells']}] {event['cell']} " if event.get("cell") else ""
         match event["event"]:
             case "stage":
                 self._show(f"{where}{event['message']}", "", None)
+            case "progress":
+                self._total = event["total"]
+                self._show(f"{where}{event['what']}", f"{event['done']:,}/{event['total']:,} rows", event["done"])
             case "train":
                 self._total = event["total_steps"]
                 self._show(f"{where}training", f"0/{self._total} steps", 0)
@@ -59,8 +66,8 @@ class Progress:
     def _eta(self, event: dict[str, Any]) -> str:
         """Time left of this run, and of the whole comparison once a first cell has shown what a cell takes."""
         text = f"{_clock(event['eta_s'])} left"
-        if self._cell_seconds and event.get("cells"):
-            cells_after = event["cells"] - event["cells_done"] - 1
+        cells_after = event.get("cells", 1) - event.get("cells_done", 0) - 1
+        if self._cell_seconds and cells_after:
             text += (
                 f", {_clock(event['eta_s'] + cells_after * sum(self._cell_seconds) / len(self._cell_seconds))} in all"
             )

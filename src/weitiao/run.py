@@ -57,6 +57,7 @@ def train(
             "artifact_bytes": artifact_bytes,
             "tokenizer_bytes": size_bytes(run.model) - artifact_bytes,
             "total_seconds": time.perf_counter() - started,
+            "text_columns": list(inputs.text_columns),
             "metrics": metrics,
         }
         _write_predictions(run, inputs, scores)
@@ -103,17 +104,19 @@ def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: Ev
 
 def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:
     names = inputs.label_names
-    rows = zip(inputs.prepared.eval, inputs.task.decode(scores, names), scores.tolist(), strict=True)
+    side = inputs.prepared.eval
+    answers = inputs.task.decode(scores, names)
+    rows = zip(side.ids, side.texts, side.labels, answers, scores.tolist(), strict=True)
     write_jsonl(
         run.path / "predictions.jsonl",
         (
             {
-                "id": example.id,
-                "text": example.text,
-                "gold": example.label,
+                "id": row_id,
+                "text": text,
+                "gold": gold,
                 "predicted": answer["label"],
                 "scores": dict(zip(names, logits, strict=True)),
             }
-            for example, answer, logits in rows
+            for row_id, text, gold, answer, logits in rows
         ),
     )

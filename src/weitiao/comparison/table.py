@@ -67,6 +67,7 @@ def _arm(arm: Arm, results: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
             )
         },
         "steps": first["steps"],
+        "num_eval_rows": first["metrics"]["num_rows"],
         "dtype": first["dtype"],
         "selected_on_eval": first["selected_on_eval"],
         "quality": quality,
@@ -109,9 +110,10 @@ def _fits(arm: dict[str, Any], arms: Sequence[dict[str, Any]]) -> str:
     others = [other for other in arms if other is not arm]
     needs = f"{arm['peak_memory_bytes'] / 1e9:.1f} GB of memory are there"
     reasons = []
-    if others and all(arm["quality"]["accuracy"]["mean"] > o["quality"]["accuracy"]["mean"] for o in others):
-        best = max(o["quality"]["accuracy"]["mean"] for o in others)
-        reasons.append(f"{100 * (arm['quality']['accuracy']['mean'] - best):.1f} points of accuracy matter")
+    own = arm["quality"]["accuracy"]["mean"]
+    best = max((o["quality"]["accuracy"]["mean"] for o in others), default=own)
+    if own - best > 2 * (2 * own * (1 - own) / arm["num_eval_rows"]) ** 0.5:  # twice the standard error of a difference
+        reasons.append(f"{100 * (own - best):.1f} points of accuracy matter")
     if others and all(arm["train_seconds"] < o["train_seconds"] for o in others):
         share = arm["train_seconds"] / max(o["train_seconds"] for o in others)
         reasons.append(f"runs should take {100 * share:.0f} % of the time")

@@ -1,183 +1,247 @@
-"""Rows -> labelled examples and a split that does not leak. Every row that goes is counted."""
+"""Tables -> two sides that share no text. Every row that goes is counted, by reason."""
 
-import random
-import unicodedata
-from collections import Counter, defaultdict
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from weitiao import catalogue
+from weitiao.artifact import write_atomic
 from weitiao.config import DataConfig
-from weitiao.data.read import Row, read_rows
+from weitiao.data.near import near_pairs
+from weitiao.data.table import EMPTY, Indices, Table, build
 from weitiao.errors import DataError
 
 _SHOWN = 5
+FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
 
 
 @dataclass(frozen=True)
-class Example:
-    """One labelled text. ``id`` is file:line."""
+class Side:
+    """Rows of a table, in order."""
 
-    id: str
-    text: str
-    label: str
+    table: Table
+    rows: Indices
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def texts(self) -> list[str]:
+        return self.table.column("text", self.rows)
+
+    @property
+    def pairs(self) -> list[str] | None:
+        """The second texts, or None when rows have one text."""
+        pairs = self.table.column("text_pair", self.rows)
+        return pairs if pairs and pairs[0] is not None else None
+
+    @property
+    def labels(self) -> list[str]:
+        return self.table.column("label", self.rows)
+
+    @property
+    def ids(self) -> list[str]:
+        return self.table.ids(self.rows)
+
+    @property
+    def keys(self) -> NDArray[np.void]:
+        return self.table.keys[self.rows]
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Side":
+        return Side(self.table, self.rows[mask])
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The two sides of the split, the label names in order, and the account of every dropped row."""
+    """The two sides of the split, the label names in class order, and the account of every row left out."""
 
-    train: tuple[Example, ...]
-    eval: tuple[Example, ...]
+    train: Side
+    eval: Side
     label_names: tuple[str, ...]
     report: dict[str, Any]
 
 
 def prepare(config: DataConfig) -> Prepared:
-    """Read, check and split.
+    """Read, apply the policies, split.
 
-    Texts are compared after NFKC and white-space folding. Of equal texts one row stays; equal texts under different
-    labels all go; a text of the evaluation side never stays on the training side.
+    Texts are the same when they are equal after NFKC and white-space folding. Whatever the policies, no text (and with
+    ``near_duplicates=drop`` no near-equal one) is on both sides.
 
     Raises:
-        DataError: a column is missing, a text or label is empty or of a wrong type, or a side is left too small.
+        DataError: rows that a policy refuses, or a side that is left too small.
     """
-    rows = _examples(read_rows(config.train), config, config.train)
+    table = usable(config.train, config)
+    side, report = _apply_policies(Side(table, np.arange(len(table))), config)
     if config.eval is not None:
-        held_out = _examples(read_rows(config.eval), config, config.eval)
-        kept_eval, eval_report = _distinct(held_out)
-        kept_train, train_report = _distinct(rows)
-        keys = {text_key(e.text) for e in kept_eval}
-        train = [e for e in kept_train if text_key(e.text) not in keys]
-        report = {
-            "train": train_report,
-            "eval": eval_report,
-            "overlap_dropped_from_train": len(kept_train) - len(train),
-        }
-        evaluation = kept_eval
+        other = usable(config.eval, config)
+        evaluation, eval_report = _apply_policies(Side(other, np.arange(len(other))), config)
+        overlap = np.isin(side.keys, evaluation.keys)
+        train = side.keep(~overlap)
+        counts = {"train": report, "eval": eval_report, "overlap_dropped_from_train": int(overlap.sum())}
     else:
-        kept, kept_report = _distinct(rows)
-        train, evaluation = _split(kept, config)
-        report = {"train": kept_report, "overlap_dropped_from_train": 0}
+        train, evaluation = _split(side, config)
+        counts = {"train": report, "overlap_dropped_from_train": 0}
+    train, near = _without_near(train, evaluation, config)
     if config.train_size is not None:
         train = _sample(train, config.train_size, config)
-    names = sort_labels({e.label for e in train})
-    unknown = {e.label for e in evaluation} - set(names)
+    names = sort_labels(set(train.labels))
+    unknown = set(evaluation.labels) - set(names)
     if unknown:
         raise DataError(
             f"The evaluation rows have labels that no training row has: {sorted(unknown)}.\nExpected: {list(names)}.\n"
             "Add training rows for them, or correct the labels."
         )
-    if len(names) < 2 or not evaluation:
+    if len(names) < 2 or not len(evaluation):
         raise DataError(
-            f"After dropping duplicates and conflicts {len(train)} training rows with the labels {list(names)} and "
-            f"{len(evaluation)} evaluation rows are left.\nExpected at least two labels and one evaluation row.\n"
-            "Add rows, or change data.test_size."
+            f"After the policies {len(train)} training rows with the labels {list(names)} and {len(evaluation)} evaluation "
+            "rows are left.\nExpected at least two labels and one evaluation row.\n"
+            "Add rows, change data.test_size, or see what went: weitiao data check"
         )
-    report |= {
+    counts |= {
+        "format": {key: table.facts[key] for key in ("name", "reason", "columns", "encodings")},
+        "near_duplicates": near,
         "num_train_rows": len(train),
         "num_eval_rows": len(evaluation),
         "label_counts_train": _counts(train, names),
         "label_counts_eval": _counts(evaluation, names),
     }
-    return Prepared(tuple(train), tuple(evaluation), names, report)
+    return Prepared(train, evaluation, names, counts)
 
 
-def labelled(source: str, config: DataConfig, names: Sequence[str]) -> list[Example]:
-    """All rows of a further file, with labels out of ``names``; nothing is dropped."""
-    examples = _examples(read_rows(source), config, source)
-    for example in examples:
-        if example.label not in names:
-            raise DataError(f"{example.id}: label '{example.label}' is unknown.\nExpected one of: {', '.join(names)}.")
-    return examples
+def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classification") -> Table:
+    """The table of a source, of the kind that a task needs, with ``bad_rows`` applied.
 
-
-def text_key(text: str) -> str:
-    """What makes two texts the same: NFKC, then runs of white space as one blank."""
-    return " ".join(unicodedata.normalize("NFKC", text).split())
+    Raises:
+        DataError: rows were rejected under ``bad_rows=fail``, or the rows are of another kind.
+    """
+    table = build(spec, config)
+    empty, rejected = table.facts["num_empty"], table.facts["num_rejected"]
+    many_empty = empty > FEW_EMPTY * (len(table) + empty)
+    if (rejected or many_empty) and config.bad_rows == "fail":
+        first = next(row for row in table.rejected() if many_empty or not row["reason"].startswith(EMPTY))
+        raise DataError(
+            f"{first['id']}: {first['reason']}\nFound: {first['found']}\n{rejected + empty:,} such rows in "
+            f"{spec}. See them all: weitiao data check {spec}\nOr leave them out, counted: data.bad_rows=skip"
+        )
+    if table.kind != kind:
+        wanted = {"classification": "a text and a label", "text": "a text"}[kind]
+        raise DataError(
+            f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted}.\n"
+            "Name the columns: data.text=COLUMN data.label=COLUMN"
+        )
+    return table
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Label names in class order: by number when all are whole numbers, else by text."""
     found = list(labels)
-    if all(label.lstrip("-").isdecimal() for label in found):
+    if all(label.removeprefix("-").isdecimal() for label in found):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))
 
 
-def _examples(rows: Iterable[Row], config: DataConfig, source: str) -> list[Example]:
-    examples = [Example(row.id, _text(row, config.text), _label(row, config.label)) for row in rows]
-    if not examples:
-        raise DataError(f"{source} has no rows.\nExpected at least one row with '{config.text}' and '{config.label}'.")
-    return examples
+def groups_of(side: Side) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """For every row: its group of equal texts, whether it is the group's first, whether the group has two labels."""
+    _, first, group = np.unique(side.keys, return_index=True, return_inverse=True)
+    codes = np.unique(np.array(side.labels, dtype=object).astype(str), return_inverse=True)[1]
+    low, high = np.full(len(first), len(codes)), np.full(len(first), -1)
+    np.minimum.at(low, group, codes)
+    np.maximum.at(high, group, codes)
+    is_first = np.zeros(len(side), dtype=bool)
+    is_first[first] = True
+    return group, is_first, (low < high)[group]
 
 
-def _column(row: Row, name: str, option: str) -> Any:
-    if name not in row.fields:
-        found = ", ".join(map(str, row.fields)) or "none"
+def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, dict[str, Any]]:
+    group, is_first, conflicting = groups_of(side)
+    examples = [
+        {"text": side.table.column("text", members[:1])[0][:80], "rows": dict(zip(side.table.ids(members), side.table.column("label", members), strict=True))}
+        for members in (side.rows[group == g] for g in np.unique(group[conflicting])[:_SHOWN])
+    ]  # fmt: skip
+    if conflicting.any() and config.conflicts == "fail":
         raise DataError(
-            f"{row.id}: no column '{name}'. Found: {found}.\nExpected a column named by {option}.\n"
-            f"Name the right one: {option}=COLUMN"
+            f"{int(conflicting.sum()):,} rows have a text that stands under different labels. The first: {examples[0]}\n"
+            "Expected one label a text.\nCorrect them, or set data.conflicts=drop (or keep)."
         )
-    return row.fields[name]
-
-
-def _text(row: Row, name: str) -> str:
-    value = _column(row, name, "data.text")
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(
-            f"{row.id}: {name} is {value!r}.\nExpected a text with visible characters.\nCorrect or remove the row."
-        )
-    return value
-
-
-def _label(row: Row, name: str) -> str:
-    value = _column(row, name, "data.label")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(
-            f"{row.id}: {name} is {value!r}.\nExpected a string, an integer or a boolean.\nCorrect the row."
-        )
-    return str(value).strip()
-
-
-def _distinct(examples: list[Example]) -> tuple[list[Example], dict[str, Any]]:
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[text_key(example.text)].append(example)
-    conflicts = [g for g in groups.values() if len({e.label for e in g}) > 1]
-    kept = [g[0] for g in groups.values() if len({e.label for e in g}) == 1]
-    dropped = sum(len(g) for g in conflicts)
+    keep = np.ones(len(side), dtype=bool)
+    if config.conflicts == "drop":
+        keep &= ~conflicting
+    if config.duplicates == "drop":
+        # a kept conflict keeps one row a label, or it would no longer be one
+        keep &= is_first | (_first_of_label(side, group) & conflicting)
     report = {
-        "num_rows": len(examples),
-        "num_distinct_texts": len(groups),
-        "duplicates_dropped": len(examples) - dropped - len(kept),
-        "conflicts_dropped": dropped,
-        "conflict_examples": [{"text": g[0].text[:80], "rows": {e.id: e.label for e in g}} for g in conflicts[:_SHOWN]],
+        "num_rows": len(side),
+        "num_rejected": int(side.table.facts["num_rejected"]),
+        "num_empty": int(side.table.facts["num_empty"]),
+        "num_distinct_texts": int(is_first.sum()),
+        "duplicates_dropped": int((~keep).sum() - (conflicting.sum() if config.conflicts == "drop" else 0)),
+        "conflicts_dropped": int(conflicting.sum()) if config.conflicts == "drop" else 0,
+        "conflict_examples": examples,
     }
-    return kept, report
+    return side.keep(keep), report
 
 
-def _counts(examples: Iterable[Example], names: tuple[str, ...]) -> dict[str, int]:
-    counts = Counter(e.label for e in examples)
-    return {name: counts[name] for name in names}
+def _first_of_label(side: Side, group: NDArray[np.int64]) -> NDArray[np.bool_]:
+    seen: set[tuple[int, str]] = set()
+    first = np.zeros(len(side), dtype=bool)
+    for i, pair in enumerate(zip(group.tolist(), side.labels, strict=True)):
+        first[i] = pair not in seen
+        seen.add(pair)
+    return first
 
 
-def _shuffled_by_label(examples: list[Example], seed: int) -> dict[str, list[Example]]:
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[example.label].append(example)
-    rng = random.Random(seed)
-    for label in sort_labels(groups):
-        rng.shuffle(groups[label])
-    return groups
+def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Side, dict[str, Any]]:
+    """The training side without rows nearly equal to an evaluation row, and what was found."""
+    if config.near_duplicates == "off":
+        return train, {"policy": "off"}
+    pairs = _near_pairs(train, evaluation, config.near_threshold)
+    close = sorted({i for i, _, _ in pairs})
+    ids, held = train.ids, evaluation.ids
+    report = {
+        "policy": config.near_duplicates,
+        "threshold": config.near_threshold,
+        "across_the_split": len(close),
+        "dropped_from_train": len(close) if config.near_duplicates == "drop" else 0,
+        "examples": [{"train": ids[i], "eval": held[j], "similarity": round(s, 3)} for i, j, s in pairs[:_SHOWN]],
+    }
+    if config.near_duplicates == "warn":
+        return train, report
+    mask = np.ones(len(train), dtype=bool)
+    mask[close] = False
+    return train.keep(mask), report
 
 
-def _quota(groups: dict[str, list[Example]], count: int) -> dict[str, int]:
+def _near_pairs(train: Side, evaluation: Side, threshold: float) -> list[tuple[int, int, float]]:
+    """(position in train, position in evaluation, similarity); kept, since it is the slowest part of a start."""
+    digest = hashlib.sha256(f"{threshold} {len(train)}".encode() + train.keys.tobytes() + evaluation.keys.tobytes())
+    file = catalogue.home() / "near" / f"{digest.hexdigest()[:16]}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(list(near_pairs(evaluation.texts, train.texts, threshold))))
+    return [(i, j, alike) for i, j, alike in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def _counts(side: Side, names: tuple[str, ...]) -> dict[str, int]:
+    labels = side.labels
+    return {name: labels.count(name) for name in names}
+
+
+def _by_label(side: Side, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Positions of each label's texts, shuffled; equal texts (kept duplicates) travel together."""
+    labels = np.array(side.labels, dtype=object)
+    rng = np.random.default_rng(seed)
+    return {label: rng.permutation(np.flatnonzero(labels == label)) for label in sort_labels(set(labels))}
+
+
+def _quota(sizes: dict[str, int], count: int) -> dict[str, int]:
     """How many of each label make ``count`` in proportion (largest remainders first)."""
-    total = sum(map(len, groups.values()))
-    exact = {label: len(group) * count / total for label, group in groups.items()}
+    total = sum(sizes.values())
+    exact = {label: size * count / total for label, size in sizes.items()}
     quota = {label: int(share) for label, share in exact.items()}
     by_remainder = sorted(exact, key=lambda label: (quota[label] - exact[label], label))
     for label in by_remainder[: count - sum(quota.values())]:
@@ -185,27 +249,36 @@ def _quota(groups: dict[str, list[Example]], count: int) -> dict[str, int]:
     return quota
 
 
-def _split(examples: list[Example], config: DataConfig) -> tuple[list[Example], list[Example]]:
-    size = config.test_size
-    count = size if isinstance(size, int) else round(size * len(examples))
-    if not 0 < count < len(examples):
+def _split(side: Side, config: DataConfig) -> tuple[Side, Side]:
+    """Stratified, seeded, by distinct text: all rows of one text go to one side."""
+    group, is_first, _ = groups_of(side)
+    firsts = Side(side.table, side.rows[is_first])
+    size, total = config.test_size, len(firsts)
+    count = size if isinstance(size, int) else round(size * total)
+    if config.num_folds is None and not 0 < count < total:
         raise DataError(
-            f"data.test_size={size} asks for {count} of {len(examples)} distinct rows.\n"
+            f"data.test_size={size} asks for {count} of {total} distinct rows.\n"
             "Expected to leave rows on both sides.\nChange data.test_size, or give data.eval."
         )
-    groups = _shuffled_by_label(examples, config.split_seed)
-    quota = _quota(groups, count)
-    held_out = {e.id for label, group in groups.items() for e in group[: quota[label]]}
-    return [e for e in examples if e.id not in held_out], [e for e in examples if e.id in held_out]
+    shuffled = _by_label(firsts, config.split_seed)
+    if config.num_folds is None:
+        quota = _quota({label: len(rows) for label, rows in shuffled.items()}, count)
+        chosen = np.concatenate([rows[: quota[label]] for label, rows in shuffled.items()])
+    else:
+        chosen = np.concatenate([rows[config.fold :: config.num_folds] for rows in shuffled.values()])
+    held = np.isin(group, group[is_first][chosen])
+    return side.keep(~held), side.keep(held)
 
 
-def _sample(examples: list[Example], count: int, config: DataConfig) -> list[Example]:
-    if count > len(examples):
+def _sample(side: Side, count: int, config: DataConfig) -> Side:
+    if count > len(side):
         raise DataError(
-            f"data.train_size={count}, but only {len(examples)} distinct training rows are left.\n"
+            f"data.train_size={count}, but only {len(side)} training rows are left.\n"
             "Expected a smaller number.\nLower data.train_size or data.test_size."
         )
-    groups = _shuffled_by_label(examples, config.split_seed)
-    quota = _quota(groups, count)
-    chosen = {e.id for label, group in groups.items() for e in group[: quota[label]]}
-    return [e for e in examples if e.id in chosen]
+    shuffled = _by_label(side, config.split_seed)
+    quota = _quota({label: len(rows) for label, rows in shuffled.items()}, count)
+    mask = np.zeros(len(side), dtype=bool)
+    for label, rows in shuffled.items():
+        mask[rows[: quota[label]]] = True
+    return side.keep(mask)

@@ -1,23 +1,19 @@
-"""Files or catalogue names -> rows that remember where they came from."""
+"""Files -> rows that remember file and line. A record that cannot be parsed is a :class:`Bad`, never a traceback."""
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
-from weitiao import catalogue
+from weitiao.data.encoding import encoding_of, first_block
+from weitiao.data.parsers import BINARY, TEXT, Bad, Parsed, short, whole_text
+from weitiao.data.source import Source, Sources, find
 from weitiao.errors import DataError
-
-READERS = ("csv", "tsv", "json", "jsonl", "parquet")
-# A field longer than csv's 128 KB default is a long document, not an error.
-csv.field_size_limit(1 << 30)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One record. ``line`` counts from 1: the file's line for csv, tsv and jsonl, the row's number otherwise."""
+    """One record. ``line`` counts from 1: the line of the file where it has lines, the record's number elsewhere."""
 
     fields: dict[str, Any]
     source: str
@@ -28,114 +24,98 @@ class Row:
         return f"{self.source}:{self.line}"
 
 
-def locate(source: str) -> Path:
-    """The file behind a path or a catalogue name (fetched if need be)."""
-    if source in catalogue.ENTRIES:
-        if catalogue.ENTRIES[source].kind != "data":
-            raise DataError(f"'{source}' is a model.\nExpected data.\nList the catalogue: weitiao models")
-        return catalogue.fetch(source)
-    path = Path(source)
-    if not path.is_file():
-        names = ", ".join(e.name for e in catalogue.ENTRIES.values() if e.kind == "data")
-        raise DataError(f"No file '{source}'.\nExpected a {', '.join(READERS)} file, or one of: {names}.")
-    return path
+Record = Row | Bad
 
 
-def read_rows(source: str) -> Iterator[Row]:
-    """Yield the rows of a file or catalogue name, in order.
+def read_rows(spec: str) -> Iterator[Row]:
+    """The rows of a file or name; the first record that cannot be read raises DataError."""
+    for record in read_records(find(spec), "fail"):
+        assert isinstance(record, Row)
+        yield record
+
+
+def read_records(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterator[Record]:
+    """Rows and, with ``skip``, the records that could not be read, in order, up to the sources' sample.
 
     Raises:
-        DataError: no such file, unknown ending, or a record that cannot be parsed (with its line).
+        DataError: with ``fail``, at the first bad record; always for a file that cannot be read as a whole.
     """
-    path = locate(source)
-    ending = path.suffix.lower().lstrip(".")
-    if ending not in READERS:
-        raise DataError(
-            f"{path}: cannot read the ending '.{ending}'.\nExpected one of: {', '.join(READERS)}.\n"
-            "Convert the file, or rename it if only its ending is wrong."
-        )
-    name = path.name
+    return islice(_all(sources, bad_rows), sources.sample)
+
+
+def _all(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterator[Record]:
+    alone = {source.label for source in sources.files}
+    for source in sources.files:
+        lines = source.label is not None and len(sources.files) == len(alone)
+        for item in _parse(source, bad_rows == "skip", lines):
+            if isinstance(item, Bad):
+                record: Record = item
+            elif not isinstance(item[1], dict):
+                kind = type(item[1]).__name__
+                record = Bad(source.name, item[0], f"a {kind}, not an object with named columns", short(item[1]))
+            elif None in item[1]:
+                record = Bad(source.name, item[0], "a column without a name", short(item[1]))
+            else:
+                record = Row(item[1], source.name, item[0])
+            if isinstance(record, Bad) and bad_rows == "fail":
+                raise DataError(record.message)
+            yield record
+
+
+def _parse(source: Source, lenient: bool, text_lines: bool) -> Parsed:
+    if source.ending in ("parquet", "arrow"):
+        return BINARY[source.ending](source)
+    if source.path.stat().st_size == 0:
+        raise DataError(f"{source.path} is empty.\nExpected at least one record.\nCheck how the file was made.")
     try:
-        for line, record in _READ[ending](path):
-            if not isinstance(record, dict):
-                raise DataError(
-                    f"{path}, line {line}: found {type(record).__name__}.\nExpected an object with named columns, "
-                    'such as {"text": "...", "label": "..."}.'
-                )
-            yield Row(record, name, line)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 (byte {error.start}).\nExpected UTF-8 text.\n"
-            f"Convert it, for example: iconv -f GB18030 -t UTF-8 {path.name} > utf8.{ending}"
-        ) from None
+        encoding, errors = encoding_of(source.path), "strict"
+    except DataError:
+        if not lenient or b"\0" in first_block(source.path):
+            raise
+        encoding, errors = "utf-8", "surrogateescape"  # undecodable bytes become surrogates, found below
+    reader = TEXT[source.ending]
+    if source.ending == "txt" and source.label is not None and not text_lines:
+        reader = whole_text
+    return _without_surrogates(reader(source, encoding, errors), source)
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _parse_json(line.rstrip("\r\n"), path, number)
-
-
-def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
-    value = _parse_json(path.read_text(encoding="utf-8-sig"), path, 1)
-    if not isinstance(value, list):
-        raise DataError(f"{path}: found {type(value).__name__}.\nExpected a JSON list of objects, or use .jsonl.")
-    yield from enumerate(value, start=1)
-
-
-def _parse_json(text: str, path: Path, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        at = line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else line
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise DataError(
-            f"{path}, line {at}: not JSON ({reason}).\nExpected one JSON value.\nCorrect the line."
-        ) from None
-
-
-def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header: list[str] | None = None
-        start = 1
+def encodings(sources: Sources) -> dict[str, str]:
+    """The encoding of every text file by name, for the report."""
+    text = [s for s in sources.files if s.ending in TEXT]
+    found = {}
+    for source in text:
         try:
-            for record in reader:
-                if header is None:
-                    header = record
-                elif record:
-                    if len(record) != len(header):
-                        raise DataError(
-                            f"{path}, line {start}: found {len(record)} columns.\nExpected {len(header)}: "
-                            f"{', '.join(header)}.\nQuote texts that hold the delimiter or line breaks."
-                        )
-                    yield start, dict(zip(header, record, strict=True))
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {reader.line_num}: not valid {path.suffix[1:]} ({error}).\nExpected quoted text fields.\n"
-                "Correct the line."
-            ) from None
+            found[source.name] = encoding_of(source.path)
+        except DataError:
+            found[source.name] = "utf-8 with broken bytes"
+    return found
 
 
-def _read_tsv(path: Path) -> Iterator[tuple[int, Any]]:
-    return _read_csv(path, delimiter="\t")
+def _without_surrogates(records: Parsed, source: Source) -> Parsed:
+    for record in records:
+        if not isinstance(record, Bad) and any(0xD800 <= ord(c) <= 0xDFFF for c in _strings(record[1])):
+            yield Bad(source.name, record[0], "bytes or escapes that are no valid text", short(record[1]))
+        else:
+            yield record
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    import pyarrow.parquet
+def _strings(value: Any) -> Iterator[str]:
+    """The characters of all texts inside a record."""
+    if isinstance(value, str):
+        if not value.isascii() and not _encodable(value):
+            yield from value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _strings(key)
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
 
+
+def _encodable(text: str) -> bool:
     try:
-        table = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in table.iter_batches():
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error}).\nExpected parquet.\nWrite it again.") from None
-
-
-_READ = {"csv": _read_csv, "tsv": _read_tsv, "json": _read_json, "jsonl": _read_jsonl, "parquet": _read_parquet}
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,6 +1,6 @@
 """Single-label classification of texts into two or more classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.data.encode import Encoded, encode_texts
+from weitiao.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,10 +24,15 @@ def encode(
     names: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
+    pairs: Sequence[str] | None = None,
+    **options: Any,
 ) -> Encoded:
-    """Token ids and class indices; ``labels`` may be empty for rows that are only to be predicted."""
+    """Token ids and class indices; ``labels`` may be empty for rows that are only to be predicted.
+
+    ``options`` go to :func:`weitiao.data.encode.encode_texts`.
+    """
     index = {name: i for i, name in enumerate(names)}
-    return encode_texts(texts, [index[label] for label in labels], tokenizer, max_length)
+    return encode_texts(texts, pairs, [index[label] for label in labels], tokenizer, max_length, **options)
 
 
 def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
@@ -34,16 +40,22 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
 
     ``attention_mask`` [B, L] is there only when something is padded: without it, models skip building masks.
     """
-    ids = [encoded.ids[i] for i in rows]
-    longest = max(map(len, ids))
-    batch = {"input_ids": torch.full((len(ids), longest), pad_id)}
-    for row, tokens in zip(batch["input_ids"], ids, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens)
-    if min(map(len, ids)) < longest:
-        lengths = torch.tensor([len(tokens) for tokens in ids])
-        batch["attention_mask"] = (torch.arange(longest)[None] < lengths[:, None]).long()
-    if encoded.labels:
-        batch["labels"] = torch.tensor([encoded.labels[i] for i in rows])
+    ids = [encoded.row(i) for i in rows]
+    lengths = np.array([len(tokens) for tokens in ids])
+    longest = int(lengths.max())
+    padded = np.full((len(ids), longest), pad_id, dtype=np.int64)
+    for row, tokens in zip(padded, ids, strict=True):
+        row[: len(tokens)] = tokens
+    batch = {"input_ids": torch.from_numpy(padded)}
+    if encoded.types is not None:
+        types = np.zeros_like(padded)
+        for row, i in zip(types, rows, strict=True):
+            row[: encoded.offsets[i + 1] - encoded.offsets[i]] = encoded.row_types(i)
+        batch["token_type_ids"] = torch.from_numpy(types)
+    if lengths.min() < longest:
+        batch["attention_mask"] = torch.from_numpy((np.arange(longest)[None] < lengths[:, None]).astype(np.int64))
+    if len(encoded.labels):
+        batch["labels"] = torch.from_numpy(encoded.labels[list(rows)])
     return batch
 
 
@@ -58,9 +70,36 @@ def logits(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
     return model(**inputs).logits.float()  # type: ignore[no-any-return]
 
 
-def loss(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
+def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor | None = None) -> torch.Tensor:
     """Cross entropy, summed over the rows; the loop divides by the targets of the whole optimizer step."""
-    return torch.nn.functional.cross_entropy(logits(model, batch), batch["labels"], reduction="sum")
+    scores = logits(model, batch)
+    return torch.nn.functional.cross_entropy(scores, batch["labels"], weight=class_weights, reduction="sum")
+
+
+def class_weights(
+    wanted: str | Mapping[str, float], labels: Sequence[int], names: Sequence[str]
+) -> torch.Tensor | None:
+    """Weights [C] of the classes, scaled so that the mean weight of the training rows is 1; None for `none`.
+
+    ``balanced`` is inverse to frequency, as in scikit-learn.
+
+    Raises:
+        ConfigError: given weights do not name every label.
+    """
+    if wanted == "none":
+        return None
+    counts = np.bincount(np.asarray(labels), minlength=len(names)).astype(float)
+    if isinstance(wanted, str):
+        weights = counts.sum() / (len(names) * counts)
+    else:
+        if set(wanted) != set(names):
+            raise ConfigError(
+                f"train.class_weights names {sorted(wanted)}.\nExpected a weight for each of: {', '.join(names)}.\n"
+                "Or use train.class_weights=balanced."
+            )
+        weights = np.array([wanted[name] for name in names], dtype=float)
+    weights = weights * counts.sum() / (weights * counts).sum()
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[str]) -> dict[str, Any]:

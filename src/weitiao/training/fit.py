@@ -1,6 +1,5 @@
 """Load, adapt, train, save: what turns inputs into model/. The only caller of the training loop."""
 
-import itertools
 import logging
 import math
 import time
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -17,6 +17,7 @@ from weitiao.artifact import RunDir
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.errors import ConfigError, ModelError, RunError
+from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
@@ -89,10 +90,12 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
     events.write("train", total_steps=total_steps, first_step=done + 1, learning_rate=rate)
 
     step, epoch = done, 0.0
+    weights = task.class_weights(options.class_weights, inputs.train.labels, inputs.label_names)
+    weights = None if weights is None else weights.to(accelerator.device)
     meter, clock = Throughput(), _Clock(done, total_steps)
     meter.start()
     for info in train_steps(
-        adapted.model, task, inputs.train, inputs.pad_id, schedule, optimizer, rate, options, accelerator, skip=done
+        adapted.model, task, inputs.train, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
     ):
         step, epoch = info.step, info.epoch
         meter.tick(info.num_samples, info.num_tokens)
@@ -170,13 +173,15 @@ def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapt
     )
     rows = None
     if options.sparse_embedding:
-        rows = shrink_embedding(model, itertools.chain([inputs.pad_id], *inputs.train.ids))
+        rows = shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
         if rows is not None:
             log.info(
                 "embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{rows.table.shape[0]:,}"
             )
     model = model.to(accelerator.device)
     pretrained.to_compute_dtype(model, resolved.dtype)
+    if options.first_token and use_first_token(model):
+        log.info("last layer: computed for the first token, the only one that the classifier reads")
     if options.fused_lora and config.method.type == "lora":
         log.info("LoRA layers: %d with the fused kernel, %d with peft's own", *fuse_lora(model))
     return Adapted(model, MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype)), rows, counts)

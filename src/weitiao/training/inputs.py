@@ -1,18 +1,21 @@
 """From a configuration to encoded rows: read, split, encode, and say in the run folder what was found and chosen."""
 
+import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from weitiao import pretrained
-from weitiao.artifact import RunDir
-from weitiao.catalogue.download import sha256_of
-from weitiao.config import RunConfig
+from weitiao.artifact import RunDir, write_jsonl
+from weitiao.config import DataConfig, RunConfig
+from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
-from weitiao.data.prepare import Prepared, prepare
-from weitiao.data.read import locate
+from weitiao.data.prepare import Prepared, Side, prepare
 from weitiao.environment import env, git_commit
+from weitiao.errors import DataError
 from weitiao.tasks import TASKS
 from weitiao.training.events import EventLog
 
@@ -35,12 +38,17 @@ class Inputs:
         return self.prepared.label_names
 
     @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that held the text, or the two texts of a pair."""
+        return tuple(self.prepared.report["format"]["columns"][:-1])
+
+    @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
     def metrics(self, scores: Any) -> dict[str, Any]:
         """The task's metrics of scores [N, C] on the evaluation rows."""
-        metrics: dict[str, Any] = self.task.metrics(scores, self.eval.labels, self.label_names)
+        metrics: dict[str, Any] = self.task.metrics(scores, self.eval.gold, self.label_names)
         return metrics
 
     def scalars(self, metrics: dict[str, Any]) -> dict[str, float]:
@@ -52,29 +60,37 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     """Make the inputs; writes data_report.json, split.json and environment.json."""
     task = TASKS[config.task]
     events.write("stage", message=f"reading {config.data.train}")
-    prepared = prepare(config.data)
+    tokenizer = pretrained.load_tokenizer(config.model)
+    max_length = min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))
+    data = config.data.model_copy(update={"max_length": max_length})
+    found = cached_report(data, tokenizer, lambda message: events.write("stage", message=message))
+    for finding in found.findings:
+        if finding.severity != "info":
+            log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
+    refuse_errors(found, data)
+    prepared = prepare(data)
     events.write(
         "stage", message=f"encoding {len(prepared.train):,} training and {len(prepared.eval):,} evaluation rows"
     )
-    tokenizer = pretrained.load_tokenizer(config.model)
-    max_length = min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))
-    train, evaluation = (
-        task.encode([e.text for e in side], [e.label for e in side], prepared.label_names, tokenizer, max_length)
-        for side in (prepared.train, prepared.eval)
-    )
+    train, train_side = _encode(task, prepared.train, prepared.label_names, tokenizer, data, events)
+    evaluation, eval_side = _encode(task, prepared.eval, prepared.label_names, tokenizer, data, events)
+    prepared = replace(prepared, train=train_side, eval=eval_side)
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
     for reason in resolved.reasons.values():
         log.info("%s", reason)
     tokens = {"train_tokens": _tokens(train), "eval_tokens": _tokens(evaluation)}
-    run.write_json("data_report.json", prepared.report | tokens)
-    run.write_json("split.json", {"train": [e.id for e in prepared.train], "eval": [e.id for e in prepared.eval]})
-    files = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
+    run.write_json("data_report.json", {"check": found.to_dict(), "split": prepared.report | tokens})
+    run.write_json("split.json", {"train": prepared.train.ids, "eval": prepared.eval.ids})
+    tables = {"train": prepared.train.table} | ({"eval": prepared.eval.table} if config.data.eval else {})
+    rejected = [{"side": side, **row} for side, table in tables.items() for row in table.rejected()]
+    if rejected:
+        write_jsonl(run.path / "rejected.jsonl", iter(rejected))
     run.write_json(
         "environment.json",
         {
             **env(),
             "git": git_commit(),
-            "data_sha256": {side: sha256_of(locate(source)) for side, source in files.items()},
+            "data_sha256": {side: table.facts["sha256"] for side, table in tables.items()},
             "seed": config.train.seed,
             "resolved": {**resolved.reasons, "max_length": max_length},
         },
@@ -82,11 +98,42 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     return Inputs(task, prepared, tokenizer, train, evaluation, resolved)
 
 
+def _encode(
+    task: ModuleType, side: Side, names: tuple[str, ...], tokenizer: Any, data: DataConfig, events: EventLog
+) -> tuple[Encoded, Side]:
+    """The side encoded, and the side without the rows that ``over_length=drop`` left out."""
+    ids = side.ids if data.over_length == "fail" else []
+    encoded = task.encode(
+        side.texts,
+        side.labels,
+        names,
+        tokenizer,
+        data.max_length,
+        side.pairs,
+        over_length=data.over_length,
+        cache_key=hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest(),
+        progress=lambda done, total: events.write("progress", what="encoding", done=done, total=total),
+        ids=ids,
+    )
+    if not len(encoded):
+        raise DataError(
+            f"All {len(side):,} rows are longer than {data.max_length} tokens, and data.over_length=drop.\n"
+            "Expected at least one shorter row.\nRaise data.max_length, or set data.over_length=truncate."
+        )
+    if len(encoded.kept) == len(side):
+        return encoded, side
+    kept = Side(side.table, side.rows[encoded.kept])
+    owner = np.searchsorted(encoded.kept, encoded.owner)
+    return replace(encoded, owner=owner), kept
+
+
 def _tokens(side: Encoded) -> dict[str, float]:
     lengths = side.lengths
     return {
         "mean": sum(lengths) / len(lengths),
         "longest": max(lengths),
-        "rows_truncated": side.num_truncated,
+        "rows": len(side.kept),
+        "encoded_rows": len(side),
+        "rows_over_length": side.num_over_length,
         "tokens_lost": side.tokens_lost,
     }

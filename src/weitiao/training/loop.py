@@ -86,6 +86,7 @@ def train_steps(
     config: TrainConfig,
     accelerator: "Accelerator",
     skip: int = 0,
+    class_weights: torch.Tensor | None = None,
 ) -> Iterator[StepInfo]:
     """Run optimizer steps and yield one :class:`StepInfo` each.
 
@@ -100,7 +101,7 @@ def train_steps(
     for step, epoch, ends_epoch, rows in schedule.steps(skip):
         batches = [task.collate(encoded, batch, pad_id) for batch in rows]
         num_targets = sum(task.count_targets(batch) for batch in batches)  # on CPU labels, before the device copy
-        loss_sum = backward_all(model, task, batches, num_targets, accelerator)
+        loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights)
         rate = learning_rate_at(step, total_steps, peak_learning_rate, config)
         norm = optimizer.step(rate, config.max_grad_norm)
         logs = step % config.logging_steps == 0 or step in (1, total_steps)
@@ -123,12 +124,13 @@ def backward_all(
     batches: Sequence[dict[str, torch.Tensor]],
     num_targets: int,
     accelerator: "Accelerator",
+    class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Forward and backward over the batches of one step; returns the summed loss, detached."""
     loss_sum = torch.zeros((), device=accelerator.device)
     for batch in batches:
         batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-        loss = task.loss(model, batch)
+        loss = task.loss(model, batch, class_weights)
         accelerator.backward(loss / num_targets)
         loss_sum += loss.detach()
     return loss_sum

@@ -1,0 +1,111 @@
+"""check(...): the report on a source, from the cache when rows, options and tokenizer are the same as before."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao import pretrained
+from weitiao.artifact import write_atomic
+from weitiao.config import CompareConfig, DataConfig, RunConfig
+from weitiao.data.encode import fingerprint, token_lengths
+from weitiao.data.findings import DataReport, Finding, inspect
+from weitiao.data.page import report_page
+from weitiao.data.table import build
+from weitiao.errors import DataError
+from weitiao.overrides import load, read_yaml
+
+Say = Callable[[str], None]
+_VERSION = 1
+
+
+def check(
+    source: str | Path | dict[str, Any] | RunConfig | DataConfig,
+    *,
+    model: str | None = None,
+    output: str | Path | None = None,
+    say: Say = lambda message: None,
+) -> DataReport:
+    """Look at data before it trains anything: what `weitiao data check` does.
+
+    Args:
+        source: a run configuration (its data and model are used), data options, or data itself (file, folder, name).
+        model: whose tokenizer counts lengths; without one, and without a configuration, characters are counted.
+        output: a folder for data_report.json and data_report.html.
+
+    Raises:
+        DataError: nothing could be read at all.
+    """
+    if not isinstance(source, DataConfig):
+        source, named = source_config(source)
+        model = model or named
+    config = source
+    tokenizer = pretrained.load_tokenizer(model) if model is not None else None
+    report = cached_report(config, tokenizer, say)
+    if output is not None:
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "data_report.json", json.dumps(report.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        write_atomic(folder / "data_report.html", report_page(report))
+    return report
+
+
+def source_config(
+    source: str | Path | dict[str, Any] | RunConfig, words: Sequence[str] = ()
+) -> tuple[DataConfig, str | None]:
+    """The data options and the model that a source names.
+
+    ``words`` are overrides (``data.bad_rows=skip``); a source that is data itself becomes ``data.train``.
+    """
+    if isinstance(source, RunConfig):
+        return source.data, source.model
+    if isinstance(source, dict) or _is_config(Path(source)):
+        tree = source if isinstance(source, dict) else read_yaml(Path(source))
+        kind: Any = CompareConfig if "compare" in tree else RunConfig
+        config = load(kind, tree, words)
+        return config.data, config.model
+    # model and output are asked for by every run configuration; here they only let the same words be parsed
+    config = load(RunConfig, {"model": "-", "data": {"train": str(source)}, "output": {"dir": "-"}}, words)
+    return config.data, None if config.model == "-" else config.model
+
+
+def _is_config(path: Path) -> bool:
+    """A YAML file may be a configuration or chatterbot dialogues."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    return "\nconversations:" not in "\n" + path.read_text(encoding="utf-8", errors="replace")
+
+
+def cached_report(config: DataConfig, tokenizer: Any, say: Say = lambda message: None) -> DataReport:
+    """The report, kept beside the table it speaks of."""
+    say(f"reading {config.train}")
+    table = build(config.train, config)
+    other = build(config.eval, config).folder.name if config.eval is not None else None
+    options = config.model_dump(include={"max_length", "over_length", "bad_rows", "duplicates", "near_duplicates", "near_threshold", "conflicts"})  # fmt: skip
+    identity = [_VERSION, str(config.train), other, options, fingerprint(tokenizer) if tokenizer is not None else None]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    file = table.folder / f"check-{digest}.json"
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        findings = tuple(
+            Finding(**{**f, "where": tuple(f["where"]), "examples": tuple(f["examples"])}) for f in kept.pop("findings")
+        )
+        return DataReport(**kept, findings=findings)
+    lengths = None if tokenizer is None else lambda texts, pairs: token_lengths(texts, pairs, tokenizer)
+    report = inspect(config, lengths, say)
+    write_atomic(file, json.dumps(report.to_dict(), ensure_ascii=False))
+    return report
+
+
+def refuse_errors(report: DataReport, config: DataConfig) -> None:
+    """Raise DataError when the report holds errors and the configuration is strict."""
+    if not report.errors or config.check == "warn":
+        return
+    lines = [
+        f"  - {f.count:,} {f.message}. First at {f.where[0] if f.where else 'all'}. Fix: {f.fix}" for f in report.errors
+    ]
+    raise DataError(
+        f"The data check found errors in {report.source}:\n" + "\n".join(lines) + "\nExpected none. See all: "
+        f"weitiao data check {report.source}\nTo train all the same: data.check=warn"
+    )

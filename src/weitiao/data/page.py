@@ -1,0 +1,60 @@
+"""data_report.html: the findings and two plots in one file that works offline."""
+
+from itertools import pairwise
+
+from weitiao.data.findings import DataReport
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Data check: {{ report.source }}</title>
+<style>
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 16px/1.5 system-ui, "PingFang SC", "Microsoft YaHei", sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
+td.n { text-align: right; font-variant-numeric: tabular-nums; } .error { color: #c62828; } .warning { color: #b26a00; }
+code { overflow-wrap: anywhere; } details { margin-top: .2rem; } .plots { background: #fff; border-radius: 6px; }
+</style></head><body>
+<h1>{{ report.source }}</h1>
+<p>{{ "{:,}".format(report.num_rows) }} rows, read as <strong>{{ report.format.name }}</strong> ({{ report.format.reason }}).</p>
+<div class="wide"><table><thead><tr><th>severity</th><th>rows</th><th>finding</th><th>what settles it</th></tr></thead><tbody>
+{% for f in report.findings %}<tr><td class="{{ f.severity }}">{{ f.severity }}</td><td class="n">{{ "{:,}".format(f.count) }}</td>
+<td>{{ f.message }}{% if f.where %}<details><summary>where</summary><code>{{ f.where|join(", ") }}</code>
+{% for e in f.examples %}<br>{{ e }}{% endfor %}</details>{% endif %}</td><td>{{ f.fix }}</td></tr>
+{% else %}<tr><td colspan="4">Nothing found.</td></tr>{% endfor %}
+</tbody></table></div>
+<h2>Lengths and labels</h2><div class="plots">{% for plot in plots %}{{ plot|safe }}{% endfor %}</div>
+</body></html>
+"""
+
+
+def report_page(report: DataReport) -> str:
+    """The report as one self-contained page."""
+    import jinja2
+
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TEMPLATE)
+    return template.render(report=report, plots=_plots(report))
+
+
+def _plots(report: DataReport) -> list[str]:
+    import plotly.graph_objects as go
+
+    edges, counts = report.lengths["histogram"]["edges"], report.lengths["histogram"]["counts"]
+    bins = list(pairwise(edges))
+    figure = go.Figure(go.Bar(x=[(a + b) / 2 for a, b in bins], y=counts, width=[b - a for a, b in bins]))
+    if report.lengths["unit"] == "tokens":
+        figure.add_vline(x=report.lengths["max_length"], line_dash="dash", annotation_text="max_length")
+    figure.update_layout(
+        title=f"Length in {report.lengths['unit']}", height=320, margin={"l": 50, "r": 15, "t": 45, "b": 40}
+    )
+    figures = [figure]
+    if report.label_counts:
+        shown = list(report.label_counts.items())[:40]
+        bars = go.Figure(go.Bar(x=[str(label) for label, _ in shown], y=[n for _, n in shown]))
+        bars.update_xaxes(type="category")
+        bars.update_layout(title="Rows a label", height=300, margin={"l": 50, "r": 15, "t": 45, "b": 40})
+        figures.append(bars)
+    return [
+        f.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False, "responsive": True})
+        for i, f in enumerate(figures)
+    ]

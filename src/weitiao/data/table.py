@@ -1,0 +1,274 @@
+"""Rows in one form, in an arrow file that is memory-mapped: memory stays flat however many rows there are.
+
+A table is built once for its content (the sha256 of every file and the options that change what is read) and lies in
+``$WEITIAO_HOME/tables/<digest>``: rows.arrow, rejected.jsonl (records that could not be used, and why), table.json.
+"""
+
+import hashlib
+import json
+import tempfile
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from weitiao import catalogue
+from weitiao.artifact import read_jsonl
+from weitiao.catalogue.download import sha256_of
+from weitiao.config import DataConfig
+from weitiao.data.detect import Format, detect, to_messages
+from weitiao.data.parsers import Bad, short
+from weitiao.data.read import Row, encodings, read_records
+from weitiao.data.source import find
+from weitiao.errors import DataError
+
+_VERSION = 2  # of what is written; a change makes every cached table anew
+_BLOCK_ROWS = 4096
+_SCHEMA = pyarrow.schema(
+    [
+        ("text", pyarrow.string()),
+        ("text_pair", pyarrow.string()),
+        ("label", pyarrow.string()),
+        ("messages", pyarrow.string()),
+        ("source", pyarrow.string()),
+        ("line", pyarrow.int64()),
+        ("key", pyarrow.binary(16)),
+    ]
+)
+Indices = NDArray[np.int64]
+
+
+EMPTY = "no visible characters"
+
+
+class EmptyText(DataError):
+    """A text of white space alone: nothing can be learnt from it, so it is always left out, and counted."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one side. Columns are read from the map as they are asked for."""
+
+    folder: Path
+    facts: dict[str, Any]  # format, kind, reason, columns, encodings, num_rows, num_rejected, num_empty, sha256
+
+    @cached_property
+    def rows(self) -> pyarrow.Table:
+        return pyarrow.ipc.open_file(pyarrow.memory_map(str(self.folder / "rows.arrow"))).read_all()
+
+    def __len__(self) -> int:
+        return int(self.facts["num_rows"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.facts["kind"])
+
+    def column(self, name: str, indices: Indices | Sequence[int] | None = None) -> list[Any]:
+        """Values of a column, of all rows or of some."""
+        column = self.rows[name]
+        return (column if indices is None else column.take(pyarrow.array(indices, pyarrow.int64()))).to_pylist()  # type: ignore[no-any-return]
+
+    def ids(self, indices: Indices | Sequence[int]) -> list[str]:
+        """file:line of some rows."""
+        pairs = zip(self.column("source", indices), self.column("line", indices), strict=True)
+        return [f"{source}:{line}" for source, line in pairs]
+
+    @cached_property
+    def keys(self) -> NDArray[np.void]:
+        """What makes texts the same, 16 bytes a row: see :func:`text_key`."""
+        parts = []
+        for batch in self.rows.to_batches():
+            column = batch.column("key")
+            parts.append(np.frombuffer(column.buffers()[1], dtype="V16")[column.offset :][: len(column)])
+        return np.concatenate(parts)
+
+    def rejected(self) -> Iterator[dict[str, Any]]:
+        """Records that could not be used: {"id", "reason", "found"}."""
+        yield from read_jsonl(self.folder / "rejected.jsonl")
+
+
+def text_key(text: str) -> str:
+    """What makes two texts the same: NFKC, then runs of white space as one blank."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def key_bytes(text: str, pair: str | None) -> bytes:
+    """16 bytes that are equal exactly (but for chance 2**-64) when the texts are the same."""
+    whole = text_key(text) if pair is None else f"{text_key(text)}\0{text_key(pair)}"
+    return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") -> Table:
+    """The table of a source, from the cache if the same content was read before.
+
+    Records that cannot be used never stop the building: they are in ``rejected``, and the caller applies
+    ``data.bad_rows``.
+
+    Raises:
+        DataError: nothing matches the source, a file cannot be read as a whole, or no row is usable.
+    """
+    sources = find(spec)
+    hashes = {source.name: sha256_of(source.path) for source in sources.files}
+    columns = [config.text, config.label, config.text_pair]
+    identity = [_VERSION, sources.sample, columns, [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files]]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    folder = catalogue.home() / "tables" / digest
+    if (folder / "table.json").is_file():
+        return Table(folder, json.loads((folder / "table.json").read_text(encoding="utf-8")))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        with _Writer(made) as writer:
+            for record in read_records(sources, "skip"):
+                writer.add(record, config)
+        form = writer.form(spec)
+        facts = {
+            **asdict(form),
+            "encodings": encodings(sources),
+            "num_rows": writer.num_rows,
+            "num_rejected": writer.num_rejected,
+            "num_empty": writer.num_empty,
+            "sha256": hashes,
+        }
+        (made / "table.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+        try:
+            made.rename(folder)
+        except OSError:
+            if not (folder / "table.json").is_file():
+                raise
+    return Table(folder, json.loads((folder / "table.json").read_text(encoding="utf-8")))
+
+
+class _Writer:
+    """Takes records one by one, keeps a block of rows, writes blocks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sink = pyarrow.OSFile(str(folder / "rows.arrow"), "wb")
+        self._file = pyarrow.ipc.new_file(self._sink, _SCHEMA)
+        self._rejected = (folder / "rejected.jsonl").open("w", encoding="utf-8")
+        self._block: list[dict[str, Any]] = []
+        self._form: Format | None = None
+        self.num_rows = self.num_rejected = self.num_empty = 0
+
+    def add(self, record: Row | Bad, config: DataConfig) -> None:
+        """One record: a row of the table, or one more rejected."""
+        if isinstance(record, Bad):
+            self._reject(f"{record.source}:{record.line}", record.reason, record.found)
+            return
+        try:
+            if self._form is None:
+                self._form = detect(record.fields, config.text, config.label, config.text_pair)
+            self._block.append({**_canonical(record.fields, self._form), "source": record.source, "line": record.line})
+        except EmptyText as error:
+            self.num_empty += 1
+            self._write_rejected(record.id, str(error), short(record.fields))
+            return
+        except DataError as error:
+            if self._form is None:
+                raise DataError(f"{record.id}: {error}") from None
+            self._reject(record.id, str(error), short(record.fields))
+            return
+        self.num_rows += 1
+        if len(self._block) == _BLOCK_ROWS:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._flush()
+        self._file.close()
+        self._sink.close()
+        self._rejected.close()
+
+    def form(self, spec: object) -> Format:
+        """The format of the rows. Raises DataError when none was usable."""
+        if self._form is None or not self.num_rows:
+            first = ""
+            if self.num_rejected or self.num_empty:
+                line = json.loads(Path(self._rejected.name).read_text(encoding="utf-8").splitlines()[0])
+                first = (
+                    f" ({self.num_rejected + self.num_empty:,} rejected, the first at {line['id']}: {line['reason']})"
+                )
+            raise DataError(
+                f"{spec} has no usable rows{first}.\nExpected at least one.\nSee docs/data.md for the formats."
+            )
+        return self._form
+
+    def _reject(self, where: str, reason: str, found: str) -> None:
+        self.num_rejected += 1
+        self._write_rejected(where, reason, found)
+
+    def _write_rejected(self, where: str, reason: str, found: str) -> None:
+        row = {"id": where, "reason": reason, "found": found}
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+        self._rejected.write(line + "\n")
+
+    def _flush(self) -> None:
+        if self._block:
+            self._file.write_batch(pyarrow.RecordBatch.from_pylist(self._block, schema=_SCHEMA))
+            self._block = []
+
+
+def _canonical(fields: dict[str, Any], form: Format) -> dict[str, Any]:
+    """A row in the table's columns. Raises DataError (three parts) for a value that cannot be used."""
+    match form.kind:
+        case "classification" | "text":
+            text = _text(fields, form.columns[0])
+            has_pair = len(form.columns) == (3 if form.kind == "classification" else 2)
+            pair = _text(fields, form.columns[1]) if has_pair else None
+            label = _label(fields, form.columns[-1]) if form.kind == "classification" else None
+            return {"text": text, "text_pair": pair, "label": label, "key": key_bytes(text, pair)}
+        case "sft":
+            messages = to_messages(fields, form)
+            if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+                raise DataError(
+                    "no assistant turn with text, so nothing to learn.\nExpected an answer.\nCorrect the row."
+                )
+            ask = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
+            answer = "\n".join(m["content"] for m in messages if m["role"] == "assistant")
+            content = json.dumps(messages, ensure_ascii=False)
+            return {"text": ask, "text_pair": answer, "messages": content, "key": key_bytes(ask, answer)}
+        case "tokens":
+            tokens, tags = (fields.get(name) for name in form.columns)
+            if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags) or not tokens:
+                raise DataError(
+                    "tokens and tags are not two lists of one length.\nExpected a tag a token.\nCorrect it."
+                )
+            content = json.dumps([tokens, tags], ensure_ascii=False)
+            text = "".join(map(str, tokens))
+            return {"text": text, "messages": content, "key": key_bytes(text, None)}
+
+
+def _column(fields: dict[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise DataError(
+            f"no column '{name}'. Found: {', '.join(map(str, fields)) or 'none'}.\nExpected it in every row."
+        )
+    return fields[name]
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = _column(fields, name)
+    if isinstance(value, str) and not value.strip():
+        raise EmptyText(f"{EMPTY}: {name} is {short(value)!r}.\nExpected visible characters.\nCorrect the row.")
+    if not isinstance(value, str):
+        raise DataError(f"{name} is {short(value)!r}, not a text.\nExpected a string.\nCorrect the row.")
+    return value
+
+
+def _label(fields: dict[str, Any], name: str) -> str:
+    value = _column(fields, name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int) or not str(value).strip():
+        hint = "Round it, or map it to classes" if isinstance(value, float) else "Correct the row"
+        raise DataError(f"{name} is {short(value)!r}.\nExpected a string, an integer or a boolean.\n{hint}.")
+    return str(value).strip()
