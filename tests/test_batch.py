@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch, plan_evaluation, steps_per_epoch
-from weitiao.training.loop import Schedule
+from weitiao.data.encode import Encoded
+from weitiao.training.schedule import EpochSchedule
+
+
+def of_lengths(lengths: list[int]) -> Encoded:
+    return Encoded.of([[1] * n for n in lengths])
+
 
 lengths_strategy = st.lists(st.integers(1, 200), min_size=1, max_size=120)
 
@@ -62,19 +68,19 @@ def test_steps_per_epoch(batches: int, accumulation: int, steps: int) -> None:
 
 def test_schedule_visits_every_row_each_epoch_and_resumes_where_it_stopped() -> None:
     lengths = [5, 6, 7, 8, 9, 10, 11, 12]
-    schedule = Schedule(lengths, BatchPlan(24), seed=0, accumulation=2, num_epochs=3)
+    schedule = EpochSchedule(of_lengths(lengths), BatchPlan(24), seed=0, accumulation=2, num_epochs=3)
     steps = list(schedule.steps())
     assert len(steps) == schedule.total_steps()
-    assert [s[0] for s in steps] == list(range(1, len(steps) + 1))
+    assert [s.step for s in steps] == list(range(1, len(steps) + 1))
     per_epoch = len(steps) // 3
     for epoch in range(3):
-        rows = [i for step in steps[epoch * per_epoch :][:per_epoch] for batch in step[3] for i in batch]
+        rows = [i for step in steps[epoch * per_epoch :][:per_epoch] for batch in step.batches for i in batch]
         assert sorted(rows) == list(range(8))
-    assert list(schedule.steps(skip=4)) == steps[4:]
-    assert [s[2] for s in steps].count(True) == 3
+    assert [s.batches for s in schedule.steps(skip=4)] == [s.batches for s in steps[4:]]
+    assert [s.ends_epoch for s in steps].count(True) == 3
 
 
 def test_max_steps_and_longest_batch() -> None:
-    schedule = Schedule([4, 4, 50, 3], BatchPlan(16), 0, 1, 5, max_steps=2)
+    schedule = EpochSchedule(of_lengths([4, 4, 50, 3]), BatchPlan(16), 0, 1, 5, max_steps=2)
     assert schedule.total_steps() == len(list(schedule.steps())) == 2
-    assert schedule.longest_batch() == [2]
+    assert schedule.longest_batch()[1] == [2]

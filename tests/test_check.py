@@ -281,4 +281,5 @@ def test_reviews_have_the_known_duplicates() -> None:
     assert by_code["empty"].count == 1  # a line of two ideographic blanks
     # ours folds width and white space, and counts a text once whatever its label, so it finds some more
     assert by_code["duplicates"].count >= 17666
+    assert "17,666 of them letter for letter" in by_code["duplicates"].message
     assert by_code["conflicts"].count > 0

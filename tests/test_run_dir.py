@@ -148,3 +148,77 @@ def test_sparse_embedding_saves_the_same_model(options: dict[str, Any], tmp_path
     assert saved[0].keys() == saved[1].keys()
     for name, value in saved[0].items():
         assert_close(value, saved[1][name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_streaming(options: dict[str, Any], rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are read as needed: windows, passes, what equals an evaluation row left out, everything counted; resumable."""
+    from weitiao.data import stream
+
+    monkeypatch.setattr(stream, "WINDOW_ROWS", 16)
+    lines = rows_file.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "held.jsonl").write_text("\n".join(lines[::4]), encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text(
+        "\n".join([*lines, '{"text": "  ", "label": "good"}', "broken"]), encoding="utf-8"
+    )
+    data = {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "held.jsonl"), "streaming": True}
+    data |= {"near_duplicates": "off", "bad_rows": "skip"}
+    train = {**options["train"], "max_steps": 25, "save_steps": 10}
+    run = weitiao.train({**options, "data": data, "train": train})
+    assert run.summary["steps"] == 25
+    assert run.summary["epochs"] >= 1
+    counts = run.read_json("data_report.json")["stream"]
+    assert counts == {"rows_used": 64, "overlap_dropped_from_train": 16, "num_empty": 1, "num_rejected": 1}
+    assert [row["id"] for row in read_jsonl(run.path / "rejected.jsonl")] == ["train.jsonl:65", "train.jsonl:66"]
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 14:
+            raise Stop
+
+    again = {**options, "data": data, "train": train, "output": {"dir": str(tmp_path / "again")}}
+    with pytest.raises(Stop):
+        weitiao.train(again, listener=stop)
+    resumed = weitiao.train(resume=tmp_path / "again")
+    assert resumed.summary["metrics"] == run.summary["metrics"]
+    with pytest.raises(DataError, match=r"train\.jsonl:66"):
+        weitiao.train({**again, "data": {**data, "bad_rows": "fail"}, "output": {"dir": str(tmp_path / "strict")}})
+    for change in ({"eval": None}, {"train_size": 3}):
+        with pytest.raises(weitiao.WeitiaoError, match="streaming needs"):
+            weitiao.train({**again, "data": {**data, **change}, "output": {"dir": str(tmp_path / "no")}})
+
+
+def test_over_length_and_weights_in_a_run(options: dict[str, Any], tmp_path: Path) -> None:
+    """Windows share their row's answer; dropped rows are counted; class weights change what is learnt."""
+    weights = []
+    for i, (data, train) in enumerate(
+        (
+            ({"over_length": "window", "max_length": 6}, {}),
+            ({"over_length": "drop", "max_length": 9}, {}),
+            ({}, {"class_weights": {"good": 5.0, "bad": 0.1}}),
+        )
+    ):
+        config = {
+            **options,
+            "data": {**options["data"], **data, "near_duplicates": "off"},
+            "train": {**options["train"], "learning_rate": 5e-3, **train},
+            "output": {"dir": str(tmp_path / f"r{i}")},
+        }
+        run = weitiao.train(config)
+        predictions = list(read_jsonl(run.path / "predictions.jsonl"))
+        assert [p["id"] for p in predictions] == run.read_json("split.json")["eval"]
+        tokens = run.read_json("data_report.json")["split"]["eval_tokens"]
+        weights.append((len(predictions), tokens, [p["predicted"] for p in predictions]))
+    assert weights[0][0] == 16 < weights[0][1]["encoded_rows"]
+    assert weights[1][0] == weights[1][1]["rows"] < 16
+    assert weights[1][1]["rows_over_length"] == 16 - weights[1][0]
+    assert weights[2][2].count("good") > 12
+    with pytest.raises(weitiao.WeitiaoError, match="Expected a weight for each of: bad, good"):
+        weitiao.train(
+            {
+                **config,
+                "train": {**options["train"], "class_weights": {"good": 1}},
+                "output": {"dir": str(tmp_path / "x")},
+            }
+        )

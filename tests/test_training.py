@@ -19,8 +19,9 @@ from weitiao.data.encode import Encoded
 from weitiao.kernels.rows import shrink_embedding
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
-from weitiao.training.loop import Schedule, backward_all, dry_run, train_steps
+from weitiao.training.loop import backward_all, dry_run, train_steps
 from weitiao.training.optim import MasterAdamW, learning_rate_at
+from weitiao.training.schedule import EpochSchedule
 
 
 def rows(count: int = 24) -> Encoded:
@@ -47,22 +48,21 @@ def test_losses_equal_the_plain_loop(tiny_model: Path, sparse: bool) -> None:
     """The same losses as plain torch, to 1e-5 in fp32, with our attention and with the embedding's rows alone."""
     encoded = rows()
     config = TrainConfig(logging_steps=1, weight_decay=0.1, warmup_ratio=0.1)
-    schedule = Schedule(encoded.lengths, BatchPlan(60), 0, 1, 2)
+    schedule = EpochSchedule(encoded, BatchPlan(60), 0, 1, 2)
     total = schedule.total_steps()
     model = fresh(tiny_model)
     if sparse:
         assert shrink_embedding(model, [0, *encoded.flat.tolist()]) is not None
     optimizer = MasterAdamW(model.named_parameters(), config)
     ours = [
-        info.loss
-        for info in train_steps(model, classification, encoded, 0, schedule, optimizer, 3e-3, config, accelerator())
+        info.loss for info in train_steps(model, classification, 0, schedule, optimizer, 3e-3, config, accelerator())
     ]
     torch.manual_seed(1)
     plain = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2, attn_implementation="eager")
     pretrained.set_dropout(plain, 0.0)
     batches = []
-    for *_, chosen in schedule.steps():
-        batch = classification.collate(encoded, chosen[0], 0)
+    for taken in schedule.steps():
+        batch = classification.collate(encoded, taken.batches[0], 0)
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
         batches.append(batch)
     warmup = -(-total // 10)
@@ -87,14 +87,14 @@ def test_gradient_is_the_same_for_any_cut_of_the_step(tiny_model: Path) -> None:
 
 
 def test_accumulated_steps_train_the_same_weights(tiny_model: Path) -> None:
-    encoded, weights = rows(16), []
+    encoded, weights = rows(8), []
     for per_batch, accumulation in ((8, 1), (4, 2), (1, 8)):
         model = fresh(tiny_model)
         config = TrainConfig(logging_steps=1, warmup_ratio=0.0)
         # random rows, so that the shuffle of batches does not depend on their number: one step an epoch, all rows in it
-        schedule = Schedule(encoded.lengths[:8], BatchPlan(10**6, per_batch), 0, accumulation, 3)
+        schedule = EpochSchedule(encoded, BatchPlan(10**6, per_batch), 0, accumulation, 3)
         optimizer = MasterAdamW(model.named_parameters(), config)
-        infos = list(train_steps(model, classification, encoded, 0, schedule, optimizer, 1e-2, config, accelerator()))
+        infos = list(train_steps(model, classification, 0, schedule, optimizer, 1e-2, config, accelerator()))
         assert [i.num_samples for i in infos] == [8, 8, 8]
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     for other in weights[1:]:
@@ -151,7 +151,7 @@ def test_dry_run_leaves_no_trace(tiny_model: Path) -> None:
     encoded, model = rows(), fresh(tiny_model)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     state = torch.get_rng_state()
-    dry_run(model, classification, encoded, 0, [0, 1, 2], accelerator())
+    dry_run(model, classification, 0, EpochSchedule(encoded, BatchPlan(60), 0, 1, 1), accelerator())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in model.named_parameters())
 

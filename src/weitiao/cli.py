@@ -119,7 +119,7 @@ def data_check(
     print(f"{report.source}: {report.num_rows:,} rows, read as {report.format['name']} ({report.format['reason']})")
     table = Table("severity", "rows", "finding", "where", "what settles it")
     for found in report.findings:
-        where = ", ".join(found.where[:3]) + (" …" if len(found.where) > 3 else "")
+        where = ", ".join(found.where[:1]) + (f" and {found.count - 1:,} more" if len(found.where) > 1 else "")
         table.add_row(found.severity, f"{found.count:,}", found.message, where, found.fix)
     Console().print(table)
     percentiles = ", ".join(f"{p} %: {v:.0f}" for p, v in report.lengths["percentiles"].items())

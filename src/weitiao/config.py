@@ -23,6 +23,9 @@ class DataConfig(Section):
     label: str | None = Field(
         None, description="Column with the label: strings, integers or booleans; without it, told from the names."
     )
+    streaming: bool = Field(
+        False, description="Read training rows as they are needed, for data larger than the disk; see docs/data.md."
+    )
     train_size: int | None = Field(None, ge=1, description="Use at most this many training rows (stratified).")
     test_size: float | int = Field(
         0.2, gt=0, description="Held-out part when `eval` is not given: a share below 1, or a number of rows."
@@ -60,6 +63,10 @@ class DataConfig(Section):
         if self.num_folds is not None and self.fold >= self.num_folds:
             raise ValueError(
                 f"fold is {self.fold}. Expected 0 to {self.num_folds - 1}, since num_folds is {self.num_folds}"
+            )
+        if self.streaming and (self.eval is None or self.train_size or self.num_folds):
+            raise ValueError(
+                "streaming needs data.eval, and takes neither train_size nor num_folds. Use train.max_steps"
             )
         if self.num_folds is not None and self.eval is not None:
             raise ValueError("num_folds holds out a part of train, and eval is given too. Leave one of them out")
@@ -179,6 +186,16 @@ class RunConfig(Section):
     method: MethodConfig = Field(FullConfig(), description="How the model is adapted.")
     train: TrainConfig = Field(default_factory=TrainConfig)
     output: OutputConfig
+
+    @model_validator(mode="after")
+    def _streaming_is_bounded(self) -> "RunConfig":
+        if self.data.streaming and self.train.max_steps is None:
+            raise ValueError("data.streaming needs train.max_steps: how long a stream is, is not known beforehand")
+        if self.data.streaming and self.train.class_weights == "balanced":
+            raise ValueError(
+                "train.class_weights=balanced counts all rows, a stream has no count. Give {label: weight}"
+            )
+        return self
 
 
 class Arm(Section):

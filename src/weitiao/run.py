@@ -48,6 +48,9 @@ def train(
         inputs = gather(config, run, events)
         memory_before = memory_bytes()
         summary = fit(config, run, inputs, events, resuming=resume is not None)
+        if inputs.stream is not None:
+            report = run.read_json("data_report.json")
+            run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
         artifact_bytes = size_bytes(run.model)
         inputs.tokenizer.save_pretrained(run.model)
         scores = _score_artifact(config, run, inputs, events)

@@ -19,6 +19,7 @@ th, td { text-align: left; vertical-align: top; padding: .45rem .6rem; border-bo
 thead th { border-bottom-width: 2px; } td { font-variant-numeric: tabular-nums; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: 4px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; background: #fff; border-radius: 6px; }
+.plots > div { min-width: 0; }
 @media print { body { max-width: none; margin: 0; } .plots { break-inside: avoid; } }
 </style></head><body>
 <h1>{{ title }}</h1>
@@ -88,13 +89,13 @@ def _plots(runs: Sequence[tuple[Arm, int, RunDir]]) -> list[str]:
             )
         figure.update_layout(
             title=title,
-            height=340,
-            margin={"l": 50, "r": 15, "t": 45, "b": 40},
+            height=370,
+            margin={"l": 50, "r": 15, "t": 45, "b": 80},
             xaxis_title=over,
-            legend={"orientation": "h"},
+            legend={"orientation": "h", "y": -0.25},
         )
         figures.append(figure)
     return [
-        figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False, "responsive": True})
+        figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displayModeBar": False, "responsive": True})
         for i, figure in enumerate(figures)
     ]

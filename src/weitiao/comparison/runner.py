@@ -14,7 +14,7 @@ from weitiao.artifact import RunDir, to_json, write_atomic
 from weitiao.comparison.report import report_html
 from weitiao.comparison.table import comparison
 from weitiao.config import CompareConfig, RunConfig
-from weitiao.data.prepare import prepare
+from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
 from weitiao.overrides import as_config, dump, load
 
@@ -42,7 +42,9 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
         if isinstance(name, str) and name in catalogue.ENTRIES and catalogue.cached(name) is None:
             _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, len(config.cells()))
             catalogue.fetch(name)
-    prepare(config.data)  # what is wrong with the data is said at once, not by the first cell
+    (prepare_evaluation if config.data.streaming else prepare)(
+        config.data
+    )  # what is wrong with the data is said at once, not by the first cell
     cells = config.cells()
     runs = []
     for i, (arm, seed) in enumerate(cells):

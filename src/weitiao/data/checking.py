@@ -17,7 +17,7 @@ from weitiao.errors import DataError
 from weitiao.overrides import load, read_yaml
 
 Say = Callable[[str], None]
-_VERSION = 1
+_VERSION = 2
 
 
 def check(

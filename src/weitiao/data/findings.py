@@ -184,7 +184,11 @@ def _equal(table: Table, config: DataConfig) -> list[Finding]:
         is_first[np.unique(table.keys, return_index=True)[1]] = True
     again = np.flatnonzero(~is_first).tolist()
     if again:
-        findings.append(_finding("duplicates", "warning", table, again, f"rows whose text stood before ({int(is_first.sum()):,} distinct)", f"data.duplicates={config.duplicates} applies; none is ever on both sides of a split"))  # fmt: skip
+        exact = len(table) - len(
+            table.rows.select(["text", "text_pair", "label"]).group_by(["text", "text_pair", "label"]).aggregate([])
+        )
+        same = f"{exact:,} of them letter for letter with the same label"
+        findings.append(_finding("duplicates", "warning", table, again, f"rows whose text stood before ({same})", f"data.duplicates={config.duplicates} applies; none is ever on both sides of a split"))  # fmt: skip
     rows = np.flatnonzero(conflicting).tolist()
     if rows:
         rows.sort(key=lambda i: table.keys[i].tobytes())  # equal texts side by side

@@ -55,6 +55,6 @@ def _plots(report: DataReport) -> list[str]:
         bars.update_layout(title="Rows a label", height=300, margin={"l": 50, "r": 15, "t": 45, "b": 40})
         figures.append(bars)
     return [
-        f.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False, "responsive": True})
+        f.to_html(full_html=False, include_plotlyjs=i == 0, config={"displayModeBar": False, "responsive": True})
         for i, f in enumerate(figures)
     ]

@@ -113,6 +113,26 @@ def prepare(config: DataConfig) -> Prepared:
     return Prepared(train, evaluation, names, counts)
 
 
+def prepare_evaluation(config: DataConfig) -> Prepared:
+    """The evaluation side alone, for a training side that is streamed; its labels are all labels there are.
+
+    Raises:
+        DataError: see :func:`prepare`.
+    """
+    assert config.eval is not None
+    table = usable(config.eval, config)
+    side, report = _apply_policies(Side(table, np.arange(len(table))), config)
+    names = sort_labels(set(side.labels))
+    if len(names) < 2:
+        raise DataError(
+            f"{config.eval} has the labels {list(names)} alone.\nExpected at least two: the evaluation rows of a streamed "
+            "run name all labels.\nAdd rows of the others."
+        )
+    form = {key: table.facts[key] for key in ("name", "reason", "columns", "encodings")}
+    counts = {"eval": report, "format": form, "num_eval_rows": len(side), "label_counts_eval": _counts(side, names)}
+    return Prepared(side.keep(np.zeros(len(side), dtype=bool)), side, names, counts)
+
+
 def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classification") -> Table:
     """The table of a source, of the kind that a task needs, with ``bad_rows`` applied.
 

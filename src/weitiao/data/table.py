@@ -165,7 +165,7 @@ class _Writer:
         try:
             if self._form is None:
                 self._form = detect(record.fields, config.text, config.label, config.text_pair)
-            self._block.append({**_canonical(record.fields, self._form), "source": record.source, "line": record.line})
+            self._block.append({**canonical(record.fields, self._form), "source": record.source, "line": record.line})
         except EmptyText as error:
             self.num_empty += 1
             self._write_rejected(record.id, str(error), short(record.fields))
@@ -217,7 +217,7 @@ class _Writer:
             self._block = []
 
 
-def _canonical(fields: dict[str, Any], form: Format) -> dict[str, Any]:
+def canonical(fields: dict[str, Any], form: Format) -> dict[str, Any]:
     """A row in the table's columns. Raises DataError (three parts) for a value that cannot be used."""
     match form.kind:
         case "classification" | "text":

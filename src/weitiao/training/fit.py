@@ -27,8 +27,9 @@ from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, s
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
-from weitiao.training.loop import Schedule, StepInfo, dry_run, train_steps
+from weitiao.training.loop import StepInfo, dry_run, train_steps
 from weitiao.training.optim import MasterAdamW, decay_factor
+from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
 
 log = logging.getLogger("weitiao")
 
@@ -75,7 +76,7 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
     events.write("stage", message=f"loading {config.model}")
     adapted = _adapt(config, inputs, accelerator)
     optimizer = adapted.optimizer
-    schedule = _schedule(options, inputs.train.lengths)
+    schedule = _schedule(options, inputs)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
@@ -95,7 +96,7 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
     meter, clock = Throughput(), _Clock(done, total_steps)
     meter.start()
     for info in train_steps(
-        adapted.model, task, inputs.train, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
+        adapted.model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
     ):
         step, epoch = info.step, info.epoch
         meter.tick(info.num_samples, info.num_tokens)
@@ -135,7 +136,7 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
         "selected_on_eval": options.load_best_model_at_end or options.early_stopping_patience is not None,
         "epochs": round(epoch, 4),
         **meter.read(),
-        "padding_share": padding_waste(plan_epoch(schedule.lengths, schedule.plan, options.seed, 0), schedule.lengths),
+        "padding_share": None if isinstance(schedule, StreamSchedule) else _padding(schedule),
         "dtype": inputs.resolved.dtype,
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -172,7 +173,7 @@ def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapt
         counts["trainable_percent"],
     )
     rows = None
-    if options.sparse_embedding:
+    if options.sparse_embedding and inputs.stream is None:
         rows = shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
         if rows is not None:
             log.info(
@@ -187,25 +188,33 @@ def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapt
     return Adapted(model, MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype)), rows, counts)
 
 
-def _schedule(options: TrainConfig, lengths: list[int]) -> Schedule:
+def _schedule(options: TrainConfig, inputs: Inputs) -> EpochSchedule | StreamSchedule:
     plan = BatchPlan(options.tokens_per_batch, options.per_device_train_batch_size, options.group_by_length)
-    waste = padding_waste(plan_epoch(lengths, plan, options.seed, 0), lengths)
-    log.info("batches: %s; %.1f%% padding", plan.describe(), 100 * waste)
-    return Schedule(
-        lengths,
+    if inputs.stream is not None:
+        assert options.max_steps is not None, "the configuration asks for it"
+        log.info("batches: %s, inside windows of the stream", plan.describe())
+        return StreamSchedule(inputs.stream, plan, options.seed, options.gradient_accumulation_steps, options.max_steps)
+    schedule = EpochSchedule(
+        inputs.train,
         plan,
         options.seed,
         options.gradient_accumulation_steps,
         options.num_train_epochs,
         options.max_steps,
     )
+    log.info("batches: %s; %.1f%% padding", plan.describe(), 100 * _padding(schedule))
+    return schedule
+
+
+def _padding(schedule: EpochSchedule) -> float:
+    return padding_waste(plan_epoch(schedule.lengths, schedule.plan, schedule.seed, 0), schedule.lengths)
 
 
 def _try_longest_batch(
     model: Any, task: ModuleType, inputs: Inputs, schedule: Schedule, accelerator: Accelerator
 ) -> None:
     try:
-        dry_run(model, task, inputs.train, inputs.pad_id, schedule.longest_batch(), accelerator)
+        dry_run(model, task, inputs.pad_id, schedule, accelerator)
     except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator failure is a plain RuntimeError
         if "memory" not in str(error):
             raise

@@ -13,7 +13,8 @@ from weitiao.artifact import RunDir, write_jsonl
 from weitiao.config import DataConfig, RunConfig
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
-from weitiao.data.prepare import Prepared, Side, prepare
+from weitiao.data.prepare import Prepared, Side, prepare, prepare_evaluation
+from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
 from weitiao.errors import DataError
 from weitiao.tasks import TASKS
@@ -32,6 +33,7 @@ class Inputs:
     train: Encoded
     eval: Encoded
     resolved: pretrained.Resolved
+    stream: Stream | None = None  # with data.streaming; ``train`` is empty then
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -63,25 +65,34 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     tokenizer = pretrained.load_tokenizer(config.model)
     max_length = min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))
     data = config.data.model_copy(update={"max_length": max_length})
-    found = cached_report(data, tokenizer, lambda message: events.write("stage", message=message))
+    # of a stream only the evaluation rows can be checked beforehand
+    looked_at = data.model_copy(update={"train": data.eval, "eval": None}) if data.streaming else data
+    found = cached_report(looked_at, tokenizer, lambda message: events.write("stage", message=message))
     for finding in found.findings:
         if finding.severity != "info":
             log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
     refuse_errors(found, data)
-    prepared = prepare(data)
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data)
     events.write(
         "stage", message=f"encoding {len(prepared.train):,} training and {len(prepared.eval):,} evaluation rows"
     )
-    train, train_side = _encode(task, prepared.train, prepared.label_names, tokenizer, data, events)
-    evaluation, eval_side = _encode(task, prepared.eval, prepared.label_names, tokenizer, data, events)
+    names = prepared.label_names
+    evaluation, eval_side = _encode(task, prepared.eval, names, tokenizer, data, events)
+    if data.streaming:
+        train, train_side = Encoded.of([]), prepared.train
+    else:
+        train, train_side = _encode(task, prepared.train, names, tokenizer, data, events)
     prepared = replace(prepared, train=train_side, eval=eval_side)
+    stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
     for reason in resolved.reasons.values():
         log.info("%s", reason)
-    tokens = {"train_tokens": _tokens(train), "eval_tokens": _tokens(evaluation)}
+    tokens = {"eval_tokens": _tokens(evaluation)} | ({} if data.streaming else {"train_tokens": _tokens(train)})
     run.write_json("data_report.json", {"check": found.to_dict(), "split": prepared.report | tokens})
     run.write_json("split.json", {"train": prepared.train.ids, "eval": prepared.eval.ids})
-    tables = {"train": prepared.train.table} | ({"eval": prepared.eval.table} if config.data.eval else {})
+    tables = ({} if data.streaming else {"train": prepared.train.table}) | (
+        {"eval": prepared.eval.table} if config.data.eval else {}
+    )
     rejected = [{"side": side, **row} for side, table in tables.items() for row in table.rejected()]
     if rejected:
         write_jsonl(run.path / "rejected.jsonl", iter(rejected))
@@ -95,7 +106,19 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
             "resolved": {**resolved.reasons, "max_length": max_length},
         },
     )
-    return Inputs(task, prepared, tokenizer, train, evaluation, resolved)
+    return Inputs(task, prepared, tokenizer, train, evaluation, resolved, stream)
+
+
+def _stream(
+    task: ModuleType, data: DataConfig, evaluation: Side, names: tuple[str, ...], tokenizer: Any, run: RunDir
+) -> Stream:
+    def encode(texts: list[str], labels: list[str], pairs: list[str] | None) -> Encoded:
+        encoded: Encoded = task.encode(
+            texts, labels, names, tokenizer, data.max_length, pairs, over_length=data.over_length
+        )
+        return encoded
+
+    return Stream(data, evaluation, names, encode, run.path / "rejected.jsonl")
 
 
 def _encode(

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from weitiao.config import TrainConfig
-from weitiao.data.batch import BatchPlan, plan_epoch, steps_per_epoch
-from weitiao.data.encode import Encoded
 from weitiao.training.optim import MasterAdamW, learning_rate_at
+from weitiao.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,54 +30,9 @@ class StepInfo:
     ends_epoch: bool
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Which rows every optimizer step takes: a pure function of lengths, plan and seed."""
-
-    lengths: Sequence[int]
-    plan: BatchPlan
-    seed: int
-    accumulation: int
-    num_epochs: int
-    max_steps: int | None = None
-
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        total = sum(
-            steps_per_epoch(len(plan_epoch(self.lengths, self.plan, self.seed, epoch)), self.accumulation)
-            for epoch in range(self.num_epochs)
-        )
-        return total if self.max_steps is None else min(total, self.max_steps)
-
-    def steps(self, skip: int = 0) -> Iterator[tuple[int, float, bool, list[list[int]]]]:
-        """(step from 1, epochs done after it, whether it ends an epoch, its batches), after ``skip`` steps."""
-        step = 0
-        for epoch in range(self.num_epochs):
-            batches = plan_epoch(self.lengths, self.plan, self.seed, epoch)
-            count = steps_per_epoch(len(batches), self.accumulation)
-            for i in range(count):
-                if self.max_steps is not None and step >= self.max_steps:
-                    return
-                step += 1
-                if step > skip:
-                    yield (
-                        step,
-                        epoch + (i + 1) / count,
-                        i + 1 == count,
-                        batches[i * self.accumulation :][: self.accumulation],
-                    )
-
-    def longest_batch(self) -> list[int]:
-        """The batch with the most padded tokens of the first epoch (the longest rows where several tie)."""
-        batches = plan_epoch(self.lengths, self.plan, self.seed, 0)
-        longest = [max(self.lengths[i] for i in batch) for batch in batches]
-        return max(zip(batches, longest, strict=True), key=lambda b: (len(b[0]) * b[1], b[1]))[0]
-
-
 def train_steps(
     model: torch.nn.Module,
     task: ModuleType,
-    encoded: Encoded,
     pad_id: int,
     schedule: Schedule,
     optimizer: MasterAdamW,
@@ -98,8 +52,9 @@ def train_steps(
     """
     total_steps = schedule.total_steps()
     model.train()
-    for step, epoch, ends_epoch, rows in schedule.steps(skip):
-        batches = [task.collate(encoded, batch, pad_id) for batch in rows]
+    for taken in schedule.steps(skip):
+        step, encoded = taken.step, taken.encoded
+        batches = [task.collate(encoded, rows, pad_id) for rows in taken.batches]
         num_targets = sum(task.count_targets(batch) for batch in batches)  # on CPU labels, before the device copy
         loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights)
         rate = learning_rate_at(step, total_steps, peak_learning_rate, config)
@@ -107,14 +62,14 @@ def train_steps(
         logs = step % config.logging_steps == 0 or step in (1, total_steps)
         yield StepInfo(
             step=step,
-            epoch=epoch,
-            num_samples=sum(map(len, rows)),
-            num_tokens=sum(schedule.lengths[i] for batch in rows for i in batch),
+            epoch=taken.epoch,
+            num_samples=sum(map(len, taken.batches)),
+            num_tokens=sum(len(encoded.row(i)) for rows in taken.batches for i in rows),
             num_targets=num_targets,
             learning_rate=rate,
             loss=loss_sum.item() / num_targets if logs else None,  # the one sync, on log steps only
             grad_norm=norm.item() if logs else None,
-            ends_epoch=ends_epoch,
+            ends_epoch=taken.ends_epoch,
         )
 
 
@@ -137,14 +92,14 @@ def backward_all(
 
 
 def dry_run(
-    model: torch.nn.Module, task: ModuleType, encoded: Encoded, pad_id: int, rows: list[int], accelerator: "Accelerator"
+    model: torch.nn.Module, task: ModuleType, pad_id: int, schedule: Schedule, accelerator: "Accelerator"
 ) -> None:
     """One forward and backward of the longest batch before step 1: memory runs out now or not at all.
 
     Leaves weights, gradients and random state as they were.
     """
     with torch.random.fork_rng(devices=[] if accelerator.device.type == "cpu" else None):
-        batch = task.collate(encoded, rows, pad_id)
+        batch = task.collate(*schedule.longest_batch(), pad_id)
         model.train()
         backward_all(model, task, [batch], task.count_targets(batch), accelerator)
     for parameter in model.parameters():

@@ -1,0 +1,113 @@
+"""Training rows read as they are needed, for data that is larger than the disk: nothing is kept but a window.
+
+What needs all rows at once is not there: duplicates inside the stream are not looked for, and the embedding trains whole.
+Rows that equal an evaluation row, or nearly do, are left out as always, and every row left out is counted.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weitiao.config import DataConfig
+from weitiao.data.detect import Format, detect
+from weitiao.data.encode import Encoded
+from weitiao.data.near import near_pairs
+from weitiao.data.parsers import Bad, short
+from weitiao.data.prepare import Side
+from weitiao.data.read import Record, read_records
+from weitiao.data.source import find
+from weitiao.data.table import EmptyText, canonical
+from weitiao.errors import DataError
+
+WINDOW_ROWS = 4096
+
+
+@dataclass
+class Stream:
+    """Windows of encoded rows of ``data.train``.
+
+    Args:
+        encode: (texts, labels, pairs) -> Encoded.
+        rejected: where rows that could not be used are written.
+    """
+
+    config: DataConfig
+    evaluation: Side
+    label_names: tuple[str, ...]
+    encode: Callable[..., Encoded]
+    rejected: Path
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def windows(self, counted: bool) -> Iterator[tuple[Encoded, bool]]:
+        """One pass: (window, whether it is the last). With ``counted``, what is left out is counted and written.
+
+        Raises:
+            DataError: a row that cannot be used under ``bad_rows=fail``, or no usable row in the whole stream.
+        """
+        before: Encoded | None = None
+        for rows in self._blocks(counted):
+            rows = self._without_evaluation(rows, counted)
+            if rows:
+                encoded = self.encode([r[0] for r in rows], [r[2] for r in rows], None if rows[0][1] is None else [r[1] for r in rows])  # fmt: skip
+                if before is not None:
+                    yield before, False
+                before = encoded if len(encoded) else before
+        if before is None:
+            raise DataError(
+                f"{self.config.train} has no usable rows.\nExpected rows with one of the labels: "
+                f"{', '.join(self.label_names)}.\nLook at it: weitiao data check {self.config.train}"
+            )
+        yield before, True
+
+    def _blocks(self, counted: bool) -> Iterator[list[tuple[str, Any, str, bytes]]]:
+        form: Format | None = None
+        block: list[tuple[str, Any, str, bytes]] = []
+        for record in read_records(find(self.config.train), "skip"):
+            try:
+                if isinstance(record, Bad):
+                    raise DataError(record.message)
+                form = form or detect(record.fields, self.config.text, self.config.label, self.config.text_pair)
+                row = canonical(record.fields, form)
+                if row.get("label") not in self.label_names:
+                    raise DataError(f"the label {row.get('label')!r} is unknown.\nExpected one of {self.label_names}.")
+            except DataError as error:
+                self._leave_out(record, error, counted)
+                continue
+            block.append((row["text"], row["text_pair"], row["label"], row["key"]))
+            self._count("rows_used", counted)
+            if len(block) == WINDOW_ROWS:
+                yield block
+                block = []
+        if block:
+            yield block
+
+    def _leave_out(self, record: Record, error: DataError, counted: bool) -> None:
+        where = f"{record.source}:{record.line}"
+        empty = isinstance(error, EmptyText)
+        if self.config.bad_rows == "fail" and not empty:
+            raise DataError(f"{where}: {error}") from None
+        self._count("num_empty" if empty else "num_rejected", counted)
+        if counted:
+            found = record.found if isinstance(record, Bad) else short(record.fields)
+            line = json.dumps({"id": where, "reason": str(error), "found": found}, ensure_ascii=False)
+            with self.rejected.open("a", encoding="utf-8") as file:
+                file.write(line.encode("utf-8", "replace").decode("utf-8") + "\n")
+
+    def _without_evaluation(self, rows: list[Any], counted: bool) -> list[Any]:
+        keys = np.frombuffer(b"".join(row[3] for row in rows), dtype="V16")
+        drop = np.isin(keys, self.evaluation.keys)
+        self._count("overlap_dropped_from_train", counted, int(drop.sum()))
+        if self.config.near_duplicates == "drop":
+            pairs = near_pairs(self.evaluation.texts, [row[0] for row in rows], self.config.near_threshold)
+            close = {i for i, _, _ in pairs if not drop[i]}
+            self._count("near_dropped_from_train", counted, len(close))
+            drop[list(close)] = True
+        return [row for row, gone in zip(rows, drop, strict=True) if not gone]
+
+    def _count(self, name: str, counted: bool, number: int = 1) -> None:
+        if counted:
+            self.counts[name] = self.counts.get(name, 0) + number

@@ -1,0 +1,127 @@
+"""Which rows every optimizer step takes: a pure function of lengths, plan and seed, for rows in hand and for a stream."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from weitiao.data.batch import Batch, BatchPlan, plan_epoch, steps_per_epoch
+from weitiao.data.encode import Encoded
+from weitiao.data.stream import Stream
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one optimizer step."""
+
+    step: int  # from 1
+    epoch: float  # passes over the data that are done after it
+    ends_epoch: bool
+    encoded: Encoded
+    batches: list[Batch]  # indices into ``encoded``
+
+
+class Schedule(Protocol):
+    """What the loop and the dry run ask of a schedule."""
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How rows become batches."""
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+
+    def steps(self, skip: int = 0) -> Iterator[Step]:
+        """The steps after the first ``skip``, in order."""
+
+    def longest_batch(self) -> tuple[Encoded, Batch]:
+        """The batch with the most padded tokens (the longest rows where several tie)."""
+
+
+@dataclass(frozen=True)
+class EpochSchedule:
+    """Every row once an epoch."""
+
+    encoded: Encoded
+    plan: BatchPlan
+    seed: int
+    accumulation: int
+    num_epochs: int
+    max_steps: int | None = None
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        return self.encoded.lengths
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        total = sum(
+            steps_per_epoch(len(plan_epoch(self.lengths, self.plan, self.seed, epoch)), self.accumulation)
+            for epoch in range(self.num_epochs)
+        )
+        return total if self.max_steps is None else min(total, self.max_steps)
+
+    def steps(self, skip: int = 0) -> Iterator[Step]:
+        """The steps after the first ``skip``, in order."""
+        step = 0
+        for epoch in range(self.num_epochs):
+            batches = plan_epoch(self.lengths, self.plan, self.seed, epoch)
+            count = steps_per_epoch(len(batches), self.accumulation)
+            for i in range(count):
+                if self.max_steps is not None and step >= self.max_steps:
+                    return
+                step += 1
+                if step > skip:
+                    chosen = batches[i * self.accumulation :][: self.accumulation]
+                    yield Step(step, epoch + (i + 1) / count, i + 1 == count, self.encoded, chosen)
+
+    def longest_batch(self) -> tuple[Encoded, Batch]:
+        """The batch with the most padded tokens of the first epoch."""
+        return self.encoded, _longest(self.lengths, self.plan, self.seed)
+
+
+@dataclass(frozen=True)
+class StreamSchedule:
+    """Window after window of a stream, from its start again when it ends, for a fixed number of steps.
+
+    Rows are shuffled and grouped by length inside a window. A resumed run reads the stream again up to its place.
+    """
+
+    stream: Stream
+    plan: BatchPlan
+    seed: int
+    accumulation: int
+    max_steps: int
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.max_steps
+
+    def steps(self, skip: int = 0) -> Iterator[Step]:
+        """The steps after the first ``skip``, in order."""
+        step = window = passes = 0
+        while True:
+            for encoded, is_last in self.stream.windows(counted=passes == 0):
+                batches = plan_epoch(encoded.lengths, self.plan, self.seed, window)
+                window += 1
+                count = steps_per_epoch(len(batches), self.accumulation)
+                for i in range(count):
+                    if step >= self.max_steps:
+                        return
+                    step += 1
+                    ends = is_last and i + 1 == count
+                    if step > skip:
+                        chosen = batches[i * self.accumulation :][: self.accumulation]
+                        yield Step(step, float(passes + ends), ends, encoded, chosen)
+            passes += 1
+
+    def longest_batch(self) -> tuple[Encoded, Batch]:
+        """The batch with the most padded tokens of the first window."""
+        encoded = next(iter(self.stream.windows(counted=False)))[0]
+        return encoded, _longest(encoded.lengths, self.plan, self.seed)
+
+
+def _longest(lengths: list[int], plan: BatchPlan, seed: int) -> Batch:
+    batches = plan_epoch(lengths, plan, seed, 0)
+    longest = [max(lengths[i] for i in batch) for batch in batches]
+    return max(zip(batches, longest, strict=True), key=lambda b: (len(b[0]) * b[1], b[1]))[0]
