@@ -59,6 +59,7 @@ def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) ->
     assert not (folder / "comparison.json").exists()
     weitiao.compare(comparison_options)
     assert done.stat().st_mtime_ns == before
+    assert weitiao.compare(comparison_options)["arms"]  # all cells are there: only the report is made again
     changed = {**comparison_options, "compare": {"methods": ["full"]}}
     with pytest.raises(RunError, match="belongs to another comparison"):
         weitiao.compare(changed)
@@ -86,3 +87,14 @@ def test_foreign_folder_is_not_touched(comparison_options: dict[str, Any]) -> No
     with pytest.raises(RunError, match="holds no comparison"):
         weitiao.compare(comparison_options)
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+
+
+def test_cells_of_changed_data_are_not_mixed(comparison_options: dict[str, Any], tmp_path: Path) -> None:
+    options = {**comparison_options, "compare": {"methods": ["full"]}}
+    text = Path(str(options["data"]["train"])).read_text(encoding="utf-8")
+    (tmp_path / "own.jsonl").write_text(text, encoding="utf-8")
+    options["data"] = {**options["data"], "train": str(tmp_path / "own.jsonl")}
+    weitiao.compare(options)
+    (tmp_path / "own.jsonl").write_text(text.replace("好", "坏"), encoding="utf-8")
+    with pytest.raises(RunError, match="data has changed since the cell full-seed42"):
+        weitiao.compare(options)

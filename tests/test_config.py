@@ -40,6 +40,11 @@ BAD = [
     (["train"], "Expected key=value"),
     (["=3"], "Expected key=value"),
     (["model.name=x"], "model already has the value"),
+    (["train.learning_rate=.inf"], "train.learning_rate"),
+    (["train.class_weights={a: 0, b: 1}"], "greater than 0"),
+    (["train.metric_for_best_model=f2"], "train.metric_for_best_model"),
+    (["train.seed=99999999999"], "train.seed"),
+    (["data.fold=2"], "num_folds is not given"),
 ]
 
 
@@ -136,4 +141,21 @@ def test_cli_exit_code_and_no_traceback() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Did you mean data.train?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_resume_with_options_is_explained() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "weitiao", "train", "--resume", "r", "train.max_steps=3"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "Expected --resume alone" in done.stderr
+
+
+def test_files_that_cannot_be_written_are_a_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "r.csv").write_text("text,label\na b,1\nc d,2\n")
+    words = ["data", "check", str(tmp_path / "r.csv"), "--output", str(tmp_path / "file")]
+    done = subprocess.run([sys.executable, "-m", "weitiao", *words], capture_output=True, text=True)
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -170,7 +170,7 @@ def test_alpaca_demo_file_needs_no_registration() -> None:
 
 REFUSED = [
     ("r.csv", b"text,label\na,b,c\n", "r.csv:2: 3 columns where the header has 2"),
-    ("r.csv", b'text,label\n"a"b,c\n', "r.csv:2: not valid csv"),
+    ("r.csv", b'text,label\n"a"b,c\nx,y\n', "r.csv:2: not valid csv"),
     ("r.csv", b"text,text\na,b\n", "the column 'text' twice"),
     ("r.csv", b"text,\na,b\n", "a column without a name"),
     ("r.csv", "text,label\n好,x\n".encode("utf-16"), "UTF-16"),
@@ -446,3 +446,61 @@ def test_table_reads_some_rows(tmp_path: Path) -> None:
     assert table.column("text", [5, 8999]) == ["t5", "t8999"]
     assert table.ids([4096]) == ["r.jsonl:4097"]
     assert len(np.unique(table.keys)) == 9000
+
+
+def test_a_stray_quote_costs_one_line(tmp_path: Path) -> None:
+    lines = [f"{varied(i)},{i % 2}" for i in range(100)]
+    lines[20] = f'"{lines[20]}'
+    lines[70] = '"a ""quoted"" text\nover two lines",1'
+    (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    table = build(str(tmp_path / "r.csv"), DataConfig(train="x"))
+    assert [row["id"] for row in table.rejected()] == ["r.csv:22"]
+    assert len(table) == 99
+    assert table.ids([19, 20, 69, 70]) == ["r.csv:21", "r.csv:23", "r.csv:72", "r.csv:74"]
+    assert table.column("text", [69]) == ['a "quoted" text\nover two lines']
+
+
+def test_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    for i, folder in enumerate(("x", "y")):
+        (tmp_path / folder).mkdir()
+        write_jsonl(tmp_path / folder / "rows.jsonl", [{"text": varied(i), "label": i}])
+    spec = [str(tmp_path / "x" / "rows.jsonl"), str(tmp_path / "y" / "rows.jsonl")]
+    table = build(spec, DataConfig(train="x"))
+    assert table.ids([0, 1]) == ["x/rows.jsonl:1", "y/rows.jsonl:1"]
+    assert len(table.facts["sha256"]) == 2
+    write_jsonl(tmp_path / "x" / "rows.jsonl", [{"text": varied(9), "label": 0}])
+    assert build(spec, DataConfig(train="x")).column("text") == [varied(9), varied(1)]
+    with pytest.raises(DataError, match="names a file twice"):
+        find([spec[0], spec[0]])
+
+
+def test_files_beside_class_folders_are_reported(tmp_path: Path) -> None:
+    import weitiao.data
+
+    for label in ("neg", "pos"):
+        (tmp_path / "docs" / label).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "docs" / label / f"{i}.TXT").write_text(
+                varied(i) if label == "neg" else varied(i + 50), encoding="utf-8"
+            )
+    (tmp_path / "docs" / "extra.csv").write_text("a,b\n")
+    (tmp_path / "docs" / "pos" / "notes.md").write_text("x")
+    (tmp_path / "docs" / "pos" / "empty.txt").write_text("")
+    report = weitiao.data.check(tmp_path / "docs")
+    assert report.num_rows == 6
+    by_code = {f.code: f for f in report.findings}
+    assert by_code["ignored_files"].where == ("extra.csv", "pos/notes.md")
+    assert by_code["empty"].where == ("pos/empty.txt:1",)
+
+
+def test_pairs_are_nearly_equal_only_as_pairs(tmp_path: Path) -> None:
+    rows = [
+        {"premise": varied(i) * 3, "hypothesis": varied(100 * k + i), "label": k} for i in range(20) for k in range(3)
+    ]
+    prepared = prepare(DataConfig(train=str(write_jsonl(tmp_path / "r.jsonl", rows)), test_size=12))
+    assert prepared.report["near_duplicates"]["dropped_from_train"] == 0
+    assert prepared.train.pairs is not None
+
+
+def test_class_order_does_not_depend_on_the_hash_seed() -> None:
+    assert sort_labels({"01", "1", "１"}) == sort_labels(["１", "1", "01"]) == ("01", "1", "１")

@@ -9,7 +9,7 @@ from torch import nn
 
 from weitiao import pretrained
 from weitiao.config import TrainConfig
-from weitiao.kernels.attention import ShortAttention, attention
+from weitiao.kernels.attention import MODEL_TYPES, ShortAttention, attention, register
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
@@ -189,12 +189,22 @@ def test_what_the_fused_kernel_does_not_cover_stays_with_peft(options: dict[str,
     assert (fused, left) == ((1, 1) if "bias" in options else (0, 2))
 
 
-def test_fused_lora_passes_no_gradient_to_an_input_that_needs_none() -> None:
+def test_fused_lora_does_no_work_for_an_input_that_needs_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two layers only the second one's input needs a gradient: one product with a base weight, not two."""
     net = peft_layers()
     fuse_lora(net)
-    x = torch.randn(2, 24)
-    net(x).sum().backward()
-    assert x.grad is None
+    layers = [m for m in net.modules() if hasattr(m, "base_layer")]
+    asked: list[bool] = []
+    backward = LoraLinearFunction.backward
+
+    def spy(ctx: object, *gradients: torch.Tensor) -> object:
+        asked.append(ctx.needs_input_grad[0])  # type: ignore[attr-defined]
+        return backward(ctx, *gradients)
+
+    monkeypatch.setattr(LoraLinearFunction, "backward", staticmethod(spy))
+    net(torch.randn(2, 24)).sum().backward()
+    assert len(layers) == 2
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize("attention_kind", ["weitiao", "eager", "sdpa"])
@@ -221,3 +231,42 @@ def test_first_token_layer_is_the_same_model(tiny_model: Path, attention_kind: s
 
 def test_first_token_layer_keeps_away_from_other_models() -> None:
     assert use_first_token(Net()) is False
+
+
+@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if t != "bert"])
+def test_our_attention_equals_eager_in_every_model_that_gets_it(model_type: str) -> None:
+    """Tiny random models of each family, padded, logits and gradients."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "vocab_size": 60,
+    }
+    if model_type in ("llama", "mistral", "qwen2", "qwen3"):
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    config = AutoConfig.for_model(model_type, **sizes, pad_token_id=0, num_labels=3)
+    config.bos_token_id = config.eos_token_id = None
+    ids = torch.tensor([[2, 5, 6, 7, 8, 3], [2, 9, 10, 3, 0, 0]])
+    results = []
+    for kind in ("eager", register()):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=kind).eval()
+        logits = model(input_ids=ids, attention_mask=(ids != 0).long()).logits
+        logits.square().sum().backward()
+        results.append((logits, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
+
+
+def test_other_models_keep_their_own_attention(tmp_path: Path) -> None:
+    from transformers import MPNetConfig, MPNetForSequenceClassification
+
+    config = MPNetConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    MPNetForSequenceClassification(config).save_pretrained(tmp_path / "m")
+    resolved = pretrained.Resolved("cpu", "float32", "weitiao", {})
+    model, _ = pretrained.load_model(str(tmp_path / "m"), "AutoModelForSequenceClassification", ["a", "b"], 1, resolved)
+    assert model.config._attn_implementation != "weitiao"

@@ -78,7 +78,8 @@ def run(options: dict[str, Any], name: str, folder: Path, **train: Any) -> Any:
 def test_saved_and_loaded_is_what_was_trained(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """The logits of predictions.jsonl come from the reloaded artifact; a second load gives them again."""
     finished = run(options, name, tmp_path / "run")
-    model = METHODS[TABLE[name][0].type].load(finished.model, classification.AUTO_MODEL)
+    load_method = METHODS[TABLE[name][0].type].load
+    model = load_method(finished.model, classification.AUTO_MODEL, ["bad", "good"], options["model"])
     from weitiao.artifact import read_jsonl
     from weitiao.inference import Predictor
 
@@ -101,7 +102,7 @@ def _encoded(finished: Any, stored: list[dict[str, Any]]) -> Any:
 @pytest.mark.parametrize("name", [n for n in TABLE if n != "full"])
 def test_merged_equals_unmerged(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     finished = run(options, name, tmp_path / "run")
-    model = lora.load(finished.model, classification.AUTO_MODEL).eval()
+    model = lora.load(finished.model, classification.AUTO_MODEL, ["bad", "good"], options["model"]).eval()
     expected = classification.logits(model, batch())
     merged = model.merge_and_unload().eval()
     torch.testing.assert_close(classification.logits(merged, batch()), expected, atol=1e-5, rtol=1e-4)

@@ -102,8 +102,7 @@ def test_unfinished_and_foreign_folders_are_refused(options: dict[str, Any], tmp
     run = RunDir.create(weitiao.RunConfig.model_validate({**options, "output": {"dir": str(tmp_path / "new")}}))
     with pytest.raises(RunError, match="has not finished"):
         weitiao.predict(run.path, text="好")
-    with pytest.raises(RunError, match="no checkpoint to continue from"):
-        weitiao.train(resume=run.path)
+    assert weitiao.train(resume=run.path).is_done  # no checkpoint yet: it starts at step 1
     with pytest.raises(RunError, match="not a run folder"):
         weitiao.eval(tmp_path)
 
@@ -116,7 +115,8 @@ def test_predict_and_eval(options: dict[str, Any], rows_file: Path, tmp_path: Pa
     assert weitiao.predict(run.path, input=rows_file, output=tmp_path / "out.jsonl") == []
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
-    assert [line["text"] for line in lines] == [row["text"] for row in rows]
+    assert [line["input"] for line in lines] == rows  # the row's own label is not lost under the answer's
+    assert [line["id"] for line in lines[:2]] == [f"{rows_file.name}:1", f"{rows_file.name}:2"]
     one = weitiao.predict(run.path, text=rows[3]["text"])[0]
     assert lines[3]["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
     metrics = weitiao.eval(run.path, data=rows_file)["metrics"]
@@ -127,10 +127,11 @@ def test_predict_and_eval(options: dict[str, Any], rows_file: Path, tmp_path: Pa
 def test_predict_refusals_lose_nothing(options: dict[str, Any], tmp_path: Path) -> None:
     run = weitiao.train(options)
     (tmp_path / "in.jsonl").write_text('{"text": "好"}\n{"txt": "b"}\n', encoding="utf-8")
-    (tmp_path / "out.jsonl").write_text("keep me")
     with pytest.raises(DataError, match=r"in\.jsonl:2"):
         weitiao.predict(run.path, input=tmp_path / "in.jsonl", output=tmp_path / "out.jsonl")
-    assert (tmp_path / "out.jsonl").read_text() == "keep me"
+    assert not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(DataError, match="exists already"):
+        weitiao.predict(run.path, input=tmp_path / "in.jsonl", output=tmp_path / "in.jsonl")
     for arguments in ({}, {"text": "a", "input": "b"}, {"text": " "}, {"text": "a", "output": "x"}):
         with pytest.raises(DataError):
             weitiao.predict(run.path, **arguments)
@@ -222,3 +223,109 @@ def test_over_length_and_weights_in_a_run(options: dict[str, Any], tmp_path: Pat
                 "output": {"dir": str(tmp_path / "x")},
             }
         )
+
+
+def test_resumed_run_tells_one_story(options: dict[str, Any], tmp_path: Path) -> None:
+    """After a kill in the middle of a line: each step once, time that goes on, and what the whole run took."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 6 and event["event"] == "log":
+            raise Stop
+
+    config = {**options, "train": {**options["train"], "save_steps": 4}}
+    with pytest.raises(Stop):
+        weitiao.train(config, listener=stop)
+    run = RunDir(Path(config["output"]["dir"]))
+    before = run.read_json("checkpoints/step-4/state.json")["train_seconds"]
+    with (run.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"event": "log", "st')
+    weitiao.train(resume=run.path)
+    logs = [e for e in run.events() if e["event"] == "log"]
+    assert [e["step"] for e in logs] == list(range(1, run.summary["steps"] + 1))
+    seconds = [e["seconds"] for e in run.events()]
+    assert seconds == sorted(seconds)
+    assert run.summary["train_seconds"] > before > 0
+
+
+def test_resume_refuses_changed_data(options: dict[str, Any], tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 5:
+            raise Stop
+
+    text = Path(str(options["data"]["train"])).read_text(encoding="utf-8")
+    (tmp_path / "own.jsonl").write_text(text, encoding="utf-8")
+    config = {**options, "data": {**options["data"], "train": str(tmp_path / "own.jsonl")}}
+    config["train"] = {**options["train"], "save_steps": 2}
+    with pytest.raises(Stop):
+        weitiao.train(config, listener=stop)
+    (tmp_path / "own.jsonl").write_text(text.replace('"good"', '"fine"'), encoding="utf-8")
+    with pytest.raises(RunError, match="has changed since it began"):
+        weitiao.train(resume=config["output"]["dir"])
+
+
+def test_a_mistake_leaves_the_folder_free(options: dict[str, Any]) -> None:
+    with pytest.raises(weitiao.WeitiaoError, match="nolabel"):
+        weitiao.train({**options, "data": {**options["data"], "label": "nolabel"}})
+    with pytest.raises(weitiao.WeitiaoError, match="no module named nothing"):
+        weitiao.train({**options, "method": {"type": "lora", "target_modules": ["nothing"]}})
+    assert weitiao.train(options).is_done
+
+
+def test_divergence_is_a_message(options: dict[str, Any], tmp_path: Path) -> None:
+    for i, train in enumerate(({}, {"logging_steps": 1000, "eval_strategy": "no"}, {"logging_steps": 1000})):
+        wild = {**options["train"], "learning_rate": 1e30, "max_grad_norm": None, **train}
+        with pytest.raises(RunError, match=r"Lower train\.learning_rate"):
+            weitiao.train({**options, "train": wild, "output": {"dir": str(tmp_path / f"w{i}")}})
+
+
+def test_three_labels_with_lora(options: dict[str, Any], tmp_path: Path) -> None:
+    """More labels than a base has by default: saved, loaded, predicted; roc_auc is refused with the reason."""
+    from conftest import BAD, GOOD, write_jsonl
+
+    rows = [
+        {"text": t + tail, "label": n}
+        for tail in ("", "啊")
+        for n, ts in (("a", GOOD[:4]), ("b", BAD), ("c", GOOD[4:]))
+        for t in ts
+    ]
+    data = {"train": str(write_jsonl(tmp_path / "three.jsonl", rows)), "test_size": 9, "near_duplicates": "off"}
+    config = {**options, "data": data, "method": {"type": "lora"}}
+    run = weitiao.train(config)
+    assert set(weitiao.predict(run.path, text="好")[0]["probabilities"]) == {"a", "b", "c"}
+    assert "num_labels=3" in (run.path / "README.md").read_text(encoding="utf-8")
+    train = {**options["train"], "metric_for_best_model": "roc_auc"}
+    with pytest.raises(weitiao.WeitiaoError, match="there are 3 labels"):
+        weitiao.train({**config, "train": train, "output": {"dir": str(tmp_path / "auc")}})
+
+
+def test_labels_with_dots_in_class_weights(options: dict[str, Any], tmp_path: Path) -> None:
+    from conftest import BAD, GOOD, write_jsonl
+
+    rows = [{"text": t, "label": n} for n, ts in (("v1.0", GOOD), ("lr", BAD)) for t in ts]
+    data = {"train": str(write_jsonl(tmp_path / "dots.jsonl", rows)), "test_size": 4, "near_duplicates": "off"}
+    train = {**options["train"], "class_weights": {"v1.0": 2.0, "lr": 1.0}}
+    run = weitiao.train({**options, "data": data, "train": train})
+    assert run.config.train.class_weights == {"v1.0": 2.0, "lr": 1.0}
+    assert run.config.train.learning_rate is None
+    assert weitiao.predict(run.path, text="好")[0]["label"] in ("v1.0", "lr")
+
+
+def test_full_run_predicts_without_its_base(options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "base")
+    run = weitiao.train({**options, "model": str(tmp_path / "base")})
+    shutil.rmtree(tmp_path / "base")
+    assert weitiao.predict(run.path, text="好")[0]["label"] in ("good", "bad")
+    lora = weitiao.train({**options, "method": {"type": "lora"}, "output": {"dir": str(tmp_path / "lora")}})
+    (lora.path / "config.yaml").write_text(
+        (lora.path / "config.yaml").read_text(encoding="utf-8").replace(str(tiny_model), str(tmp_path / "gone"))
+    )
+    with pytest.raises(weitiao.WeitiaoError, match="No model folder"):
+        weitiao.predict(lora.path, text="好")

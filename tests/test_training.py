@@ -160,7 +160,9 @@ def test_scores_do_not_depend_on_batches(tiny_model: Path) -> None:
     encoded, model = rows(), fresh(tiny_model)
     one, many = (score(model, classification, encoded, 0, budget) for budget in (1, 10_000))
     torch.testing.assert_close(torch.tensor(one), torch.tensor(many), atol=1e-5, rtol=1e-5)
-    assert model.training is False or score(model, classification, encoded, 0, 10).shape == (24, 2)
+    model.train()
+    assert score(model, classification, encoded, 0, 10).shape == (24, 2)
+    assert model.training  # the mode it was in
 
 
 def test_metrics_against_a_worked_example() -> None:

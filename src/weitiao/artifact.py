@@ -9,6 +9,7 @@ DONE               written last
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -50,7 +51,9 @@ class RunDir:
         """An existing run folder. Raises RunError if it is none, or has not finished."""
         run = cls(Path(path))
         if not (run.path / "config.yaml").is_file():
-            raise RunError(f"{run.path} is not a run folder (no config.yaml).\nExpected the output.dir of a run.")
+            raise RunError(
+                f"{run.path} is not a run folder (no config.yaml).\nExpected the output.dir of a run.\nMake one: weitiao train recipes/reviews-lora.yaml"
+            )
         if finished and not run.is_done:
             raise RunError(
                 f"{run.path} has not finished (no DONE).\nExpected a finished run.\n"
@@ -83,9 +86,29 @@ class RunDir:
         try:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"Cannot read {self.path / name}: {error}.\nExpected a complete run folder.") from None
-        assert isinstance(value, dict)
+            raise RunError(
+                f"Cannot read {self.path / name}: {error}.\nExpected a complete run folder.\n"
+                "Train again in another output.dir."
+            ) from None
+        if not isinstance(value, dict):
+            raise RunError(
+                f"{self.path / name} holds {type(value).__name__}.\nExpected a JSON object.\nThe run folder is damaged: "
+                "train again in another output.dir."
+            )
         return value
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the first optimizer step was reached."""
+        path = self.path / "events.jsonl"
+        return path.is_file() and any(event["event"] == "log" for event in self.events())
+
+    def truncate_events(self, step: int) -> None:
+        """Drop what was logged after a checkpoint's step, and a half-written last line."""
+        path = self.path / "events.jsonl"
+        if path.is_file():
+            kept = [event for event in self.events() if event.get("step", 0) <= step]
+            write_jsonl(path, iter(kept))
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The logged events, in order; a half-written last line (a killed run) is left out."""
@@ -101,6 +124,17 @@ class RunDir:
     def finish(self) -> None:
         """Mark the run as complete."""
         self.write_text("DONE", "")
+
+
+def to_plain(value: Any) -> Any:
+    """A value as JSON can hold it: dates and other objects as text, numbers that are none as null."""
+    if isinstance(value, dict):
+        return {str(key): to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 def to_json(value: object) -> str:

@@ -5,11 +5,11 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from weitiao.errors import WeitiaoError
+from weitiao.errors import ConfigError, WeitiaoError
 
 app = typer.Typer(
     help="微调: fine-tune a pretrained transformer fully and with LoRA, on the same work, and measure both.",
@@ -33,14 +33,24 @@ def main() -> None:
     try:
         app()
     except WeitiaoError as error:
-        from rich.console import Console
-        from rich.text import Text
-
-        Console(stderr=True, soft_wrap=True).print(Text(f"Error: {error}", style="red"))
-        sys.exit(error.exit_code)
+        _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{where}{error.strerror or error}.\nExpected a file or folder that can be read or written.\n"
+            "Check its name, its permissions and the space on the disk; caches lie in $WEITIAO_HOME."
+        )
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text(f"Error: {message}", style="red"))
+    sys.exit(WeitiaoError.exit_code)
 
 
 def _quiet() -> None:
@@ -60,7 +70,9 @@ def _quiet() -> None:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    from weitiao.artifact import to_plain
+
+    print(json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False))
 
 
 @models_app.callback()
@@ -146,6 +158,11 @@ def train(
         print(options_table(RunConfig))
         return
     source, words = _split_words(config, overrides)
+    if resume is not None and (source is not None or words):
+        raise ConfigError(
+            f"Found options beside --resume: {' '.join([str(source or ''), *words]).strip()}\nExpected --resume alone: the "
+            f"run's own config.yaml is used.\nContinue it: weitiao train --resume {resume}"
+        )
     wanted = load(RunConfig, source, words) if source is not None or words else None
     from weitiao.progress import Progress
     from weitiao.run import train as run_training
@@ -192,7 +209,7 @@ def predict(
         _print_json({"run_dir": str(run), "output": str(output) if output else None, "predictions": answers})
     else:
         for answer in answers:
-            print(json.dumps(answer, ensure_ascii=False, default=str))
+            _print_json(answer)
 
 
 @app.command()

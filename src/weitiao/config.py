@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 
 class Section(BaseModel):
     """A frozen group of options; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -60,6 +60,8 @@ class DataConfig(Section):
     def _consistent(self) -> "DataConfig":
         if isinstance(self.test_size, float) and self.test_size >= 1:
             raise ValueError(f"test_size is {self.test_size}. Expected a share below 1, or a whole number of rows")
+        if self.num_folds is None and self.fold:
+            raise ValueError(f"fold is {self.fold}, and num_folds is not given. Set num_folds")
         if self.num_folds is not None and self.fold >= self.num_folds:
             raise ValueError(
                 f"fold is {self.fold}. Expected 0 to {self.num_folds - 1}, since num_folds is {self.num_folds}"
@@ -134,7 +136,7 @@ class TrainConfig(Section):
         True,
         description="Compute a BERT classifier's last layer for the first token alone: the same result, less work.",
     )
-    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+    class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = Field(
         "none", description="Weight of each class in the loss: all 1, inverse to its frequency, or {label: weight}."
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (not on biases and norms).")
@@ -144,18 +146,25 @@ class TrainConfig(Section):
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null: do not clip.")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after warm-up.")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
-    seed: int = Field(42, ge=0, description="Seed of head initialisation, batch order and dropout.")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of head initialisation, batch order and dropout.")
     logging_steps: int = Field(10, ge=1, description="Write an event every so many steps.")
     eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
     eval_tokens_per_batch: int = Field(4096, ge=8, description="Padded tokens an evaluation batch may hold.")
-    metric_for_best_model: str = Field("accuracy", description="The metric that picks the best evaluation.")
+    metric_for_best_model: Literal["accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"] = Field(
+        "accuracy", description="The metric that picks the best evaluation."
+    )
     load_best_model_at_end: bool = Field(False, description="Keep the best evaluation's weights instead of the last.")
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better metric."
     )
     save_steps: int | None = Field(None, ge=1, description="Write a checkpoint every so many steps.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep; the oldest goes first.")
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _yaml_reads_labels_as_numbers(cls, value: Any) -> Any:
+        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
 
     @field_validator("eval_strategy", mode="before")
     @classmethod
@@ -212,7 +221,9 @@ class CompareSection(Section):
         min_length=1,
         description="The arms: `full`, `lora`, or {name, method, learning_rate}.",
     )
-    seeds: tuple[int, ...] = Field((42,), min_length=1, description="One run an arm and seed, paired by seed.")
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...] = Field(
+        (42,), min_length=1, description="One run an arm and seed, paired by seed."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -95,8 +94,3 @@ def _total_memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return None
-
-
-def command_line() -> str:
-    """The command that started this process, as it can be typed again."""
-    return " ".join(["weitiao", *sys.argv[1:]])

@@ -8,9 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from weitiao import pretrained
-from weitiao.artifact import RunDir
+from weitiao.artifact import RunDir, to_plain
 from weitiao.config import RunConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import Side, usable
@@ -34,9 +35,15 @@ class Predictor:
         self.task: ModuleType = TASKS[self.config.task]
         self.names: list[str] = run.summary["label_names"]
         self.tokenizer = AutoTokenizer.from_pretrained(run.model)
-        self.max_length = min(self.config.data.max_length, pretrained.max_positions(self.config.model, self.tokenizer))
+        self.max_length: int = run.summary["max_length"]
         resolved = pretrained.resolve("auto", "auto")
-        self.model = METHODS[self.config.method.type].load(run.model, self.task.AUTO_MODEL).to(resolved.device)
+        method = self.config.method.type
+        base = "" if method == "full" else pretrained.locate(self.config.model)
+        try:
+            model = METHODS[method].load(run.model, self.task.AUTO_MODEL, self.names, base)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise pretrained.cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
+        self.model = model.to(resolved.device)
 
     def scores(self, texts: Sequence[str], pairs: Sequence[str] | None = None, labels: Sequence[str] = ()) -> Scored:
         """Logits [N, C] in the order of ``texts``, and the encoded rows. Longer texts are cut, or averaged by window."""
@@ -70,10 +77,11 @@ def predict(
         run: the run folder.
         text: one text or several; with ``text_pair`` when the run was trained on pairs. Or
         input: a data file (or catalogue name) with the run's text columns; its rows are read and answered in blocks.
-        output: write one JSON object a line there instead of returning them; each is the input row plus the answer.
+        output: write one JSON object a line there instead of returning them. The file must not exist yet.
 
     Returns:
-        One {"label", "score", "probabilities"} a row; with ``output`` an empty list.
+        One {"label", "score", "probabilities"} a text; for rows of a file also their "id" and the row as "input". With
+        ``output`` an empty list.
 
     Raises:
         RunError: no finished run.  DataError: both or neither of text and input, or a row without text.
@@ -94,21 +102,26 @@ def predict(
         for part in parts:
             _check_texts(part)
         return Predictor(opened).answers(*parts)
-    if output is not None and not Path(output).resolve().parent.is_dir():
-        raise DataError(
-            f"No folder for {output}.\nExpected an existing folder.\nMake it: mkdir -p {Path(output).parent}"
-        )
+    if output is not None:
+        _check_output(Path(output))
     answers = _answer_rows(Predictor(opened), read_rows(str(input)), columns)
     if output is None:
         return list(answers)
     temporary = Path(output).with_name(f".{Path(output).name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(answer, ensure_ascii=False, default=str) + "\n" for answer in answers)
+            file.writelines(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
     return []
+
+
+def _check_output(output: Path) -> None:
+    if output.exists():
+        raise DataError(f"{output} exists already.\nExpected a new file.\nName another one, or remove it.")
+    if not output.resolve().parent.is_dir():
+        raise DataError(f"No folder for {output}.\nExpected an existing folder.\nMake it: mkdir -p {output.parent}")
 
 
 def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
@@ -150,7 +163,9 @@ def _answer_rows(predictor: Predictor, rows: Iterator[Row], columns: Sequence[st
                         f"Rename the column to '{column}'."
                     )
         answers = predictor.answers(*([row.fields[column] for row in block] for column in columns))
-        yield from ({**row.fields, **answer} for row, answer in zip(block, answers, strict=True))
+        yield from (
+            {"id": row.id, **answer, "input": to_plain(row.fields)} for row, answer in zip(block, answers, strict=True)
+        )
 
 
 def _as_list(value: str | Sequence[str]) -> list[str]:

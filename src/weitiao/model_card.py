@@ -4,17 +4,16 @@ from typing import Any
 
 from weitiao.config import RunConfig
 
-_LOAD = {
-    "full": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+_FULL = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 model = AutoModelForSequenceClassification.from_pretrained("model")
-tokenizer = AutoTokenizer.from_pretrained("model")""",
-    "lora": """from peft import AutoPeftModelForSequenceClassification
+tokenizer = AutoTokenizer.from_pretrained("model")"""
+_LORA = """from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
-model = AutoPeftModelForSequenceClassification.from_pretrained("model")
-tokenizer = AutoTokenizer.from_pretrained("model")""",
-}
+id2label = {id2label}
+model = AutoPeftModelForSequenceClassification.from_pretrained("model", num_labels={count}, id2label=id2label)
+tokenizer = AutoTokenizer.from_pretrained("model")"""
 
 
 def model_card(config: RunConfig, summary: dict[str, Any]) -> str:
@@ -22,6 +21,8 @@ def model_card(config: RunConfig, summary: dict[str, Any]) -> str:
     metrics = summary["metrics"]
     scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scalars.items())
+    names = dict(enumerate(summary["label_names"]))
+    code = _LORA.format(id2label=names, count=len(names)) if config.method.type == "lora" else _FULL
     chosen = "\n**The evaluation rows also chose the step that was kept**, so these figures are optimistic.\n"
     return f"""# {config.model}, fine-tuned ({config.method.type})
 
@@ -34,7 +35,7 @@ def model_card(config: RunConfig, summary: dict[str, Any]) -> str:
 {rows}
 {chosen if summary["selected_on_eval"] else ""}
 ```python
-{_LOAD[config.method.type]}
+{code}
 ```
 
 All options: `config.yaml`. What was measured: `summary.json`. What happened to the data: `data_report.json`.

@@ -44,6 +44,10 @@ def _type_name(annotation: Any) -> str:
         return "null"
     if str(get_origin(annotation)) == "typing.Literal":
         return " or ".join(f"`{_plain(value)}`" for value in get_args(annotation))
+    if hasattr(annotation, "__metadata__"):  # Annotated: the bounds of an element
+        return _type_name(get_args(annotation)[0])
+    if get_origin(annotation) is dict:
+        return "mapping of " + " to ".join(_type_name(a) for a in get_args(annotation))
     if get_origin(annotation) is tuple:
         return "list of " + _type_name(get_args(annotation)[0])
     if get_args(annotation):

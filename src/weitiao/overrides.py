@@ -53,6 +53,9 @@ SYNONYMS = {
 }  # fmt: skip
 
 
+_SECTIONS = ("data", "method", "train", "output")
+
+
 def load(
     kind: type[Config], source: str | Path | dict[str, Any] | None = None, overrides: Iterable[str] = ()
 ) -> Config:
@@ -63,7 +66,8 @@ def load(
     """
     tree: dict[str, Any] = {}
     given = source if isinstance(source, dict) else read_yaml(Path(source)) if source is not None else {}
-    for key, value in _flatten(given):
+    known = set(option_paths(kind))
+    for key, value in _flatten(given, known):
         _assign(tree, _canonical_key(key, kind), value)
     for word in overrides:
         key, sep, text = word.partition("=")
@@ -77,7 +81,11 @@ def as_config(kind: type[Config], value: Config | dict[str, Any] | str | Path) -
     """A configuration from any of its forms: itself, a dict, or a YAML file."""
     if isinstance(value, kind):
         return value
-    assert isinstance(value, dict | str | Path)
+    if not isinstance(value, dict | str | Path):
+        raise ConfigError(
+            f"Found {type(value).__name__} as the configuration.\nExpected {kind.__name__}, a dict or the path of a YAML "
+            "file.\nRecipes to start from: recipes/*.yaml"
+        )
     return load(kind, value)
 
 
@@ -139,19 +147,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(tree: dict[Any, Any], known: set[str], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """(path, value) pairs; a mapping that is an option's own value stays whole."""
+    if prefix.count(".") > 8:
+        raise ConfigError(f"Found groups inside groups: {prefix}\nExpected two levels.\nSee recipes/*.yaml.")
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value and path not in known:
+            yield from _flatten(value, known, f"{path}.")
         else:
-            yield f"{prefix}{key}", value
+            yield path, str(value) if isinstance(value, Path) else value
 
 
 def _canonical_key(key: str, kind: type[BaseModel]) -> str:
     known = option_paths(kind)
     if key in known or key.split(".")[0] == "compare":
         return key
-    target = SYNONYMS.get(key) or SYNONYMS.get(key.rpartition(".")[2])
+    section, _, leaf = key.rpartition(".")
+    target = SYNONYMS.get(key) or (SYNONYMS.get(leaf) if section in _SECTIONS else None)
     if target is None and "." not in key:  # a bare option name that only one section has: seed=1
         hits = [path for path in known if path.rpartition(".")[2] == key]
         target = hits[0] if len(hits) == 1 else None

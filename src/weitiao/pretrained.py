@@ -1,6 +1,8 @@
 """Catalogue name, hub id, local folder or GGUF file -> model and tokenizer, with every choice and its reason."""
 
+import logging
 import os
+import struct
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger("weitiao")
 Attention = Literal["auto", "weitiao", "eager", "sdpa"]
 
 
@@ -42,6 +45,7 @@ def locate(model: str) -> str:
     if path.suffix == ".gguf":
         return str(_from_gguf(path))
     if path.is_dir():
+        path = path.resolve()  # an adapter names its base, and must find it from any folder
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"{path} has no config.json.\nExpected a transformers model folder.\n"
@@ -50,7 +54,9 @@ def locate(model: str) -> str:
         return str(path)
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
     if path.is_file() or looks_like_path:
-        raise ModelError(f"No model folder '{model}'.\nExpected a folder, a hub id or one of: {_names()}.")
+        raise ModelError(
+            f"No model folder '{model}'.\nExpected a folder, a hub id or one of: {_names()}.\nList them: weitiao models"
+        )
     return _from_modelscope(model) if os.environ.get("WEITIAO_HUB") == "modelscope" else model
 
 
@@ -83,8 +89,11 @@ def _from_gguf(path: Path) -> Path:
             made = Path(scratch) / "made"
             try:
                 convert_gguf(path, made)
-            except (ValueError, KeyError, OSError) as error:
-                raise ModelError(f"{path}: cannot be read as a causal-LM GGUF file ({error}).") from None
+            except (ValueError, KeyError, OSError, struct.error) as error:
+                raise ModelError(
+                    f"{path}: cannot be read as a GGUF file ({error}).\nExpected a causal language model.\n"
+                    "Check that the download is complete."
+                ) from None
             made.rename(folder)
     return folder
 
@@ -135,7 +144,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load(model, error) from None
+        raise cannot_load(model, error) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -163,11 +172,14 @@ def load_model(
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
-    from weitiao.kernels.attention import register
+    from weitiao.kernels.attention import MODEL_TYPES, register
 
     where = locate(model)
-    attention = register() if resolved.attention == "weitiao" else resolved.attention
+    attention: str | None = resolved.attention
+    if resolved.attention == "weitiao":
+        attention = register() if _model_type(where) in MODEL_TYPES else None  # None: what transformers chooses
     options: dict[str, Any] = {
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
@@ -183,12 +195,24 @@ def load_model(
             use_safetensors=True,
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load(model, error) from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise cannot_load(model, error) from None
+    if attention is None:
+        log.info(
+            "attention: transformers' %s, since ours is not tested with %s",
+            loaded.config._attn_implementation,
+            loaded.config.model_type,
+        )
     if loaded.config.pad_token_id is None:
         loaded.config.pad_token_id = pad_id
     mismatched = {key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())}
     return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
+
+
+def _model_type(where: str) -> str:
+    from transformers import AutoConfig
+
+    return str(AutoConfig.from_pretrained(where).model_type)
 
 
 def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
@@ -215,7 +239,8 @@ def set_dropout(model: "torch.nn.Module", rate: float) -> None:
             module.attention_dropout = rate  # type: ignore[assignment]
 
 
-def _cannot_load(model: str, error: Exception) -> ModelError:
+def cannot_load(model: str, error: Exception) -> ModelError:
+    """The ModelError for a model that a library could not open."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ModelError(
         f"Cannot load the model '{model}': {reason}\nExpected a folder, a hub id that this machine can reach "

@@ -2,13 +2,15 @@
 
 import gc
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weitiao import pretrained
 from weitiao.artifact import RunDir, size_bytes, write_jsonl
 from weitiao.config import RunConfig
-from weitiao.errors import ConfigError
+from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.measure.meters import memory_bytes
 from weitiao.model_card import model_card
 from weitiao.overrides import as_config
@@ -40,14 +42,26 @@ def train(
     if run.is_done:
         log.info("%s has finished already", run.path)
         return run
+    try:
+        return _run(config, run, resume is not None, listener)
+    except WeitiaoError:
+        if resume is None and not run.has_trained:
+            shutil.rmtree(run.path)  # nothing was learnt: the corrected command can use the same folder
+        raise
+
+
+def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
+    from weitiao.training.checkpoint import checkpoint_step
     from weitiao.training.fit import fit
     from weitiao.training.inputs import gather
 
+    if resuming:
+        run.truncate_events(checkpoint_step(run))
     with EventLog(run.path / "events.jsonl", listener) as events:
         started = time.perf_counter()
         inputs = gather(config, run, events)
         memory_before = memory_bytes()
-        summary = fit(config, run, inputs, events, resuming=resume is not None)
+        summary = fit(config, run, inputs, events, resuming)
         if inputs.stream is not None:
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
@@ -60,6 +74,7 @@ def train(
             "artifact_bytes": artifact_bytes,
             "tokenizer_bytes": size_bytes(run.model) - artifact_bytes,
             "total_seconds": time.perf_counter() - started,
+            "max_length": inputs.max_length,
             "text_columns": list(inputs.text_columns),
             "metrics": metrics,
         }
@@ -86,11 +101,6 @@ def _open(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig]:
             "No configuration.\nExpected a YAML file or options.\nExample: weitiao train recipes/reviews-lora.yaml"
         )
     config = as_config(RunConfig, config)
-    from weitiao.tasks import TASKS
-
-    metric, known = config.train.metric_for_best_model, TASKS[config.task].HIGHER_IS_BETTER
-    if metric not in known:
-        raise ConfigError(f"train.metric_for_best_model is '{metric}'.\nExpected one of: {', '.join(known)}.")
     return RunDir.create(config), config
 
 
@@ -101,7 +111,8 @@ def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: Ev
 
     gc.collect()
     events.write("stage", message="evaluating the saved model")
-    model = METHODS[config.method.type].load(run.model, inputs.task.AUTO_MODEL).to(inputs.resolved.device)
+    load, base = METHODS[config.method.type].load, pretrained.locate(config.model)
+    model = load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
     return score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
 
 

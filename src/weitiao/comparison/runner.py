@@ -1,6 +1,7 @@
 """compare(config): every arm and seed in a process of its own, so that each peak of memory is its own."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from weitiao import catalogue
+from weitiao import catalogue, pretrained
 from weitiao.artifact import RunDir, to_json, write_atomic
 from weitiao.comparison.report import report_html
 from weitiao.comparison.table import comparison
@@ -36,15 +37,19 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
     """
     config = as_config(CompareConfig, config)
     folder = Path(config.output.dir)
-    _claim(folder, config)
+    _check_folder(folder, config)
     # Fetch once, before the cells: they would all wait for the same download, unseen.
     for name in (config.model, config.data.train, config.data.eval):
         if isinstance(name, str) and name in catalogue.ENTRIES and catalogue.cached(name) is None:
             _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, len(config.cells()))
             catalogue.fetch(name)
-    (prepare_evaluation if config.data.streaming else prepare)(
-        config.data
-    )  # what is wrong with the data is said at once, not by the first cell
+    # What is wrong with model or data is said at once, not by the first cell.
+    pretrained.locate(config.model)
+    prepared = (prepare_evaluation if config.data.streaming else prepare)(config.data)
+    current = prepared.eval.table.facts["sha256"]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "compare.yaml").is_file():
+        write_atomic(folder / "compare.yaml", dump(config))
     cells = config.cells()
     runs = []
     for i, (arm, seed) in enumerate(cells):
@@ -53,15 +58,16 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
         if not run.is_done:
             for event in _run_cell(config.cell_config(arm, seed, str(run.path)), run, folder / "logs" / f"{name}.log"):
                 _tell(listener, event, name, i, len(cells))
+        _check_data(run, current)
         runs.append((arm, seed, RunDir.open(run.path)))
-    result = comparison(config, runs)
+    result = comparison(config, runs, shlex.join(["weitiao", "compare", str(folder / "compare.yaml")]))
     write_atomic(folder / "comparison.json", to_json(result))
     write_atomic(folder / "report.html", report_html(result, runs))
     return result
 
 
-def _claim(folder: Path, config: CompareConfig) -> None:
-    """Make the folder this comparison's own, or find that it already is."""
+def _check_folder(folder: Path, config: CompareConfig) -> None:
+    """The folder is new, or this comparison's own."""
     stored = folder / "compare.yaml"
     if stored.is_file():
         if load(CompareConfig, stored) != config:
@@ -69,13 +75,21 @@ def _claim(folder: Path, config: CompareConfig) -> None:
                 f"{folder} belongs to another comparison (its compare.yaml differs).\nExpected the same options, to "
                 "continue it, or a new folder.\nChoose another output.dir, or remove the folder."
             )
-        return
-    if folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
             f"{folder} is not empty and holds no comparison.\nExpected a new folder.\nChoose another output.dir."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(stored, dump(config))
+
+
+def _check_data(run: RunDir, current: dict[str, str]) -> None:
+    """A finished cell must have seen the rows that the others will see."""
+    before = run.read_json("environment.json")["data_sha256"]
+    seen = before.get("eval") or before.get("train")
+    if seen != current:
+        raise RunError(
+            f"The data has changed since the cell {run.path.name} was trained.\nExpected files with the sha256 {seen}, "
+            f"found {current}.\nPut the old files back, or choose another output.dir."
+        )
 
 
 def _run_cell(config: RunConfig, run: RunDir, log: Path) -> Iterator[dict[str, Any]]:

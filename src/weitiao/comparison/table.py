@@ -6,14 +6,13 @@ from typing import Any
 
 from weitiao.artifact import RunDir
 from weitiao.config import Arm, CompareConfig
-from weitiao.environment import command_line
 
 QUALITY = ("accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc")
 Runs = Sequence[tuple[Arm, int, RunDir]]
 
 
-def comparison(config: CompareConfig, runs: Runs) -> dict[str, Any]:
-    """Everything the report shows, as plain data.
+def comparison(config: CompareConfig, runs: Runs, command: str) -> dict[str, Any]:
+    """Everything the report shows, as plain data; ``command`` makes it again.
 
     Raises:
         AssertionError: the runs were not made on the same rows (the runner always makes them so).
@@ -37,7 +36,7 @@ def comparison(config: CompareConfig, runs: Runs) -> dict[str, Any]:
         "arms": arms,
         "rows": six_rows(arms),
         "environment": runs[0][2].read_json("environment.json"),
-        "command": command_line(),
+        "command": command,
         "cells": [{"arm": arm.name, "seed": seed, "run_dir": str(run.path)} for arm, seed, run in runs],
     }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from weitiao.errors import DataError
 from weitiao.overrides import load, read_yaml
 
 Say = Callable[[str], None]
-_VERSION = 2
+_VERSION = 3
 
 
 def check(
@@ -71,10 +72,11 @@ def source_config(
 
 
 def _is_config(path: Path) -> bool:
-    """A YAML file may be a configuration or chatterbot dialogues."""
+    """A YAML file may be a configuration or data (chatterbot dialogues, a list of objects)."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return False
-    return "\nconversations:" not in "\n" + path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return any(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("model", "data", "output"))
 
 
 def cached_report(config: DataConfig, tokenizer: Any, say: Say = lambda message: None) -> DataReport:
@@ -105,7 +107,9 @@ def refuse_errors(report: DataReport, config: DataConfig) -> None:
     lines = [
         f"  - {f.count:,} {f.message}. First at {f.where[0] if f.where else 'all'}. Fix: {f.fix}" for f in report.errors
     ]
+    trains_anyway = all(finding.code not in ("rejected", "empty") for finding in report.errors)
+    last = "\nTo train all the same: data.check=warn" if trains_anyway else ""
     raise DataError(
         f"The data check found errors in {report.source}:\n" + "\n".join(lines) + "\nExpected none. See all: "
-        f"weitiao data check {report.source}\nTo train all the same: data.check=warn"
+        f"weitiao data check {report.source}{last}"
     )

@@ -99,6 +99,11 @@ def encode_texts(
     Raises:
         DataError: ``over_length=fail`` and a text is longer.
     """
+    if over_length == "window" and pairs is not None:
+        raise DataError(
+            "Found data.over_length=window with pairs of texts.\nExpected single texts: windows of two texts multiply.\n"
+            "Use data.over_length=truncate."
+        )
     target = None
     if cache_key is not None and len(texts) >= _CACHED_FROM_ROWS:
         parts = [_VERSION, cache_key, fingerprint(tokenizer), max_length, over_length]

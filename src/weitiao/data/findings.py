@@ -66,6 +66,9 @@ def inspect(config: DataConfig, lengths_of: Any = None, say: Say = lambda messag
     say(f"reading {config.train}")
     table = build(config.train, config)
     findings = _rejected(table, config)
+    if ignored := table.facts["ignored"]:
+        names = tuple(ignored[:_SHOWN])
+        findings.append(Finding("ignored_files", "warning", len(ignored), "files in the folder that were not read", "give them a known ending, or name them", names))  # fmt: skip
     scripts: Counter[str] = Counter()
     say(f"looking at {len(table):,} rows")
     findings += _texts(table, scripts)
@@ -199,7 +202,7 @@ def _equal(table: Table, config: DataConfig) -> list[Finding]:
 
 def _near(table: Table, config: DataConfig) -> list[Finding]:
     distinct = np.sort(np.unique(table.keys, return_index=True)[1])[:_NEAR_ROWS]
-    texts = table.column("text", distinct)
+    texts = table.whole_texts(distinct)
     rows: list[int] = []
     examples: list[str] = []
     for later, earlier, alike in near_pairs(texts, None, config.near_threshold):
@@ -224,7 +227,7 @@ def _across(table: Table, other: Table, config: DataConfig) -> list[Finding]:
         findings.append(_finding("overlap", "warning", table, shared, "training rows whose text is an evaluation row's too", "they are left out of training"))  # fmt: skip
     if config.near_duplicates != "off":
         own = sorted(set(range(len(table))) - set(shared))
-        pairs = near_pairs(other.column("text"), table.column("text", own), config.near_threshold)
+        pairs = near_pairs(other.whole_texts(), table.whole_texts(own), config.near_threshold)
         rows = list(dict.fromkeys(own[i] for i, _, _ in pairs))
         if rows:
             fix = f"data.near_duplicates={config.near_duplicates} applies"

@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,25 +91,61 @@ def _reason(error: Exception) -> str:
 
 
 def _csv(source: Source, encoding: str, errors: str, delimiter: str = ",") -> Parsed:
+    """Records, with the line each starts in.
+
+    A record that cannot be parsed costs its first line alone: reading goes on at the line after it, so that a stray
+    quote never swallows the rest of the file.
+    """
     with source.path.open(encoding=encoding, errors=errors, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        lines = _Lines(file)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         header = _header(reader, source)
-        start = reader.line_num + 1
         while True:
+            start = lines.begin_record()
             try:
                 record = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Bad(source.name, start, f"not valid {source.ending} ({error})", "")
-                start = reader.line_num + 1
+                yield Bad(source.name, start, f"not valid {source.ending} ({error})", short(lines.retreat().strip()))
+                reader = csv.reader(lines, delimiter=delimiter, strict=True)
                 continue
             if record and len(record) != len(header):
                 reason = f"{len(record)} columns where the header has {len(header)}: {', '.join(header)}"
                 yield Bad(source.name, start, reason, short(delimiter.join(record)))
             elif record:
                 yield start, dict(zip(header, record, strict=True))
-            start = reader.line_num + 1
+
+
+class _Lines:
+    """The lines of a file, counted, with a way back to the second line of the record that is being read."""
+
+    def __init__(self, file: Iterator[str]) -> None:
+        self._lines = file
+        self._record: list[str] = []
+        self._again: deque[str] = deque()
+        self._number = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._number += 1
+        self._record.append(line)
+        return line
+
+    def begin_record(self) -> int:
+        """A record begins: its line number."""
+        self._record = []
+        return self._number + 1
+
+    def retreat(self) -> str:
+        """Give the record's first line up (it is returned) and read the others again."""
+        first, *rest = self._record or [""]
+        self._again.extendleft(reversed(rest))
+        self._number -= len(rest)
+        return first
 
 
 def _header(reader: Any, source: Source) -> list[str]:

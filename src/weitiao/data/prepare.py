@@ -41,6 +41,11 @@ class Side:
         return pairs if pairs and pairs[0] is not None else None
 
     @property
+    def whole_texts(self) -> list[str]:
+        """What is compared for near-duplicates: the text, or both texts of a pair."""
+        return self.table.whole_texts(self.rows)
+
+    @property
     def labels(self) -> list[str]:
         return self.table.column("label", self.rows)
 
@@ -161,7 +166,7 @@ def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Label names in class order: by number when all are whole numbers, else by text."""
     found = list(labels)
     if all(label.removeprefix("-").isdecimal() for label in found):
-        return tuple(sorted(found, key=int))
+        return tuple(sorted(found, key=lambda label: (int(label), label)))
     return tuple(sorted(found))
 
 
@@ -242,7 +247,7 @@ def _near_pairs(train: Side, evaluation: Side, threshold: float) -> list[tuple[i
     file = catalogue.home() / "near" / f"{digest.hexdigest()[:16]}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(list(near_pairs(evaluation.texts, train.texts, threshold))))
+        write_atomic(file, json.dumps(list(near_pairs(evaluation.whole_texts, train.whole_texts, threshold))))
     return [(i, j, alike) for i, j, alike in json.loads(file.read_text(encoding="utf-8"))]
 
 

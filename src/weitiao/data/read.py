@@ -44,10 +44,8 @@ def read_records(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterato
 
 
 def _all(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterator[Record]:
-    alone = {source.label for source in sources.files}
     for source in sources.files:
-        lines = source.label is not None and len(sources.files) == len(alone)
-        for item in _parse(source, bad_rows == "skip", lines):
+        for item in _parse(source, bad_rows == "skip"):
             if isinstance(item, Bad):
                 record: Record = item
             elif not isinstance(item[1], dict):
@@ -62,10 +60,10 @@ def _all(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterator[Record
             yield record
 
 
-def _parse(source: Source, lenient: bool, text_lines: bool) -> Parsed:
+def _parse(source: Source, lenient: bool) -> Parsed:
     if source.ending in ("parquet", "arrow"):
         return BINARY[source.ending](source)
-    if source.path.stat().st_size == 0:
+    if source.path.stat().st_size == 0 and source.label is None:
         raise DataError(f"{source.path} is empty.\nExpected at least one record.\nCheck how the file was made.")
     try:
         encoding, errors = encoding_of(source.path), "strict"
@@ -74,7 +72,7 @@ def _parse(source: Source, lenient: bool, text_lines: bool) -> Parsed:
             raise
         encoding, errors = "utf-8", "surrogateescape"  # undecodable bytes become surrogates, found below
     reader = TEXT[source.ending]
-    if source.ending == "txt" and source.label is not None and not text_lines:
+    if not source.by_line:
         reader = whole_text
     return _without_surrogates(reader(source, encoding, errors), source)
 

@@ -1,9 +1,11 @@
 """What the user names -> files to read: paths, globs, lists, folders of classes, `path#N`, catalogue and hub names."""
 
 import glob
+import os
 import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weitiao import catalogue
@@ -20,30 +22,49 @@ class Source:
     name: str
     ending: str
     label: str | None = None
+    by_line: bool = True  # a text file of a class folder: a text a line, or the whole file
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of one side, in order, and how many rows to take of them all (`path#N`)."""
+    """The files of one side, in order, how many rows to take of them all (`path#N`), and what a folder held besides."""
 
     files: tuple[Source, ...]
     sample: int | None = None
+    ignored: tuple[str, ...] = ()
 
 
 def find(spec: str | Sequence[str]) -> Sources:
-    """The files behind a specification.
+    """The files behind a specification, each under a name of its own.
 
     Raises:
         DataError: nothing matches, an ending is unknown, or the sample is no number.
     """
+    found = _find(spec)
+    names = [file.name for file in found.files]
+    if len(set(names)) == len(names):
+        return found
+    common = os.path.commonpath([file.path.absolute().parent for file in found.files])
+    files = [replace(f, name=str(f.path.absolute().relative_to(common))) for f in found.files]
+    if len({file.name for file in files}) < len(files):
+        raise DataError(f"{spec} names a file twice.\nExpected each file once.\nLeave the repetition out.")
+    return replace(found, files=tuple(files))
+
+
+def _find(spec: str | Sequence[str]) -> Sources:
     if not isinstance(spec, str):
         parts = [find(part) for part in spec]
         if any(part.sample for part in parts):
             raise DataError(
                 "Found path#N inside a list.\nExpected #N on a single source.\nUse data.train_size instead."
             )
-        return Sources(tuple(file for part in parts for file in part.files))
+        return Sources(
+            tuple(file for part in parts for file in part.files),
+            ignored=tuple(name for part in parts for name in part.ignored),
+        )
     name, sample = _sample(spec)
+    if not name.strip():
+        raise DataError("Found an empty name for the data.\nExpected a file, a folder or a name.\nList: weitiao models")
     if name in catalogue.ENTRIES:
         if catalogue.ENTRIES[name].kind != "data":
             raise DataError(f"'{name}' is a model.\nExpected data.\nList the catalogue: weitiao models")
@@ -51,7 +72,8 @@ def find(spec: str | Sequence[str]) -> Sources:
         return Sources((Source(path, path.name, "jsonl"),), sample)
     path = Path(name).expanduser()
     if path.is_dir():
-        return Sources(_folder(path), sample)
+        files, ignored = _folder(path)
+        return Sources(files, sample, ignored)
     if path.is_file():
         return Sources((_file(path),), sample)
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
@@ -63,7 +85,7 @@ def find(spec: str | Sequence[str]) -> Sources:
     known = ", ".join(e.name for e in catalogue.ENTRIES.values() if e.kind == "data")
     raise DataError(
         f"No file '{name}'.\nExpected a file ({', '.join(ENDINGS)}), a glob, a folder with one folder a class, a hub data "
-        f"set (owner/name), or one of: {known}."
+        f"set (owner/name), or one of: {known}.\nList what installs with pip: weitiao models"
     )
 
 
@@ -73,31 +95,38 @@ def _sample(spec: str) -> tuple[str, int | None]:
         return spec, None
     if not count.isdecimal() or int(count) < 1:
         raise DataError(f"Found '{spec}'.\nExpected a whole number of rows after '#'.\nExample: {name}#500")
-    return name, int(count)
+    return name, min(int(count), sys.maxsize)
 
 
-def _file(path: Path, label: str | None = None, name: str | None = None) -> Source:
+def _file(path: Path) -> Source:
     ending = path.suffix.lower().lstrip(".")
     if ending not in ENDINGS:
         raise DataError(
             f"{path}: cannot read the ending '.{ending}'.\nExpected one of: {', '.join(ENDINGS)}.\n"
             "Convert the file, or rename it if only its ending is wrong."
         )
-    return Source(path, name or path.name, ending, label)
+    return Source(path, path.name, ending)
 
 
-def _folder(folder: Path) -> tuple[Source, ...]:
-    """A folder with one folder of text files a class, or a folder of data files."""
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    texts = [(c.name, file) for c in classes for file in sorted(c.glob("*.txt"))]
+def _folder(folder: Path) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+    """A folder with one folder of text files a class, or a folder of data files; and the files that are neither."""
+    everything = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    texts = [p for p in everything if p.suffix.lower() == ".txt" and p.parent.parent == folder]
     if texts:
-        return tuple(_file(file, label, f"{label}/{file.name}") for label, file in texts)
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix.lower().lstrip(".") in ENDINGS]
-    if not files:
-        raise DataError(
-            f"{folder} holds no data files.\nExpected {', '.join(ENDINGS)} files, or one folder of .txt files a class."
+        per_class = [p.parent for p in texts]
+        by_line = len(set(per_class)) == len(per_class)  # a single file a class holds a text a line
+        chosen = tuple(
+            Source(p, f"{p.parent.name}/{p.name}", "txt", label=p.parent.name, by_line=by_line) for p in texts
         )
-    return tuple(_file(file) for file in files)
+    else:
+        chosen = tuple(_file(p) for p in everything if p.parent == folder and p.suffix.lower().lstrip(".") in ENDINGS)
+    if not chosen:
+        raise DataError(
+            f"{folder} holds no data files.\nExpected {', '.join(ENDINGS)} files, or one folder of .txt files a class.\n"
+            "Name the files themselves if they lie deeper."
+        )
+    read = {source.path for source in chosen}
+    return chosen, tuple(str(p.relative_to(folder)) for p in everything if p not in read)
 
 
 def _hub(name: str) -> tuple[Source, ...]:

@@ -102,7 +102,11 @@ class Stream:
         drop = np.isin(keys, self.evaluation.keys)
         self._count("overlap_dropped_from_train", counted, int(drop.sum()))
         if self.config.near_duplicates == "drop":
-            pairs = near_pairs(self.evaluation.texts, [row[0] for row in rows], self.config.near_threshold)
+            pairs = near_pairs(
+                self.evaluation.whole_texts,
+                [row[0] if row[1] is None else f"{row[0]}\0{row[1]}" for row in rows],
+                self.config.near_threshold,
+            )
             close = {i for i, _, _ in pairs if not drop[i]}
             self._count("near_dropped_from_train", counted, len(close))
             drop[list(close)] = True

@@ -28,7 +28,7 @@ from weitiao.data.read import Row, encodings, read_records
 from weitiao.data.source import find
 from weitiao.errors import DataError
 
-_VERSION = 2  # of what is written; a change makes every cached table anew
+_VERSION = 3  # of what is written; a change makes every cached table anew
 _BLOCK_ROWS = 4096
 _SCHEMA = pyarrow.schema(
     [
@@ -74,6 +74,11 @@ class Table:
         column = self.rows[name]
         return (column if indices is None else column.take(pyarrow.array(indices, pyarrow.int64()))).to_pylist()  # type: ignore[no-any-return]
 
+    def whole_texts(self, indices: Indices | Sequence[int] | None = None) -> list[str]:
+        """The text of each row, with the second one behind it where rows are pairs."""
+        pairs = zip(self.column("text", indices), self.column("text_pair", indices), strict=True)
+        return [text if pair is None else f"{text}\0{pair}" for text, pair in pairs]
+
     def ids(self, indices: Indices | Sequence[int]) -> list[str]:
         """file:line of some rows."""
         pairs = zip(self.column("source", indices), self.column("line", indices), strict=True)
@@ -114,7 +119,7 @@ def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") ->
         DataError: nothing matches the source, a file cannot be read as a whole, or no row is usable.
     """
     sources = find(spec)
-    hashes = {source.name: sha256_of(source.path) for source in sources.files}
+    hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
     columns = [config.text, config.label, config.text_pair]
     identity = [_VERSION, sources.sample, columns, [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files]]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -136,6 +141,7 @@ def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") ->
             "num_rejected": writer.num_rejected,
             "num_empty": writer.num_empty,
             "sha256": hashes,
+            "ignored": list(sources.ignored),
         }
         (made / "table.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
         try:

@@ -12,6 +12,9 @@ import torch
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 
 NAME = "weitiao"
+# Models whose attention this is tested to equal (tests/test_kernels.py); others keep what transformers chooses: some add
+# biases, caps or sinks that only their own implementation knows.
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra", "camembert", "llama", "mistral", "qwen2", "qwen3")
 
 
 class ShortAttention(torch.autograd.Function):

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _STATUS = Path("/proc/self/status")
 
@@ -77,6 +78,10 @@ class Throughput:
         if self._since is not None and self.steps >= self.warmup:
             self.seconds += now - self._since
         self._since = now
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return {key: getattr(self, key) for key in ("warmup", "steps", "samples", "tokens", "seconds")}
 
     def read(self) -> dict[str, float]:
         """{"samples_per_s", "tokens_per_s"}; 0 while nothing but warm-up has run."""

@@ -23,8 +23,8 @@ def save(model: "PreTrainedModel", folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def load(folder: Path, auto_class: str) -> "PreTrainedModel":
-    """The saved model, exactly as plain transformers loads it."""
+def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
+    """The saved model, exactly as plain transformers loads it; it needs no base."""
     import transformers
 
     return getattr(transformers, auto_class).from_pretrained(folder)  # type: ignore[no-any-return]

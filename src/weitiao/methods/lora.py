@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
-TASK_TYPES = {"AutoModelForSequenceClassification": "SEQ_CLS"}
 
 
 def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":
@@ -33,25 +32,35 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
     import peft
 
     whole = sorted({*config.modules_to_save, *_owners(model, new_parameters)})
-    targets = _targets(model, config.target_modules, whole)
-    return peft.get_peft_model(  # type: ignore[return-value]
-        model,
-        peft.LoraConfig(
-            r=config.r,
-            lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
-            lora_dropout=config.lora_dropout,
-            target_modules=targets,
-            exclude_modules=_pattern(whole) if whole else None,
-            bias=config.bias,
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,
-            init_lora_weights=config.init_lora_weights,
-            modules_to_save=whole or None,
-            task_type="SEQ_CLS",
-            base_model_name_or_path=base,
-        ),
-        autocast_adapter_dtype=False,  # the optimizer keeps fp32 masters, so the step itself stays in one dtype
+    known = {name.rpartition(".")[2] for name, _ in model.named_modules()} | {name for name, _ in model.named_modules()}
+    unknown = [name for name in config.modules_to_save if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"method.modules_to_save: the model has no module named {', '.join(unknown)}.\nExpected names of its modules.\n"
+            f"Some are: {', '.join(sorted(name for name in known if name and not name.isdigit())[:20])}."
+        )
+    adapter = peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora_dropout,
+        target_modules=_targets(model, config.target_modules, whole, known),
+        exclude_modules=_pattern(whole) if whole else None,
+        bias=config.bias,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        init_lora_weights=config.init_lora_weights,
+        modules_to_save=whole or None,
+        task_type="SEQ_CLS",
+        base_model_name_or_path=base,
     )
+    try:
+        # the optimizer keeps fp32 masters, so the step itself stays in one dtype
+        return peft.get_peft_model(model, adapter, autocast_adapter_dtype=False)  # type: ignore[return-value]
+    except (ValueError, TypeError, re.error) as error:
+        raise ConfigError(
+            f"method.target_modules={config.target_modules}: {str(error).splitlines()[0]}\n"
+            f"Expected some of: {', '.join(_linear_names(model, whole))}.\nUse method.target_modules=all-linear for all."
+        ) from None
 
 
 def save(model: "PreTrainedModel", folder: Path) -> None:
@@ -59,12 +68,19 @@ def save(model: "PreTrainedModel", folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def load(folder: Path, auto_class: str) -> "PreTrainedModel":
-    """Base model plus adapter, exactly as plain peft loads them."""
+def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
+    """Base model plus adapter, as plain peft loads them. The base gets a head of the adapter's size first."""
     import peft
+    import transformers
 
-    auto = {"AutoModelForSequenceClassification": peft.AutoPeftModelForSequenceClassification}[auto_class]
-    return auto.from_pretrained(folder)  # type: ignore[return-value, no-any-return]
+    model = getattr(transformers, auto_class).from_pretrained(
+        base,
+        num_labels=len(label_names),
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+        ignore_mismatched_sizes=True,  # the base may carry another task's head; the adapter brings its own
+    )
+    return peft.PeftModel.from_pretrained(model, folder)  # type: ignore[return-value, no-any-return]
 
 
 def _owners(model: "nn.Module", parameters: Sequence[str]) -> set[str]:
@@ -87,29 +103,32 @@ def _pattern(names: Sequence[str]) -> str:
     return rf"(.*\.)?({'|'.join(map(re.escape, names))})(\..*)?"
 
 
-def _targets(model: "nn.Module", wanted: str | Sequence[str], whole: Sequence[str]) -> str | list[str]:
+def _linear_names(model: "nn.Module", whole: Sequence[str]) -> list[str]:
+    """Short names of the layers that can take an adapter, so that adapter_config.json stays readable."""
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
     outside = re.compile(_pattern(whole)) if whole else None
-    linear = sorted(
+    return sorted(
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and not (outside and outside.fullmatch(name))
+            if isinstance(module, nn.Linear | Conv1D) and not (outside and outside.fullmatch(name))
         }
     )
+
+
+def _targets(model: "nn.Module", wanted: str | Sequence[str], whole: Sequence[str], known: set[str]) -> str | list[str]:
+    linear = _linear_names(model, whole)
     if wanted == "all-linear":
-        return linear  # short names, so that adapter_config.json stays readable
+        return linear
     if isinstance(wanted, str) and re.search(r"[*\\()|]", wanted):
         return wanted  # a regular expression, as in peft
     names = [wanted] if isinstance(wanted, str) else list(wanted)
-    modules = {name.rpartition(".")[2] for name, _ in model.named_modules()} | {
-        name for name, _ in model.named_modules()
-    }
-    unknown = [name for name in names if name not in modules]
-    if unknown:
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
         raise ConfigError(
-            f"method.target_modules: the model has no module named {', '.join(unknown)}.\n"
+            f"method.target_modules: the model has no module named {', '.join(unknown) or '(an empty list)'}.\n"
             f"Expected some of: {', '.join(linear)}.\nUse method.target_modules=all-linear for all of them."
         )
     return names

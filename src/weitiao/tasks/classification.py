@@ -138,6 +138,15 @@ def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[st
     return result
 
 
+def metric_problem(name: str, names: Sequence[str], gold: Sequence[int]) -> str | None:
+    """Why a metric cannot be computed on these rows, or None."""
+    if name == "roc_auc" and len(names) != 2:
+        return f"there are {len(names)} labels, not two"
+    if name == "roc_auc" and len(set(map(int, gold))) < 2:
+        return "all evaluation rows have one label"
+    return None
+
+
 def decode(scores: NDArray[np.float32], names: Sequence[str]) -> list[dict[str, Any]]:
     """One answer a row: label, its score, and the probabilities of all labels."""
     answers = []

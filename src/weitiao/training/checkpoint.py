@@ -43,22 +43,27 @@ def load_best(run: RunDir, optimizer: MasterAdamW) -> int:
     return int(RunDir(run.checkpoints / "best").read_json(STATE)["step"])
 
 
-def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any]:
-    """Restore the newest checkpoint: weights, moments and random state. Returns its state.json.
+def checkpoint_step(run: RunDir) -> int:
+    """The step of the newest checkpoint, 0 when there is none."""
+    return max(_steps(run), default=0)
+
+
+def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | None:
+    """Restore the newest checkpoint: weights, moments and random state. Returns its state.json, None without one.
 
     Raises:
-        RunError: there is none, or it belongs to other parameters.
+        RunError: it belongs to other parameters.
     """
     steps = _steps(run)
     if not steps:
-        raise RunError(
-            f"{run.path} has no checkpoint to continue from.\nExpected checkpoints/step-N (set train.save_steps).\n"
-            "Start the run anew in another output.dir."
-        )
+        return None
     folder = run.checkpoints / f"step-{steps[-1]}"
     weights = load_file(folder / WEIGHTS)
     if weights.keys() != optimizer.masters.keys():
-        raise RunError(f"{folder} holds other parameters than this run trains.\nExpected the run's own checkpoint.")
+        raise RunError(
+            f"{folder} holds other parameters than this run trains.\nExpected the run's own checkpoint.\n"
+            "Start a new run in another output.dir."
+        )
     optimizer.load_masters(weights)
     optimizer.load_state(load_file(folder / MOMENTS))
     state = RunDir(folder).read_json(STATE)

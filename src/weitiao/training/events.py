@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from weitiao.artifact import read_jsonl
+
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -14,9 +16,12 @@ class EventLog:
     """Appends events to a file and hands each to a listener (a progress bar, a test)."""
 
     def __init__(self, path: Path, listener: Listener | None = None) -> None:
+        before = 0.0
+        if path.is_file():  # a resumed run: its clock goes on
+            before = max((event["seconds"] for event in read_jsonl(path)), default=0.0)
         self._file = path.open("a", encoding="utf-8")
         self._listener = listener
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - before
 
     def write(self, event: str, **facts: Any) -> None:
         """Append {"event": ..., "seconds": since the log was opened, **facts}."""

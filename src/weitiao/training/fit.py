@@ -73,6 +73,11 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
             f"Found {accelerator.num_processes} processes.\nExpected one: weitiao trains in a single process.\n"
             "Start it without a launcher: weitiao train ..."
         )
+    if problem := task.metric_problem(options.metric_for_best_model, inputs.label_names, inputs.eval.gold):
+        raise ConfigError(
+            f"train.metric_for_best_model={options.metric_for_best_model}, and {problem}.\nExpected a metric that these "
+            "evaluation rows have.\nUse accuracy or f1_macro."
+        )
     events.write("stage", message=f"loading {config.model}")
     adapted = _adapt(config, inputs, accelerator)
     optimizer = adapted.optimizer
@@ -84,16 +89,18 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
     )
     _try_longest_batch(adapted.model, task, inputs, schedule, accelerator)
 
-    watch, done = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0
-    if resuming:
-        state = load_checkpoint(run, optimizer)
-        done, watch.best, watch.bad_evals = state["step"], state["best"], state["bad_evals"]
+    watch, done, epoch = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0, 0.0
+    meter, clock = Throughput(), _Clock(total_steps)
+    if resuming and (state := load_checkpoint(run, optimizer)) is not None:
+        done, epoch = state["step"], state["epoch"]
+        watch.best, watch.bad_evals = state["best"], state["bad_evals"]
+        meter = Throughput(**state["throughput"])
+        clock = _Clock(total_steps, done, state["train_seconds"])
     events.write("train", total_steps=total_steps, first_step=done + 1, learning_rate=rate)
 
-    step, epoch = done, 0.0
+    step = done
     weights = task.class_weights(options.class_weights, inputs.train.labels, inputs.label_names)
     weights = None if weights is None else weights.to(accelerator.device)
-    meter, clock = Throughput(), _Clock(done, total_steps)
     meter.start()
     for info in train_steps(
         adapted.model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
@@ -114,7 +121,8 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
             meter.resume()
         if options.save_steps and step % options.save_steps == 0:
             meter.pause()
-            facts = {"best": watch.best, "bad_evals": watch.bad_evals}
+            facts: dict[str, Any] = {"best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+            facts |= {"train_seconds": clock.seconds(), "throughput": meter.state()}
             save_checkpoint(run, optimizer, step, facts, options.save_total_limit)
             meter.resume()
         if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
@@ -133,7 +141,7 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
         "train_seconds": clock.seconds(),
         "steps": step,
         "kept_step": load_best(run, optimizer) if keeps_best else step,
-        "selected_on_eval": options.load_best_model_at_end or options.early_stopping_patience is not None,
+        "selected_on_eval": keeps_best or (options.early_stopping_patience is not None and watch.best is not None),
         "epochs": round(epoch, 4),
         **meter.read(),
         "padding_share": None if isinstance(schedule, StreamSchedule) else _padding(schedule),
@@ -239,11 +247,12 @@ def _evaluation_is_due(info: StepInfo, options: TrainConfig, total_steps: int) -
 
 
 def _log_facts(info: StepInfo, meter: Throughput, clock: "_Clock") -> dict[str, Any]:
-    if info.loss is None or not math.isfinite(info.loss):
-        raise RunError(
-            f"The loss is {info.loss} at step {info.step}.\nExpected a finite number.\n"
-            "Lower train.learning_rate, or try train.bf16=false."
-        )
+    for name, value in (("loss", info.loss), ("gradient norm", info.grad_norm)):
+        if value is None or not math.isfinite(value):
+            raise RunError(
+                f"The {name} is {value} at step {info.step}.\nExpected a finite number.\n"
+                "Lower train.learning_rate, or try train.bf16=false."
+            )
     return {
         "step": info.step,
         "epoch": round(info.epoch, 4),
@@ -259,12 +268,13 @@ def _log_facts(info: StepInfo, meter: Throughput, clock: "_Clock") -> dict[str, 
 class _Clock:
     """Seconds of training without evaluations, and what is still to come."""
 
-    def __init__(self, first_step: int, total_steps: int) -> None:
-        self._start, self._paused = time.perf_counter(), 0.0
+    def __init__(self, total_steps: int, first_step: int = 0, seconds_before: float = 0.0) -> None:
+        self._start, self._paused, self._before = time.perf_counter(), 0.0, seconds_before
         self._first_step, self._total_steps = first_step, total_steps
 
     def seconds(self) -> float:
-        return time.perf_counter() - self._start - self._paused
+        """Training time, that of earlier sessions included."""
+        return self._before + time.perf_counter() - self._start - self._paused
 
     def eta_s(self, step: int) -> float:
         whole = time.perf_counter() - self._start  # evaluations will come again, so they count here

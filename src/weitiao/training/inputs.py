@@ -16,7 +16,7 @@ from weitiao.data.encode import Encoded
 from weitiao.data.prepare import Prepared, Side, prepare, prepare_evaluation
 from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
-from weitiao.errors import DataError
+from weitiao.errors import DataError, RunError
 from weitiao.tasks import TASKS
 from weitiao.training.events import EventLog
 
@@ -33,6 +33,7 @@ class Inputs:
     train: Encoded
     eval: Encoded
     resolved: pretrained.Resolved
+    max_length: int
     stream: Stream | None = None  # with data.streaming; ``train`` is empty then
 
     @property
@@ -50,6 +51,11 @@ class Inputs:
 
     def metrics(self, scores: Any) -> dict[str, Any]:
         """The task's metrics of scores [N, C] on the evaluation rows."""
+        if not np.isfinite(scores).all():
+            raise RunError(
+                "The model's scores are not finite numbers.\nExpected a model that has not diverged.\n"
+                "Lower train.learning_rate, or try train.bf16=false."
+            )
         metrics: dict[str, Any] = self.task.metrics(scores, self.eval.gold, self.label_names)
         return metrics
 
@@ -82,17 +88,24 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         train, train_side = Encoded.of([]), prepared.train
     else:
         train, train_side = _encode(task, prepared.train, names, tokenizer, data, events)
-    prepared = replace(prepared, train=train_side, eval=eval_side)
+    prepared = replace(
+        prepared,
+        train=train_side,
+        eval=eval_side,
+        report=_after_lengths(prepared, train_side, eval_side, data.streaming),
+    )
     stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
     for reason in resolved.reasons.values():
         log.info("%s", reason)
     tokens = {"eval_tokens": _tokens(evaluation)} | ({} if data.streaming else {"train_tokens": _tokens(train)})
-    run.write_json("data_report.json", {"check": found.to_dict(), "split": prepared.report | tokens})
-    run.write_json("split.json", {"train": prepared.train.ids, "eval": prepared.eval.ids})
     tables = ({} if data.streaming else {"train": prepared.train.table}) | (
         {"eval": prepared.eval.table} if config.data.eval else {}
     )
+    hashes = {side: table.facts["sha256"] for side, table in tables.items()}
+    _refuse_changed_data(run, hashes)
+    run.write_json("data_report.json", {"check": found.to_dict(), "split": prepared.report | tokens})
+    run.write_json("split.json", {"train": prepared.train.ids, "eval": prepared.eval.ids})
     rejected = [{"side": side, **row} for side, table in tables.items() for row in table.rejected()]
     if rejected:
         write_jsonl(run.path / "rejected.jsonl", iter(rejected))
@@ -101,12 +114,12 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         {
             **env(),
             "git": git_commit(),
-            "data_sha256": {side: table.facts["sha256"] for side, table in tables.items()},
+            "data_sha256": hashes,
             "seed": config.train.seed,
             "resolved": {**resolved.reasons, "max_length": max_length},
         },
     )
-    return Inputs(task, prepared, tokenizer, train, evaluation, resolved, stream)
+    return Inputs(task, prepared, tokenizer, train, evaluation, resolved, max_length, stream)
 
 
 def _stream(
@@ -119,6 +132,42 @@ def _stream(
         return encoded
 
     return Stream(data, evaluation, names, encode, run.path / "rejected.jsonl")
+
+
+def _refuse_changed_data(run: RunDir, hashes: dict[str, Any]) -> None:
+    """A resumed run must see the rows that it began with. Raises RunError naming the files that differ."""
+    if not (run.path / "environment.json").is_file():
+        return
+    before = run.read_json("environment.json").get("data_sha256")
+    if before != hashes:
+        raise RunError(
+            f"The data of {run.path} has changed since it began.\nExpected files with the sha256 {before}, found {hashes}.\n"
+            "Put the old files back, or start a new run in another output.dir."
+        )
+
+
+def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming: bool) -> dict[str, Any]:
+    """The report with what ``over_length=drop`` left.
+
+    Raises:
+        DataError: a label has no training row any more.
+    """
+    sides = {"eval": evaluation} | ({} if streaming else {"train": train})
+    report = dict(prepared.report)
+    for name, side in sides.items():
+        before = getattr(prepared, name)
+        labels = side.labels
+        report[f"num_{name}_rows"] = len(side)
+        report[f"label_counts_{name}"] = {label: labels.count(label) for label in prepared.label_names}
+        gone = np.setdiff1d(before.rows, side.rows)
+        report[f"over_length_dropped_from_{name}"] = side.table.ids(gone)
+    empty = [] if streaming else [n for n, count in report["label_counts_train"].items() if not count]
+    if empty:
+        raise DataError(
+            f"All training rows of the labels {empty} are too long, and data.over_length=drop.\n"
+            "Expected rows of every label.\nRaise data.max_length, or set data.over_length=truncate."
+        )
+    return report
 
 
 def _encode(
