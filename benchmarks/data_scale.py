@@ -84,6 +84,7 @@ def main() -> None:
     from weitiao.catalogue import home
     from weitiao.environment import env
 
+    machine = {key: value for key, value in env().items() if key != "cache"}
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch) / "home"
@@ -106,7 +107,7 @@ def main() -> None:
                 )
                 print(results[-1], flush=True)
     (HERE / "results" / "data_scale.json").write_text(
-        json.dumps({"environment": env(), "results": results}, indent=2) + "\n", encoding="utf-8"
+        json.dumps({"environment": machine, "results": results}, indent=2) + "\n", encoding="utf-8"
     )
 
 

@@ -33,7 +33,7 @@ def page() -> str:
         "Made by `make results` from `benchmarks/results/*.json`, which the commands below write. The machines are shared: "
         "ratios hold, seconds do not.",
         "## The demo: full fine-tuning and LoRA on the same reviews",
-        "```\nmake demo\ncp runs/demo/comparison.json benchmarks/results/demo.json\n```",
+        "```\nmake demo\npython benchmarks/keep.py runs/demo\n```",
         f"{demo['data']['num_train_rows']:,} training rows, {demo['data']['num_eval_rows']:,} held-out rows, seed "
         f"{', '.join(map(str, demo['seeds']))}, {demo['arms'][0]['steps']} steps, {demo['arms'][0]['dtype']}; {machine(demo['environment'])}.",
         demo_table(demo),

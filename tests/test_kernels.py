@@ -28,7 +28,9 @@ def test_short_attention_gradcheck(which: int) -> None:
     torch.manual_seed(0)
     batch, heads, length, size = 2, 3, 6, 4
     q, k, v = (torch.randn(batch * heads, length, size, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(ShortAttention.apply, (q, k, v, masks(batch, length)[which], 0.5))
+    allowed = masks(batch, length)[which]
+    mask = None if allowed is None else torch.zeros(allowed.shape, dtype=q.dtype).masked_fill_(~allowed, -1e9)
+    assert torch.autograd.gradcheck(ShortAttention.apply, (q, k, v, mask, 0.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

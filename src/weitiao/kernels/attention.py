@@ -29,12 +29,11 @@ class ShortAttention(torch.autograd.Function):
         mask: torch.Tensor | None,
         scale: float,
     ) -> torch.Tensor:
-        """``mask``: None, or boolean [B, 1, L or 1, L], True where attention is allowed."""
+        """``mask``: None, or what is added to the scores, [B, 1, L or 1, L]: 0, or very low where attention is forbidden."""
         scaled = query * scale  # on [N, L, D], not on the larger [N, L, L]
         scores = torch.bmm(scaled, key.transpose(1, 2))
         if mask is not None:
-            by_head = scores.view(mask.shape[0], -1, *scores.shape[1:])
-            by_head.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+            scores.view(mask.shape[0], -1, *scores.shape[1:]).add_(mask)
         probabilities = torch.softmax(scores, dim=-1)
         ctx.save_for_backward(scaled, key, value, probabilities)
         ctx.scale = scale
@@ -71,6 +70,10 @@ def attention(
     causal = kwargs.get("is_causal")
     if attention_mask is None and (getattr(module, "is_causal", False) if causal is None else causal):
         attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(
+            ~attention_mask, torch.finfo(query.dtype).min
+        )
     flat = [tensor.reshape(batch * heads, length, size) for tensor in (query, key, value)]
     output = ShortAttention.apply(*flat, attention_mask, size**-0.5 if scaling is None else scaling)  # type: ignore[no-untyped-call]
     return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
@@ -79,8 +82,8 @@ def attention(
 def register() -> str:
     """Make the kernel known to transformers; returns the name for ``attn_implementation``."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import eager_mask
 
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, eager_mask)  # additive, made once a batch
     return NAME
