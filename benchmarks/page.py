@@ -39,6 +39,37 @@ def ablation_table(ablation: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+PEERS = (
+    (
+        "article",
+        "the recipe of most articles",
+        "`benchmarks/peers/trainer.py`: transformers' Trainer, batches of 8 padded to 512, fp32, LoRA r=8 on query and value. Ours is "
+        "`weitiao train` with its defaults (LoRA r=16 on every linear layer). A process each, in turn; samples a second after warm-up.",
+    ),
+    (
+        "tuned",
+        "the Trainer with every flag it has",
+        "The same, with `bf16`, `group_by_length` and batches of 16.",
+    ),
+)
+
+
+def peer_table(result: dict[str, Any]) -> str:
+    lines = [
+        "| method | ours / Trainer, median | lowest to highest | ours, samples/s | Trainer, samples/s | peak memory, ours / Trainer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method, found in result["methods"].items():
+        us, them = ([pair[side] for pair in found["pairs"]] for side in ("weitiao", "trainer"))
+        speeds = [sorted(run["samples_per_s"] for run in runs)[len(runs) // 2] for runs in (us, them)]
+        memory = [max(run["peak_memory_bytes"] for run in runs) / 1e9 for runs in (us, them)]
+        lines.append(
+            f"| {method} | {found['median_ratio']:.1f}x | {found['lowest_ratio']:.1f} to {found['highest_ratio']:.1f} | "
+            f"{speeds[0]:.1f} | {speeds[1]:.2f} | {memory[0]:.1f} / {memory[1]:.1f} GB |"
+        )
+    return "\n".join(lines) + f"\n\n{machine(result['environment'])}."
+
+
 def machine(environment: dict[str, Any]) -> str:
     cpu, packages = environment["cpu"], environment["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft", "accelerate"))
@@ -46,7 +77,7 @@ def machine(environment: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    demo, article = load("demo"), load("article")
+    demo = load("demo")
     parts = [
         "# Results",
         "Made by `make results` from `benchmarks/results/*.json`, which the commands below write. The machines are shared: "
@@ -57,28 +88,18 @@ def page() -> str:
         f"{', '.join(map(str, demo['seeds']))}, {demo['arms'][0]['steps']} steps, {demo['arms'][0]['dtype']}; {machine(demo['environment'])}.",
         demo_table(demo),
         "One seed cannot tell a small difference in quality from chance.",
-        "## Against the recipe of most articles",
-        "```\npython benchmarks/article.py --pairs 5\n```",
-        "The peer is `benchmarks/peers/trainer.py`: transformers' Trainer, batches of 8 padded to 512, fp32, LoRA r=8 on query and "
-        "value. Ours is `weitiao train` with its defaults. A process each, peer and ours in turn; samples a second after warm-up.",
-        "| method | ours / article, median | lowest to highest | ours, samples/s | article, samples/s | peak memory, ours / article |",
-        "|---|---|---|---|---|---|",
     ]
-    rows = []
-    for method, result in article["methods"].items():
-        us, them = ([pair[side] for pair in result["pairs"]] for side in ("weitiao", "article"))
-        middle = len(us) // 2
-        ours = sorted(u["samples_per_s"] for u in us)[middle]
-        theirs = sorted(t["samples_per_s"] for t in them)[middle]
-        memory = f"{max(u['peak_memory_bytes'] for u in us) / 1e9:.1f} / {max(t['peak_memory_bytes'] for t in them) / 1e9:.1f} GB"
-        rows.append(
-            f"| {method} | {result['median_ratio']:.1f}x | {result['lowest_ratio']:.1f} to {result['highest_ratio']:.1f} | "
-            f"{ours:.1f} | {theirs:.2f} | {memory} |"
-        )
+    for name, title, recipe in PEERS:
+        if (HERE / "results" / f"{name}.json").exists():
+            parts += [
+                f"## Against {title}",
+                f"```\npython benchmarks/against_trainer.py {name}\n```",
+                recipe,
+                peer_table(load(name)),
+            ]
     scale, ablation = load("data_scale"), load("ablation")
     rounds, steps = ablation["options"]["rounds"], ablation["options"]["steps"]
     more = [
-        f"{machine(article['environment'])}.",
         "## Data as rows grow",
         "```\npython benchmarks/data_scale.py\n```",
         "A process a line, imports not counted. *read* builds the memory-mapped table, *check* is the whole data check (near-duplicates "
@@ -90,7 +111,7 @@ def page() -> str:
         "Differences of a few percent are this machine's noise.",
         ablation_table(ablation),
     ]
-    return "\n\n".join(parts[:-2]) + "\n\n" + "\n".join([*parts[-2:], *rows]) + "\n\n" + "\n\n".join(more) + "\n"
+    return "\n\n".join([*parts, *more]) + "\n"
 
 
 if __name__ == "__main__":

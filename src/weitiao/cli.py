@@ -33,7 +33,7 @@ def main() -> None:
     try:
         app()
     except WeitiaoError as error:
-        _fail(str(error))
+        _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(
@@ -45,12 +45,12 @@ def main() -> None:
         sys.exit(130)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, exit_code: int = WeitiaoError.exit_code) -> NoReturn:
     from rich.console import Console
     from rich.text import Text
 
     Console(stderr=True, soft_wrap=True).print(Text(f"Error: {message}", style="red"))
-    sys.exit(WeitiaoError.exit_code)
+    sys.exit(exit_code)
 
 
 def _quiet() -> None:

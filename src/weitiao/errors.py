@@ -5,7 +5,8 @@
     ├── DataError           a file, row or column of the user's data
     ├── ModelError          a model name, folder or file that cannot be used
     ├── FetchError          a catalogue package that could not be downloaded or verified
-    └── RunError            a run folder that is missing, occupied, broken or does not fit
+    ├── RunError            a run folder that is missing, occupied, broken or does not fit
+    └── Stopped             a signal ended the training; exit code 130 or 143
 
 Programming mistakes stay ``AssertionError`` and keep their traceback.
 """
@@ -31,6 +32,14 @@ class ModelError(WeitiaoError):
 
 class FetchError(WeitiaoError):
     """A catalogue entry could not be fetched."""
+
+
+class Stopped(WeitiaoError):
+    """Training was told to stop, and has saved where it is. ``exit_code`` is 128 + the signal's number."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class RunError(WeitiaoError):

@@ -15,6 +15,7 @@ from weitiao.measure.meters import memory_bytes
 from weitiao.model_card import model_card
 from weitiao.overrides import as_config
 from weitiao.training.events import EventLog, Listener
+from weitiao.training.signals import StopRequest
 
 if TYPE_CHECKING:
     from weitiao.training.inputs import Inputs
@@ -61,7 +62,8 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         started = time.perf_counter()
         inputs = gather(config, run, events)
         memory_before = memory_bytes()
-        summary = fit(config, run, inputs, events, resuming)
+        with StopRequest() as stop:
+            summary = fit(config, run, inputs, events, resuming, stop)
         if inputs.stream is not None:
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})

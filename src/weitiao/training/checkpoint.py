@@ -4,8 +4,11 @@ checkpoints/step-N/  trainable.safetensors  optimizer.safetensors  state.json
 checkpoints/best/    trainable.safetensors  state.json              (with load_best_model_at_end)
 """
 
+import logging
+import os
 import random
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weitiao.artifact import RunDir, replace_folder, to_json
+from weitiao.catalogue.download import sha256_of
 from weitiao.errors import RunError
 from weitiao.training.optim import MasterAdamW
 
+log = logging.getLogger("weitiao")
 WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -26,9 +31,7 @@ def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[
     folder = run.checkpoints / f"step-{step}"
     _write(folder, optimizer, {"step": step, **state}, with_moments=True)
     for old in _steps(run)[:-keep]:
-        for file in (run.checkpoints / f"step-{old}").iterdir():
-            file.unlink()
-        (run.checkpoints / f"step-{old}").rmdir()
+        shutil.rmtree(run.checkpoints / f"step-{old}")
     return folder
 
 
@@ -44,20 +47,25 @@ def load_best(run: RunDir, optimizer: MasterAdamW) -> int:
 
 
 def checkpoint_step(run: RunDir) -> int:
-    """The step of the newest checkpoint, 0 when there is none."""
-    return max(_steps(run), default=0)
+    """The step of the newest whole checkpoint, 0 when there is none. Broken ones are named in the log and passed over."""
+    for step in reversed(_steps(run)):
+        if problem := _problem(run.checkpoints / f"step-{step}"):
+            log.warning("checkpoint step-%d is broken (%s): the one before it is used", step, problem)
+        else:
+            return step
+    return 0
 
 
 def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | None:
-    """Restore the newest checkpoint: weights, moments and random state. Returns its state.json, None without one.
+    """Restore the newest whole checkpoint: weights, moments, random state. Returns its state.json, None without one.
 
     Raises:
         RunError: it belongs to other parameters.
     """
-    steps = _steps(run)
-    if not steps:
+    step = checkpoint_step(run)
+    if not step:
         return None
-    folder = run.checkpoints / f"step-{steps[-1]}"
+    folder = run.checkpoints / f"step-{step}"
     weights = load_file(folder / WEIGHTS)
     if weights.keys() != optimizer.masters.keys():
         raise RunError(
@@ -76,16 +84,43 @@ def _steps(run: RunDir) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def _problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: state.json must be readable, and every file as it was written."""
+    try:
+        hashes = RunDir(folder).read_json(STATE)["sha256"]
+        for name, expected in hashes.items():
+            if sha256_of(folder / name) != expected:
+                return f"{name} has changed"
+    except (RunError, KeyError, OSError) as error:
+        return str(error).split("\n")[0]
+    return None
+
+
 def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
+    """Into a temporary folder, synced to the disk, then renamed: a kill leaves a whole checkpoint or none."""
     folder.parent.mkdir(exist_ok=True)
+    for left in folder.parent.glob(".writing-*"):  # of a killed process; one run has one writer
+        shutil.rmtree(left)
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     save_file({name: value.detach().contiguous() for name, value in optimizer.masters.items()}, made / WEIGHTS)
     if with_moments:
         save_file({name: value.contiguous() for name, value in optimizer.state().items()}, made / MOMENTS)
         state = {**state, "random": _random_state()}
+    state["sha256"] = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
     (made / STATE).write_text(to_json(state), encoding="utf-8")
+    for file in made.iterdir():
+        _sync(file)
     made.chmod(0o755)
     replace_folder(made, folder)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _random_state() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from weitiao import pretrained
 from weitiao.artifact import RunDir
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
-from weitiao.errors import ConfigError, ModelError, RunError
+from weitiao.errors import ConfigError, ModelError, RunError, Stopped
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.kernels.lora import fuse_lora
@@ -30,6 +30,7 @@ from weitiao.training.inputs import Inputs
 from weitiao.training.loop import StepInfo, dry_run, train_steps
 from weitiao.training.optim import MasterAdamW, decay_factor
 from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
+from weitiao.training.signals import StopRequest
 
 log = logging.getLogger("weitiao")
 
@@ -59,11 +60,14 @@ class Watch:
         return better
 
 
-def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resuming: bool) -> dict[str, Any]:
+def fit(
+    config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resuming: bool, stop: StopRequest
+) -> dict[str, Any]:
     """Train and write model/; returns what was measured. The model is gone when this returns.
 
     Raises:
-        ModelError: the largest batch does not fit.  RunError: the loss is not finite, or no checkpoint to resume from.
+        ModelError: the largest batch does not fit.  RunError: the loss is not finite.  Stopped: a signal came, and the
+            place is saved.
     """
     bound_primitive_cache()
     options, task = config.train, inputs.task
@@ -102,6 +106,12 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
     weights = task.class_weights(options.class_weights, inputs.train.labels, inputs.label_names)
     weights = None if weights is None else weights.to(accelerator.device)
     meter.start()
+
+    def facts() -> dict[str, Any]:
+        """What a resumed run must know besides weights, moments and random state."""
+        state = {"best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+        return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
+
     for info in train_steps(
         adapted.model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
     ):
@@ -121,10 +131,16 @@ def fit(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, resumi
             meter.resume()
         if options.save_steps and step % options.save_steps == 0:
             meter.pause()
-            facts: dict[str, Any] = {"best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
-            facts |= {"train_seconds": clock.seconds(), "throughput": meter.state()}
-            save_checkpoint(run, optimizer, step, facts, options.save_total_limit)
+            save_checkpoint(run, optimizer, step, facts(), options.save_total_limit)
             meter.resume()
+        if stop.received is not None:
+            if not (options.save_steps and step % options.save_steps == 0):
+                save_checkpoint(run, optimizer, step, facts(), options.save_total_limit)
+            raise Stopped(
+                f"Stopped by {stop.received.name} after step {step} of {total_steps}; a checkpoint is saved.\n"
+                f"Expected to go on later.\nContinue it: weitiao train --resume {run.path}",
+                128 + stop.received,
+            )
         if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
             reason = f"{watch.bad_evals} evaluations without a better {options.metric_for_best_model}"
             events.write("stage", message=f"stopping early: {reason}")

@@ -74,6 +74,8 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     # of a stream only the evaluation rows can be checked beforehand
     looked_at = data.model_copy(update={"train": data.eval, "eval": None}) if data.streaming else data
     found = cached_report(looked_at, tokenizer, lambda message: events.write("stage", message=message))
+    encodings = ", ".join(sorted(set(found.format["encodings"].values()))) or "binary"
+    log.info("data: %s, read as %s (%s), %s", found.source, found.format["name"], found.format["reason"], encodings)
     for finding in found.findings:
         if finding.severity != "info":
             log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
