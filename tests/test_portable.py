@@ -55,4 +55,6 @@ def test_plain_libraries_give_the_same_logits(method: str, e5: Path, tmp_path: P
     if method == "full":
         assert result["labels"] == {"0": "negative", "1": "positive"}
     spread = [row["scores"]["positive"] for row in read_jsonl(run.path / "predictions.jsonl")]
-    assert max(spread) - min(spread) > 0.1  # the model tells texts apart, so equal logits say something
+    assert (
+        max(spread) - min(spread) > 0.02
+    )  # 200 times the tolerance: the model tells texts apart, so equal logits say something

@@ -150,7 +150,7 @@ class TrainConfig(Section):
     logging_steps: int = Field(10, ge=1, description="Write an event every so many steps.")
     eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
-    eval_tokens_per_batch: int = Field(4096, ge=8, description="Padded tokens an evaluation batch may hold.")
+    eval_tokens_per_batch: int = Field(2048, ge=8, description="Padded tokens an evaluation batch may hold.")
     metric_for_best_model: Literal["accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"] = Field(
         "accuracy", description="The metric that picks the best evaluation."
     )

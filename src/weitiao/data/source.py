@@ -138,7 +138,7 @@ def _hub(name: str) -> tuple[Source, ...]:
         except ImportError:
             raise DataError(
                 f"'{name}' looks like a hub data set, and the package datasets is not installed.\n"
-                "Expected it beside weitiao.\nInstall it: pip install datasets"
+                "Expected a file, or that package.\nInstall it: pip install datasets, or see what installs with pip: weitiao models"
             ) from None
         try:
             rows = load_dataset(name, split="train")

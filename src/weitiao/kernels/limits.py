@@ -11,4 +11,4 @@ def bound_primitive_cache() -> None:
 
     oneDNN reads the variable at its first kernel, so this must run before the first product in low precision.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
