@@ -132,6 +132,9 @@ class TrainConfig(Section):
     fused_lora: bool = Field(
         True, description="Compute LoRA layers with our own kernel where it applies, else with peft's."
     )
+    int8_base: bool = Field(
+        False, description="LoRA on a CPU: multiply with the frozen weights in int8, faster from a hidden size of 768 on."
+    )
     first_token: bool = Field(
         True,
         description="Compute a BERT classifier's last layer for the first token alone: the same result, less work.",

@@ -18,6 +18,7 @@ from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.errors import ConfigError, ModelError, RunError, Stopped
 from weitiao.kernels.first_token import use_first_token
+from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
@@ -181,6 +182,11 @@ def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
 def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapted:
     """The model on its device: method applied, kernels in place, compute dtype set, optimizer made."""
     options, resolved = config.train, inputs.resolved
+    if options.int8_base and (problem := _int8_problem(config, resolved)):
+        raise ConfigError(
+            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel in bfloat16 on a CPU with VNNI.\n"
+            "Leave train.int8_base out."
+        )
     set_seed(options.seed)  # before loading, so that a new head starts the same for every method
     model, new = pretrained.load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved
@@ -208,8 +214,22 @@ def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapt
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     if options.fused_lora and config.method.type == "lora":
-        log.info("LoRA layers: %d with the fused kernel, %d with peft's own", *fuse_lora(model))
+        fused, left = fuse_lora(model, options.int8_base)
+        log.info(
+            "LoRA layers: %d with the fused kernel%s, %d with peft's own",
+            fused,
+            " (base in int8)" if options.int8_base else "",
+            left,
+        )
     return Adapted(model, MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype)), rows, counts)
+
+
+def _int8_problem(config: RunConfig, resolved: pretrained.Resolved) -> str | None:
+    if config.method.type != "lora" or not config.train.fused_lora:
+        return "full fine-tuning needs the base's own weights" if config.method.type != "lora" else "fused_lora is off"
+    if resolved.device != "cpu" or resolved.dtype != "bfloat16":
+        return f"the run computes in {resolved.dtype} on {resolved.device}"
+    return None if int8_is_supported() else "this CPU or this torch has no int8 product"
 
 
 def _schedule(options: TrainConfig, inputs: Inputs) -> EpochSchedule | StreamSchedule:
