@@ -79,6 +79,10 @@ class FullConfig(Section):
     """Full fine-tuning: every parameter trains."""
 
     type: Literal["full"] = Field("full", description="`full` or `lora`. Further options of `method` belong to lora.")
+    top_k: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
+        None,
+        description="Train only the upper k layers and what follows them (0: the head alone); auto: by a probe.",
+    )
 
 
 class LoraConfig(Section):
@@ -92,6 +96,9 @@ class LoraConfig(Section):
         "all-linear", description="Layers that get an adapter: `all-linear`, or names such as [query, value]."
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train as well.")
+    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="Adapters in the upper k layers only; auto: by a probe of what each layer knows."
+    )
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (arXiv 2312.03732).")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
     init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] = Field(
@@ -132,8 +139,12 @@ class TrainConfig(Section):
     fused_lora: bool = Field(
         True, description="Compute LoRA layers with our own kernel where it applies, else with peft's."
     )
+    cache_prefix: bool = Field(
+        True, description="With method.top_k: compute the frozen lower layers once and keep their outputs on disk."
+    )
     int8_base: bool = Field(
-        False, description="LoRA on a CPU: multiply with the frozen weights in int8, faster from a hidden size of 768 on."
+        False,
+        description="LoRA on a CPU: multiply with the frozen weights in int8, faster from a hidden size of 768 on.",
     )
     first_token: bool = Field(
         True,

@@ -35,7 +35,7 @@ class Int8Weight:
 
     def __init__(self, weight: torch.Tensor) -> None:
         scale = weight.float().abs().amax(dim=1).clamp_(min=1e-30) / 127.0
-        quantised = (weight.float() / scale[:, None]).round_().to(torch.int8)
+        quantised = (weight.float() / scale[:, None]).round_().to(torch.int8).contiguous()  # packing ignores strides
         self.packed = torch.ops.onednn.qlinear_prepack(quantised, None)
         self.scale = scale
         self.zero_points = torch.zeros(len(scale), dtype=torch.int8)

@@ -7,43 +7,27 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 
-from weitiao import pretrained
 from weitiao.artifact import RunDir
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.errors import ConfigError, ModelError, RunError, Stopped
-from weitiao.kernels.first_token import use_first_token
-from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.limits import bound_primitive_cache
-from weitiao.kernels.lora import fuse_lora
-from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
+from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
+from weitiao.training.adapt import adapt
 from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.loop import StepInfo, dry_run, train_steps
-from weitiao.training.optim import MasterAdamW, decay_factor
+from weitiao.training.optim import decay_factor
 from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
 from weitiao.training.signals import StopRequest
 
 log = logging.getLogger("weitiao")
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """The model ready to train."""
-
-    model: Any
-    optimizer: MasterAdamW
-    rows: RowsEmbedding | None
-    counts: dict[str, Any]
 
 
 @dataclass
@@ -84,7 +68,8 @@ def fit(
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
-    adapted = _adapt(config, inputs, accelerator)
+    adapted = adapt(config, inputs, accelerator, events)
+    inputs = adapted.inputs
     optimizer = adapted.optimizer
     schedule = _schedule(options, inputs)
     total_steps = schedule.total_steps()
@@ -166,70 +151,12 @@ def fit(
         "peak_memory_bytes": peak_memory_bytes(),
     }
     optimizer.adopt_masters()
+    if adapted.prefix is not None:
+        adapted.prefix.restore()
     if adapted.rows is not None:
         restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
     METHODS[config.method.type].save(adapted.model, run.model)
     return summary
-
-
-def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
-    """Parameters, trainable ones and their share. The frozen twin that peft keeps of a saved module is not counted."""
-    own = [p for name, p in model.named_parameters() if ".original_module." not in name]
-    total, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
-    return {"num_params": total, "num_trainable_params": trainable, "trainable_percent": 100 * trainable / total}
-
-
-def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapted:
-    """The model on its device: method applied, kernels in place, compute dtype set, optimizer made."""
-    options, resolved = config.train, inputs.resolved
-    if options.int8_base and (problem := _int8_problem(config, resolved)):
-        raise ConfigError(
-            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel in bfloat16 on a CPU with VNNI.\n"
-            "Leave train.int8_base out."
-        )
-    set_seed(options.seed)  # before loading, so that a new head starts the same for every method
-    model, new = pretrained.load_model(
-        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved
-    )
-    if new:
-        log.info("newly initialised, so trained and saved: %s", ", ".join(new))
-    if options.dropout != "model":
-        pretrained.set_dropout(model, options.dropout)
-    model = METHODS[config.method.type].apply(model, config.method, new, pretrained.locate(config.model))
-    counts = count_parameters(model)
-    log.info(
-        "trainable params: %s || all params: %s || trainable%%: %.4f",
-        *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),
-        counts["trainable_percent"],
-    )
-    rows = None
-    if options.sparse_embedding and inputs.stream is None:
-        rows = shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
-        if rows is not None:
-            log.info(
-                "embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{rows.table.shape[0]:,}"
-            )
-    model = model.to(accelerator.device)
-    pretrained.to_compute_dtype(model, resolved.dtype)
-    if options.first_token and use_first_token(model):
-        log.info("last layer: computed for the first token, the only one that the classifier reads")
-    if options.fused_lora and config.method.type == "lora":
-        fused, left = fuse_lora(model, options.int8_base)
-        log.info(
-            "LoRA layers: %d with the fused kernel%s, %d with peft's own",
-            fused,
-            " (base in int8)" if options.int8_base else "",
-            left,
-        )
-    return Adapted(model, MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype)), rows, counts)
-
-
-def _int8_problem(config: RunConfig, resolved: pretrained.Resolved) -> str | None:
-    if config.method.type != "lora" or not config.train.fused_lora:
-        return "full fine-tuning needs the base's own weights" if config.method.type != "lora" else "fused_lora is off"
-    if resolved.device != "cpu" or resolved.dtype != "bfloat16":
-        return f"the run computes in {resolved.dtype} on {resolved.device}"
-    return None if int8_is_supported() else "this CPU or this torch has no int8 product"
 
 
 def _schedule(options: TrainConfig, inputs: Inputs) -> EpochSchedule | StreamSchedule:
