@@ -121,7 +121,12 @@ class TrainConfig(Section):
     per_device_train_batch_size: int | None = Field(
         None, ge=1, description="Rows a batch; without it, batches are filled up to tokens_per_batch."
     )
-    tokens_per_batch: int = Field(1024, ge=8, description="Padded tokens a batch may hold.")
+    tokens_per_batch: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
+        1024, description="Padded tokens a batch may hold; auto: by a few trial steps and the free memory."
+    )
+    auto_batch: bool = Field(
+        False, description="Where a batch does not fit into memory, cut it; the optimizer step keeps its rows."
+    )
     group_by_length: bool = Field(True, description="Put rows of near-equal length together (less padding).")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches an optimizer step.")
     bf16: bool | Literal["auto"] = Field(
@@ -157,6 +162,9 @@ class TrainConfig(Section):
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment decay.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="A loss or gradient that is not a finite number: stop, or leave that step out and count it."
+    )
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null: do not clip.")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after warm-up.")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
