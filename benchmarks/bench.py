@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from record import RESULTS, ROOT, Cell, CellFailed, Mixed, Results, machine
+from record import DISTURBED, RESULTS, ROOT, Cell, CellFailed, Mixed, Others, Results, machine
 from suites import SUITES
 from suites.bench import Bench
 
@@ -54,16 +54,19 @@ def run_suite(name: str, cells: list[Cell], results: Results) -> int:
         print(f"[{name}] {kept} cells are kept, measured at {', '.join(versions)}", flush=True)
     failed = 0
     for i, cell in enumerate(todo, start=1):
-        started = time.perf_counter()
+        started, others = time.perf_counter(), Others()
         try:
             result = cell.measure()
         except CellFailed as error:
             failed += 1
             print(f"[{name} {i}/{len(todo)}] FAILED {cell.name}: {error}", flush=True)
             continue
-        results.add(cell.settings, result)
-        took = time.perf_counter() - started
-        print(f"[{name} {i}/{len(todo)}] {cell.name}: {summary_of(result)} ({took:.0f} s)", flush=True)
+        share = others.share()
+        results.add(cell.settings, result, share)
+        took = f"{time.perf_counter() - started:.0f} s"
+        if share is not None and share > DISTURBED:
+            took += f", DISTURBED: others took {100 * share:.0f} % of the machine"
+        print(f"[{name} {i}/{len(todo)}] {cell.name}: {summary_of(result)} ({took})", flush=True)
     return failed
 
 

@@ -7,7 +7,7 @@ import material
 from figures import Suite, middle, spread, table
 from goals import SPEED, against_peft_layers, comparisons, full_to_lora_step, goals_rows
 from plots import TITLES, figures
-from record import RESULTS
+from record import DISTURBED, RESULTS
 from suites import SUITES
 from suites.against import B0, B1
 from suites.growth import AXES
@@ -239,7 +239,14 @@ def machine(suite: Suite) -> str:
     cpu, packages = suite.environment["cpu"], suite.environment["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft", "accelerate"))
     code = ", ".join(sorted({str(cell["code"] or "not recorded") for cell in suite.cells}))
-    return f"{cpu['name']}, {cpu['torch_threads']} threads ({', '.join(cpu['features'])}); {versions}; code: {code}."
+    shares = [cell["others_cpu_share"] for cell in suite.cells if cell.get("others_cpu_share") is not None]
+    disturbed = sum(share > DISTURBED for share in shares)
+    alone = (
+        f" Other processes took more than {100 * DISTURBED:.0f} % of the machine during {disturbed} of {len(shares)} cells."
+        if shares
+        else ""
+    )
+    return f"{cpu['name']}, {cpu['torch_threads']} threads ({', '.join(cpu['features'])}); {versions}; code: {code}.{alone}"
 
 
 def page(results: Path = RESULTS) -> str:
