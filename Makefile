@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format options results clean
+.PHONY: demo test check format options results bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/reviews-compare.yaml
@@ -28,6 +28,10 @@ options: $(VENV)/.installed
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/page.py > docs/RESULTS.md
 
+# Hours on two cores; stopped and started again, it goes on. Parts of it: make bench BENCH="--only article tuned"
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
 # torch first and alone: its pinned release takes the CPU build where an index offers one.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +41,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	touch $@
 
 clean:

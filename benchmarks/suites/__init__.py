@@ -1,0 +1,28 @@
+"""The suites: each makes its list of cells, in the order in which they are measured (A B A B)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from record import Cell
+from suites import against, growth, own, quality
+from suites.bench import Bench
+
+
+@dataclass(frozen=True)
+class Suite:
+    cells: Callable[[Bench], Iterator[Cell]]
+    duration: str  # on two shared cores, with the default rounds
+    default: bool = True  # part of a run that names no suite
+
+
+SUITES: dict[str, Suite] = {
+    "article": Suite(against.article, "25 min"),
+    "tuned": Suite(against.tuned, "30 min"),
+    "bert_base": Suite(against.bert_base, "15 min"),
+    "utilisation": Suite(own.utilisation, "15 min"),
+    "steps": Suite(own.steps, "40 min"),
+    "first_use": Suite(own.first_use, "2 min"),
+    "trl": Suite(against.trl, "20 min"),
+    "growth": Suite(growth.growth, "30 min"),
+    "quality": Suite(quality.quality, "100 min", default=False),
+}

@@ -1,0 +1,102 @@
+"""Ours against the tools that most people use, in turn: a pair is the same rows, model and method, a process each."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import material
+from record import Cell, costs, script, train
+from suites.bench import Bench
+
+METHODS = ("lora", "full")
+# What the article's recipe adapts; ours with these is the like-for-like variant.
+ARTICLE_LORA = ["method.r=8", "method.lora_alpha=16", "method.target_modules=[query,value]"]
+B0 = {"padding": "max", "precision": "fp32", "batch": 8, "steps": 4}
+# group_by_length sorts parts of 46 x 16 of 3,000 rows, longest first: 46 steps are one part, typical as a whole.
+B1 = {"padding": "group", "precision": "bf16", "batch": 16, "steps": 46}
+
+
+def article(bench: Bench) -> Iterator[Cell]:
+    """B0: the recipe of most articles, to the letter."""
+    yield from _trainer_pairs(bench, material.E5, B0, METHODS, rows=3000, rounds=5)
+
+
+def tuned(bench: Bench) -> Iterator[Cell]:
+    """B1: every flag that the Trainer has for speed."""
+    yield from _trainer_pairs(bench, material.E5, B1, METHODS, rows=3000, rounds=5)
+
+
+def bert_base(bench: Bench) -> Iterator[Cell]:
+    """B1 on BERT-base's shape, LoRA. Of 1,000 rows a sorted part is 15 x 16: 30 steps are two."""
+    yield from _trainer_pairs(bench, material.BERT_BASE, B1 | {"steps": 30}, ("lora",), rows=1000, rounds=3)
+
+
+def _trainer_pairs(
+    bench: Bench, model: str, peer: dict[str, Any], methods: tuple[str, ...], rows: int, rounds: int
+) -> Iterator[Cell]:
+    peer = peer | {"steps": bench.size(peer["steps"], 2)}
+    steps = bench.size(60, 5)
+    for i in bench.rounds(rounds):
+        yield Cell({"round": i, "side": "bare"}, lambda: script("peers/bare.py"))
+        for method in methods:
+            case = {"round": i, "model": model, "method": method, "rows": rows}
+            yield Cell(case | {"side": "trainer", **peer}, partial(_trainer, bench, model, method, rows, peer))
+            variants: dict[str, list[str]] = {"ours": []}
+            if method == "lora":
+                variants["ours, r8 query and value"] = ARTICLE_LORA
+            for side, words in variants.items():
+                words = [f"method.type={method}", *words, f"train.max_steps={steps}"]
+                yield Cell(case | {"side": side, "words": words}, partial(_ours, bench, model, rows, words))
+
+
+def _trainer(bench: Bench, model: str, method: str, rows: int, flags: dict[str, Any]) -> dict[str, Any]:
+    words: list[str | Path] = ["--model", bench.model(model), "--train", material.reviews(bench.scratch, rows)]
+    words += ["--method", method, "--output", bench.scratch / "peer"]
+    for name, value in flags.items():
+        words += [f"--{name}", str(value)]
+    return script("peers/trainer.py", *words)
+
+
+def _ours(bench: Bench, model: str, rows: int, words: list[str]) -> dict[str, Any]:
+    own = [f"model={bench.model(model)}", *bench.rows(material.reviews(bench.scratch, rows)), "train.eval_strategy=no"]
+    return costs(train([*own, *words], bench.run))
+
+
+def trl(bench: Bench) -> Iterator[Cell]:
+    """Instruction tuning of a small causal model: TRL's SFTTrainer, packed and in bf16, against ours."""
+    from weitiao.tasks import TASKS
+
+    missing = None if "causal_lm" in TASKS else "weitiao has no task causal_lm yet"
+    rows = "given" if bench.sft_rows else "chatterbot-zh"
+    for i in bench.rounds(3):
+        yield Cell({"round": i, "side": "bare"}, lambda: script("peers/bare.py"))
+        for method in METHODS:
+            case = {"round": i, "model": material.SMOLLM, "method": method, "rows": rows}
+            flags = {"batch": bench.size(4, 1), "steps": bench.size(6, 2), "max-length": bench.size(512, 128)}
+            yield Cell(case | {"side": "trl", **flags}, partial(_trl, bench, method, flags))
+            words = ["task=causal_lm", f"method.type={method}", f"train.max_steps={bench.size(20, 4)}"]
+            words += [f"data.max_length={flags['max-length']}"]
+            yield Cell(case | {"side": "ours", "words": words}, partial(_causal_lm, bench, words), skip=missing)
+
+
+def _trl(bench: Bench, method: str, flags: dict[str, int]) -> dict[str, Any]:
+    words: list[str | Path] = ["--model", bench.model(material.SMOLLM), "--method", method]
+    words += ["--train", material.instructions(bench.scratch, bench.sft_rows), "--output", bench.scratch / "peer"]
+    for name, value in flags.items():
+        words += [f"--{name}", str(value)]
+    return script("peers/trl_sft.py", *words)
+
+
+def _causal_lm(bench: Bench, words: list[str]) -> dict[str, Any]:
+    rows = material.instructions(bench.scratch, bench.sft_rows)
+    held = material.write_jsonl(bench.scratch / "held-instructions.jsonl", _first(rows, 16))
+    own = [f"model={material.SMOLLM}", f"data.train={rows}", f"data.eval={held}", "train.eval_strategy=no"]
+    summary = train([*own, "data.check=warn", *words], bench.run)
+    return costs(summary) | {"supervised_tokens_per_s": summary.get("supervised_tokens_per_s")}
+
+
+def _first(path: Path, count: int) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]

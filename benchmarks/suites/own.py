@@ -1,0 +1,123 @@
+"""Ours against ours: useful work a second, one choice off at a time, and how soon the first step is done."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import material
+from record import Cell, CellFailed, costs, script, train
+from suites.bench import Bench
+
+ALL_OFF = ["train.attention=eager", "train.fused_lora=false", "train.first_token=false", "train.sparse_embedding=false"]
+PEFT_LAYERS = {"peft's LoRA layers": ["train.fused_lora=false"]}
+VARIANTS: dict[str, dict[str, list[str]]] = {
+    "lora": {
+        "defaults": [],
+        **PEFT_LAYERS,
+        "whole last layer": ["train.first_token=false"],
+        "eager attention": ["train.attention=eager"],
+        "SDPA attention": ["train.attention=sdpa"],
+        "random batches": ["train.group_by_length=false"],
+        "the model's dropout": ["train.dropout=model"],
+        "fp32": ["train.bf16=false"],
+        "all kernels off": ALL_OFF,
+    },
+    "full": {
+        "defaults": [],
+        "dense embedding": ["train.sparse_embedding=false"],
+        "whole last layer": ["train.first_token=false"],
+        "eager attention": ["train.attention=eager"],
+        "all kernels off": ALL_OFF,
+    },
+}
+# On the larger shape only what the goals speak of.
+LARGER: dict[str, dict[str, list[str]]] = {"lora": {"defaults": [], **PEFT_LAYERS}, "full": {"defaults": []}}
+
+
+def utilisation(bench: Bench) -> Iterator[Cell]:
+    """Useful GEMM operations a second over the GEMM rate of the same process."""
+    for i in bench.rounds(3):
+        for model in (material.E5, material.BERT_BASE):
+            for method in ("lora", "full"):
+                settings = {"round": i, "model": model, "method": method, "steps": bench.size(40, 5)}
+                yield Cell(settings, partial(_utilisation, bench, model, method, settings["steps"]))
+
+
+def _utilisation(bench: Bench, model: str, method: str, steps: int) -> dict[str, Any]:
+    files = ["--train", material.reviews(bench.scratch), "--eval", material.held_out(bench.scratch)]
+    seconds = "0.1" if bench.smoke else "0.5"
+    words = ["--model", bench.model(model), *files, "--method", method, "--steps", str(steps)]
+    return script("steps.py", *words, "--gemm-seconds", seconds)
+
+
+def steps(bench: Bench) -> Iterator[Cell]:
+    """Both methods on the same batches, and every choice off in turn. Equal steps are equal tokens, so speeds compare."""
+    count = bench.size(30, 4)
+    for i in bench.rounds(3):
+        for model, variants in ((material.E5, VARIANTS), (material.BERT_BASE, LARGER)):
+            for method, runs in variants.items():
+                for variant, words in runs.items():
+                    words = [f"method.type={method}", *words, f"train.max_steps={count}"]
+                    settings = {"round": i, "model": model, "method": method, "variant": variant, "words": words}
+                    yield Cell(settings, partial(_step, bench, model, words))
+
+
+def _step(bench: Bench, model: str, words: list[str]) -> dict[str, Any]:
+    rows = bench.rows(material.reviews(bench.scratch))
+    return costs(train([f"model={bench.model(model)}", *rows, "train.eval_strategy=no", *words], bench.run))
+
+
+def first_use(bench: Bench) -> Iterator[Cell]:
+    """From the start of `weitiao train` to the end of its first optimizer step, everything cached before."""
+    words = [f"model={material.E5}", f"data.train={material.REVIEWS}", "data.train_size=3000", "data.test_size=1000"]
+    words += ["train.max_steps=1"]
+    for i in bench.rounds(5):
+        for method in ("lora", "full"):
+            own = [*words, f"method.type={method}"]
+            yield Cell({"round": i, "method": method, "words": own}, partial(_first_use, bench, own))
+
+
+def _first_use(bench: Bench, words: list[str]) -> dict[str, Any]:
+    marker = bench.scratch / "first-use-is-cached"
+    if not marker.exists():
+        _seconds_to_first_step(bench, words)  # fills the caches; not counted
+        marker.touch()
+    return {"seconds": _seconds_to_first_step(bench, words)}
+
+
+def _seconds_to_first_step(bench: Bench, words: list[str]) -> float:
+    """The process is ended once it has logged step 1."""
+    shutil.rmtree(bench.run, ignore_errors=True)
+    command = [sys.executable, "-m", "weitiao", "train", *words, f"output.dir={bench.run}", "--json"]
+    log = bench.scratch / "first-use.log"
+    started = time.perf_counter()
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=dict(os.environ))
+        try:
+            while True:
+                ended = process.poll() is not None
+                seconds = time.perf_counter() - started
+                if _has_first_step(bench):
+                    return seconds
+                if ended:
+                    raise CellFailed(f"no first step\n{log.read_text(encoding='utf-8')[-3000:]}")
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+            shutil.rmtree(bench.run, ignore_errors=True)
+
+
+def _has_first_step(bench: Bench) -> bool:
+    path = bench.run / "events.jsonl"
+    if not path.exists():
+        return False
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    events = (json.loads(line) for line in lines)
+    return any(event["event"] == "log" and event["step"] == 1 for event in events)

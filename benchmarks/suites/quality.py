@@ -1,0 +1,56 @@
+"""Does speed cost quality? Every option for speed against its off-position, on paired seeds: same rows, order and head."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import material
+from record import Cell, costs, train
+from suites.bench import Bench
+from suites.own import ALL_OFF
+
+SEEDS = 6  # the fewest that can be significant: a two-sided sign-flip test reaches 2/2^n
+MARGIN = 0.005  # non-inferior: the mean difference is surely not below half a point
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is typed for the fast and for the plain position; no words are the defaults."""
+
+    fast: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("lora", "full")
+
+
+# A further option is one line here, for example
+#   "int8 base": Option(fast=("train.int8_base=true",), methods=("lora",)),
+#   "frozen prefix": Option(fast=("method.top_k=6",), methods=("lora",)),
+OPTIONS: dict[str, Option] = {
+    "dropout 0": Option(plain=("train.dropout=model",)),
+    "own kernels": Option(plain=tuple(ALL_OFF)),
+    "batches of near-equal length": Option(plain=("train.group_by_length=false",)),
+}
+
+
+def quality(bench: Bench) -> Iterator[Cell]:
+    """A seed after the other; runs that several options share (the defaults) are made once."""
+    rows = {
+        "train_size": bench.size(1000, 100),
+        "test_size": bench.size(2000, 50),
+        "epochs": bench.size(2, 1),
+    }
+    for i in range(bench.pairs or (1 if bench.smoke else SEEDS)):
+        for method in ("lora", "full"):
+            wanted = [side for o in OPTIONS.values() if method in o.methods for side in (o.fast, o.plain)]
+            for words in dict.fromkeys(wanted):
+                settings = {"round": i, "method": method, "words": list(words), **rows}
+                yield Cell(settings, partial(_run, bench, settings))
+
+
+def _run(bench: Bench, settings: dict[str, Any]) -> dict[str, Any]:
+    words = [f"model={material.E5}", f"data.train={material.REVIEWS}", f"data.train_size={settings['train_size']}"]
+    words += [f"data.test_size={settings['test_size']}", f"method.type={settings['method']}", *settings["words"]]
+    words += [f"train.num_train_epochs={settings['epochs']}", f"train.seed={settings['round']}"]
+    summary = train([*words, "train.eval_strategy=no"], bench.run)
+    return costs(summary) | {name: summary["metrics"][name] for name in ("accuracy", "f1_macro", "log_loss")}
