@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from weitiao.artifact import RunDir, replace_folder, to_json
 from weitiao.catalogue.download import sha256_of
 from weitiao.errors import RunError
+from weitiao.training.launch import is_main
 from weitiao.training.optim import MasterAdamW
+from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
 WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
@@ -40,10 +42,11 @@ def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> N
     _write(run.checkpoints / "best", optimizer, {"step": step, "value": value}, with_moments=False)
 
 
-def load_best(run: RunDir, optimizer: MasterAdamW) -> int:
+def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int:
     """Put the best evaluation's weights back; returns its step."""
-    optimizer.load_masters(load_file(run.checkpoints / "best" / WEIGHTS))
-    return int(RunDir(run.checkpoints / "best").read_json(STATE)["step"])
+    folder = Path(world.share(str(run.checkpoints / "best")))
+    optimizer.load_masters(load_file(folder / WEIGHTS))
+    return int(RunDir(folder).read_json(STATE)["step"])
 
 
 def checkpoint_step(run: RunDir) -> int:
@@ -56,16 +59,18 @@ def checkpoint_step(run: RunDir) -> int:
     return 0
 
 
-def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | None:
+def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint: weights, moments, random state. Returns its state.json, None without one.
+
+    Written by any number of processes, it is read by any other: it holds whole tensors.
 
     Raises:
         RunError: it belongs to other parameters.
     """
-    step = checkpoint_step(run)
+    step, checkpoints = world.share((checkpoint_step(run), str(run.checkpoints)))
     if not step:
         return None
-    folder = run.checkpoints / f"step-{step}"
+    folder = Path(checkpoints) / f"step-{step}"
     weights = load_file(folder / WEIGHTS)
     if weights.keys() != optimizer.masters.keys():
         raise RunError(
@@ -98,13 +103,17 @@ def _problem(folder: Path) -> str | None:
 
 def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
     """Into a temporary folder, synced to the disk, then renamed: a kill leaves a whole checkpoint or none."""
+    weights = optimizer.weights()  # every process takes part in gathering, one writes
+    moments = optimizer.state() if with_moments else {}
+    if not is_main():
+        return
     folder.parent.mkdir(exist_ok=True)
     for left in folder.parent.glob(".writing-*"):  # of a killed process; one run has one writer
         shutil.rmtree(left)
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    save_file({name: value.detach().contiguous() for name, value in optimizer.masters.items()}, made / WEIGHTS)
+    save_file({name: value.contiguous() for name, value in weights.items()}, made / WEIGHTS)
     if with_moments:
-        save_file({name: value.contiguous() for name, value in optimizer.state().items()}, made / MOMENTS)
+        save_file({name: value.contiguous() for name, value in moments.items()}, made / MOMENTS)
         state = {**state, "random": _random_state()}
     state["sha256"] = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
     (made / STATE).write_text(to_json(state), encoding="utf-8")
