@@ -1,7 +1,12 @@
 """Checkpoints: what trains, the optimizer's moments, the random state and the position. Written whole or not at all.
 
-checkpoints/step-N/  trainable.safetensors  optimizer.safetensors  state.json
-checkpoints/best/    trainable.safetensors  state.json              (with load_best_model_at_end)
+checkpoints/step-N/       trainable.safetensors  optimizer.safetensors  state.json
+checkpoints/best-step-N/  trainable.safetensors  state.json              (with load_best_model_at_end)
+checkpoints/last, best    relative symlinks to the newest and the best of them: signposts, nothing here reads them
+
+A resumed run may change the options in ``MAY_CHANGE`` alone: what is logged, what is kept, how findings in the data are
+taken, and the two remedies for a run that stopped by itself (``auto_batch``, ``non_finite``). Every other option shapes
+the weights or the data; ``num_train_epochs`` and ``max_steps`` too, since the learning rate falls towards the last step.
 """
 
 import logging
@@ -17,33 +22,75 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from weitiao.artifact import RunDir, replace_folder, to_json
+from weitiao.artifact import RunDir, link, remove_folder, replace_folder, to_json, writing
 from weitiao.catalogue.download import sha256_of
+from weitiao.config import RunConfig
 from weitiao.errors import RunError
 from weitiao.training.optim import MasterAdamW
 
 log = logging.getLogger("weitiao")
 WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+MAY_CHANGE = {
+    "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
+    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite",
+}  # fmt: skip
 
 
 def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write step-N and remove the oldest ones beyond ``keep``."""
+    """Write step-N, point ``last`` to it, and remove the oldest ones beyond ``keep``. Raises RunError without room."""
     folder = run.checkpoints / f"step-{step}"
-    _write(folder, optimizer, {"step": step, **state}, with_moments=True)
-    for old in _steps(run)[:-keep]:
-        shutil.rmtree(run.checkpoints / f"step-{old}")
+    with writing(folder):
+        _write(folder, optimizer, {"step": step, **state}, with_moments=True)
+        link(run.checkpoints / "last", folder.name)
+        for old in _steps(run)[:-keep]:
+            remove_folder(run.checkpoints / f"step-{old}")
     return folder
 
 
 def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> None:
-    """Keep the weights of the best evaluation so far."""
-    _write(run.checkpoints / "best", optimizer, {"step": step, "value": value}, with_moments=False)
+    """Keep the weights of the best evaluation so far, whatever happens to step-N. Raises RunError without room."""
+    folder = run.checkpoints / f"best-step-{step}"
+    with writing(folder):
+        _write(folder, optimizer, {"step": step, "value": value}, with_moments=False)
+        link(run.checkpoints / "best", folder.name)
+        for old in _steps(run, "best-step-"):
+            if old != step:
+                remove_folder(run.checkpoints / f"best-step-{old}")
 
 
 def load_best(run: RunDir, optimizer: MasterAdamW) -> int:
-    """Put the best evaluation's weights back; returns its step."""
-    optimizer.load_masters(load_file(run.checkpoints / "best" / WEIGHTS))
-    return int(RunDir(run.checkpoints / "best").read_json(STATE)["step"])
+    """Put the best evaluation's weights back; returns its step. Raises RunError if they are damaged."""
+    steps = _steps(run, "best-step-")
+    folder = run.checkpoints / f"best-step-{steps[-1] if steps else 0}"
+    if problem := _problem(folder):
+        raise RunError(
+            f"The best evaluation's weights in {folder} are damaged ({problem}).\nExpected them as they were written.\n"
+            "Start a new run in another output.dir."
+        )
+    optimizer.load_masters(load_file(folder / WEIGHTS))
+    return steps[-1]
+
+
+def refuse_changed_options(run: RunDir, config: RunConfig) -> None:
+    """Raises RunError if config.yaml differs from the newest checkpoint's in more than ``MAY_CHANGE``."""
+    state = saved_state(run)
+    if state is None or "config" not in state:
+        return
+    before, now = _flat(state["config"]), _flat(config.model_dump(mode="json"))
+    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and key not in MAY_CHANGE]
+    if changed:
+        told = "\n".join(f"  - {key}: {before.get(key)!r} before, {now.get(key)!r} now" for key in changed)
+        raise RunError(
+            f"{run.path / 'config.yaml'} has changed since step {state['step']}:\n{told}\n"
+            f"Expected the options that the run began with; only these may change: {', '.join(sorted(MAY_CHANGE))}.\n"
+            "Put them back, or start a new run in another output.dir."
+        )
+
+
+def saved_state(run: RunDir) -> dict[str, Any] | None:
+    """The state.json of the newest whole checkpoint, None without one."""
+    step = checkpoint_step(run)
+    return RunDir(run.checkpoints / f"step-{step}").read_json(STATE) if step else None
 
 
 def checkpoint_step(run: RunDir) -> int:
@@ -79,8 +126,15 @@ def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | Non
     return state
 
 
-def _steps(run: RunDir) -> list[int]:
-    found = (re.fullmatch(r"step-(\d+)", path.name) for path in run.checkpoints.glob("step-*"))
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _steps(run: RunDir, prefix: str = "step-") -> list[int]:
+    found = (re.fullmatch(rf"{prefix}(\d+)", path.name) for path in run.checkpoints.glob(f"{prefix}*"))
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -99,20 +153,29 @@ def _problem(folder: Path) -> str | None:
 def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
     """Into a temporary folder, synced to the disk, then renamed: a kill leaves a whole checkpoint or none."""
     folder.parent.mkdir(exist_ok=True)
-    for left in folder.parent.glob(".writing-*"):  # of a killed process; one run has one writer
-        shutil.rmtree(left)
+    for pattern in (".writing-*", ".removing-*"):  # of a killed process; one run has one writer
+        for left in folder.parent.glob(pattern):
+            shutil.rmtree(left)
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    try:
+        _fill(made, optimizer, state, with_moments)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)  # it takes the room that is missing
+        raise
+    replace_folder(made, folder)
+    _sync(folder.parent)
+
+
+def _fill(made: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
     save_file({name: value.detach().contiguous() for name, value in optimizer.masters.items()}, made / WEIGHTS)
     if with_moments:
         save_file({name: value.contiguous() for name, value in optimizer.state().items()}, made / MOMENTS)
         state = {**state, "random": _random_state()}
     state["sha256"] = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
     (made / STATE).write_text(to_json(state), encoding="utf-8")
-    for file in made.iterdir():
-        _sync(file)
     made.chmod(0o755)
-    replace_folder(made, folder)
-    _sync(folder.parent)
+    for path in (*made.iterdir(), made):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

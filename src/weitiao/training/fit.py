@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from weitiao.artifact import RunDir
+from weitiao.artifact import RunDir, writing
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.errors import ConfigError, RunError, Stopped
@@ -17,7 +17,7 @@ from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
-from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
@@ -68,10 +68,11 @@ def fit(
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
+    saved = saved_state(run) if resuming else None
     adapted = adapt(config, inputs, accelerator, events)
     inputs = adapted.inputs
     optimizer = adapted.optimizer
-    schedule: Schedule = _schedule(options, inputs, adapted.model, accelerator)
+    schedule: Schedule = _schedule(options, inputs, adapted.model, accelerator, saved)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
@@ -96,9 +97,12 @@ def fit(
 
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
-        state = {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+        state = {"config": config.model_dump(mode="json"), "tokens_per_batch": schedule.plan.tokens_per_batch}
+        state |= {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
+    if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
+        done = total_steps  # stopped early already, and ended after that
     for info in train_steps(
         adapted.model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
     ):
@@ -159,16 +163,19 @@ def fit(
         adapted.prefix.restore()
     if adapted.rows is not None:
         restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
-    METHODS[config.method.type].save(adapted.model, run.model)
+    with writing(run.model):
+        METHODS[config.method.type].save(adapted.model, run.model)
     return summary
 
 
 def _schedule(
-    options: TrainConfig, inputs: Inputs, model: Any, accelerator: Accelerator
+    options: TrainConfig, inputs: Inputs, model: Any, accelerator: Accelerator, saved: dict[str, Any] | None
 ) -> EpochSchedule | StreamSchedule:
     budget = options.tokens_per_batch
     plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
-    if budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
+    if budget == "auto" and saved is not None:  # another measurement would cut other batches
+        plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
+    elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
         tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, accelerator)
         plan = replace(plan, tokens_per_batch=tokens)
         log.info("tokens_per_batch=%d (auto): %s", tokens, why)
