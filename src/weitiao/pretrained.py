@@ -166,10 +166,8 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
 
 def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The longest input the model takes, in tokens."""
-    from transformers import AutoConfig
-
-    positions = getattr(AutoConfig.from_pretrained(locate(model), **NO_FOREIGN_CODE), "max_position_embeddings", None)
+    """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
+    positions = getattr(_config_of(model), "max_position_embeddings", None)
     return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
 
 
@@ -193,7 +191,9 @@ def load_model(
     where = locate(model)
     attention: str | None = resolved.attention
     if resolved.attention == "weitiao":
-        attention = register() if _model_type(where) in MODEL_TYPES else None  # None: what transformers chooses
+        attention = (
+            register() if _config_of(model).model_type in MODEL_TYPES else None
+        )  # None: what transformers chooses
     options: dict[str, Any] = {
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
@@ -224,10 +224,13 @@ def load_model(
     return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
 
 
-def _model_type(where: str) -> str:
+def _config_of(model: str) -> Any:
     from transformers import AutoConfig
 
-    return str(AutoConfig.from_pretrained(where, **NO_FOREIGN_CODE).model_type)
+    try:
+        return AutoConfig.from_pretrained(locate(model), **NO_FOREIGN_CODE)
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load(model, error) from None
 
 
 def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:

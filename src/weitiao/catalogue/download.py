@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import re
 import stat
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def download(entry: "Entry", folder: Path) -> Path:
         command += ["--only-binary=:all:", "--platform=manylinux2014_x86_64", "--python-version=3.11"]
     done = subprocess.run(command, capture_output=True, text=True)
     files = list(target.iterdir()) if target.exists() else []
+    if got := re.search(r"Got\s+([0-9a-f]{64})", done.stderr):
+        raise _another_content(f"{entry.package}=={entry.version}", got[1], entry.sha256)
     if done.returncode != 0 or len(files) != 1:
         reason = (done.stderr.strip() or "pip printed nothing").splitlines()[-1]
         raise FetchError(
@@ -48,11 +51,15 @@ def download(entry: "Entry", folder: Path) -> Path:
         )
     found = sha256_of(files[0])
     if found != entry.sha256:
-        raise FetchError(
-            f"{files[0].name} has sha256 {found}.\nExpected {entry.sha256}. The file was not used.\n"
-            f"Check the index or mirror that pip uses: {sys.executable} -m pip config list"
-        )
+        raise _another_content(files[0].name, found, entry.sha256)
     return files[0]
+
+
+def _another_content(what: str, found: str, expected: str) -> FetchError:
+    return FetchError(
+        f"{what} has the sha256 {found}.\nExpected {expected}. The file was not used.\n"
+        f"Check the index or mirror that pip uses: {sys.executable} -m pip config list"
+    )
 
 
 def sha256_of(path: Path) -> str:
