@@ -35,9 +35,7 @@ def main() -> int:
 
 
 def not_audited(reason: str) -> int:
-    print(
-        f"pip-audit: NOT AUDITED, its service gave no answer ({reason}). Run `make audit` where the network is open."
-    )
+    print(f"pip-audit: NOT AUDITED, its service gave no answer ({reason}). Run `make audit` where the network is open.")
     return 0
 
 

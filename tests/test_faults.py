@@ -152,12 +152,12 @@ def test_a_comparison_is_locked_too(options: dict[str, Any], tmp_path: Path) -> 
 
 
 @pytest.mark.fault("config.yaml changed between stop and resume")
-@pytest.mark.parametrize("key", ["learning_rate", "num_train_epochs", "seed"])
+@pytest.mark.parametrize("key", ["learning_rate", "num_train_epochs", "seed", "class_weights"])
 def test_a_changed_option_is_refused(key: str, options: dict[str, Any], tmp_path: Path) -> None:
     options["train"] = {**options["train"], "save_steps": 2}
     run = stopped_at(5, options, tmp_path / "run")
-    edit(run, key, 7)
-    with pytest.raises(RunError, match=rf"(?s)has changed since step 4.*train\.{key}: .* before, 7"):
+    edit(run, key, {"good": 2.0, "bad": 1.0} if key == "class_weights" else 7)
+    with pytest.raises(RunError, match=rf"(?s)has changed since step 4.*train\.{key}: .* before, "):
         weitiao.train(resume=run.path)
     assert (run.path / "events.jsonl").read_text(encoding="utf-8").count('"log"') == 5  # nothing was touched
 
@@ -167,7 +167,7 @@ def test_what_only_watches_may_change(options: dict[str, Any], tmp_path: Path) -
     options["train"] = {**options["train"], "save_steps": 2}
     run = stopped_at(5, options, tmp_path / "run")
     new = {"logging_steps": 3, "save_steps": 5, "save_total_limit": 1, "eval_tokens_per_batch": 999}
-    new |= {"auto_batch": True, "non_finite": "skip"}
+    new |= {"auto_batch": True, "non_finite": "skip", "distributed": "fsdp2"}
     for key, value in new.items():
         edit(run, key, value)
     assert {f"train.{key}" for key in new} | {"output.dir", "data.check"} == MAY_CHANGE

@@ -129,6 +129,10 @@ class TrainConfig(Section):
     )
     group_by_length: bool = Field(True, description="Put rows of near-equal length together (less padding).")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches an optimizer step.")
+    distributed: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="With several processes (torchrun): a whole model in each, or its weights shared out (FSDP2).",
+    )
     bf16: bool | Literal["auto"] = Field(
         "auto", description="bfloat16 compute with fp32 master weights; auto: where the hardware has it."
     )

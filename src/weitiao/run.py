@@ -3,6 +3,7 @@
 import gc
 import logging
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from weitiao.measure.meters import memory_bytes
 from weitiao.model_card import model_card
 from weitiao.overrides import as_config
 from weitiao.training.events import EventLog, Listener
-from weitiao.training.signals import StopRequest
+from weitiao.training.launch import is_main, num_processes
 
 if TYPE_CHECKING:
     from weitiao.training.inputs import Inputs
@@ -40,6 +41,8 @@ def train(
     Raises:
         WeitiaoError: anything that the user can put right.
     """
+    if num_processes() > 1 and not is_main():
+        return _take_part(config, resume)
     run, config = _named(config, resume)
     if resume is not None and run.is_done:
         log.info("%s has finished already", run.path)
@@ -59,21 +62,37 @@ def train(
             raise
 
 
+def _take_part(config: Any, resume: str | Path | None) -> RunDir:
+    """A process that is not the first: it works like the first one, in a run folder of its own that is thrown away."""
+    log.setLevel(logging.ERROR)
+    config = as_config(RunConfig, config) if resume is None else RunDir.open(resume, finished=False).config
+    with tempfile.TemporaryDirectory() as scratch:
+        output = config.output.model_copy(update={"dir": str(Path(scratch) / "run")})
+        _run(config.model_copy(update={"output": output}), RunDir.create(config.model_copy(update={"output": output})), resume is not None, None)  # fmt: skip
+    return RunDir(Path(config.output.dir if resume is None else resume))
+
+
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
     from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options
     from weitiao.training.deterministic import deterministic
     from weitiao.training.fit import fit
     from weitiao.training.inputs import gather
+    from weitiao.training.signals import StopRequest
+    from weitiao.training.world import first_alone, wait_for_all
 
     if resuming:
         refuse_changed_options(run, config)
         run.truncate_events(checkpoint_step(run))
     with EventLog(run.path / "events.jsonl", listener) as events:
         started = time.perf_counter()
-        inputs = gather(config, run, events)
+        with first_alone():  # the others find its caches
+            inputs = gather(config, run, events)
         memory_before = memory_bytes()
         with StopRequest() as stop, deterministic(config.train.deterministic):
             summary = fit(config, run, inputs, events, resuming, stop)
+        if not is_main():
+            wait_for_all()
+            return run
         if inputs.stream is not None:
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
@@ -97,6 +116,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         run.finish()
         events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
         events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
+        wait_for_all()
     return run
 
 

@@ -5,8 +5,9 @@ checkpoints/best-step-N/  trainable.safetensors  state.json              (with l
 checkpoints/last, best    relative symlinks to the newest and the best of them: signposts, nothing here reads them
 
 A resumed run may change the options in ``MAY_CHANGE`` alone: what is logged, what is kept, how findings in the data are
-taken, and the two remedies for a run that stopped by itself (``auto_batch``, ``non_finite``). Every other option shapes
-the weights or the data; ``num_train_epochs`` and ``max_steps`` too, since the learning rate falls towards the last step.
+taken, how processes share the model, and the two remedies for a run that stopped by itself (``auto_batch``,
+``non_finite``). Every other option shapes the weights or the data; ``num_train_epochs`` and ``max_steps`` too, since the
+learning rate falls towards the last step.
 """
 
 import logging
@@ -26,13 +27,16 @@ from weitiao.artifact import RunDir, link, remove_folder, replace_folder, to_jso
 from weitiao.catalogue.download import sha256_of
 from weitiao.config import RunConfig
 from weitiao.errors import RunError
+from weitiao.training.launch import is_main
 from weitiao.training.optim import MasterAdamW
+from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
+Tensors = dict[str, torch.Tensor]
 WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
 MAY_CHANGE = {
     "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
-    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite",
+    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed",
 }  # fmt: skip
 
 
@@ -41,6 +45,8 @@ def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[
     folder = run.checkpoints / f"step-{step}"
     with writing(folder):
         _write(folder, optimizer, {"step": step, **state}, with_moments=True)
+        if not is_main():
+            return folder
         link(run.checkpoints / "last", folder.name)
         for old in _steps(run)[:-keep]:
             remove_folder(run.checkpoints / f"step-{old}")
@@ -52,23 +58,25 @@ def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> N
     folder = run.checkpoints / f"best-step-{step}"
     with writing(folder):
         _write(folder, optimizer, {"step": step, "value": value}, with_moments=False)
+        if not is_main():
+            return
         link(run.checkpoints / "best", folder.name)
         for old in _steps(run, "best-step-"):
             if old != step:
                 remove_folder(run.checkpoints / f"best-step-{old}")
 
 
-def load_best(run: RunDir, optimizer: MasterAdamW) -> int:
+def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int:
     """Put the best evaluation's weights back; returns its step. Raises RunError if they are damaged."""
-    steps = _steps(run, "best-step-")
-    folder = run.checkpoints / f"best-step-{steps[-1] if steps else 0}"
+    step, checkpoints = world.share((max(_steps(run, "best-step-"), default=0), str(run.checkpoints)))
+    folder = Path(checkpoints) / f"best-step-{step}"
     if problem := _problem(folder):
         raise RunError(
             f"The best evaluation's weights in {folder} are damaged ({problem}).\nExpected them as they were written.\n"
             "Start a new run in another output.dir."
         )
     optimizer.load_masters(load_file(folder / WEIGHTS))
-    return steps[-1]
+    return int(step)
 
 
 def refuse_changed_options(run: RunDir, config: RunConfig) -> None:
@@ -77,9 +85,10 @@ def refuse_changed_options(run: RunDir, config: RunConfig) -> None:
     if state is None or "config" not in state:
         return
     before, now = _flat(state["config"]), _flat(config.model_dump(mode="json"))
-    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and key not in MAY_CHANGE]
+    both = sorted(before.keys() & now.keys())  # an option that one version of weitiao lacks has its default
+    changed = [key for key in both if before[key] != now[key] and key not in MAY_CHANGE]
     if changed:
-        told = "\n".join(f"  - {key}: {before.get(key)!r} before, {now.get(key)!r} now" for key in changed)
+        told = "\n".join(f"  - {key}: {before[key]!r} before, {now[key]!r} now" for key in changed)
         raise RunError(
             f"{run.path / 'config.yaml'} has changed since step {state['step']}:\n{told}\n"
             f"Expected the options that the run began with; only these may change: {', '.join(sorted(MAY_CHANGE))}.\n"
@@ -103,16 +112,18 @@ def checkpoint_step(run: RunDir) -> int:
     return 0
 
 
-def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | None:
+def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint: weights, moments, random state. Returns its state.json, None without one.
+
+    Written by any number of processes, it is read by any other: it holds whole tensors.
 
     Raises:
         RunError: it belongs to other parameters.
     """
-    step = checkpoint_step(run)
+    step, checkpoints = world.share((checkpoint_step(run), str(run.checkpoints)))
     if not step:
         return None
-    folder = run.checkpoints / f"step-{step}"
+    folder = Path(checkpoints) / f"step-{step}"
     weights = load_file(folder / WEIGHTS)
     if weights.keys() != optimizer.masters.keys():
         raise RunError(
@@ -126,11 +137,10 @@ def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | Non
     return state
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """{"section.option": value}: a mapping below that is an option's own value."""
+    sections = {key: value if isinstance(value, dict) else {"": value} for key, value in tree.items()}
+    return {f"{key}.{name}".rstrip("."): value for key, inner in sections.items() for name, value in inner.items()}
 
 
 def _steps(run: RunDir, prefix: str = "step-") -> list[int]:
@@ -152,13 +162,17 @@ def _problem(folder: Path) -> str | None:
 
 def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
     """Into a temporary folder, synced to the disk, then renamed: a kill leaves a whole checkpoint or none."""
+    weights = optimizer.weights()  # every process takes part in gathering, one writes
+    moments = optimizer.state() if with_moments else None
+    if not is_main():
+        return
     folder.parent.mkdir(exist_ok=True)
     for pattern in (".writing-*", ".removing-*"):  # of a killed process; one run has one writer
         for left in folder.parent.glob(pattern):
             shutil.rmtree(left)
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
-        _fill(made, optimizer, state, with_moments)
+        _fill(made, weights, moments, state)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)  # it takes the room that is missing
         raise
@@ -166,10 +180,10 @@ def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_mom
     _sync(folder.parent)
 
 
-def _fill(made: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
-    save_file({name: value.detach().contiguous() for name, value in optimizer.masters.items()}, made / WEIGHTS)
-    if with_moments:
-        save_file({name: value.contiguous() for name, value in optimizer.state().items()}, made / MOMENTS)
+def _fill(made: Path, weights: Tensors, moments: Tensors | None, state: dict[str, Any]) -> None:
+    save_file({name: value.contiguous() for name, value in weights.items()}, made / WEIGHTS)
+    if moments is not None:
+        save_file({name: value.contiguous() for name, value in moments.items()}, made / MOMENTS)
         state = {**state, "random": _random_state()}
     state["sha256"] = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
     (made / STATE).write_text(to_json(state), encoding="utf-8")
