@@ -1,13 +1,15 @@
 """A parent that has imported everything and forks real `weitiao` processes, so that a hundred of them are cheap.
 
-Protocol, one JSON object a line: {"argv", "log", "die_at", "die_before"} in; {"pid"} out at once, then, when the process
-has ended, {"code", "calls", "seconds"}. ``die_at`` n: SIGKILL at the n-th call that makes a change on the disk final.
+Protocol, one JSON object a line: {"argv", "log", "kill_after_s", "die_at", "die_before"} in; when the process has ended,
+{"code", "calls", "seconds"} out. ``kill_after_s``: SIGKILL from outside after that time. ``die_at`` n: SIGKILL before or
+after the n-th call that makes a change on the disk final.
 """
 
 import contextlib
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -26,7 +28,7 @@ CALLS = ("fsync", "rename", "replace", "symlink", "unlink", "rmdir", "mkdir")
 
 
 class ForkServer:
-    """The client's side: start a process, let it be killed, learn how it ended."""
+    """The client's side: run a process, let it be killed, learn how it ended."""
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "server.log"
@@ -41,21 +43,19 @@ class ForkServer:
             )
         self.folder = folder
 
-    def start(self, *argv: str, die_at: int = 0, die_before: bool = True) -> int:
-        """The pid of a new process that runs `weitiao ARGV`."""
+    def run(
+        self, *argv: str, kill_after_s: float | None = None, die_at: int = 0, die_before: bool = True
+    ) -> dict[str, Any]:
+        """Run `weitiao ARGV`: {"code", "calls", "seconds"}; a negative code is the signal that ended it."""
         assert self._server.stdin is not None
-        order = {"argv": argv, "log": str(self.folder / "child.log"), "die_at": die_at, "die_before": die_before}
-        self._server.stdin.write(json.dumps(order) + "\n")
+        assert self._server.stdout is not None
+        order = {"argv": argv, "log": str(self.folder / "child.log"), "kill_after_s": kill_after_s}
+        self._server.stdin.write(json.dumps(order | {"die_at": die_at, "die_before": die_before}) + "\n")
         self._server.stdin.flush()
-        return int(self._read()["pid"])
-
-    def wait(self) -> dict[str, Any]:
-        """How the process ended: {"code", "calls", "seconds"}; a negative code is a signal."""
-        return self._read()
-
-    def run(self, *argv: str, **die: Any) -> dict[str, Any]:
-        self.start(*argv, **die)
-        return self.wait()
+        line = self._server.stdout.readline()
+        assert line, self._log.read_text()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def said(self) -> str:
         return (self.folder / "child.log").read_text(encoding="utf-8")
@@ -66,13 +66,6 @@ class ForkServer:
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
-        assert line, self._log.read_text()
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 def _count_calls(die_at: int, die_before: bool, counter: int) -> None:
@@ -137,10 +130,16 @@ def main() -> None:
             os.close(read)
             _child(order, write)
         os.close(write)
-        print(json.dumps({"pid": pid}), flush=True)
-        calls = 0
-        while block := os.read(read, 65536):
-            calls += len(block)
+        calls, kill_after_s = 0, order["kill_after_s"]
+        while True:  # until the pipe closes; nobody else waits for the process, so its number stays its own
+            left = None if kill_after_s is None else max(0.0, started + kill_after_s - time.perf_counter())
+            if not select.select([read], [], [], left)[0]:
+                os.kill(pid, signal.SIGKILL)
+                kill_after_s = None
+            elif block := os.read(read, 65536):
+                calls += len(block)
+            else:
+                break
         os.close(read)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(json.dumps({"code": code, "calls": calls, "seconds": time.perf_counter() - started}), flush=True)

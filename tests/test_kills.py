@@ -1,11 +1,9 @@
 """kill -9 at random moments and inside every kind of write: a resumed run ends in the undisturbed run's weights, bit by bit."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,10 +105,8 @@ def test_killed_at_random_moments(fork_server: ForkServer, subjects: list[Subjec
         subject = subjects[tally.tried % 2]
         run = subject.folder / f"moment-{tally.tried}"
         config = write_config(subject.config, run)
-        pid = fork_server.start("train", config)
-        time.sleep(rng.uniform(0, subject.seconds))
-        os.kill(pid, signal.SIGKILL)  # not waited for yet, so the number is still its own
-        if fork_server.wait()["code"] == -signal.SIGKILL:
+        ended = fork_server.run("train", config, kill_after_s=rng.uniform(0, subject.seconds))
+        if ended["code"] == -signal.SIGKILL:
             go_on(fork_server, subject, run, config, tally, redone)
         else:  # it was quicker than the moment
             shutil.rmtree(run)
@@ -133,7 +129,7 @@ def test_killed_inside_a_write(fork_server: ForkServer, subjects: list[Subject],
 
 
 @pytest.mark.slow
-@pytest.mark.fault("kill -9 again and again during one run")
+@pytest.mark.fault("kill -9 seven times during one run")
 @pytest.mark.timeout(300)
 def test_killed_again_and_again(fork_server: ForkServer, subjects: list[Subject], tally: Tally) -> None:
     """Seven processes in a row die young; the eighth ends."""
