@@ -33,4 +33,4 @@ def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -
     """The saved model, exactly as plain transformers loads it; it needs no base."""
     import transformers
 
-    return getattr(transformers, auto_class).from_pretrained(folder)  # type: ignore[no-any-return]
+    return getattr(transformers, auto_class).from_pretrained(folder, use_safetensors=True)  # type: ignore[no-any-return]

@@ -92,6 +92,7 @@ def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -
         num_labels=len(label_names),
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
+        use_safetensors=True,
         ignore_mismatched_sizes=True,  # the base may carry another task's head; the adapter brings its own
     )
     return peft.PeftModel.from_pretrained(model, folder)  # type: ignore[return-value, no-any-return]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from weitiao.artifact import RunDir
+from weitiao.artifact import RunDir, writing
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.errors import ConfigError, RunError, Stopped
@@ -18,7 +18,7 @@ from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
-from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
@@ -66,10 +66,11 @@ def fit(
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
+    saved = world.share(saved_state(run)) if resuming and options.tokens_per_batch == "auto" else None
     adapted = adapt(config, inputs, accelerator, events, world)
     inputs = adapted.inputs
     optimizer = adapted.optimizer
-    schedule: Schedule = _schedule(options, inputs, adapted.model, world)
+    schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
@@ -96,9 +97,12 @@ def fit(
 
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
-        state = {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+        state = {"config": config.model_dump(mode="json"), "tokens_per_batch": schedule.plan.tokens_per_batch}
+        state |= {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
+    if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
+        done = total_steps  # stopped early already, and ended after that
     if world.size > 1 and options.dropout != 0:
         torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
     model = world.wrap(adapted.model)
@@ -169,15 +173,20 @@ def fit(
     if adapted.rows is not None:
         restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
     if world.rank == 0:
-        METHODS[config.method.type].save(adapted.model, run.model)
+        with writing(run.model):
+            METHODS[config.method.type].save(adapted.model, run.model)
     return summary
 
 
-def _schedule(options: TrainConfig, inputs: Inputs, model: Any, world: World) -> EpochSchedule | StreamSchedule:
+def _schedule(
+    options: TrainConfig, inputs: Inputs, model: Any, world: World, saved: dict[str, Any] | None
+) -> EpochSchedule | StreamSchedule:
     budget = options.tokens_per_batch
     accumulation = options.gradient_accumulation_steps * world.size
     plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
-    if budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
+    if budget == "auto" and saved is not None:  # another measurement would cut other batches
+        plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
+    elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
         tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, world.accelerator)
         plan = replace(plan, tokens_per_batch=tokens)
         log.info("tokens_per_batch=%d (auto): %s", tokens, why)
