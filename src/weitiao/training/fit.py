@@ -66,11 +66,13 @@ def fit(
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
-    saved = world.share(saved_state(run)) if resuming and options.tokens_per_batch == "auto" else None
+    saved = world.share(saved_state(run)) if resuming else None
+    # of the processes that began: a run that goes on with more or fewer keeps its steps
+    started_with = saved["num_processes"] if saved else world.size
     adapted = adapt(config, inputs, accelerator, events, world)
     inputs = adapted.inputs
     optimizer = adapted.optimizer
-    schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved)
+    schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved, started_with)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
@@ -97,7 +99,11 @@ def fit(
 
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
-        state = {"config": config.model_dump(mode="json"), "tokens_per_batch": schedule.plan.tokens_per_batch}
+        state = {
+            "config": config.model_dump(mode="json"),
+            "num_processes": started_with,
+            "tokens_per_batch": schedule.plan.tokens_per_batch,
+        }
         state |= {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
@@ -164,6 +170,10 @@ def fit(
     }
     if optimizer.is_sharded:
         state = gathered(adapted.model, optimizer)  # all processes take part
+        if adapted.rows is not None:
+            name = next(name for name, p in optimizer.parameters.items() if p is adapted.rows.weight)
+            decay = decay_factor(total_steps, summary["kept_step"], rate, options)
+            state[name] = adapted.rows.whole(decay, state[name]).weight.detach()
         if world.rank == 0:
             METHODS[config.method.type].save(adapted.model, run.model, state)
         return summary
@@ -179,15 +189,17 @@ def fit(
 
 
 def _schedule(
-    options: TrainConfig, inputs: Inputs, model: Any, world: World, saved: dict[str, Any] | None
+    options: TrainConfig, inputs: Inputs, model: Any, world: World, saved: dict[str, Any] | None, started_with: int
 ) -> EpochSchedule | StreamSchedule:
     budget = options.tokens_per_batch
-    accumulation = options.gradient_accumulation_steps * world.size
+    accumulation = options.gradient_accumulation_steps * started_with
     plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
     if budget == "auto" and saved is not None:  # another measurement would cut other batches
         plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
     elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
-        tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, world.accelerator)
+        tokens, why = world.share(
+            choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, world.accelerator)
+        )
         plan = replace(plan, tokens_per_batch=tokens)
         log.info("tokens_per_batch=%d (auto): %s", tokens, why)
     if inputs.stream is not None:
