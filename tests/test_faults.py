@@ -120,9 +120,17 @@ def test_leftovers_of_a_killed_writer_are_removed(options: dict[str, Any], tmp_p
     shutil.rmtree(run.path / "model")
     for name in ("DONE", "summary.json"):
         (run.path / name).unlink()
-    (run.checkpoints / ".writing-left").mkdir()
+    for name in (".writing-left", ".removing-step-2"):
+        (run.checkpoints / name).mkdir()
+    (run.checkpoints / ".last.tmp").symlink_to("step-2")
+    whole = run.checkpoints / "last"
+    newest = str(whole.readlink())
+    whole.unlink()
+    whole.symlink_to("step-2")
     again = weitiao.train(resume=run.path)
     assert again.is_done
+    assert not list(run.checkpoints.glob(".*"))
+    assert str(whole.readlink()) == newest
 
 
 @pytest.mark.fault("two runs in one folder at once, new or --resume")

@@ -91,6 +91,8 @@ def go_on(fork_server: ForkServer, subject: Subject, run: Path, config: str, tal
     assert logged(run) == subject.steps
     left = [path.name for path in run.rglob(".*") if path.name != ".config.yaml.tmp"]
     assert not left, left
+    newest = max(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+    assert str((run / "checkpoints" / "last").readlink()) == f"step-{newest}"
     redone.append(max(0, (before[-1] if before else 0) - max(saved, default=0)))
     tally.survived += 1
     shutil.rmtree(run)

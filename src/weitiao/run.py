@@ -73,7 +73,7 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
-    from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options
+    from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
     from weitiao.training.deterministic import deterministic
     from weitiao.training.fit import fit
     from weitiao.training.inputs import gather
@@ -82,7 +82,9 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
 
     if resuming:
         refuse_changed_options(run, config)
-        run.truncate_events(checkpoint_step(run))
+        step = checkpoint_step(run)
+        tidy(run, step)
+        run.truncate_events(step)
     with EventLog(run.path / "events.jsonl", listener) as events:
         started = time.perf_counter()
         with first_alone():  # the others find its caches

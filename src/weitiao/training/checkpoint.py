@@ -33,6 +33,7 @@ from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
 Tensors = dict[str, torch.Tensor]
+_BEST = "best-step-"
 WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
 MAY_CHANGE = {
     "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
@@ -55,21 +56,21 @@ def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[
 
 def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> None:
     """Keep the weights of the best evaluation so far, whatever happens to step-N. Raises RunError without room."""
-    folder = run.checkpoints / f"best-step-{step}"
+    folder = run.checkpoints / f"{_BEST}{step}"
     with writing(folder):
         _write(folder, optimizer, {"step": step, "value": value}, with_moments=False)
         if not is_main():
             return
         link(run.checkpoints / "best", folder.name)
-        for old in _steps(run, "best-step-"):
+        for old in _steps(run, _BEST):
             if old != step:
-                remove_folder(run.checkpoints / f"best-step-{old}")
+                remove_folder(run.checkpoints / f"{_BEST}{old}")
 
 
 def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int:
     """Put the best evaluation's weights back; returns its step. Raises RunError if they are damaged."""
-    step, checkpoints = world.share((max(_steps(run, "best-step-"), default=0), str(run.checkpoints)))
-    folder = Path(checkpoints) / f"best-step-{step}"
+    step, checkpoints = world.share((max(_steps(run, _BEST), default=0), str(run.checkpoints)))
+    folder = Path(checkpoints) / f"{_BEST}{step}"
     if problem := _problem(folder):
         raise RunError(
             f"The best evaluation's weights in {folder} are damaged ({problem}).\nExpected them as they were written.\n"
@@ -94,6 +95,21 @@ def refuse_changed_options(run: RunDir, config: RunConfig) -> None:
             f"Expected the options that the run began with; only these may change: {', '.join(sorted(MAY_CHANGE))}.\n"
             "Put them back, or start a new run in another output.dir."
         )
+
+
+def tidy(run: RunDir, step: int) -> None:
+    """Before a resume from ``step``: remove what a killed writer left half done, and set the links right."""
+    if not run.checkpoints.is_dir():
+        return
+    with writing(run.checkpoints):
+        for left in run.checkpoints.glob(".*"):
+            if left.is_symlink():
+                left.unlink()
+            else:
+                shutil.rmtree(left)
+        for name, number, prefix in (("last", step, "step-"), ("best", max(_steps(run, _BEST), default=0), _BEST)):
+            if number:
+                link(run.checkpoints / name, f"{prefix}{number}")
 
 
 def saved_state(run: RunDir) -> dict[str, Any] | None:
@@ -167,9 +183,6 @@ def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_mom
     if not is_main():
         return
     folder.parent.mkdir(exist_ok=True)
-    for pattern in (".writing-*", ".removing-*"):  # of a killed process; one run has one writer
-        for left in folder.parent.glob(pattern):
-            shutil.rmtree(left)
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
         _fill(made, weights, moments, state)
