@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "weitiao"
 LAYERS = {
     "errors": 0,
     "config": 0,
+    "compare_config": 0,
     "overrides": 0,
     "options": 1,
     "catalogue": 1,

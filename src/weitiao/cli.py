@@ -215,7 +215,7 @@ def predict(
 @app.command()
 def compare(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Full against LoRA (or any arms) on the same rows: table, comparison.json, report.html."""
-    from weitiao.config import CompareConfig
+    from weitiao.compare_config import CompareConfig
     from weitiao.overrides import load
     from weitiao.progress import Progress
 
@@ -228,18 +228,11 @@ def compare(config: Config = None, overrides: Overrides = None, as_json: Json = 
     report = Path(wanted.output.dir) / "report.html"
     if as_json:
         _print_json({"report": str(report), **result})
+        _fail_of(result)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    arms = [arm["name"] for arm in result["arms"]]
-    table = Table(
-        "", *arms, *([f"{arms[-1]} / {arms[0]}"] if len(arms) > 1 else []), title=result["model"], show_lines=True
-    )
-    for row in result["rows"]:
-        table.add_row(row["name"], *row["cells"], *([row["ratio"]] if len(arms) > 1 else []))
-    Console().print(table)
+    _print_comparison(result)
     print(f"Report: {report}")
+    _fail_of(result)
 
 
 @app.command()
@@ -254,6 +247,35 @@ def env(as_json: Json = False) -> None:
         import yaml
 
         print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), end="")
+
+
+def _print_comparison(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from weitiao.comparison.table import verdict_lines
+
+    arms = [arm["name"] for arm in result["arms"]]
+    ratios = [f"{name} / {arms[0]}" for name in arms[1:]]
+    table = Table("", *arms, *ratios, title=result["model"], show_lines=True)
+    for row in result["rows"]:
+        table.add_row(row["name"], *row["cells"], *row["ratios"])
+    Console().print(table)
+    for line in verdict_lines(result):
+        print(f"{line['title']}\n{line['english']}")
+    for found in result["unfair"]:
+        print(f"Unfair: {found['arm']}: {found['english']}")
+
+
+def _fail_of(result: dict[str, Any]) -> None:
+    """Exit code 2 after everything was written, if a cell failed."""
+    failed = [cell for cell in result["cells"] if cell["failure"]]
+    if failed:
+        reasons = "\n".join(f"{cell['name']}: {cell['failure']}" for cell in failed)
+        _fail(
+            f"{len(failed)} of {len(result['cells'])} cells failed:\n{reasons}\nExpected every cell to finish.\nPut right "
+            "what they say and run the same command again: finished cells are kept."
+        )
 
 
 def _progress() -> Any:

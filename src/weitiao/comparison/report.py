@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from weitiao.artifact import RunDir
-from weitiao.config import Arm
+from weitiao.compare_config import Arm
+from weitiao.comparison.cells import Cell
+from weitiao.comparison.table import verdict_lines
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -25,15 +27,16 @@ pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: 
 <h1>{{ title }}</h1>
 <p>{{ result.data.num_train_rows }} training rows and {{ result.data.num_eval_rows }} held-out rows of
 <code>{{ result.data.train }}</code>; the same rows, batches and head initialisation for every arm;
-seed{{ "s" if result.seeds|length > 1 }} {{ result.seeds|join(", ") }}; {{ result.arms[0].dtype }} on
+seed{{ "s" if result.seeds|length > 1 }} {{ result.seeds|join(", ") }}; {{ result.environment.resolved.dtype }} on
 {{ result.environment.cpu.name }}, {{ result.environment.cpu.torch_threads }} threads.</p>
 <div class="wide"><table><thead><tr><th></th>{% for arm in result.arms %}<th>{{ arm.name }}</th>{% endfor %}
 {% if result.arms|length > 1 %}<th>{{ result.arms[-1].name }} / {{ result.arms[0].name }}</th>{% endif %}</tr></thead><tbody>
 {% for row in result.rows %}<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}
 {% if result.arms|length > 1 %}<td>{{ row.ratio }}</td>{% endif %}</tr>{% endfor %}
 </tbody></table></div>
-{% if result.seeds|length < 6 %}<p><strong>{{ result.seeds|length }} seed{{ "s" if result.seeds|length > 1 }}:</strong>
-too few to tell a small difference in quality from chance (with n paired seeds the smallest two-sided p is 2/2ⁿ).</p>{% endif %}
+{% for line in verdicts %}<p><strong>{{ line.title }}</strong><br>{{ line.english }}<br>{{ line.chinese }}</p>{% endfor %}
+{% for u in result.unfair %}<p><strong>Unfair: {{ u.arm }}</strong>: {{ u.english }}. {{ u.chinese }}。</p>{% endfor %}
+{% for c in result.cells if c.failure %}<p><strong>Failed: {{ c.name }}</strong></p><pre>{{ c.failure }}</pre>{% endfor %}
 {% if result.arms|selectattr("selected_on_eval")|list %}<p><strong>The evaluation rows also chose the kept step or the end of
 training</strong>, so the quality figures are optimistic.</p>{% endif %}
 <h2>Curves</h2>
@@ -53,14 +56,15 @@ steps and all evaluations. Storage is the weights and their configuration, witho
 """
 
 
-def report_html(result: dict[str, Any], runs: Sequence[tuple[Arm, int, RunDir]]) -> str:
+def report_html(result: dict[str, Any], all_cells: Sequence[Cell]) -> str:
     """The report as one self-contained page."""
     import jinja2
 
+    runs = [(cell.arm, cell.seed, cell.run) for cell in all_cells if cell.failure is None]
     cells = [{"arm": arm.name, "seed": seed, "summary": run.summary} for arm, seed, run in runs]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TEMPLATE)
     title = f"{' against '.join(arm['name'] for arm in result['arms'])} on {result['model']}"
-    return template.render(title=title, result=result, cells=cells, plots=_plots(runs))
+    return template.render(title=title, result=result, cells=cells, verdicts=verdict_lines(result), plots=_plots(runs))
 
 
 def _plots(runs: Sequence[tuple[Arm, int, RunDir]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Load, adapt, train, save: what turns inputs into model/. The only caller of the training loop."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.loop import StepInfo, train_steps
-from weitiao.training.optim import decay_factor
+from weitiao.training.optim import decay_factor, learning_rate_at
 from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
 from weitiao.training.signals import StopRequest
 
@@ -80,13 +81,15 @@ def fit(
     schedule = try_longest_batch(adapted.model, task, inputs, schedule, accelerator, options.auto_batch)
 
     watch, done, epoch = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0, 0.0
-    skipped = 0
-    meter, clock = Throughput(), _Clock(total_steps)
+    skipped = num_tokens = 0
+    meter, clock, clocked_rates = Throughput(), _Clock(total_steps, options.max_seconds), list[float]()
     if resuming and (state := load_checkpoint(run, optimizer)) is not None:
         done, epoch, skipped = state["step"], state["epoch"], state["skipped"]
+        num_tokens = state.get("num_tokens", 0)
         watch.best, watch.bad_evals = state["best"], state["bad_evals"]
         meter = Throughput(**state["throughput"])
-        clock = _Clock(total_steps, done, state["train_seconds"])
+        clock = _Clock(total_steps, options.max_seconds, done, state["train_seconds"])
+        clocked_rates = state.get("rates", [])
     events.write("train", total_steps=total_steps, first_step=done + 1, learning_rate=rate)
 
     step = done
@@ -94,20 +97,38 @@ def fit(
     weights = None if weights is None else weights.to(accelerator.device)
     meter.start()
 
+    def clocked(step: int) -> float:
+        # the schedule in thousandths of the time: how many steps there will be is not known
+        clocked_rates.append(learning_rate_at(1 + int(1000 * clock.share()), 1000, rate, options))
+        return clocked_rates[-1]
+
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
-        state = {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+        state: dict[str, Any] = {"rates": clocked_rates} if clocked_rates else {}
+        state |= {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+        state |= {"num_tokens": num_tokens}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
     for info in train_steps(
-        adapted.model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
+        adapted.model,
+        task,
+        inputs.pad_id,
+        schedule,
+        optimizer,
+        rate,
+        options,
+        accelerator,
+        done,
+        weights,
+        clocked if options.max_seconds else None,
     ):
         step, epoch = info.step, info.epoch
         meter.tick(info.num_samples, info.num_tokens)
+        num_tokens += info.num_tokens
         if not info.finite:
             skipped = _not_finite(info, inputs, options, skipped, events)
         elif info.loss is not None:
-            events.write("log", **_log_facts(info, meter, clock))
+            events.write("log", num_tokens=num_tokens, **_log_facts(info, meter, clock))
         if _evaluation_is_due(info, options, total_steps):
             meter.pause()
             with clock.paused():
@@ -134,6 +155,9 @@ def fit(
             reason = f"{watch.bad_evals} evaluations without a better {options.metric_for_best_model}"
             events.write("stage", message=f"stopping early: {reason}")
             break
+        if clock.share() >= 1:
+            events.write("stage", message=f"stopping: {options.max_seconds:g} seconds of training are over")
+            break
     keeps_best = options.load_best_model_at_end and watch.best is not None
     summary = {
         "method": config.method.type,
@@ -145,6 +169,7 @@ def fit(
         "learning_rate": rate,
         "train_seconds": clock.seconds(),
         "steps": step,
+        "num_tokens": num_tokens,
         "kept_step": load_best(run, optimizer) if keeps_best else step,
         "selected_on_eval": keeps_best or (options.early_stopping_patience is not None and watch.best is not None),
         "epochs": round(epoch, 4),
@@ -158,7 +183,10 @@ def fit(
     if adapted.prefix is not None:
         adapted.prefix.restore()
     if adapted.rows is not None:
-        restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
+        decay = decay_factor(total_steps, summary["kept_step"], rate, options)
+        if clocked_rates:
+            decay = math.prod(1 - rate * options.weight_decay for rate in clocked_rates[: summary["kept_step"]])
+        restore_embedding(adapted.model, adapted.rows, decay)
     METHODS[config.method.type].save(adapted.model, run.model)
     return summary
 
@@ -241,7 +269,10 @@ def _not_finite(info: StepInfo, inputs: Inputs, options: TrainConfig, skipped: i
 class _Clock:
     """Seconds of training without evaluations, and what is still to come."""
 
-    def __init__(self, total_steps: int, first_step: int = 0, seconds_before: float = 0.0) -> None:
+    def __init__(
+        self, total_steps: int, max_seconds: float | None, first_step: int = 0, seconds_before: float = 0.0
+    ) -> None:
+        self._max_seconds = max_seconds
         self._start, self._paused, self._before = time.perf_counter(), 0.0, seconds_before
         self._first_step, self._total_steps = first_step, total_steps
 
@@ -249,7 +280,13 @@ class _Clock:
         """Training time, that of earlier sessions included."""
         return self._before + time.perf_counter() - self._start - self._paused
 
+    def share(self) -> float:
+        """How much of max_seconds is over, up to 1; 0 without a limit."""
+        return 0.0 if self._max_seconds is None else min(1.0, self.seconds() / self._max_seconds)
+
     def eta_s(self, step: int) -> float:
+        if self._max_seconds is not None:
+            return round(max(0.0, self._max_seconds - self.seconds()), 1)
         whole = time.perf_counter() - self._start  # evaluations will come again, so they count here
         return round(whole / max(1, step - self._first_step) * (self._total_steps - step), 1)
 
