@@ -96,16 +96,18 @@ def test_no_arm_is_kept_where_a_run_failed_or_a_rate_is_foreign() -> None:
 @pytest.mark.parametrize(
     ("full_rate", "lora_rate", "searched", "unfair"),
     [
-        (None, None, False, []),
-        (None, 5e-5, False, ["lora"]),
-        (5e-4, None, False, ["full"]),
-        (1e-4, 1e-4, False, ["full", "lora"]),
-        (5e-5, 5e-4, False, []),
-        (2e-5, 3e-4, False, []),
-        (1e-4, 1e-4, True, []),
+        (None, None, (), []),
+        (None, 5e-5, (), ["lora"]),
+        (5e-4, None, (), ["full"]),
+        (1e-4, 1e-4, (), ["full", "lora"]),
+        (5e-5, 5e-4, (), []),
+        (2e-5, 3e-4, (), []),
+        (1e-4, 1e-4, ("full", "lora"), []),
     ],
 )
-def test_unfair_rates(full_rate: float | None, lora_rate: float | None, searched: bool, unfair: list[str]) -> None:
+def test_unfair_rates(
+    full_rate: float | None, lora_rate: float | None, searched: tuple[str, ...], unfair: list[str]
+) -> None:
     arms = [
         Arm(name="full", method=FullConfig(), learning_rate=full_rate),
         Arm(name="lora", method=LoraConfig(), learning_rate=lora_rate),

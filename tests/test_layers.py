@@ -27,6 +27,8 @@ LAYERS = {
     "inference": 5,
     "comparison": 6,
     "progress": 6,
+    "terminal": 6,
+    "compare_commands": 7,
     "cli": 7,
     "__init__": 8,
     "__main__": 8,

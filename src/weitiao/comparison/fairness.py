@@ -1,16 +1,19 @@
 """Is each arm given its own chance? A rate that belongs to the other method makes a comparison of rates, not of methods."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from weitiao.compare_config import Arm
 from weitiao.methods import DEFAULT_LEARNING_RATE
 
 
-def unfair_rates(arms: Sequence[Arm], searched: bool) -> list[dict[str, str]]:
+def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[dict[str, str]]:
     """Arms whose given rate is another method's default or is copied from an arm of another method.
 
     The optimum of LoRA's rate lies about ten times above full fine-tuning's, so one rate for both favours one of them.
     A rate that a search found is the arm's own, whatever it is.
+
+    Args:
+        searched: names of the arms whose rate a search found.
 
     Returns:
         [{arm, english, chinese}]
@@ -18,7 +21,7 @@ def unfair_rates(arms: Sequence[Arm], searched: bool) -> list[dict[str, str]]:
     found = []
     for arm in arms:
         rate, own = arm.learning_rate, arm.method.type
-        if searched or rate is None or rate == DEFAULT_LEARNING_RATE[own]:
+        if arm.name in searched or rate is None or rate == DEFAULT_LEARNING_RATE[own]:
             continue
         defaults = [method for method, default in DEFAULT_LEARNING_RATE.items() if method != own and default == rate]
         copied = [o.name for o in arms if o.method.type != own and o.learning_rate == rate]

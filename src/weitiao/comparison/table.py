@@ -1,6 +1,6 @@
 """comparison.json: what the runs measured, arm by arm, and the six rows of the comparison made from it. See docs/compare.md."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import mean, median
 from typing import Any
 
@@ -29,9 +29,17 @@ _MEASURED = (
 
 
 def comparison(
-    config: CompareConfig, cells: Sequence[Cell], command: str, search: dict[str, Any] | None = None
+    config: CompareConfig,
+    cells: Sequence[Cell],
+    command: str,
+    search: dict[str, Any] | None = None,
+    searched: Collection[str] = (),
 ) -> dict[str, Any]:
     """Everything the report shows, as plain data; ``command`` makes it again.
+
+    Args:
+        search: what the search for rates found, if there was one.
+        searched: arms whose rate a search found elsewhere.
 
     Raises:
         RunError: no cell has finished.
@@ -57,7 +65,7 @@ def comparison(
         for arm in config.compare.methods
     ]
     metric = config.train.metric_for_best_model
-    unfair = unfair_rates(config.compare.methods, searched=search is not None)
+    unfair = unfair_rates(config.compare.methods, search["arms"] if search else searched)
     pairs = analyse_pairs(arms, values, predictions, task.HIGHER_IS_BETTER, config.compare.margin, metric, unfair)
     environment = finished[0].run.read_json("environment.json")
     result = {

@@ -6,10 +6,13 @@ from typing import Any
 
 from weitiao.artifact import to_json, write_atomic
 from weitiao.comparison.cells import Cell
-from weitiao.comparison.report import report_html
+from weitiao.comparison.evidence import FILE, evidence
+from weitiao.comparison.page import report_html
 
 
 def write_all(folder: Path, result: dict[str, Any], cells: Sequence[Cell]) -> None:
-    """Write comparison.json and report.html."""
+    """Write comparison.json, report.html, and evidence.json last: where it is, all is."""
+    (folder / FILE).unlink(missing_ok=True)
     write_atomic(folder / "comparison.json", to_json(result))
     write_atomic(folder / "report.html", report_html(result, cells))
+    write_atomic(folder / FILE, to_json(evidence(folder, result, cells)))
