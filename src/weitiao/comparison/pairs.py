@@ -132,22 +132,29 @@ def _cheaper(first: dict[str, Any], second: dict[str, Any]) -> str | None:
     return None
 
 
-def interval_text(result: dict[str, Any], flip: bool = True) -> str:
-    """The interval that belongs beside a gap: over seeds from three pairs on, over rows for fewer, or why there is none.
+def interval_text(result: dict[str, Any], flip: bool = True) -> tuple[str, str]:
+    """The interval that belongs beside a gap, in English and Chinese: over seeds from three pairs on, over rows for fewer.
 
     ``flip`` turns first - second into second - first.
     """
     sign = -1 if flip else 1
-    equal, rows = result["equivalence"], result["hierarchical"]
+    equal, rows, n = result["equivalence"], result["hierarchical"], result["num_pairs"]
     if equal["lower"] is not None:
-        low, high = sorted((sign * equal["lower"], sign * equal["upper"]))
-        return f"90 % interval over {result['num_pairs']} seeds {low:+.4f} to {high:+.4f}"
+        low, high = (signed(bound) for bound in sorted((sign * equal["lower"], sign * equal["upper"])))
+        return f"90 % interval over {n} seeds {low} to {high}", f"{n} 个种子的 90% 区间 {low} 至 {high}"
     if rows and rows["lower"] is not None:
-        low, high = sorted((sign * rows["lower"], sign * rows["upper"]))
-        return (
-            f"95 % interval over rows{' and seeds' if result['num_pairs'] > 1 else ' alone'} {low:+.4f} to {high:+.4f}"
-        )
-    return "no interval: " + ("the seeds do not differ" if result["num_pairs"] > 2 else "too few seeds")
+        low, high = (signed(bound) for bound in sorted((sign * rows["lower"], sign * rows["upper"])))
+        over, chinese = ("rows and seeds", "数据与种子") if n > 1 else ("rows alone", "仅数据")
+        return f"95 % interval over {over} {low} to {high}", f"{chinese}的 95% 区间 {low} 至 {high}"
+    if n > 2:
+        return "no interval: the seeds do not differ", "无区间：各种子没有差异"
+    return "no interval: too few seeds", "无区间：种子太少"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign; none for what rounds to zero."""
+    text = f"{value:+.4f}"
+    return "0.0000" if float(text) == 0 else text
 
 
 def resolution_text(result: dict[str, Any]) -> tuple[str, str]:

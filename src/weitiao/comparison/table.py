@@ -8,13 +8,16 @@ from weitiao.artifact import to_plain
 from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import unfair_rates
-from weitiao.comparison.pairs import analyse_pairs, interval_text, metric_values, read_all, resolution_text
+from weitiao.comparison.pairs import analyse_pairs, interval_text, metric_values, read_all, resolution_text, signed
 from weitiao.comparison.predictions import calibration
 from weitiao.errors import RunError
 from weitiao.methods import DEFAULT_LEARNING_RATE
 from weitiao.tasks import TASKS
 
+Text = tuple[str, str]  # English, Chinese
+
 SCHEMA = 2
+_FAILED: Text = ("failed", "失败")
 _EXACT = ("num_params", "num_trainable_params", "trainable_percent", "artifact_bytes", "tokenizer_bytes")
 _MEASURED = (
     "peak_memory_bytes",
@@ -145,82 +148,107 @@ def _arm(arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, 
 
 
 def six_rows(arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The six rows as text: ``cells``, one an arm; ``ratios``, each arm after the first against the first; ``ratio``, the last."""
+    """The six rows as text: ``cells``, one an arm; ``ratios``, each arm after the first against the first; ``ratio``, the last.
+
+    ``chinese`` holds name, cells and ratios in Chinese.
+    """
     others = arms[1:]
 
-    def cells(*keys: str, text: Any) -> list[str]:
-        return [
-            text(*(arm[key] for key in keys)) if all(arm[key] is not None for key in keys) else "failed" for arm in arms
-        ]
+    def cells(*keys: str, text: Any) -> list[Text]:
+        return [(text(*(a[k] for k in keys)),) * 2 if all(a[k] is not None for k in keys) else _FAILED for a in arms]
 
-    def ratios(key: str, digits: int = 2) -> list[str]:
+    def ratios(key: str, digits: int = 2) -> list[Text]:
         return [_ratio(arms[0], arm, key, digits) for arm in others]
 
-    rows = [
+    rows: list[tuple[Text, list[Text], list[Text]]] = [
         (
-            "Trained parameters",
+            ("Trained parameters", "训练参数"),
             cells("num_trainable_params", "trainable_percent", text=lambda n, share: f"{n:,} ({share:.2f} %)"),
             ratios("num_trainable_params", 4),
         ),
-        ("Peak memory", cells("peak_memory_bytes", text=lambda b: f"{b / 1e9:.2f} GB ({b:,.0f} bytes)"), ratios("peak_memory_bytes")),
         (
-            "Training speed",
+            ("Peak memory", "峰值内存"),
+            cells("peak_memory_bytes", text=lambda b: f"{b / 1e9:.2f} GB ({b:,.0f} bytes)"),
+            ratios("peak_memory_bytes"),
+        ),
+        (
+            ("Training speed", "训练速度"),
             cells(
                 "samples_per_s", "tokens_per_s", "train_seconds",
                 text=lambda samples, tokens, seconds: f"{samples:.1f} samples/s, {tokens:,.0f} tokens/s, {seconds:.0f} s",
             ),
             ratios("samples_per_s"),
         ),
-        ("Storage", cells("artifact_bytes", text=lambda b: f"{b / 1e6:.1f} MB ({b:,} bytes)"), ratios("artifact_bytes", 4)),
-        ("Quality", [_quality(a) for a in arms], [_gaps(a, pair) for a, pair in zip(others, pairs, strict=True)]),
-        ("Fits when", [_fits(a, arms, pairs) for a in arms], ["" for _ in others]),
+        (
+            ("Storage", "存储需求"),
+            cells("artifact_bytes", text=lambda b: f"{b / 1e6:.1f} MB ({b:,} bytes)"),
+            ratios("artifact_bytes", 4),
+        ),
+        (("Quality", "效果"), [_quality(a) for a in arms], [_gaps(p) for p in pairs]),
+        (("Fits when", "适用场景"), [_fits(a, arms, pairs) for a in arms], [("", "") for _ in others]),
     ]  # fmt: skip
-    return [
-        {"name": name, "cells": shown, "ratios": text, "ratio": text[-1] if text else ""} for name, shown, text in rows
-    ]
+    return [_row(*row, language=0) | {"chinese": _row(*row, language=1)} for row in rows]
 
 
-def _ratio(base: dict[str, Any], arm: dict[str, Any], key: str, digits: int) -> str:
+def _row(name: Text, cells: list[Text], ratios: list[Text], language: int) -> dict[str, Any]:
+    shown = [text[language] for text in ratios]
+    row = {"name": name[language], "cells": [text[language] for text in cells], "ratios": shown}
+    return row if language else {**row, "ratio": shown[-1] if shown else ""}
+
+
+def _ratio(base: dict[str, Any], arm: dict[str, Any], key: str, digits: int) -> Text:
     """arm / base; with two seeds or more also the least and the most over the seeds of what varies."""
     if not base[key] or arm[key] is None:
-        return ""
+        return "", ""
     text = f"{arm[key] / base[key]:.{digits}f}x"
     before, after = (a["by_seed"].get(key, {}) for a in (base, arm))
     found = [after[seed] / before[seed] for seed in before if seed in after and before[seed]]
-    return text + (f" ({min(found):.{digits}f} to {max(found):.{digits}f} over seeds)" if len(found) > 1 else "")
+    if len(found) < 2:
+        return text, text
+    low, high = f"{min(found):.{digits}f}", f"{max(found):.{digits}f}"
+    return f"{text} ({low} to {high} over seeds)", f"{text} (各种子 {low} 至 {high})"
 
 
-def _quality(arm: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {values['mean']:.4f}" for name, values in arm["quality"].items()) or "failed"
+def _quality(arm: dict[str, Any]) -> Text:
+    text = ", ".join(f"{name} {values['mean']:.4f}" for name, values in arm["quality"].items())
+    return (text, text) if text else _FAILED
 
 
-def _gaps(arm: dict[str, Any], pair: dict[str, Any]) -> str:
-    """Every gap with its interval, arm - first."""
-    return "; ".join(
-        f"{name} {-result['mean_difference']:+.4f} ({interval_text(result)})"
-        for name, result in pair["metrics"].items()
-        if result["mean_difference"] is not None
+def _gaps(pair: dict[str, Any]) -> Text:
+    """Every gap with its interval, second - first."""
+    found = {name: m for name, m in pair["metrics"].items() if m["mean_difference"] is not None}
+    english, chinese = (
+        "; ".join(f"{name} {signed(-m['mean_difference'])} ({interval_text(m)[k]})" for name, m in found.items())
+        for k in (0, 1)
     )
+    return english, chinese
 
 
-def _fits(arm: dict[str, Any], arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:
+def _fits(arm: dict[str, Any], arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> Text:
     """Where the arm is the better one, in its own measured figures. Quality counts where the verdict says so."""
     if arm["peak_memory_bytes"] is None:
-        return "failed"
+        return _FAILED
     others = [other for other in arms if other is not arm and other["peak_memory_bytes"] is not None]
-    reasons = [f"{arm['peak_memory_bytes'] / 1e9:.1f} GB of memory are there"]
+    memory = f"{arm['peak_memory_bytes'] / 1e9:.1f} GB"
+    reasons = [(f"{memory} of memory are there", f"有 {memory} 内存")]
     own = [pair for pair in pairs if arm["name"] in (pair["first"], pair["second"])]
     won = [p for p in own if p["decision"]["because"] == "quality" and p["decision"]["keep"] == arm["name"]]
     if won and len(won) == len(own):
-        least = min(abs(p["metrics"][p["metric"]]["mean_difference"]) for p in won)
-        reasons.append(f"{least:.4f} of {own[0]['metric']} matters")
+        metric = own[0]["metric"]
+        least = f"{min(abs(p['metrics'][p['metric']]['mean_difference']) for p in won):.4f}"
+        reasons.append((f"{least} of {metric} matters", f"在意 {least} 的 {metric}"))
     if others and all(arm["train_seconds"] < o["train_seconds"] for o in others):
-        share = arm["train_seconds"] / max(o["train_seconds"] for o in others)
-        reasons.append(f"runs should take {100 * share:.0f} % of the time")
+        share = f"{100 * arm['train_seconds'] / max(o['train_seconds'] for o in others):.0f}"
+        reasons.append((f"runs should take {share} % of the time", f"希望训练时间只有 {share}%"))
     if others and all(arm["artifact_bytes"] < o["artifact_bytes"] for o in others):
         many = max(o["artifact_bytes"] for o in others) // arm["artifact_bytes"]
-        reasons.append(f"many tasks share one base ({many} of these take the space of one full model)")
-    return "; ".join(reasons)
+        reasons.append(
+            (
+                f"many tasks share one base ({many} of these take the space of one full model)",
+                f"多个任务共享一个底座 ({many} 个才占一个完整模型的空间)",
+            )
+        )
+    return "; ".join(english for english, _ in reasons), "; ".join(chinese for _, chinese in reasons)
 
 
 def verdict_lines(result: dict[str, Any]) -> list[dict[str, str]]:
@@ -234,13 +262,14 @@ def verdict_lines(result: dict[str, Any]) -> list[dict[str, str]]:
             said["chinese"].append(found["verdict"]["chinese"])
             for key, text in zip(said, resolution_text(found), strict=True):
                 said[key].append(text)
-        title = f"{pair['first']} / {pair['second']}: {decision['keep']}"
+        names = f"{pair['first']} / {pair['second']}"
         lines.append(
             {
-                "title": title,
+                "pair": names,
+                "title": f"{names}: {decision['keep']}",
                 "keep": decision["keep"],
                 "english": " ".join(said["english"]),
                 "chinese": "".join(said["chinese"]),
             }
         )
-    return lines  # fmt: skip
+    return lines
