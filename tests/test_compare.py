@@ -1,6 +1,8 @@
 """The comparison: one process a cell, the same rows and start for every arm, resumable, six rows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,11 @@ def test_a_failed_cell_is_shown_and_the_others_go_on(comparison_options: dict[st
     assert [pair["decision"]["because"] for pair in result["pairs"]] == ["failed", "failed"]
     page = (Path(comparison_options["output"]["dir"]) / "report.html").read_text(encoding="utf-8")
     assert "no module named nothing" in page
+    stored = Path(comparison_options["output"]["dir"]) / "compare.yaml"
+    again = subprocess.run([sys.executable, "-m", "weitiao", "compare", str(stored)], capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "1 of 3 cells failed" in again.stderr
+    assert "Quality" in again.stdout  # the table comes first
 
 
 def test_a_comparison_without_any_run_is_an_error(comparison_options: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from weitiao.artifact import RunDir
 from weitiao.comparison.cells import Cell
 
 COLOURS = ("#3b7dd8", "#d9542c", "#2b9a66", "#8e5bd0", "#c58a12", "#17a2b8")
@@ -19,27 +21,33 @@ def colour(arms: Sequence[dict[str, Any]], name: str) -> str:
 def curves(result: dict[str, Any], cells: Sequence[Cell]) -> list[Any]:
     """Training loss by step, by time and by tokens; the held-out metric by step; memory by step."""
     metric = result["metric"]
-    searched = result["search"] is not None
+    runs = [(cell.arm.name, f"seed {cell.seed}", cell.run) for cell in cells]
+    searched = [
+        (name, f"rate {tried['learning_rate']:g}", RunDir(Path(tried["run_dir"])))
+        for name, found in (result["search"] or {"arms": {}})["arms"].items()
+        for tried in found["tried"]
+        if tried["learning_rate"] == found["chosen"]
+    ]
     wanted = [
         ("log", "loss", "step", "step 步", "loss 损失"),
         ("log", "loss", "seconds", "seconds since the start 秒", "loss 损失"),
         ("log", "loss", "num_tokens", "tokens 词元", "loss 损失"),
-        ("eval", metric, "step", "step 步", f"{'test' if searched else 'held-out'} {metric}"),
+        ("eval", metric, "step", "step 步", f"{'development' if searched else 'held-out'} {metric}"),
     ]
     figures = []
     for kind, value, over, x_title, y_title in wanted:
         figure = _figure(x_title, y_title)
         shown = set()
-        for cell in cells:
-            points = [(e[over], e[value]) for e in cell.run.events() if e["event"] == kind and over in e and value in e]
-            name = cell.arm.name
+        # after a search the test rows are scored once only: the curve is that of the development rows
+        for name, what, run in searched if kind == "eval" and searched else runs:
+            points = [(e[over], e[value]) for e in run.events() if e["event"] == kind and over in e and value in e]
             figure.add_scatter(
                 x=[x for x, _ in points],
                 y=[y for _, y in points],
                 name=html.escape(name),
                 legendgroup=html.escape(name),
                 showlegend=name not in shown,
-                hovertext=f"{html.escape(name)}, seed {cell.seed}",
+                hovertext=f"{html.escape(name)}, {what}",
                 mode="lines+markers" if len(points) < 20 else "lines",
                 line={"color": colour(result["arms"], name), "width": 1.5},
                 marker={"size": 5},
