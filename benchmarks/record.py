@@ -40,8 +40,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For the log: the short values in order."""
-        return " ".join(str(value) for value in self.settings.values() if isinstance(value, str | int | float))
+        """For the log: the values in order."""
+        values = self.settings.values()
+        return " ".join(" ".join(value) if isinstance(value, list) else str(value) for value in values)
 
 
 class Results:

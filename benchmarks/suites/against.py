@@ -1,5 +1,6 @@
 """Ours against the tools that most people use, in turn: a pair is the same rows, model and method, a process each."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -65,10 +66,11 @@ def _ours(bench: Bench, model: str, rows: int, words: list[str]) -> dict[str, An
 
 def trl(bench: Bench) -> Iterator[Cell]:
     """Instruction tuning of a small causal model: TRL's SFTTrainer, packed and in bf16, against ours."""
+    from weitiao.catalogue.download import sha256_of
     from weitiao.tasks import TASKS
 
     missing = None if "causal_lm" in TASKS else "weitiao has no task causal_lm yet"
-    rows = "given" if bench.sft_rows else "chatterbot-zh"
+    rows = f"given, sha256 {sha256_of(bench.sft_rows)[:12]}" if bench.sft_rows else "chatterbot-zh"
     for i in bench.rounds(3):
         yield Cell({"round": i, "side": "bare"}, lambda: script("peers/bare.py"))
         for method in METHODS:
@@ -97,6 +99,4 @@ def _causal_lm(bench: Bench, words: list[str]) -> dict[str, Any]:
 
 
 def _first(path: Path, count: int) -> list[dict[str, Any]]:
-    import json
-
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
