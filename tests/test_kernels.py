@@ -9,6 +9,7 @@ from torch import nn
 
 from weitiao import pretrained
 from weitiao.config import TrainConfig
+from weitiao.kernels import int8
 from weitiao.kernels.attention import MODEL_TYPES, ShortAttention, attention, register
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
@@ -272,3 +273,44 @@ def test_other_models_keep_their_own_attention(tmp_path: Path) -> None:
     resolved = pretrained.Resolved("cpu", "float32", "weitiao", {})
     model, _ = pretrained.load_model(str(tmp_path / "m"), "AutoModelForSequenceClassification", ["a", "b"], 1, resolved)
     assert model.config._attn_implementation != "weitiao"
+
+
+@pytest.mark.skipif(not int8.is_supported(), reason="this CPU or this torch has no int8 product")
+@pytest.mark.parametrize("shape", [(33, 24, 40), (960, 384, 1536), (7, 1536, 384)])
+def test_int8_products_are_near_the_exact_ones(shape: tuple[int, int, int]) -> None:
+    """Both products within 2 % in norm, with rows of very different sizes and a row of zeros."""
+    torch.manual_seed(0)
+    tokens, inputs, outputs = shape
+    weight = torch.randn(outputs, inputs) * 0.05
+    packed = int8.Int8Linear(weight)
+    for product, matrix in ((packed.forward_weight, weight), (packed.backward_weight, weight.t())):
+        x = torch.randn(tokens, matrix.shape[1]) * torch.logspace(-6, 3, tokens)[:, None]
+        x[1] = 0
+        quantised = int8.quantise(x.bfloat16())
+        y = product.product(quantised).mul_(quantised.scale).float()
+        expected = x @ matrix.t()
+        error = (y - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1e-30)
+        assert error.max() < 0.03
+        assert not y[1].any()
+
+
+@pytest.mark.skipif(not int8.is_supported(), reason="this CPU or this torch has no int8 product")
+def test_a_lora_layer_on_an_int8_base_has_nearly_the_same_gradients() -> None:
+    """Cosine of every gradient with the fp32 one above 0.99, and the frozen weight is held once, in int8."""
+    import peft
+
+    grads = []
+    for quantised in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 64))
+        net = peft.get_peft_model(net, peft.LoraConfig(r=8, target_modules=["0", "2"], init_lora_weights=False))
+        net = net.bfloat16() if quantised else net
+        assert fuse_lora(net, int8=quantised) == (2, 0)
+        x = torch.randn(96, 256).to(torch.bfloat16 if quantised else torch.float32).requires_grad_()
+        net(x).float().square().sum().backward()
+        grads.append({"x": x.grad, **{n: p.grad for n, p in net.named_parameters() if p.grad is not None}})
+    assert grads[0].keys() == grads[1].keys()
+    assert len(grads[0]) == 5
+    for name, exact in grads[0].items():
+        near = grads[1][name].float()
+        assert torch.nn.functional.cosine_similarity(near.flatten(), exact.flatten(), dim=0) > 0.99, name

@@ -26,6 +26,8 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "random batches": ["train.group_by_length=false"],
         "the model's dropout": ["train.dropout=model"],
         "fp32": ["train.bf16=false"],
+        "base in int8": ["train.int8_base=true"],
+        "upper half alone": ["method.top_k=6"],
         "all kernels off": ALL_OFF,
     },
     "full": {
@@ -37,7 +39,10 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     },
 }
 # On the larger shape only what the goals speak of.
-LARGER: dict[str, dict[str, list[str]]] = {"lora": {"defaults": [], **PEFT_LAYERS}, "full": {"defaults": []}}
+LARGER: dict[str, dict[str, list[str]]] = {
+    "lora": {"defaults": [], **PEFT_LAYERS, "base in int8": ["train.int8_base=true"]},
+    "full": {"defaults": []},
+}
 
 
 def utilisation(bench: Bench) -> Iterator[Cell]:

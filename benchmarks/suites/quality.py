@@ -23,12 +23,11 @@ class Option:
     methods: tuple[str, ...] = ("lora", "full")
 
 
-# A further option is one line here, for example
-#   "int8 base": Option(fast=("train.int8_base=true",), methods=("lora",)),
-#   "frozen prefix": Option(fast=("method.top_k=6",), methods=("lora",)),
 OPTIONS: dict[str, Option] = {
     "dropout 0": Option(plain=("train.dropout=model",)),
     "own kernels": Option(plain=tuple(ALL_OFF)),
+    "base in int8": Option(fast=("train.int8_base=true",), methods=("lora",)),
+    "upper half alone": Option(fast=("method.top_k=6",)),
     "batches of near-equal length": Option(plain=("train.group_by_length=false",)),
 }
 

@@ -79,6 +79,10 @@ class FullConfig(Section):
     """Full fine-tuning: every parameter trains."""
 
     type: Literal["full"] = Field("full", description="`full` or `lora`. Further options of `method` belong to lora.")
+    top_k: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
+        None,
+        description="Train only the upper k layers and what follows them (0: the head alone); auto: by a probe.",
+    )
 
 
 class LoraConfig(Section):
@@ -92,6 +96,9 @@ class LoraConfig(Section):
         "all-linear", description="Layers that get an adapter: `all-linear`, or names such as [query, value]."
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train as well.")
+    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="Adapters in the upper k layers only; auto: by a probe of what each layer knows."
+    )
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (arXiv 2312.03732).")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
     init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] = Field(
@@ -114,7 +121,12 @@ class TrainConfig(Section):
     per_device_train_batch_size: int | None = Field(
         None, ge=1, description="Rows a batch; without it, batches are filled up to tokens_per_batch."
     )
-    tokens_per_batch: int = Field(1024, ge=8, description="Padded tokens a batch may hold.")
+    tokens_per_batch: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
+        1024, description="Padded tokens a batch may hold; auto: by a few trial steps and the free memory."
+    )
+    auto_batch: bool = Field(
+        False, description="Where a batch does not fit into memory, cut it; the optimizer step keeps its rows."
+    )
     group_by_length: bool = Field(True, description="Put rows of near-equal length together (less padding).")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches an optimizer step.")
     bf16: bool | Literal["auto"] = Field(
@@ -132,6 +144,13 @@ class TrainConfig(Section):
     fused_lora: bool = Field(
         True, description="Compute LoRA layers with our own kernel where it applies, else with peft's."
     )
+    cache_prefix: bool = Field(
+        True, description="With method.top_k: compute the frozen lower layers once and keep their outputs on disk."
+    )
+    int8_base: bool = Field(
+        False,
+        description="LoRA on a CPU: multiply with the frozen weights in int8, faster from a hidden size of 768 on.",
+    )
     first_token: bool = Field(
         True,
         description="Compute a BERT classifier's last layer for the first token alone: the same result, less work.",
@@ -143,6 +162,9 @@ class TrainConfig(Section):
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment decay.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="A loss or gradient that is not a finite number: stop, or leave that step out and count it."
+    )
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null: do not clip.")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after warm-up.")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")

@@ -34,6 +34,7 @@ class Encoded:
         labels: int64 [N] class indices, empty when the rows are unlabelled.
         owner: int64 [N]: which input each row came from; several rows share an owner when texts are cut into windows,
             and inputs that were left out own none.
+        states: [T, H], what a frozen prefix of the model makes of ``flat`` (training/prefix.py).
     """
 
     flat: NDArray[np.int32]
@@ -43,6 +44,7 @@ class Encoded:
     types: NDArray[np.uint8] | None = None
     num_over_length: int = 0
     tokens_lost: int = 0
+    states: Any = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

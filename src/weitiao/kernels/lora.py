@@ -2,13 +2,17 @@
 
 peft runs five operations forward, each with its own saved tensors and full-size temporaries for the scaling and the
 sum. Here the scale goes into the product with B, the adapter's part is added in place by the matrix product itself,
-and only x and the narrow x A^T are kept. Layers that the function does not cover stay with peft.
+and only x and the narrow x A^T are kept. Layers that the function does not cover stay with peft. The frozen W may be
+an :class:`Int8Linear`, which then does both products with W in int8.
 """
 
+import weakref
 from typing import Any
 
 import torch
 from torch import nn
+
+from weitiao.kernels.int8 import Int8Linear, Quantised, quantise
 
 
 class LoraLinearFunction(torch.autograd.Function):
@@ -18,61 +22,98 @@ class LoraLinearFunction(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | Int8Linear,
         bias: torch.Tensor | None,
         a: torch.Tensor,
         b: torch.Tensor,
         scale: float,
+        quantised: Quantised | None = None,
     ) -> torch.Tensor:
+        """``quantised``: x once more, for an int8 weight."""
         narrow = x @ a.t()
-        y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+        if isinstance(weight, Int8Linear):
+            assert quantised is not None, "an int8 weight needs a quantised x"
+            y = weight.forward_weight.product(quantised)
+            y = y.mul_(quantised.scale) if bias is None else torch.addcmul(bias, y, quantised.scale)
+        else:
+            y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
         y.addmm_(narrow, b.t(), alpha=scale)
-        ctx.save_for_backward(x, weight, a, b, narrow)
-        ctx.scale = scale
+        ctx.save_for_backward(x, a, b, narrow)
+        ctx.weight, ctx.scale = weight, scale  # frozen: no version to guard
         return y
 
     @staticmethod
     def backward(
         ctx: Any, *gradients: torch.Tensor
-    ) -> tuple[torch.Tensor | None, None, None, torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor | None, None, None, torch.Tensor, torch.Tensor, None, None]:
         (gradient,) = gradients
-        x, weight, a, b, narrow = ctx.saved_tensors
+        x, a, b, narrow = ctx.saved_tensors
         narrow_gradient = gradient @ (b * ctx.scale)  # [T, R]
         grad_a = narrow_gradient.t() @ x
         grad_b = gradient.t() @ (narrow * ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = gradient @ weight
+            if isinstance(ctx.weight, Int8Linear):
+                quantised = quantise(gradient)
+                grad_x = ctx.weight.backward_weight.product(quantised).mul_(quantised.scale)
+            else:
+                grad_x = gradient @ ctx.weight
             grad_x.addmm_(narrow_gradient, a)
-        return grad_x, None, None, grad_a, grad_b, None
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+class _SharedInput:
+    """The last quantised input: query, key and value read the same tensor."""
+
+    def __init__(self) -> None:
+        self._of: weakref.ref[torch.Tensor] | None = None
+        self._quantised: Quantised | None = None
+
+    def quantise(self, x: torch.Tensor) -> Quantised:
+        """x [..., I], quantised at most once in a row."""
+        if self._quantised is None or self._of is None or self._of() is not x:
+            self._of, self._quantised = weakref.ref(x), quantise(x.detach().reshape(-1, x.shape[-1]))
+        return self._quantised
 
 
 class FusedForward:
     """Stands in for the forward of one peft layer."""
 
-    def __init__(self, layer: Any, adapter: str) -> None:
-        self.base: nn.Linear = layer.base_layer
+    def __init__(self, layer: Any, adapter: str, int8: _SharedInput | None = None) -> None:
+        base: nn.Linear = layer.base_layer
+        self.weight: torch.Tensor | Int8Linear = base.weight
+        self.bias = base.bias
+        self.int8 = int8
+        if int8 is not None:
+            self.weight = Int8Linear(base.weight.detach())
+            base.weight = nn.Parameter(base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
         self.a: nn.Linear = layer.lora_A[adapter]
         self.b: nn.Linear = layer.lora_B[adapter]
         self.scale = float(layer.scaling[adapter])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., I] -> [..., O]."""
+        quantised = None if self.int8 is None else self.int8.quantise(x)
         flat = x.reshape(-1, x.shape[-1])
-        y = LoraLinearFunction.apply(flat, self.base.weight, self.base.bias, self.a.weight, self.b.weight, self.scale)  # type: ignore[no-untyped-call]
+        y = LoraLinearFunction.apply(flat, self.weight, self.bias, self.a.weight, self.b.weight, self.scale, quantised)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
 
 
-def fuse_lora(model: nn.Module) -> tuple[int, int]:
-    """Give every layer that allows it the fused forward; returns (fused, left to peft)."""
+def fuse_lora(model: nn.Module, int8: bool = False) -> tuple[int, int]:
+    """Give every layer that allows it the fused forward; returns (fused, left to peft).
+
+    Args:
+        int8: keep the frozen weights of these layers in int8 alone (bfloat16 compute on a CPU with VNNI).
+    """
     from peft.tuners.lora.layer import Linear, LoraLayer
 
     fused = left = 0
+    shared = _SharedInput() if int8 else None
     for layer in model.modules():
         if not isinstance(layer, LoraLayer):
             continue
         if type(layer) is Linear and _is_plain(layer):
-            layer.forward = FusedForward(layer, layer.active_adapters[0])
+            layer.forward = FusedForward(layer, layer.active_adapters[0], shared)
             fused += 1
         else:
             left += 1

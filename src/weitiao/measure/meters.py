@@ -25,6 +25,22 @@ def memory_bytes() -> int:
     return _status_bytes("VmRSS") or _rusage_peak_bytes()
 
 
+def available_memory_bytes() -> int:
+    """Memory that a process could still take: MemAvailable, or the control group's limit where that is lower."""
+    import os
+
+    free: list[int] = []
+    try:
+        text = Path("/proc/meminfo").read_text()
+        free += [int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable:")]
+        limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+        if limit.is_file() and limit.read_text().strip() != "max":
+            free.append(int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(free) if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _status_bytes(key: str) -> int | None:
     try:
         for line in _STATUS.read_text().splitlines():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weitiao.config import FullConfig
+from weitiao.kernels.prefix import frozen_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -13,8 +14,12 @@ LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al
 
 
 def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":
-    """Make every parameter trainable."""
+    """Make every parameter trainable, or with ``top_k`` those of the upper layers and of what follows them."""
     model.requires_grad_(True)
+    if config.top_k is not None:
+        assert config.top_k != "auto", "the caller has probed"
+        for name in set(frozen_names(model, config.top_k)) - set(new_parameters):
+            model.get_parameter(name).requires_grad_(False)
     return model
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from weitiao.config import LoraConfig
 from weitiao.errors import ConfigError
+from weitiao.kernels.prefix import depth
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,11 +40,23 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
             f"method.modules_to_save: the model has no module named {', '.join(unknown)}.\nExpected names of its modules.\n"
             f"Some are: {', '.join(sorted(name for name in known if name and not name.isdigit())[:20])}."
         )
+    targets = _targets(model, config.target_modules, whole, known)
+    upper = None
+    if config.top_k is not None:
+        assert config.top_k != "auto", "the caller has probed"
+        if isinstance(targets, str):
+            raise ConfigError(
+                f"method.top_k={config.top_k} beside the regular expression method.target_modules={targets}.\n"
+                "Expected names of modules.\nName the layers in the expression, or leave it out."
+            )
+        frozen = depth(model, config.top_k)
+        upper = list(range(frozen, frozen + config.top_k))
     adapter = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora_dropout,
-        target_modules=_targets(model, config.target_modules, whole, known),
+        target_modules=targets,
+        layers_to_transform=upper,
         exclude_modules=_pattern(whole) if whole else None,
         bias=config.bias,
         use_rslora=config.use_rslora,
@@ -89,11 +102,11 @@ def _owners(model: "nn.Module", parameters: Sequence[str]) -> set[str]:
     owners: set[str] = set()
     for parameter in parameters:
         parts = parameter.split(".")[:-1]
-        for depth in range(1, len(parts) + 1):
-            path = ".".join(parts[:depth])
+        for length in range(1, len(parts) + 1):
+            path = ".".join(parts[:length])
             inside = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_parameters()]
             if inside and set(inside) <= new:
-                owners.add(parts[depth - 1])
+                owners.add(parts[length - 1])
                 break
     return owners
 

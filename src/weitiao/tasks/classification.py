@@ -54,6 +54,11 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
         batch["token_type_ids"] = torch.from_numpy(types)
     if lengths.min() < longest:
         batch["attention_mask"] = torch.from_numpy((np.arange(longest)[None] < lengths[:, None]).astype(np.int64))
+    if encoded.states is not None:
+        states = torch.zeros(len(ids), longest, encoded.states.shape[1], dtype=encoded.states.dtype)
+        for place, i in enumerate(rows):
+            states[place, : lengths[place]] = encoded.states[encoded.offsets[i] : encoded.offsets[i + 1]]
+        batch["prefix_states"] = states
     if len(encoded.labels):
         batch["labels"] = torch.from_numpy(encoded.labels[list(rows)])
     return batch

@@ -1,48 +1,33 @@
 """Load, adapt, train, save: what turns inputs into model/. The only caller of the training loop."""
 
 import logging
-import math
 import time
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 
-from weitiao import pretrained
 from weitiao.artifact import RunDir
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
-from weitiao.errors import ConfigError, ModelError, RunError, Stopped
-from weitiao.kernels.first_token import use_first_token
+from weitiao.errors import ConfigError, RunError, Stopped
 from weitiao.kernels.limits import bound_primitive_cache
-from weitiao.kernels.lora import fuse_lora
-from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
+from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
+from weitiao.training.adapt import adapt
+from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
 from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
-from weitiao.training.loop import StepInfo, dry_run, train_steps
-from weitiao.training.optim import MasterAdamW, decay_factor
+from weitiao.training.loop import StepInfo, train_steps
+from weitiao.training.optim import decay_factor
 from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
 from weitiao.training.signals import StopRequest
 
 log = logging.getLogger("weitiao")
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """The model ready to train."""
-
-    model: Any
-    optimizer: MasterAdamW
-    rows: RowsEmbedding | None
-    counts: dict[str, Any]
+_MOST_SKIPPED = 100  # more is no accident
 
 
 @dataclass
@@ -83,20 +68,22 @@ def fit(
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
-    adapted = _adapt(config, inputs, accelerator)
+    adapted = adapt(config, inputs, accelerator, events)
+    inputs = adapted.inputs
     optimizer = adapted.optimizer
-    schedule = _schedule(options, inputs)
+    schedule: Schedule = _schedule(options, inputs, adapted.model, accelerator)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
         "learning rate %g: %s", rate, "asked for" if options.learning_rate else f"the default of {config.method.type}"
     )
-    _try_longest_batch(adapted.model, task, inputs, schedule, accelerator)
+    schedule = try_longest_batch(adapted.model, task, inputs, schedule, accelerator, options.auto_batch)
 
     watch, done, epoch = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0, 0.0
+    skipped = 0
     meter, clock = Throughput(), _Clock(total_steps)
     if resuming and (state := load_checkpoint(run, optimizer)) is not None:
-        done, epoch = state["step"], state["epoch"]
+        done, epoch, skipped = state["step"], state["epoch"], state["skipped"]
         watch.best, watch.bad_evals = state["best"], state["bad_evals"]
         meter = Throughput(**state["throughput"])
         clock = _Clock(total_steps, done, state["train_seconds"])
@@ -109,7 +96,7 @@ def fit(
 
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
-        state = {"best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+        state = {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
     for info in train_steps(
@@ -117,7 +104,9 @@ def fit(
     ):
         step, epoch = info.step, info.epoch
         meter.tick(info.num_samples, info.num_tokens)
-        if info.loss is not None:
+        if not info.finite:
+            skipped = _not_finite(info, inputs, options, skipped, events)
+        elif info.loss is not None:
             events.write("log", **_log_facts(info, meter, clock))
         if _evaluation_is_due(info, options, total_steps):
             meter.pause()
@@ -159,61 +148,30 @@ def fit(
         "kept_step": load_best(run, optimizer) if keeps_best else step,
         "selected_on_eval": keeps_best or (options.early_stopping_patience is not None and watch.best is not None),
         "epochs": round(epoch, 4),
+        **({"skipped_steps": skipped} if options.non_finite == "skip" else {}),
         **meter.read(),
-        "padding_share": None if isinstance(schedule, StreamSchedule) else _padding(schedule),
+        "padding_share": _padding(schedule) if isinstance(schedule, EpochSchedule) else None,
         "dtype": inputs.resolved.dtype,
         "peak_memory_bytes": peak_memory_bytes(),
     }
     optimizer.adopt_masters()
+    if adapted.prefix is not None:
+        adapted.prefix.restore()
     if adapted.rows is not None:
         restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
     METHODS[config.method.type].save(adapted.model, run.model)
     return summary
 
 
-def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
-    """Parameters, trainable ones and their share. The frozen twin that peft keeps of a saved module is not counted."""
-    own = [p for name, p in model.named_parameters() if ".original_module." not in name]
-    total, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
-    return {"num_params": total, "num_trainable_params": trainable, "trainable_percent": 100 * trainable / total}
-
-
-def _adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator) -> Adapted:
-    """The model on its device: method applied, kernels in place, compute dtype set, optimizer made."""
-    options, resolved = config.train, inputs.resolved
-    set_seed(options.seed)  # before loading, so that a new head starts the same for every method
-    model, new = pretrained.load_model(
-        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved
-    )
-    if new:
-        log.info("newly initialised, so trained and saved: %s", ", ".join(new))
-    if options.dropout != "model":
-        pretrained.set_dropout(model, options.dropout)
-    model = METHODS[config.method.type].apply(model, config.method, new, pretrained.locate(config.model))
-    counts = count_parameters(model)
-    log.info(
-        "trainable params: %s || all params: %s || trainable%%: %.4f",
-        *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),
-        counts["trainable_percent"],
-    )
-    rows = None
-    if options.sparse_embedding and inputs.stream is None:
-        rows = shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
-        if rows is not None:
-            log.info(
-                "embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{rows.table.shape[0]:,}"
-            )
-    model = model.to(accelerator.device)
-    pretrained.to_compute_dtype(model, resolved.dtype)
-    if options.first_token and use_first_token(model):
-        log.info("last layer: computed for the first token, the only one that the classifier reads")
-    if options.fused_lora and config.method.type == "lora":
-        log.info("LoRA layers: %d with the fused kernel, %d with peft's own", *fuse_lora(model))
-    return Adapted(model, MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype)), rows, counts)
-
-
-def _schedule(options: TrainConfig, inputs: Inputs) -> EpochSchedule | StreamSchedule:
-    plan = BatchPlan(options.tokens_per_batch, options.per_device_train_batch_size, options.group_by_length)
+def _schedule(
+    options: TrainConfig, inputs: Inputs, model: Any, accelerator: Accelerator
+) -> EpochSchedule | StreamSchedule:
+    budget = options.tokens_per_batch
+    plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
+    if budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
+        tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, accelerator)
+        plan = replace(plan, tokens_per_batch=tokens)
+        log.info("tokens_per_batch=%d (auto): %s", tokens, why)
     if inputs.stream is not None:
         assert options.max_steps is not None, "the configuration asks for it"
         log.info("batches: %s, inside windows of the stream", plan.describe())
@@ -234,21 +192,6 @@ def _padding(schedule: EpochSchedule) -> float:
     return padding_waste(plan_epoch(schedule.lengths, schedule.plan, schedule.seed, 0), schedule.lengths)
 
 
-def _try_longest_batch(
-    model: Any, task: ModuleType, inputs: Inputs, schedule: Schedule, accelerator: Accelerator
-) -> None:
-    try:
-        dry_run(model, task, inputs.pad_id, schedule, accelerator)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocator failure is a plain RuntimeError
-        if "memory" not in str(error):
-            raise
-        raise ModelError(
-            f"The largest batch does not fit into memory: {str(error).splitlines()[0]}\n"
-            f"Expected room for {schedule.plan.describe()}.\n"
-            "Lower train.tokens_per_batch (or per_device_train_batch_size), or use method.type=lora."
-        ) from None
-
-
 def _evaluation_is_due(info: StepInfo, options: TrainConfig, total_steps: int) -> bool:
     """The saved model is evaluated after the last step anyway; only the choice of the best step needs that one twice."""
     if info.step == total_steps and not options.load_best_model_at_end:
@@ -263,12 +206,6 @@ def _evaluation_is_due(info: StepInfo, options: TrainConfig, total_steps: int) -
 
 
 def _log_facts(info: StepInfo, meter: Throughput, clock: "_Clock") -> dict[str, Any]:
-    for name, value in (("loss", info.loss), ("gradient norm", info.grad_norm)):
-        if value is None or not math.isfinite(value):
-            raise RunError(
-                f"The {name} is {value} at step {info.step}.\nExpected a finite number.\n"
-                "Lower train.learning_rate, or try train.bf16=false."
-            )
     return {
         "step": info.step,
         "epoch": round(info.epoch, 4),
@@ -279,6 +216,26 @@ def _log_facts(info: StepInfo, meter: Throughput, clock: "_Clock") -> dict[str, 
         "peak_memory_bytes": peak_memory_bytes(),
         "eta_s": clock.eta_s(info.step),
     }
+
+
+def _not_finite(info: StepInfo, inputs: Inputs, options: TrainConfig, skipped: int, events: EventLog) -> int:
+    """Stop, or count the step that was left out. Raises RunError that names the rows of the step."""
+    ids = (
+        []
+        if inputs.stream is not None
+        else inputs.prepared.train.table.ids(inputs.prepared.train.rows[inputs.train.owner[list(info.rows)]])
+    )
+    rows = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+    if options.non_finite == "skip" and skipped < _MOST_SKIPPED:
+        events.write("skipped", step=info.step, rows=ids)
+        log.warning("step %d is left out: its loss or gradient is not a finite number (rows %s)", info.step, rows)
+        return skipped + 1
+    also = f"; {skipped} steps were left out before" if skipped else ""
+    raise RunError(
+        f"The loss or the gradient is not a finite number at step {info.step}, rows {rows}{also}.\n"
+        "Expected finite numbers.\nLower train.learning_rate, try train.bf16=false, look at those rows, or leave such "
+        "steps out with train.non_finite=skip."
+    )
 
 
 class _Clock:

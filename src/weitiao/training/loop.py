@@ -1,5 +1,6 @@
 """The training loop: a generator of facts. The caller logs, saves, evaluates and decides when to stop."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -9,7 +10,7 @@ import torch
 
 from weitiao.config import TrainConfig
 from weitiao.training.optim import MasterAdamW, learning_rate_at
-from weitiao.training.schedule import Schedule
+from weitiao.training.schedule import Schedule, cut_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,6 +29,8 @@ class StepInfo:
     loss: float | None  # None between log steps: reading it would force a device sync
     grad_norm: float | None
     ends_epoch: bool
+    rows: tuple[int, ...]  # of the step's encoded rows
+    finite: bool = True  # on a GPU it is looked at on log steps alone, except with non_finite=skip
 
 
 def train_steps(
@@ -54,12 +57,24 @@ def train_steps(
     model.train()
     for taken in schedule.steps(skip):
         step, encoded = taken.step, taken.encoded
-        batches = [task.collate(encoded, rows, pad_id) for rows in taken.batches]
-        num_targets = sum(task.count_targets(batch) for batch in batches)  # on CPU labels, before the device copy
-        loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights)
+        for parts in itertools.count():  # again in smaller pieces, where memory runs out and auto_batch is on
+            pieces = cut_batches(taken.batches, 2**parts)
+            batches = [task.collate(encoded, rows, pad_id) for rows in pieces]
+            num_targets = sum(task.count_targets(batch) for batch in batches)  # on CPU labels, before the device copy
+            try:
+                loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights)
+                break
+            except RuntimeError as error:
+                if not (config.auto_batch and is_out_of_memory(error) and max(map(len, pieces)) > 1):
+                    raise
+            model.zero_grad(set_to_none=True)
         rate = learning_rate_at(step, total_steps, peak_learning_rate, config)
-        norm = optimizer.step(rate, config.max_grad_norm)
         logs = step % config.logging_steps == 0 or step in (1, total_steps)
+        skips = config.non_finite == "skip"
+        # on a CPU nothing waits for the value
+        looks = logs or skips or accelerator.device.type == "cpu"
+        norm = optimizer.step(rate, config.max_grad_norm, skip_non_finite=skips)
+        finite = not looks or bool(torch.isfinite(norm) & torch.isfinite(loss_sum))
         yield StepInfo(
             step=step,
             epoch=taken.epoch,
@@ -70,7 +85,18 @@ def train_steps(
             loss=loss_sum.item() / num_targets if logs else None,  # the one sync, on log steps only
             grad_norm=norm.item() if logs else None,
             ends_epoch=taken.ends_epoch,
+            rows=tuple(i for rows in taken.batches for i in rows),
+            finite=finite,
         )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """torch.OutOfMemoryError, a failed CPU allocation, or oneDNN without room for a kernel's scratch."""
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text
+        or "could not create" in text or "out of memory" in text
+    )  # fmt: skip
 
 
 def backward_all(

@@ -47,10 +47,18 @@ class MasterAdamW:
             )
             self._chunks.append((names, optimizer))
 
-    def step(self, learning_rate: float, max_grad_norm: float | None) -> torch.Tensor:
-        """Clip, update, clear the gradients. Returns the gradient norm before clipping (a tensor: no sync)."""
+    def step(self, learning_rate: float, max_grad_norm: float | None, skip_non_finite: bool = False) -> torch.Tensor:
+        """Clip, update, clear the gradients. Returns the gradient norm before clipping (a tensor: no sync).
+
+        Args:
+            skip_non_finite: with a norm that is not finite, change nothing (reads the norm: a sync on a GPU).
+        """
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
+        if skip_non_finite and not torch.isfinite(norm):
+            for parameter in self.parameters.values():
+                parameter.grad = None
+            return norm  # type: ignore[no-any-return]
         scale = None if max_grad_norm is None else (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for names, optimizer in self._chunks:
             for name in names:

@@ -28,6 +28,10 @@ class Schedule(Protocol):
     def plan(self) -> BatchPlan:
         """How rows become batches."""
 
+    @property
+    def parts(self) -> int:
+        """Into how many parts each batch is cut; the optimizer step keeps its rows."""
+
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
 
@@ -48,6 +52,7 @@ class EpochSchedule:
     accumulation: int
     num_epochs: int
     max_steps: int | None = None
+    parts: int = 1
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -73,11 +78,13 @@ class EpochSchedule:
                 step += 1
                 if step > skip:
                     chosen = batches[i * self.accumulation :][: self.accumulation]
-                    yield Step(step, epoch + (i + 1) / count, i + 1 == count, self.encoded, chosen)
+                    yield Step(
+                        step, epoch + (i + 1) / count, i + 1 == count, self.encoded, cut_batches(chosen, self.parts)
+                    )
 
     def longest_batch(self) -> tuple[Encoded, Batch]:
         """The batch with the most padded tokens of the first epoch."""
-        return self.encoded, _longest(self.lengths, self.plan, self.seed)
+        return self.encoded, cut_batches([_longest(self.lengths, self.plan, self.seed)], self.parts)[0]
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class StreamSchedule:
     seed: int
     accumulation: int
     max_steps: int
+    parts: int = 1
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
@@ -112,13 +120,22 @@ class StreamSchedule:
                     ends = is_last and i + 1 == count
                     if step > skip:
                         chosen = batches[i * self.accumulation :][: self.accumulation]
-                        yield Step(step, float(passes + ends), ends, encoded, chosen)
+                        yield Step(step, float(passes + ends), ends, encoded, cut_batches(chosen, self.parts))
             passes += 1
 
     def longest_batch(self) -> tuple[Encoded, Batch]:
         """The batch with the most padded tokens of the first window."""
         encoded = next(iter(self.stream.windows(counted=False)))[0]
-        return encoded, _longest(encoded.lengths, self.plan, self.seed)
+        return encoded, cut_batches([_longest(encoded.lengths, self.plan, self.seed)], self.parts)[0]
+
+
+def cut_batches(batches: list[Batch], parts: int) -> list[Batch]:
+    """Every batch in up to ``parts`` pieces of near-equal size."""
+    pieces = []
+    for batch in batches:
+        size = -(-len(batch) // parts)
+        pieces += [batch[i : i + size] for i in range(0, len(batch), size)]
+    return pieces
 
 
 def _longest(lengths: list[int], plan: BatchPlan, seed: int) -> Batch:

@@ -1,0 +1,129 @@
+"""Is the difference between two arms real? Paired over seeds, and over the rows of one test set.
+
+Two kinds of chance are kept apart. Seeds (start, order of batches) answer "would this recipe win again?"; rows answer
+"do these two trained models differ?". Only the first decides the verdict; the second says how fine the test set can see.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from weitiao.comparison.over_rows import hierarchical_interval, mcnemar, noise_floor
+from weitiao.comparison.over_seeds import (
+    Floats,
+    bootstrap_interval,
+    equivalence,
+    holm,
+    paired_differences,
+    resolution,
+    sign_flip,
+)
+from weitiao.comparison.verdict import verdict
+
+_DIVERGED = 1e100  # a perplexity of this size is no measurement, and its square overflows; nan is not below it either
+
+
+class Scores(TypedDict):
+    """What one arm measured: its metric by seed and, where the task has it, which test rows it got right by seed."""
+
+    values: Mapping[int, float]
+    correct: Mapping[int, ArrayLike] | None
+
+
+def analyse(
+    first: Scores,
+    second: Scores,
+    margin: float,
+    higher_is_better: bool = True,
+    seed: int = 0,
+    names: tuple[str, str] | None = None,
+) -> dict[str, Any]:
+    """Everything that can be said about two arms, as plain data that ``json.dumps(..., allow_nan=False)`` takes.
+
+    Args:
+        margin: the largest difference that does not matter, in the unit of the metric.
+        seed: of the resampling; the same seed gives the same result.
+        names: what the sentences call the arms.
+
+    Returns:
+        num_pairs, seeds: the seeds with a usable value in both arms. Only they are used.
+        unpaired_seeds: seeds that only one arm has. failed_seeds: seeds with a value that is nan or beyond 1e100 (a run that diverged);
+            where there are any no arm is recommended, since leaving them out favours the arm that failed.
+        margin, higher_is_better: as given.
+        first, second: {mean, sd} of the metric over the seeds (sd None below 2 seeds).
+        differences: {seed: first - second}; mean_difference, sd_difference: of these. All in the unit of the metric.
+        bootstrap: :class:`~weitiao.comparison.over_seeds.Interval` of the mean difference over seeds, in the unit of the metric.
+        sign_flip: p, smallest_p (the least that so many pairs can reach), num_pairs, exact (all 2^n patterns counted).
+        equivalence: :class:`~weitiao.comparison.over_seeds.Equivalence`: p of each arm not being worse than the other by the
+            margin, p of both, the three findings at 0.05, the 90 % interval and the smallest margin these data could show.
+        resolution: :class:`~weitiao.comparison.over_seeds.Resolution`: minimum detectable difference, seeds needed.
+        mcnemar: {seed: b, c (rows only the first, only the second got right), p, p_holm (corrected for the seeds)}.
+        hierarchical: interval of the accuracy difference (share) over seeds and rows; fields as in bootstrap.
+        noise_floor: :class:`~weitiao.comparison.over_rows.NoiseFloor`: rates and standard errors (shares), rows needed.
+            These three are None where no seed has per-row results in both arms.
+        verdict: :class:`~weitiao.comparison.verdict.Verdict`.
+    """
+    shared = sorted(first["values"].keys() & second["values"].keys())
+    failed = [s for s in shared if not (abs(first["values"][s]) < _DIVERGED and abs(second["values"][s]) < _DIVERGED)]
+    seeds = [s for s in shared if s not in failed]
+    a, b = ([float(arm["values"][s]) for s in seeds] for arm in (first, second))
+    differences = paired_differences(a, b)
+    flip = sign_flip(differences, seed)
+    equal = equivalence(differences, margin, higher_is_better)
+    plan = resolution(differences)
+    mean, sd = _mean_sd(differences)
+    decision = verdict(
+        num_pairs=len(seeds),
+        mean_difference=mean,
+        p=flip.p,
+        margin=margin,
+        interval=None if equal.lower is None or equal.upper is None else (equal.lower, equal.upper),
+        not_worse=(equal.first_not_worse, equal.second_not_worse),
+        seeds_needed=plan.seeds_needed,
+        higher_is_better=higher_is_better,
+        failed_seeds=failed,
+        names=names,
+    )
+    return {
+        "num_pairs": len(seeds),
+        "seeds": seeds,
+        "unpaired_seeds": sorted(first["values"].keys() ^ second["values"].keys()),
+        "failed_seeds": failed,
+        "margin": margin,
+        "higher_is_better": higher_is_better,
+        "first": dict(zip(("mean", "sd"), _mean_sd(np.asarray(a)), strict=True)),
+        "second": dict(zip(("mean", "sd"), _mean_sd(np.asarray(b)), strict=True)),
+        "differences": {str(s): float(d) for s, d in zip(seeds, differences, strict=True)},
+        "mean_difference": mean,
+        "sd_difference": sd,
+        "bootstrap": asdict(bootstrap_interval(differences, seed)),
+        "sign_flip": asdict(flip),
+        "equivalence": asdict(equal),
+        "resolution": asdict(plan),
+        **_by_rows(first, second, seeds, seed),
+        "verdict": {**asdict(decision), "not_worse": list(decision.not_worse)},  # as JSON gives it back
+    }
+
+
+def _mean_sd(values: Floats) -> tuple[float | None, float | None]:
+    n = len(values)
+    return (float(values.mean()) if n else None, float(values.std(ddof=1)) if n > 1 else None)
+
+
+def _by_rows(first: Scores, second: Scores, seeds: Sequence[int], seed: int) -> dict[str, Any]:
+    """The parts that need per-row results, over the seeds for which both arms have them."""
+    a, b = first["correct"] or {}, second["correct"] or {}
+    both = [s for s in seeds if s in a and s in b]
+    if not both or np.size(a[both[0]]) == 0:
+        return {"mcnemar": None, "hierarchical": None, "noise_floor": None}
+    tests = {str(s): mcnemar(a[s], b[s]) for s in both}
+    p_holm = holm({s: test.p for s, test in tests.items()})
+    matrices = [np.asarray([arm[s] for s in both], bool) for arm in (a, b)]
+    return {
+        "mcnemar": {s: {**asdict(test), "p_holm": p_holm[s]} for s, test in tests.items()},
+        "hierarchical": asdict(hierarchical_interval(matrices[0], matrices[1], seed)),
+        "noise_floor": asdict(noise_floor(matrices[0], matrices[1])),
+    }

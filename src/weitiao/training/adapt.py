@@ -1,0 +1,128 @@
+"""The model ready to train: method applied, kernels in place, compute dtype set, optimizer made."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from weitiao import pretrained
+from weitiao.config import RunConfig, TrainConfig
+from weitiao.data.encode import Encoded
+from weitiao.errors import ConfigError
+from weitiao.kernels.first_token import use_first_token
+from weitiao.kernels.int8 import is_supported as int8_is_supported
+from weitiao.kernels.lora import fuse_lora
+from weitiao.kernels.prefix import Prefix, depth
+from weitiao.kernels.rows import RowsEmbedding, shrink_embedding
+from weitiao.methods import METHODS
+from weitiao.training.events import EventLog
+from weitiao.training.inputs import Inputs
+from weitiao.training.optim import MasterAdamW
+from weitiao.training.prefix import probe_top_k, with_states
+
+log = logging.getLogger("weitiao")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The model ready to train."""
+
+    model: Any
+    optimizer: MasterAdamW
+    rows: RowsEmbedding | None
+    counts: dict[str, Any]
+    inputs: Inputs
+    prefix: Prefix | None = None
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
+    """Parameters, trainable ones and their share. The frozen twin that peft keeps of a saved module is not counted."""
+    own = [p for name, p in model.named_parameters() if ".original_module." not in name]
+    total, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+    return {"num_params": total, "num_trainable_params": trainable, "trainable_percent": 100 * trainable / total}
+
+
+def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: EventLog) -> Adapted:
+    """The model on its device: method applied, kernels in place, compute dtype set, optimizer made."""
+    options, resolved = config.train, inputs.resolved
+    if options.int8_base and (problem := _int8_problem(config, resolved)):
+        raise ConfigError(
+            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel in bfloat16 on a CPU with VNNI.\n"
+            "Leave train.int8_base out."
+        )
+    set_seed(options.seed)  # before loading, so that a new head starts the same for every method
+    model, new = pretrained.load_model(
+        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved
+    )
+    if new:
+        log.info("newly initialised, so trained and saved: %s", ", ".join(new))
+    if options.dropout != "model":
+        pretrained.set_dropout(model, options.dropout)
+    method = config.method
+    if method.top_k == "auto":
+        top_k = probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)
+        method = method.model_copy(update={"top_k": top_k})
+    model = METHODS[method.type].apply(model, method, new, pretrained.locate(config.model))
+    counts = count_parameters(model) | ({} if method.top_k is None else {"top_k": method.top_k})
+    log.info(
+        "trainable params: %s || all params: %s || trainable%%: %.4f",
+        *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),
+        counts["trainable_percent"],
+    )
+    rows = None
+    if options.sparse_embedding and inputs.stream is None:
+        rows = shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
+        if rows is not None:
+            log.info(
+                "embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{rows.table.shape[0]:,}"
+            )
+    model = model.to(accelerator.device)
+    pretrained.to_compute_dtype(model, resolved.dtype)
+    if options.first_token and use_first_token(model):
+        log.info("last layer: computed for the first token, the only one that the classifier reads")
+    if options.fused_lora and config.method.type == "lora":
+        fused, left = fuse_lora(model, options.int8_base)
+        log.info(
+            "LoRA layers: %d with the fused kernel%s, %d with peft's own",
+            fused,
+            " (base in int8)" if options.int8_base else "",
+            left,
+        )
+    optimizer = MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype))
+    prefix = None
+    if isinstance(method.top_k, int):
+        prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
+    return Adapted(model, optimizer, rows, counts, inputs, prefix)
+
+
+def _stored_prefix(
+    model: Any, top_k: int, options: TrainConfig, inputs: Inputs, events: EventLog
+) -> tuple[Prefix | None, Inputs]:
+    """The frozen layers replaced by their stored outputs, where that is exact."""
+    prefix = Prefix(model, depth(model, top_k))
+    if prefix.frozen == 0 or not options.cache_prefix or inputs.stream is not None or options.dropout != 0:
+        log.info("frozen layers: %d, computed in every step", prefix.frozen)
+        return None, inputs
+
+    def stored(what: str, rows: Encoded) -> Encoded:
+        def progress(done: int, total: int) -> None:
+            events.write("progress", what=f"frozen layers of the {what} rows", done=done, total=total)
+
+        return with_states(prefix, inputs.task, rows, inputs.pad_id, options.eval_tokens_per_batch, progress)
+
+    inputs = replace(inputs, train=stored("training", inputs.train), eval=stored("evaluation", inputs.eval))
+    prefix.replay()
+    log.info("frozen layers: %d, computed once and read from disk", prefix.frozen)
+    return prefix, inputs
+
+
+def _int8_problem(config: RunConfig, resolved: pretrained.Resolved) -> str | None:
+    if config.method.type != "lora" or not config.train.fused_lora:
+        return "full fine-tuning needs the base's own weights" if config.method.type != "lora" else "fused_lora is off"
+    if resolved.device != "cpu" or resolved.dtype != "bfloat16":
+        return f"the run computes in {resolved.dtype} on {resolved.device}"
+    return None if int8_is_supported() else "this CPU or this torch has no int8 product"
