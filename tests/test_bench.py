@@ -105,6 +105,11 @@ def test_cells_are_kept_and_resumed(tmp_path: Path) -> None:
     run_suite("s", [cell(0, "b")], Results(path, other, fresh=True))
     assert stored()["environment"] == other
     assert measured[2:] == [(0, "b"), (0, "b")]
+    results = Results(path, other)
+    results.data["cells"][0]["others_cpu_share"] = 0.0
+    results.add({"round": 1, "words": "b"}, {}, others_share=0.5)
+    results.drop_disturbed()
+    assert [kept["settings"]["round"] for kept in results.data["cells"]] == [0]
 
 
 def test_settings_of_a_suite_are_distinct_and_hold_no_paths(tmp_path: Path) -> None:
