@@ -5,9 +5,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
-from weitiao.artifact import RunDir
+from weitiao.artifact import RunDir, writing
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.errors import ConfigError, RunError, Stopped
@@ -17,14 +18,15 @@ from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
-from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.loop import StepInfo, train_steps
-from weitiao.training.optim import decay_factor
+from weitiao.training.optim import decay_factor, gathered
 from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
 from weitiao.training.signals import StopRequest
+from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
 _MOST_SKIPPED = 100  # more is no accident
@@ -57,32 +59,31 @@ def fit(
     bound_primitive_cache()
     options, task = config.train, inputs.task
     accelerator = Accelerator(cpu=inputs.resolved.device == "cpu")
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            f"Found {accelerator.num_processes} processes.\nExpected one: weitiao trains in a single process.\n"
-            "Start it without a launcher: weitiao train ..."
-        )
+    world = World(accelerator, options.distributed)
     if problem := task.metric_problem(options.metric_for_best_model, inputs.label_names, inputs.eval.gold):
         raise ConfigError(
             f"train.metric_for_best_model={options.metric_for_best_model}, and {problem}.\nExpected a metric that these "
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
-    adapted = adapt(config, inputs, accelerator, events)
+    saved = world.share(saved_state(run)) if resuming and options.tokens_per_batch == "auto" else None
+    adapted = adapt(config, inputs, accelerator, events, world)
     inputs = adapted.inputs
     optimizer = adapted.optimizer
-    schedule: Schedule = _schedule(options, inputs, adapted.model, accelerator)
+    schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
         "learning rate %g: %s", rate, "asked for" if options.learning_rate else f"the default of {config.method.type}"
     )
-    schedule = try_longest_batch(adapted.model, task, inputs, schedule, accelerator, options.auto_batch)
+    schedule = try_longest_batch(
+        adapted.model, task, inputs, schedule, accelerator, options.auto_batch and world.size == 1
+    )
 
     watch, done, epoch = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0, 0.0
     skipped = 0
     meter, clock = Throughput(), _Clock(total_steps)
-    if resuming and (state := load_checkpoint(run, optimizer)) is not None:
+    if resuming and (state := load_checkpoint(run, optimizer, world)) is not None:
         done, epoch, skipped = state["step"], state["epoch"], state["skipped"]
         watch.best, watch.bad_evals = state["best"], state["bad_evals"]
         meter = Throughput(**state["throughput"])
@@ -96,11 +97,17 @@ def fit(
 
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
-        state = {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
+        state = {"config": config.model_dump(mode="json"), "tokens_per_batch": schedule.plan.tokens_per_batch}
+        state |= {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
+    if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
+        done = total_steps  # stopped early already, and ended after that
+    if world.size > 1 and options.dropout != 0:
+        torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
+    model = world.wrap(adapted.model)
     for info in train_steps(
-        adapted.model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights
+        model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights, world
     ):
         step, epoch = info.step, info.epoch
         meter.tick(info.num_samples, info.num_tokens)
@@ -111,7 +118,7 @@ def fit(
         if _evaluation_is_due(info, options, total_steps):
             meter.pause()
             with clock.paused():
-                scores = score(adapted.model, task, inputs.eval, inputs.pad_id, options.eval_tokens_per_batch)
+                scores = score(adapted.model, task, inputs.eval, inputs.pad_id, options.eval_tokens_per_batch, world)
                 metrics = inputs.metrics(scores)
             events.write("eval", step=step, epoch=round(epoch, 4), **inputs.scalars(metrics))
             value = metrics[options.metric_for_best_model]
@@ -122,13 +129,13 @@ def fit(
             meter.pause()
             save_checkpoint(run, optimizer, step, facts(), options.save_total_limit)
             meter.resume()
-        if stop.received is not None:
+        if (signal := stop.agreed(world)) is not None:
             if not (options.save_steps and step % options.save_steps == 0):
                 save_checkpoint(run, optimizer, step, facts(), options.save_total_limit)
             raise Stopped(
-                f"Stopped by {stop.received.name} after step {step} of {total_steps}; a checkpoint is saved.\n"
+                f"Stopped by {signal.name} after step {step} of {total_steps}; a checkpoint is saved.\n"
                 f"Expected to go on later.\nContinue it: weitiao train --resume {run.path}",
-                128 + stop.received,
+                128 + signal,
             )
         if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
             reason = f"{watch.bad_evals} evaluations without a better {options.metric_for_best_model}"
@@ -145,7 +152,7 @@ def fit(
         "learning_rate": rate,
         "train_seconds": clock.seconds(),
         "steps": step,
-        "kept_step": load_best(run, optimizer) if keeps_best else step,
+        "kept_step": load_best(run, optimizer, world) if keeps_best else step,
         "selected_on_eval": keeps_best or (options.early_stopping_patience is not None and watch.best is not None),
         "epochs": round(epoch, 4),
         **({"skipped_steps": skipped} if options.non_finite == "skip" else {}),
@@ -153,34 +160,45 @@ def fit(
         "padding_share": _padding(schedule) if isinstance(schedule, EpochSchedule) else None,
         "dtype": inputs.resolved.dtype,
         "peak_memory_bytes": peak_memory_bytes(),
+        **(world.facts() if world.size > 1 else {}),
     }
+    if optimizer.is_sharded:
+        state = gathered(adapted.model, optimizer)  # all processes take part
+        if world.rank == 0:
+            METHODS[config.method.type].save(adapted.model, run.model, state)
+        return summary
     optimizer.adopt_masters()
     if adapted.prefix is not None:
         adapted.prefix.restore()
     if adapted.rows is not None:
         restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
-    METHODS[config.method.type].save(adapted.model, run.model)
+    if world.rank == 0:
+        with writing(run.model):
+            METHODS[config.method.type].save(adapted.model, run.model)
     return summary
 
 
 def _schedule(
-    options: TrainConfig, inputs: Inputs, model: Any, accelerator: Accelerator
+    options: TrainConfig, inputs: Inputs, model: Any, world: World, saved: dict[str, Any] | None
 ) -> EpochSchedule | StreamSchedule:
     budget = options.tokens_per_batch
+    accumulation = options.gradient_accumulation_steps * world.size
     plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
-    if budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
-        tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, accelerator)
+    if budget == "auto" and saved is not None:  # another measurement would cut other batches
+        plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
+    elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
+        tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, world.accelerator)
         plan = replace(plan, tokens_per_batch=tokens)
         log.info("tokens_per_batch=%d (auto): %s", tokens, why)
     if inputs.stream is not None:
         assert options.max_steps is not None, "the configuration asks for it"
         log.info("batches: %s, inside windows of the stream", plan.describe())
-        return StreamSchedule(inputs.stream, plan, options.seed, options.gradient_accumulation_steps, options.max_steps)
+        return StreamSchedule(inputs.stream, plan, options.seed, accumulation, options.max_steps)
     schedule = EpochSchedule(
         inputs.train,
         plan,
         options.seed,
-        options.gradient_accumulation_steps,
+        accumulation,
         options.num_train_epochs,
         options.max_steps,
     )
