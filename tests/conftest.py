@@ -2,14 +2,77 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from fork_server import ForkServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+@dataclass
+class Tally:
+    """What a fault test counts: how often it tried, how often the run came through, what was lost."""
+
+    tried: int = 0
+    survived: int = 0
+    lost: str = "nothing"
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    """For tests that try a fault more than once; others count as one try."""
+    counted = Tally()
+    record_property("tally", counted)
+    return counted
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Starts real `weitiao` processes without the imports' seconds."""
+    server = ForkServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[object]:
+    report = yield
+    if marker := item.get_closest_marker("fault"):
+        report.fault = marker.args[0]  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
+    """The table of faults: counted from what ran, nothing else."""
+    rows: dict[str, Tally] = {}
+    skipped: dict[str, int] = {}
+    for report in (r for kind in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(kind, [])):
+        if not hasattr(report, "fault"):
+            continue
+        row = rows.setdefault(report.fault, Tally())
+        if report.skipped:
+            skipped[report.fault] = skipped.get(report.fault, 0) + 1
+            continue
+        one = dict(report.user_properties).get("tally") or Tally(1, int(report.passed))
+        row.tried, row.survived = row.tried + one.tried, row.survived + one.survived
+        if report.failed:
+            row.lost = "see the failure"
+        elif one.lost != "nothing" and row.lost == "nothing":
+            row.lost = one.lost
+    if rows:
+        terminalreporter.section("faults")
+        terminalreporter.write_line("| fault | tried | survived | anything lost |\n|---|---|---|---|")
+        for name, row in rows.items():
+            note = f" ({skipped[name]} not possible here)" if name in skipped else ""
+            terminalreporter.write_line(f"| {name} | {row.tried} | {row.survived} | {row.lost}{note} |")
+
 
 GOOD = ["很好看的书", "质量很好", "非常喜欢", "孩子喜欢看", "物流很快很好", "酒店很好很干净", "很值得买", "服务好"]
 BAD = ["太差了", "质量很差", "不喜欢", "孩子不看", "物流太慢", "酒店又脏又差", "千万别买", "服务差劲"]

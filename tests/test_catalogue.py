@@ -48,7 +48,7 @@ def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("WEITIAO_HOME", str(tmp_path))
     entry = ENTRIES["chatterbot-zh"]
     monkeypatch.setitem(ENTRIES, entry.name, type(entry)(**{**vars(entry), "sha256": "0" * 64}))
-    with pytest.raises(FetchError, match="Could not download"):
+    with pytest.raises(FetchError, match="has the sha256"):
         catalogue.fetch(entry.name)
     assert list((tmp_path / "catalogue").iterdir()) == []
 

@@ -8,6 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "weitiao"
 LAYERS = {
     "errors": 0,
+    "lock": 0,
     "config": 0,
     "compare_config": 0,
     "overrides": 0,

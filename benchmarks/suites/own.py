@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "fp32": ["train.bf16=false"],
         "base in int8": ["train.int8_base=true"],
         "upper half alone": ["method.top_k=6"],
+        "deterministic algorithms": ["train.deterministic=true"],
         "all kernels off": ALL_OFF,
     },
     "full": {
@@ -35,6 +36,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "dense embedding": ["train.sparse_embedding=false"],
         "whole last layer": ["train.first_token=false"],
         "eager attention": ["train.attention=eager"],
+        "deterministic algorithms": ["train.deterministic=true"],
         "all kernels off": ALL_OFF,
     },
 }

@@ -6,20 +6,27 @@ split.json         row ids of train and eval             predictions.jsonl  eval
 summary.json       what was measured                     model/             loads with plain transformers or peft
 checkpoints/       step-N folders (with save_steps)      README.md          model card
 DONE               written last
+.lock              only while a run is at work
 """
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weitiao.config import RunConfig
 from weitiao.errors import RunError
+from weitiao.lock import NAME as LOCK
 from weitiao.overrides import dump, load
+
+_CLAIMED = {LOCK, ".config.yaml.tmp"}  # what a run killed before its config.yaml leaves: still nobody's folder
 
 
 @dataclass(frozen=True)
@@ -32,18 +39,10 @@ class RunDir:
     def create(cls, config: RunConfig) -> "RunDir":
         """A new folder with its config.yaml. Raises RunError if the folder holds anything already."""
         run = cls(Path(config.output.dir))
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise RunError(
-                f"{run.path} already exists and is not empty.\nExpected a new folder: a run never overwrites another.\n"
-                f"Choose another output.dir, continue it with --resume {run.path}, or remove it."
-            )
-        try:
+        run.refuse_if_taken()
+        with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run.write_text("config.yaml", dump(config))
-        except OSError as error:
-            raise RunError(
-                f"Cannot write to {run.path}: {error.strerror}.\nExpected a writable folder.\nChoose another output.dir."
-            ) from None
         return run
 
     @classmethod
@@ -60,6 +59,25 @@ class RunDir:
                 f"Continue it: weitiao train --resume {run.path}"
             )
         return run
+
+    def refuse_if_taken(self) -> None:
+        """Raises RunError if something is there already that a new run must not touch."""
+        try:
+            taken = self.path.exists() and (
+                not self.path.is_dir() or any(file.name not in _CLAIMED for file in self.path.iterdir())
+            )
+        except OSError as error:
+            raise cannot_write(self.path, error.errno or errno.EACCES) from None
+        if taken:
+            raise RunError(
+                f"{self.path} already exists and is not empty.\nExpected a new folder: a run never overwrites another.\n"
+                f"Choose another output.dir, continue it with --resume {self.path}, or remove it."
+            )
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a run is at work here, or was when it was killed; taking the lock tells which."""
+        return (self.path / LOCK).exists()
 
     @property
     def is_done(self) -> bool:
@@ -141,13 +159,56 @@ def to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while ``path`` is written into a RunError that names it and the room on its disk.
+
+    Libraries in Rust (safetensors, tokenizers) raise errors of their own, with the system's number in their text.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and (told := re.search(r"os error (\d+)", str(error))):
+            number = int(told[1])
+        if number is None:
+            raise
+        raise cannot_write(path, number) from error
+
+
+def cannot_write(path: Path, number: int) -> RunError:
+    """The RunError for a file or folder that could not be written; ``number`` is the system's errno."""
+    room = ""
+    existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), None)
+    if existing is not None and number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        room = f" {shutil.disk_usage(existing).free / 1e6:,.2f} MB are free on its disk."
+    run = next((RunDir(folder) for folder in path.parents if (folder / "config.yaml").is_file()), None)
+    return RunError(
+        f"Cannot write {path}: {os.strerror(number)}.{room}\nExpected a writable folder with room for it.\n"
+        "Make room (or see to the permissions), then "
+        + (
+            f"go on from its last checkpoint: weitiao train --resume {run.path}"
+            if run and run.has_trained
+            else "start it again."
+        )
+    )
+
+
 def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or none of it. Raises RunError if it cannot be written."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with writing(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # it takes the room that is missing
+            raise
 
 
 def write_jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> None:
@@ -169,6 +230,25 @@ def size_bytes(folder: Path) -> int:
 
 def replace_folder(made: Path, target: Path) -> None:
     """Put a finished folder in its place."""
-    if target.exists():
-        shutil.rmtree(target)
+    remove_folder(target)
     made.rename(target)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under another name, so that a kill never leaves half of it under its own."""
+    if folder.exists():
+        doomed = folder.with_name(f".removing-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def link(name: Path, target: str) -> None:
+    """Make ``name`` a relative symlink to its neighbour ``target``, in one step; where links are not to be had, none."""
+    temporary = name.with_name(f".{name.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target, target_is_directory=True)
+        temporary.replace(name)
+    except (NotImplementedError, PermissionError):
+        pass  # Windows without the right to make links: they are signposts, nothing reads them

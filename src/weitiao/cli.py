@@ -158,6 +158,10 @@ def train(
 
     with Progress() as progress:
         run = run_training(wanted, resume=resume, listener=progress.listen)
+    from weitiao.training.launch import is_main
+
+    if not is_main():
+        return
     summary = {"run_dir": str(run.path), **run.summary}
     if as_json:
         _print_json(summary)

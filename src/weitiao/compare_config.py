@@ -21,7 +21,7 @@ _MANY_EPOCHS = 100  # under a budget of seconds the clock ends the run, not the 
 class Arm(Section):
     """One side of a comparison."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.+-]+$", description="Name in tables and folders.")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.+-]*$", description="Name in tables and folders.")
     method: MethodConfig
     learning_rate: float | None = Field(None, gt=0, description="This arm's rate; without it the method's default.")
 

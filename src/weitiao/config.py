@@ -132,6 +132,10 @@ class TrainConfig(Section):
     )
     group_by_length: bool = Field(True, description="Put rows of near-equal length together (less padding).")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches an optimizer step.")
+    distributed: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="With several processes (torchrun): a whole model in each, or its weights shared out (FSDP2).",
+    )
     bf16: bool | Literal["auto"] = Field(
         "auto", description="bfloat16 compute with fp32 master weights; auto: where the hardware has it."
     )
@@ -172,6 +176,9 @@ class TrainConfig(Section):
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after warm-up.")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of head initialisation, batch order and dropout.")
+    deterministic: bool = Field(
+        False, description="Demand torch's deterministic algorithms: the same bits again on a GPU too, at some speed."
+    )
     logging_steps: int = Field(10, ge=1, description="Write an event every so many steps.")
     eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")

@@ -32,9 +32,10 @@ class Predictor:
         from weitiao.tasks import TASKS
 
         self.config: RunConfig = run.config
+        pretrained.refuse_pickled(run.model)
         self.task: ModuleType = TASKS[self.config.task]
         self.names: list[str] = run.summary["label_names"]
-        self.tokenizer = AutoTokenizer.from_pretrained(run.model)
+        self.tokenizer = AutoTokenizer.from_pretrained(run.model, **pretrained.NO_FOREIGN_CODE)
         self.max_length: int = run.summary["max_length"]
         resolved = pretrained.resolve("auto", "auto")
         method = self.config.method.type

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("weitiao")
+_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+NO_FOREIGN_CODE = {"trust_remote_code": False}  # said aloud: left open, transformers asks on a terminal
 Attention = Literal["auto", "weitiao", "eager", "sdpa"]
 
 
@@ -51,6 +53,7 @@ def locate(model: str) -> str:
                 f"{path} has no config.json.\nExpected a transformers model folder.\n"
                 "For a LoRA run use its base model here, or merge it first."
             )
+        refuse_pickled(path)
         return str(path)
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
     if path.is_file() or looks_like_path:
@@ -58,6 +61,17 @@ def locate(model: str) -> str:
             f"No model folder '{model}'.\nExpected a folder, a hub id or one of: {_names()}.\nList them: weitiao models"
         )
     return _from_modelscope(model) if os.environ.get("WEITIAO_HUB") == "modelscope" else model
+
+
+def refuse_pickled(folder: Path) -> None:
+    """Raises ModelError for a folder whose weights are pickled alone: opening a pickle can run what it holds."""
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} holds pickled weights alone ({', '.join(pickled)}).\nExpected *.safetensors: opening a pickle can "
+            "run any code that its maker put in, so weitiao never does.\nAsk its maker for safetensors, or convert it where "
+            "you trust it: model.save_pretrained(folder)."
+        )
 
 
 def _names() -> str:
@@ -142,7 +156,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
     where = locate(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where, **NO_FOREIGN_CODE)
     except (OSError, ValueError, KeyError) as error:
         raise cannot_load(model, error) from None
     if tokenizer.pad_token is None:
@@ -152,10 +166,8 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
 
 def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The longest input the model takes, in tokens."""
-    from transformers import AutoConfig
-
-    positions = getattr(AutoConfig.from_pretrained(locate(model)), "max_position_embeddings", None)
+    """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
+    positions = getattr(_config_of(model), "max_position_embeddings", None)
     return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
 
 
@@ -179,7 +191,9 @@ def load_model(
     where = locate(model)
     attention: str | None = resolved.attention
     if resolved.attention == "weitiao":
-        attention = register() if _model_type(where) in MODEL_TYPES else None  # None: what transformers chooses
+        attention = (
+            register() if _config_of(model).model_type in MODEL_TYPES else None
+        )  # None: what transformers chooses
     options: dict[str, Any] = {
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
@@ -193,6 +207,7 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
             use_safetensors=True,
+            **NO_FOREIGN_CODE,
             **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -209,10 +224,13 @@ def load_model(
     return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
 
 
-def _model_type(where: str) -> str:
+def _config_of(model: str) -> Any:
     from transformers import AutoConfig
 
-    return str(AutoConfig.from_pretrained(where).model_type)
+    try:
+        return AutoConfig.from_pretrained(locate(model), **NO_FOREIGN_CODE)
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load(model, error) from None
 
 
 def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
@@ -242,6 +260,8 @@ def set_dropout(model: "torch.nn.Module", rate: float) -> None:
 def cannot_load(model: str, error: Exception) -> ModelError:
     """The ModelError for a model that a library could not open."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "trust_remote_code" in str(error):
+        reason = "it needs code of its own, and weitiao runs none that comes with a model"
     return ModelError(
         f"Cannot load the model '{model}': {reason}\nExpected a folder, a hub id that this machine can reach "
         f"(or WEITIAO_HUB=modelscope), or one of: {_names()}.\nList the catalogue: weitiao models"

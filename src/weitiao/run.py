@@ -3,19 +3,21 @@
 import gc
 import logging
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao import pretrained
-from weitiao.artifact import RunDir, size_bytes, write_jsonl
+from weitiao.artifact import RunDir, size_bytes, write_jsonl, writing
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError, WeitiaoError
+from weitiao.lock import RunLock
 from weitiao.measure.meters import memory_bytes
 from weitiao.model_card import model_card
 from weitiao.overrides import as_config
 from weitiao.training.events import EventLog, Listener
-from weitiao.training.signals import StopRequest
+from weitiao.training.launch import is_main, num_processes
 
 if TYPE_CHECKING:
     from weitiao.training.inputs import Inputs
@@ -39,36 +41,66 @@ def train(
     Raises:
         WeitiaoError: anything that the user can put right.
     """
-    run, config = _open(config, resume)
-    if run.is_done:
+    if num_processes() > 1 and not is_main():
+        return _take_part(config, resume)
+    run, config = _named(config, resume)
+    if resume is not None and run.is_done:
         log.info("%s has finished already", run.path)
         return run
-    try:
-        return _run(config, run, resume is not None, listener)
-    except WeitiaoError:
-        if resume is None and not run.has_trained:
-            shutil.rmtree(run.path)  # nothing was learnt: the corrected command can use the same folder
-        raise
+    with RunLock(run.path):  # for as long as it is written to
+        if resume is not None and run.is_done:  # in the meantime
+            return run
+        if config is None:
+            config = run.config
+        else:
+            RunDir.create(config)
+        try:
+            return _run(config, run, resume is not None, listener)
+        except WeitiaoError:
+            if resume is None and not run.has_trained:
+                shutil.rmtree(run.path)  # nothing was learnt: the corrected command can use the same folder
+            raise
+
+
+def _take_part(config: Any, resume: str | Path | None) -> RunDir:
+    """A process that is not the first: it works like the first one, in a run folder of its own that is thrown away."""
+    log.setLevel(logging.ERROR)
+    config = as_config(RunConfig, config) if resume is None else RunDir.open(resume, finished=False).config
+    with tempfile.TemporaryDirectory() as scratch:
+        output = config.output.model_copy(update={"dir": str(Path(scratch) / "run")})
+        _run(config.model_copy(update={"output": output}), RunDir.create(config.model_copy(update={"output": output})), resume is not None, None)  # fmt: skip
+    return RunDir(Path(config.output.dir if resume is None else resume))
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
-    from weitiao.training.checkpoint import checkpoint_step
+    from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
+    from weitiao.training.deterministic import deterministic
     from weitiao.training.fit import fit
     from weitiao.training.inputs import gather
+    from weitiao.training.signals import StopRequest
+    from weitiao.training.world import first_alone, wait_for_all
 
     if resuming:
-        run.truncate_events(checkpoint_step(run))
+        refuse_changed_options(run, config)
+        step = checkpoint_step(run)
+        tidy(run, step)
+        run.truncate_events(step)
     with EventLog(run.path / "events.jsonl", listener) as events:
         started = time.perf_counter()
-        inputs = gather(config, run, events)
+        with first_alone():  # the others find its caches
+            inputs = gather(config, run, events)
         memory_before = memory_bytes()
-        with StopRequest() as stop:
+        with StopRequest() as stop, deterministic(config.train.deterministic):
             summary = fit(config, run, inputs, events, resuming, stop)
+        if not is_main():
+            wait_for_all()
+            return run
         if inputs.stream is not None:
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
         artifact_bytes = size_bytes(run.model)
-        inputs.tokenizer.save_pretrained(run.model)
+        with writing(run.model):
+            inputs.tokenizer.save_pretrained(run.model)
         scores = _score_artifact(config, run, inputs, events)
         metrics = inputs.metrics(scores)
         summary |= {
@@ -86,24 +118,28 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         run.finish()
         events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
         events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
+        wait_for_all()
     return run
 
 
-def _open(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig]:
+def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | None]:
+    """The run folder, and the configuration of a new run; None where the folder's own is continued."""
     if resume is not None:
         if config is not None:
             raise ConfigError(
                 "Found a configuration beside --resume.\nExpected --resume alone: the run's own config.yaml is used.\n"
                 f"Continue it: weitiao train --resume {resume}"
             )
-        run = RunDir.open(resume, finished=False)
-        return run, run.config
+        return RunDir.open(resume, finished=False), None
     if config is None:
         raise ConfigError(
             "No configuration.\nExpected a YAML file or options.\nExample: weitiao train recipes/reviews-lora.yaml"
         )
     config = as_config(RunConfig, config)
-    return RunDir.create(config), config
+    run = RunDir(Path(config.output.dir))
+    if not run.is_locked:  # a folder in use is told as such, by its lock
+        run.refuse_if_taken()
+    return run, config
 
 
 def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from weitiao.artifact import RunDir, write_atomic
 from weitiao.compare_config import Arm
 from weitiao.config import RunConfig
+from weitiao.lock import RunLock
 from weitiao.overrides import dump
 
 _POLL_SECONDS = 0.2
@@ -42,7 +43,8 @@ def run_cell(cell: Cell, logs: Path, listen: Callable[[dict[str, Any]], None]) -
     """
     if cell.run.path.exists():
         RunDir.open(cell.run.path, finished=False)  # refuses to touch what is no run folder
-        shutil.rmtree(cell.run.path)
+        with RunLock(cell.run.path):  # nor one that a run of an earlier, killed comparison still writes to
+            shutil.rmtree(cell.run.path)
     logs.mkdir(parents=True, exist_ok=True)
     log, config = logs / f"{cell.name}.log", logs / f"{cell.name}.yaml"
     write_atomic(config, dump(cell.config))

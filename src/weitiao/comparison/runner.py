@@ -15,6 +15,8 @@ from weitiao.comparison.table import comparison
 from weitiao.comparison.writing import write_all
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
+from weitiao.lock import NAME as LOCK
+from weitiao.lock import RunLock
 from weitiao.overrides import as_config, dump, load
 
 Listener = Callable[[dict[str, Any]], None]
@@ -36,6 +38,11 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
     config = as_config(CompareConfig, config)
     folder = Path(config.output.dir)
     _check_folder(folder, config)
+    with RunLock(folder):
+        return _compare(config, folder, listener)
+
+
+def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> dict[str, Any]:
     planned = config.cells()
     total = len(planned) + config.compare.lr_search * len(config.compare.methods)
     # Fetch once, before the cells: they would all wait for the same download, unseen.
@@ -47,7 +54,6 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
     pretrained.locate(config.model)
     prepared = (prepare_evaluation if config.data.streaming else prepare)(config.data)
     current = prepared.eval.table.facts["sha256"]
-    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "compare.yaml").is_file():
         write_atomic(folder / "compare.yaml", dump(config))
 
@@ -108,7 +114,7 @@ def _check_folder(folder: Path, config: CompareConfig) -> None:
                 f"{folder} belongs to another comparison (its compare.yaml differs).\nExpected the same options, to "
                 "continue it, or a new folder.\nChoose another output.dir, or remove the folder."
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(file.name != LOCK for file in folder.iterdir())):
         raise RunError(
             f"{folder} is not empty and holds no comparison.\nExpected a new folder.\nChoose another output.dir."
         )

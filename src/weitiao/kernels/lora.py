@@ -80,13 +80,12 @@ class FusedForward:
     """Stands in for the forward of one peft layer."""
 
     def __init__(self, layer: Any, adapter: str, int8: _SharedInput | None = None) -> None:
-        base: nn.Linear = layer.base_layer
-        self.weight: torch.Tensor | Int8Linear = base.weight
-        self.bias = base.bias
+        self.base: nn.Linear = layer.base_layer
         self.int8 = int8
+        self.packed: Int8Linear | None = None
         if int8 is not None:
-            self.weight = Int8Linear(base.weight.detach())
-            base.weight = nn.Parameter(base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
+            self.packed = Int8Linear(self.base.weight.detach())
+            self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
         self.a: nn.Linear = layer.lora_A[adapter]
         self.b: nn.Linear = layer.lora_B[adapter]
         self.scale = float(layer.scaling[adapter])
@@ -95,7 +94,8 @@ class FusedForward:
         """x [..., I] -> [..., O]."""
         quantised = None if self.int8 is None else self.int8.quantise(x)
         flat = x.reshape(-1, x.shape[-1])
-        y = LoraLinearFunction.apply(flat, self.weight, self.bias, self.a.weight, self.b.weight, self.scale, quantised)  # type: ignore[no-untyped-call]
+        weight = self.packed or self.base.weight  # read now: sharding swaps the parameter
+        y = LoraLinearFunction.apply(flat, weight, self.base.bias, self.a.weight, self.b.weight, self.scale, quantised)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,7 @@ from weitiao.config import FullConfig
 from weitiao.kernels.prefix import frozen_names
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al. 2019, appendix A.3)
@@ -23,13 +24,13 @@ def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence
     return model
 
 
-def save(model: "PreTrainedModel", folder: Path) -> None:
-    """Write config.json and model.safetensors."""
-    model.save_pretrained(folder)
+def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Tensor] | None" = None) -> None:
+    """Write config.json and model.safetensors; ``state_dict``: instead of the model's own weights."""
+    model.save_pretrained(folder, state_dict=state_dict)
 
 
 def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
     """The saved model, exactly as plain transformers loads it; it needs no base."""
     import transformers
 
-    return getattr(transformers, auto_class).from_pretrained(folder)  # type: ignore[no-any-return]
+    return getattr(transformers, auto_class).from_pretrained(folder, use_safetensors=True)  # type: ignore[no-any-return]

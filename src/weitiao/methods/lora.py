@@ -13,6 +13,7 @@ from weitiao.errors import ConfigError
 from weitiao.kernels.prefix import depth
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -76,9 +77,9 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         ) from None
 
 
-def save(model: "PreTrainedModel", folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors."""
-    model.save_pretrained(folder)
+def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Tensor] | None" = None) -> None:
+    """Write adapter_config.json and adapter_model.safetensors; ``state_dict``: instead of the model's own weights."""
+    model.save_pretrained(folder, state_dict=state_dict)
 
 
 def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
@@ -91,6 +92,7 @@ def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -
         num_labels=len(label_names),
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
+        use_safetensors=True,
         ignore_mismatched_sizes=True,  # the base may carry another task's head; the adapter brings its own
     )
     return peft.PeftModel.from_pretrained(model, folder)  # type: ignore[return-value, no-any-return]

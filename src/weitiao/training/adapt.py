@@ -16,13 +16,14 @@ from weitiao.errors import ConfigError
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.lora import fuse_lora
-from weitiao.kernels.prefix import Prefix, depth
+from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, shrink_embedding
 from weitiao.methods import METHODS
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
 from weitiao.training.prefix import probe_top_k, with_states
+from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
 
@@ -46,9 +47,10 @@ def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
     return {"num_params": total, "num_trainable_params": trainable, "trainable_percent": 100 * trainable / total}
 
 
-def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: EventLog) -> Adapted:
-    """The model on its device: method applied, kernels in place, compute dtype set, optimizer made."""
+def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: EventLog, world: World) -> Adapted:
+    """The model on its device: method applied, kernels in place, compute dtype set, sharded if asked, optimizer made."""
     options, resolved = config.train, inputs.resolved
+    sharded = world.size > 1 and world.strategy == "fsdp2"
     if options.int8_base and (problem := _int8_problem(config, resolved)):
         raise ConfigError(
             f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel in bfloat16 on a CPU with VNNI.\n"
@@ -92,9 +94,12 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
             " (base in int8)" if options.int8_base else "",
             left,
         )
+    if sharded:
+        world.shard(model, list(layers(model)[1]))
+        log.info("FSDP2: the weights are shared out among %d processes", world.size)
     optimizer = MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype))
     prefix = None
-    if isinstance(method.top_k, int):
+    if isinstance(method.top_k, int) and not sharded:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
     return Adapted(model, optimizer, rows, counts, inputs, prefix)
 

@@ -1,7 +1,13 @@
 """Checkpoints: what trains, the optimizer's moments, the random state and the position. Written whole or not at all.
 
-checkpoints/step-N/  trainable.safetensors  optimizer.safetensors  state.json
-checkpoints/best/    trainable.safetensors  state.json              (with load_best_model_at_end)
+checkpoints/step-N/       trainable.safetensors  optimizer.safetensors  state.json
+checkpoints/best-step-N/  trainable.safetensors  state.json              (with load_best_model_at_end)
+checkpoints/last, best    relative symlinks to the newest and the best of them: signposts, nothing here reads them
+
+A resumed run may change the options in ``MAY_CHANGE`` alone: what is logged, what is kept, how findings in the data are
+taken, how processes share the model, and the two remedies for a run that stopped by itself (``auto_batch``,
+``non_finite``). Every other option shapes the weights or the data; ``num_train_epochs`` and ``max_steps`` too, since the
+learning rate falls towards the last step.
 """
 
 import logging
@@ -17,33 +23,99 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from weitiao.artifact import RunDir, replace_folder, to_json
+from weitiao.artifact import RunDir, link, remove_folder, replace_folder, to_json, writing
 from weitiao.catalogue.download import sha256_of
+from weitiao.config import RunConfig
 from weitiao.errors import RunError
+from weitiao.training.launch import is_main
 from weitiao.training.optim import MasterAdamW
+from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
+Tensors = dict[str, torch.Tensor]
+_BEST = "best-step-"
 WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+MAY_CHANGE = {
+    "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
+    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed",
+}  # fmt: skip
 
 
 def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write step-N and remove the oldest ones beyond ``keep``."""
+    """Write step-N, point ``last`` to it, and remove the oldest ones beyond ``keep``. Raises RunError without room."""
     folder = run.checkpoints / f"step-{step}"
-    _write(folder, optimizer, {"step": step, **state}, with_moments=True)
-    for old in _steps(run)[:-keep]:
-        shutil.rmtree(run.checkpoints / f"step-{old}")
+    with writing(folder):
+        _write(folder, optimizer, {"step": step, **state}, with_moments=True)
+        if not is_main():
+            return folder
+        link(run.checkpoints / "last", folder.name)
+        for old in _steps(run)[:-keep]:
+            remove_folder(run.checkpoints / f"step-{old}")
     return folder
 
 
 def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> None:
-    """Keep the weights of the best evaluation so far."""
-    _write(run.checkpoints / "best", optimizer, {"step": step, "value": value}, with_moments=False)
+    """Keep the weights of the best evaluation so far, whatever happens to step-N. Raises RunError without room."""
+    folder = run.checkpoints / f"{_BEST}{step}"
+    with writing(folder):
+        _write(folder, optimizer, {"step": step, "value": value}, with_moments=False)
+        if not is_main():
+            return
+        link(run.checkpoints / "best", folder.name)
+        for old in _steps(run, _BEST):
+            if old != step:
+                remove_folder(run.checkpoints / f"{_BEST}{old}")
 
 
-def load_best(run: RunDir, optimizer: MasterAdamW) -> int:
-    """Put the best evaluation's weights back; returns its step."""
-    optimizer.load_masters(load_file(run.checkpoints / "best" / WEIGHTS))
-    return int(RunDir(run.checkpoints / "best").read_json(STATE)["step"])
+def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int:
+    """Put the best evaluation's weights back; returns its step. Raises RunError if they are damaged."""
+    step, checkpoints = world.share((max(_steps(run, _BEST), default=0), str(run.checkpoints)))
+    folder = Path(checkpoints) / f"{_BEST}{step}"
+    if problem := _problem(folder):
+        raise RunError(
+            f"The best evaluation's weights in {folder} are damaged ({problem}).\nExpected them as they were written.\n"
+            "Start a new run in another output.dir."
+        )
+    optimizer.load_masters(load_file(folder / WEIGHTS))
+    return int(step)
+
+
+def refuse_changed_options(run: RunDir, config: RunConfig) -> None:
+    """Raises RunError if config.yaml differs from the newest checkpoint's in more than ``MAY_CHANGE``."""
+    state = saved_state(run)
+    if state is None or "config" not in state:
+        return
+    before, now = _flat(state["config"]), _flat(config.model_dump(mode="json"))
+    both = sorted(before.keys() & now.keys())  # an option that one version of weitiao lacks has its default
+    changed = [key for key in both if before[key] != now[key] and key not in MAY_CHANGE]
+    if changed:
+        told = "\n".join(f"  - {key}: {before[key]!r} before, {now[key]!r} now" for key in changed)
+        raise RunError(
+            f"{run.path / 'config.yaml'} has changed since step {state['step']}:\n{told}\n"
+            f"Expected the options that the run began with; only these may change: {', '.join(sorted(MAY_CHANGE))}.\n"
+            "Put them back, or start a new run in another output.dir."
+        )
+
+
+def tidy(run: RunDir, step: int) -> None:
+    """Before a resume from ``step``: remove what a killed writer left half done, and set the links right."""
+    if not run.checkpoints.is_dir():
+        return
+    with writing(run.checkpoints):
+        for left in run.checkpoints.glob(".*"):
+            if left.is_symlink():
+                left.unlink()
+            else:
+                shutil.rmtree(left)
+        for name, number, prefix in (("last", step, "step-"), ("best", max(_steps(run, _BEST), default=0), _BEST)):
+            if number:
+                link(run.checkpoints / name, f"{prefix}{number}")
+
+
+def saved_state(run: RunDir) -> dict[str, Any] | None:
+    """The state.json of the newest whole checkpoint, None without one."""
+    step = checkpoint_step(run)
+    return RunDir(run.checkpoints / f"step-{step}").read_json(STATE) if step else None
 
 
 def checkpoint_step(run: RunDir) -> int:
@@ -56,16 +128,18 @@ def checkpoint_step(run: RunDir) -> int:
     return 0
 
 
-def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | None:
+def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint: weights, moments, random state. Returns its state.json, None without one.
+
+    Written by any number of processes, it is read by any other: it holds whole tensors.
 
     Raises:
         RunError: it belongs to other parameters.
     """
-    step = checkpoint_step(run)
+    step, checkpoints = world.share((checkpoint_step(run), str(run.checkpoints)))
     if not step:
         return None
-    folder = run.checkpoints / f"step-{step}"
+    folder = Path(checkpoints) / f"step-{step}"
     weights = load_file(folder / WEIGHTS)
     if weights.keys() != optimizer.masters.keys():
         raise RunError(
@@ -79,8 +153,14 @@ def load_checkpoint(run: RunDir, optimizer: MasterAdamW) -> dict[str, Any] | Non
     return state
 
 
-def _steps(run: RunDir) -> list[int]:
-    found = (re.fullmatch(r"step-(\d+)", path.name) for path in run.checkpoints.glob("step-*"))
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """{"section.option": value}: a mapping below that is an option's own value."""
+    sections = {key: value if isinstance(value, dict) else {"": value} for key, value in tree.items()}
+    return {f"{key}.{name}".rstrip("."): value for key, inner in sections.items() for name, value in inner.items()}
+
+
+def _steps(run: RunDir, prefix: str = "step-") -> list[int]:
+    found = (re.fullmatch(rf"{prefix}(\d+)", path.name) for path in run.checkpoints.glob(f"{prefix}*"))
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -98,21 +178,31 @@ def _problem(folder: Path) -> str | None:
 
 def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
     """Into a temporary folder, synced to the disk, then renamed: a kill leaves a whole checkpoint or none."""
+    weights = optimizer.weights()  # every process takes part in gathering, one writes
+    moments = optimizer.state() if with_moments else None
+    if not is_main():
+        return
     folder.parent.mkdir(exist_ok=True)
-    for left in folder.parent.glob(".writing-*"):  # of a killed process; one run has one writer
-        shutil.rmtree(left)
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    save_file({name: value.detach().contiguous() for name, value in optimizer.masters.items()}, made / WEIGHTS)
-    if with_moments:
-        save_file({name: value.contiguous() for name, value in optimizer.state().items()}, made / MOMENTS)
+    try:
+        _fill(made, weights, moments, state)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)  # it takes the room that is missing
+        raise
+    replace_folder(made, folder)
+    _sync(folder.parent)
+
+
+def _fill(made: Path, weights: Tensors, moments: Tensors | None, state: dict[str, Any]) -> None:
+    save_file({name: value.contiguous() for name, value in weights.items()}, made / WEIGHTS)
+    if moments is not None:
+        save_file({name: value.contiguous() for name, value in moments.items()}, made / MOMENTS)
         state = {**state, "random": _random_state()}
     state["sha256"] = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
     (made / STATE).write_text(to_json(state), encoding="utf-8")
-    for file in made.iterdir():
-        _sync(file)
     made.chmod(0o755)
-    replace_folder(made, folder)
-    _sync(folder.parent)
+    for path in (*made.iterdir(), made):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -1,13 +1,15 @@
-"""events.jsonl: one JSON object a log step, an evaluation or a stage; flushed at once, so a killed run keeps them."""
+"""events.jsonl: one JSON object a log step, an evaluation or a stage; written at once, so a killed run keeps them."""
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from weitiao.artifact import read_jsonl
+from weitiao.artifact import read_jsonl, writing
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -19,15 +21,20 @@ class EventLog:
         before = 0.0
         if path.is_file():  # a resumed run: its clock goes on
             before = max((event["seconds"] for event in read_jsonl(path)), default=0.0)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(path):
+            # unbuffered: a line reaches the file in one call, and none that failed waits to fail again at the end
+            self._file = path.open("ab", buffering=0)
         self._listener = listener
         self._start = time.perf_counter() - before
 
     def write(self, event: str, **facts: Any) -> None:
         """Append {"event": ..., "seconds": since the log was opened, **facts}."""
         record = {"event": event, "seconds": round(time.perf_counter() - self._start, 3), **facts}
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        with writing(self._path):
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._listener is not None:
             self._listener(record)
 

@@ -2,13 +2,13 @@
 
 import logging
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
-from weitiao.artifact import RunDir
+from weitiao.artifact import RunDir, writing
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.errors import ConfigError, RunError, Stopped
@@ -18,14 +18,16 @@ from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
-from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state
+from weitiao.training.clock import Clock
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.loop import StepInfo, train_steps
-from weitiao.training.optim import decay_factor, learning_rate_at
+from weitiao.training.optim import decay_factor, gathered, learning_rate_at
 from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
 from weitiao.training.signals import StopRequest
+from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
 _MOST_SKIPPED = 100  # more is no accident
@@ -58,10 +60,11 @@ def fit(
     bound_primitive_cache()
     options, task = config.train, inputs.task
     accelerator = Accelerator(cpu=inputs.resolved.device == "cpu")
-    if accelerator.num_processes > 1:
+    world = World(accelerator, options.distributed)
+    if options.max_seconds and world.size > 1:
         raise ConfigError(
-            f"Found {accelerator.num_processes} processes.\nExpected one: weitiao trains in a single process.\n"
-            "Start it without a launcher: weitiao train ..."
+            f"train.max_seconds with {world.size} processes, whose clocks differ.\nExpected a number of steps or epochs.\n"
+            "Use train.max_steps."
         )
     if problem := task.metric_problem(options.metric_for_best_model, inputs.label_names, inputs.eval.gold):
         raise ConfigError(
@@ -69,26 +72,31 @@ def fit(
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
-    adapted = adapt(config, inputs, accelerator, events)
+    saved = world.share(saved_state(run)) if resuming else None
+    # of the processes that began: a run that goes on with more or fewer keeps its steps
+    started_with = saved["num_processes"] if saved else world.size
+    adapted = adapt(config, inputs, accelerator, events, world)
     inputs = adapted.inputs
     optimizer = adapted.optimizer
-    schedule: Schedule = _schedule(options, inputs, adapted.model, accelerator)
+    schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved, started_with)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
         "learning rate %g: %s", rate, "asked for" if options.learning_rate else f"the default of {config.method.type}"
     )
-    schedule = try_longest_batch(adapted.model, task, inputs, schedule, accelerator, options.auto_batch)
+    schedule = try_longest_batch(
+        adapted.model, task, inputs, schedule, accelerator, options.auto_batch and world.size == 1
+    )
 
     watch, done, epoch = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0, 0.0
     skipped = num_tokens = 0
-    meter, clock, clocked_rates = Throughput(), _Clock(total_steps, options.max_seconds), list[float]()
-    if resuming and (state := load_checkpoint(run, optimizer)) is not None:
+    meter, clock, clocked_rates = Throughput(), Clock(total_steps, options.max_seconds), list[float]()
+    if resuming and (state := load_checkpoint(run, optimizer, world)) is not None:
         done, epoch, skipped = state["step"], state["epoch"], state["skipped"]
         num_tokens = state.get("num_tokens", 0)
         watch.best, watch.bad_evals = state["best"], state["bad_evals"]
         meter = Throughput(**state["throughput"])
-        clock = _Clock(total_steps, options.max_seconds, done, state["train_seconds"])
+        clock = Clock(total_steps, options.max_seconds, done, state["train_seconds"])
         clocked_rates = state.get("rates", [])
     events.write("train", total_steps=total_steps, first_step=done + 1, learning_rate=rate)
 
@@ -105,12 +113,18 @@ def fit(
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
         state: dict[str, Any] = {"rates": clocked_rates} if clocked_rates else {}
+        state |= {"config": config.model_dump(mode="json"), "num_processes": started_with}
+        state |= {"tokens_per_batch": schedule.plan.tokens_per_batch, "num_tokens": num_tokens}
         state |= {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
-        state |= {"num_tokens": num_tokens}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
+    if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
+        done = total_steps  # stopped early already, and ended after that
+    if world.size > 1 and options.dropout != 0:
+        torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
+    model = world.wrap(adapted.model)
     for info in train_steps(
-        adapted.model,
+        model,
         task,
         inputs.pad_id,
         schedule,
@@ -120,6 +134,7 @@ def fit(
         accelerator,
         done,
         weights,
+        world,
         clocked if options.max_seconds else None,
     ):
         step, epoch = info.step, info.epoch
@@ -132,7 +147,7 @@ def fit(
         if _evaluation_is_due(info, options, total_steps):
             meter.pause()
             with clock.paused():
-                scores = score(adapted.model, task, inputs.eval, inputs.pad_id, options.eval_tokens_per_batch)
+                scores = score(adapted.model, task, inputs.eval, inputs.pad_id, options.eval_tokens_per_batch, world)
                 metrics = inputs.metrics(scores)
             events.write("eval", step=step, epoch=round(epoch, 4), **inputs.scalars(metrics))
             value = metrics[options.metric_for_best_model]
@@ -143,13 +158,13 @@ def fit(
             meter.pause()
             save_checkpoint(run, optimizer, step, facts(), options.save_total_limit)
             meter.resume()
-        if stop.received is not None:
+        if (signal := stop.agreed(world)) is not None:
             if not (options.save_steps and step % options.save_steps == 0):
                 save_checkpoint(run, optimizer, step, facts(), options.save_total_limit)
             raise Stopped(
-                f"Stopped by {stop.received.name} after step {step} of {total_steps}; a checkpoint is saved.\n"
+                f"Stopped by {signal.name} after step {step} of {total_steps}; a checkpoint is saved.\n"
                 f"Expected to go on later.\nContinue it: weitiao train --resume {run.path}",
-                128 + stop.received,
+                128 + signal,
             )
         if options.early_stopping_patience and watch.bad_evals >= options.early_stopping_patience:
             reason = f"{watch.bad_evals} evaluations without a better {options.metric_for_best_model}"
@@ -170,7 +185,7 @@ def fit(
         "train_seconds": clock.seconds(),
         "steps": step,
         "num_tokens": num_tokens,
-        "kept_step": load_best(run, optimizer) if keeps_best else step,
+        "kept_step": load_best(run, optimizer, world) if keeps_best else step,
         "selected_on_eval": keeps_best or (options.early_stopping_patience is not None and watch.best is not None),
         "epochs": round(epoch, 4),
         **({"skipped_steps": skipped} if options.non_finite == "skip" else {}),
@@ -178,37 +193,53 @@ def fit(
         "padding_share": _padding(schedule) if isinstance(schedule, EpochSchedule) else None,
         "dtype": inputs.resolved.dtype,
         "peak_memory_bytes": peak_memory_bytes(),
+        **(world.facts() if world.size > 1 else {}),
     }
+    decay = decay_factor(total_steps, summary["kept_step"], rate, options)
+    if clocked_rates:
+        decay = math.prod(1 - rate * options.weight_decay for rate in clocked_rates[: summary["kept_step"]])
+    if optimizer.is_sharded:
+        state = gathered(adapted.model, optimizer)  # all processes take part
+        if adapted.rows is not None:
+            name = next(name for name, p in optimizer.parameters.items() if p is adapted.rows.weight)
+            state[name] = adapted.rows.whole(decay, state[name]).weight.detach()
+        if world.rank == 0:
+            METHODS[config.method.type].save(adapted.model, run.model, state)
+        return summary
     optimizer.adopt_masters()
     if adapted.prefix is not None:
         adapted.prefix.restore()
     if adapted.rows is not None:
-        decay = decay_factor(total_steps, summary["kept_step"], rate, options)
-        if clocked_rates:
-            decay = math.prod(1 - rate * options.weight_decay for rate in clocked_rates[: summary["kept_step"]])
         restore_embedding(adapted.model, adapted.rows, decay)
-    METHODS[config.method.type].save(adapted.model, run.model)
+    if world.rank == 0:
+        with writing(run.model):
+            METHODS[config.method.type].save(adapted.model, run.model)
     return summary
 
 
 def _schedule(
-    options: TrainConfig, inputs: Inputs, model: Any, accelerator: Accelerator
+    options: TrainConfig, inputs: Inputs, model: Any, world: World, saved: dict[str, Any] | None, started_with: int
 ) -> EpochSchedule | StreamSchedule:
     budget = options.tokens_per_batch
+    accumulation = options.gradient_accumulation_steps * started_with
     plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
-    if budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
-        tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, accelerator)
+    if budget == "auto" and saved is not None:  # another measurement would cut other batches
+        plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
+    elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
+        tokens, why = world.share(
+            choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, world.accelerator)
+        )
         plan = replace(plan, tokens_per_batch=tokens)
         log.info("tokens_per_batch=%d (auto): %s", tokens, why)
     if inputs.stream is not None:
         assert options.max_steps is not None, "the configuration asks for it"
         log.info("batches: %s, inside windows of the stream", plan.describe())
-        return StreamSchedule(inputs.stream, plan, options.seed, options.gradient_accumulation_steps, options.max_steps)
+        return StreamSchedule(inputs.stream, plan, options.seed, accumulation, options.max_steps)
     schedule = EpochSchedule(
         inputs.train,
         plan,
         options.seed,
-        options.gradient_accumulation_steps,
+        accumulation,
         options.num_train_epochs,
         options.max_steps,
     )
@@ -233,7 +264,7 @@ def _evaluation_is_due(info: StepInfo, options: TrainConfig, total_steps: int) -
             return False
 
 
-def _log_facts(info: StepInfo, meter: Throughput, clock: "_Clock") -> dict[str, Any]:
+def _log_facts(info: StepInfo, meter: Throughput, clock: Clock) -> dict[str, Any]:
     return {
         "step": info.step,
         "epoch": round(info.epoch, 4),
@@ -264,37 +295,3 @@ def _not_finite(info: StepInfo, inputs: Inputs, options: TrainConfig, skipped: i
         "Expected finite numbers.\nLower train.learning_rate, try train.bf16=false, look at those rows, or leave such "
         "steps out with train.non_finite=skip."
     )
-
-
-class _Clock:
-    """Seconds of training without evaluations, and what is still to come."""
-
-    def __init__(
-        self, total_steps: int, max_seconds: float | None, first_step: int = 0, seconds_before: float = 0.0
-    ) -> None:
-        self._max_seconds = max_seconds
-        self._start, self._paused, self._before = time.perf_counter(), 0.0, seconds_before
-        self._first_step, self._total_steps = first_step, total_steps
-
-    def seconds(self) -> float:
-        """Training time, that of earlier sessions included."""
-        return self._before + time.perf_counter() - self._start - self._paused
-
-    def share(self) -> float:
-        """How much of max_seconds is over, up to 1; 0 without a limit."""
-        return 0.0 if self._max_seconds is None else min(1.0, self.seconds() / self._max_seconds)
-
-    def eta_s(self, step: int) -> float:
-        if self._max_seconds is not None:
-            return round(max(0.0, self._max_seconds - self.seconds()), 1)
-        whole = time.perf_counter() - self._start  # evaluations will come again, so they count here
-        return round(whole / max(1, step - self._first_step) * (self._total_steps - step), 1)
-
-    def paused(self) -> "_Clock":
-        return self
-
-    def __enter__(self) -> None:
-        self._pause_start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._paused += time.perf_counter() - self._pause_start

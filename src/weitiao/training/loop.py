@@ -1,5 +1,6 @@
 """The training loop: a generator of facts. The caller logs, saves, evaluates and decides when to stop."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from weitiao.config import TrainConfig
 from weitiao.training.optim import MasterAdamW, learning_rate_at
 from weitiao.training.schedule import Schedule, cut_batches
+from weitiao.training.world import World
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,6 +46,7 @@ def train_steps(
     accelerator: "Accelerator",
     skip: int = 0,
     class_weights: torch.Tensor | None = None,
+    world: World | None = None,
     rate_at: Callable[[int], float] | None = None,
 ) -> Iterator[StepInfo]:
     """Run optimizer steps and yield one :class:`StepInfo` each.
@@ -53,21 +56,26 @@ def train_steps(
 
     Args:
         skip: steps that an earlier process has done; the first step is ``skip + 1``.
+        world: the processes of the run; without it, one.
         rate_at: the learning rate of a step (from 1), where it does not follow the number of steps.
     """
+    world = world or World(accelerator, "ddp")
     total_steps = schedule.total_steps()
     model.train()
     for taken in schedule.steps(skip):
         step, encoded = taken.step, taken.encoded
+        dealt = world.deal(taken.batches, encoded.lengths if world.size > 1 else ())
         for parts in itertools.count():  # again in smaller pieces, where memory runs out and auto_batch is on
-            pieces = cut_batches(taken.batches, 2**parts)
-            batches = [task.collate(encoded, rows, pad_id) for rows in pieces]
-            num_targets = sum(task.count_targets(batch) for batch in batches)  # on CPU labels, before the device copy
+            pieces = [(piece, counts) for rows, counts in dealt for piece in cut_batches([rows], 2**parts)]
+            batches = [task.collate(encoded, rows, pad_id) for rows, _ in pieces]
+            own_targets = sum(task.count_targets(b) for b, (_, counts) in zip(batches, pieces, strict=True) if counts)
+            num_targets = int(world.sum(own_targets)[0])  # on CPU labels, before the device copy
             try:
-                loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights)
+                counted = [counts for _, counts in pieces]
+                loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights, world, counted)
                 break
             except RuntimeError as error:
-                if not (config.auto_batch and is_out_of_memory(error) and max(map(len, pieces)) > 1):
+                if not (config.auto_batch and is_out_of_memory(error) and max(len(rows) for rows, _ in pieces) > 1):
                     raise
             model.zero_grad(set_to_none=True)
         rate = rate_at(step) if rate_at else learning_rate_at(step, total_steps, peak_learning_rate, config)
@@ -76,7 +84,9 @@ def train_steps(
         # on a CPU nothing waits for the value
         looks = logs or skips or accelerator.device.type == "cpu"
         norm = optimizer.step(rate, config.max_grad_norm, skip_non_finite=skips)
-        finite = not looks or bool(torch.isfinite(norm) & torch.isfinite(loss_sum))
+        finite = not looks or bool(torch.isfinite(norm) & (torch.isfinite(loss_sum) | (world.size > 1)))
+        if logs:
+            world.sum_tensor(loss_sum)
         yield StepInfo(
             step=step,
             epoch=taken.epoch,
@@ -108,13 +118,24 @@ def backward_all(
     num_targets: int,
     accelerator: "Accelerator",
     class_weights: torch.Tensor | None = None,
+    world: World | None = None,
+    counted: Sequence[bool] = (),
 ) -> torch.Tensor:
-    """Forward and backward over the batches of one step; returns the summed loss, detached."""
+    """Forward and backward over this process's batches of one step; returns their summed loss, detached.
+
+    Args:
+        num_targets: of the whole step, over all processes.
+        counted: False for a batch that is there only so that every process runs equally many.
+    """
     loss_sum = torch.zeros((), device=accelerator.device)
-    for batch in batches:
+    size = 1 if world is None else world.size  # torch averages gradients over the processes, a sum is wanted
+    for i, batch in enumerate(batches):
         batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-        loss = task.loss(model, batch, class_weights)
-        accelerator.backward(loss / num_targets)
+        with contextlib.nullcontext() if world is None else world.synced(model, last=i + 1 == len(batches)):
+            loss = task.loss(model, batch, class_weights)
+            if counted and not counted[i]:
+                loss = loss * 0.0
+            accelerator.backward(loss * (size / num_targets))
         loss_sum += loss.detach()
     return loss_sum
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from weitiao.config import TrainConfig
+from weitiao.training.shards import local, part_of, whole
 
 # Gradients are widened to fp32 one chunk at a time, so that their copy never holds a whole model.
 _CHUNK_ELEMENTS = 8_000_000
@@ -26,10 +27,10 @@ class MasterAdamW:
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
-        self.masters = dict(self.parameters)
+        self.masters = {name: _own(p) for name, p in self.parameters.items()}
         if compute_dtype != torch.float32:
             for name, parameter in self.parameters.items():
-                self.masters[name] = torch.nn.Parameter(parameter.detach().float(), requires_grad=False)
+                self.masters[name] = torch.nn.Parameter(local(parameter.detach()).float(), requires_grad=False)
                 parameter.data = parameter.data.to(compute_dtype)
         self._chunks: list[tuple[list[str], torch.optim.AdamW]] = []
         for names in _chunks(self.parameters):
@@ -53,8 +54,12 @@ class MasterAdamW:
         Args:
             skip_non_finite: with a norm that is not finite, change nothing (reads the norm: a sync on a GPU).
         """
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        gradients = [local(p.grad) for p in self.parameters.values() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
+        if self.is_sharded:
+            norm = norm.square()
+            torch.distributed.all_reduce(norm)
+            norm = norm.sqrt()
         if skip_non_finite and not torch.isfinite(norm):
             for parameter in self.parameters.values():
                 parameter.grad = None
@@ -65,10 +70,10 @@ class MasterAdamW:
                 parameter, master = self.parameters[name], self.masters[name]
                 if parameter.grad is None:
                     continue
-                gradient = parameter.grad.float()
+                gradient = local(parameter.grad).float()
                 master.grad = gradient if scale is None else gradient.mul_(scale)
                 if master is not parameter:
-                    parameter.grad = None
+                    parameter.grad = None  # frees the narrow one before the update
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.step()
@@ -76,7 +81,7 @@ class MasterAdamW:
             with torch.no_grad():
                 for name in names:
                     if self.masters[name] is not self.parameters[name]:
-                        self.parameters[name].copy_(self.masters[name])
+                        local(self.parameters[name]).copy_(self.masters[name])
         return norm  # type: ignore[no-any-return]
 
     def adopt_masters(self) -> None:
@@ -84,17 +89,27 @@ class MasterAdamW:
         for name, parameter in self.parameters.items():
             parameter.data = self.masters[name].data
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this process holds parts of the parameters."""
+        return any(hasattr(p, "to_local") for p in self.parameters.values())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole fp32 weights by name (with sharding: every process must call it)."""
+        return {name: whole(master.detach(), self.parameters[name]) for name, master in self.masters.items()}
+
     def load_masters(self, masters: dict[str, torch.Tensor]) -> None:
-        """Set weights by name, in the masters and in the model."""
+        """Set whole weights by name, in the masters and in the model."""
         with torch.no_grad():
             for name, value in masters.items():
-                self.masters[name].copy_(value)
-                self.parameters[name].copy_(value)
+                part = part_of(value.to(self.masters[name].device), self.parameters[name])
+                self.masters[name].copy_(part)
+                local(self.parameters[name]).copy_(part)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The moments and step counts by ``<parameter>|<key>``."""
+        """The whole moments and the step counts by ``<parameter>|<key>`` (with sharding: every process must call it)."""
         return {
-            f"{name}|{key}": value
+            f"{name}|{key}": whole(value, self.parameters[name])
             for name, moments in self._moments()
             for key, value in moments.items()
             if isinstance(value, torch.Tensor)
@@ -105,7 +120,7 @@ class MasterAdamW:
         by_name: dict[str, dict[str, torch.Tensor]] = {}
         for full, value in state.items():
             name, _, key = full.rpartition("|")
-            by_name.setdefault(name, {})[key] = value
+            by_name.setdefault(name, {})[key] = part_of(value, self.parameters[name])
         for names, optimizer in self._chunks:
             for name in names:
                 if name in by_name:
@@ -115,6 +130,16 @@ class MasterAdamW:
         for names, optimizer in self._chunks:
             for name in names:
                 yield name, optimizer.state.get(self.masters[name], {})
+
+
+def _own(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """The parameter, or one that shares the memory of this process's part of it."""
+    part = local(parameter.detach())
+    return (
+        parameter
+        if part.data_ptr() == parameter.data_ptr() and not hasattr(parameter, "to_local")
+        else torch.nn.Parameter(part, requires_grad=False)
+    )
 
 
 def _chunks(parameters: dict[str, torch.nn.Parameter]) -> Iterator[list[str]]:
@@ -128,6 +153,15 @@ def _chunks(parameters: dict[str, torch.nn.Parameter]) -> Iterator[list[str]]:
         elements += parameter.numel()
     if names:
         yield names
+
+
+def gathered(model: torch.nn.Module, optimizer: MasterAdamW) -> dict[str, torch.Tensor]:
+    """The state dict of a sharded model, whole: fp32 masters of what trained, the rest as it is. Every process calls it."""
+    weights = optimizer.weights()
+    return {
+        name: weights[name] if name in weights else whole(local(value.detach()), value)
+        for name, value in model.state_dict().items()
+    }
 
 
 def decay_factor(total_steps: int, steps: int, peak: float, config: TrainConfig) -> float:

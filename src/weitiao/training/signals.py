@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
+from weitiao.training.world import World
+
 
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM only sets ``received``; a second one acts as it always does.
@@ -15,6 +17,14 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
+
+    def agreed(self, world: World) -> signal.Signals | None:
+        """The signal that any of the processes received: all stop after the same step."""
+        if world.size == 1:
+            return self.received
+        kinds = (signal.SIGTERM, signal.SIGINT)
+        counts = world.sum(*(float(self.received == kind) for kind in kinds))
+        return next((kind for kind, count in zip(kinds, counts, strict=True) if count), None)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -1,0 +1,86 @@
+"""One writer a folder: a lock that the operating system drops with its owner, so a killed run leaves none behind."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from weitiao.errors import RunError
+
+NAME = ".lock"
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network disks: better unlocked than not at all
+
+
+class RunLock:
+    """While entered, this process alone writes to ``folder`` (made if it is missing).
+
+    It is ``flock`` on the file ``.lock`` inside, which is removed at the end. Windows has no ``flock``, so nothing is
+    locked there.
+
+    Raises:
+        RunError: another process holds it, or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._handle: int | None = None
+
+    def __enter__(self) -> Self:
+        if sys.platform == "win32":
+            return self
+        path = self._folder / NAME
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"Cannot write to {self._folder}: {error.strerror}.\nExpected a writable folder.\n"
+                "Choose another output.dir, or see to its permissions and the space on its disk."
+            ) from None
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                owner = os.read(handle, 20).decode("ascii", "replace").strip()
+                os.close(handle)
+                raise self._in_use(owner) from None
+        if not _is_the_same(handle, path):  # its owner ended and removed it between our two calls
+            os.close(handle)
+            raise self._in_use("")
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, b"%d\n" % os.getpid())
+        except OSError:
+            pass  # the number is for the message alone; a full disk is told by the first real file
+        self._handle = handle
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is None:
+            return
+        if _is_the_same(self._handle, self._folder / NAME):
+            (self._folder / NAME).unlink(missing_ok=True)
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()  # nothing came of it
+        os.close(self._handle)
+        self._handle = None
+
+    def _in_use(self, owner: str) -> RunError:
+        by = f" (process {owner})" if owner else ""
+        return RunError(
+            f"{self._folder} is in use by another run{by}.\nExpected one run a folder at a time.\n"
+            "Wait for it or stop it (Ctrl-C saves), or choose another output.dir."
+        )
+
+
+def _is_the_same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except OSError:
+        return False
