@@ -66,13 +66,14 @@ class Trace(TorchDispatchMode):
         self.flops = self.seconds = 0.0
         self.operations = 0
         self.held_bytes = self.peak_bytes = 0
+        self._seen: dict[Any, list[Any]] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             return False  # the one value that models ask for: whether a mask is all ones, and a padded batch's is not
-        out = func(*args, **kwargs)
+        out = self._call(func, args, kwargs)
         inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((out,))
         self.operations += 1
         self.seconds += self.rates.overhead_s
@@ -86,6 +87,24 @@ class Trace(TorchDispatchMode):
         flops = self._flops(func, args, kwargs, out)
         self.flops += flops
         self.seconds += max(moved / self.rates.elementwise_bytes_per_s, flops / self._rate(inputs)) if moved else 0.0
+        return out
+
+    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """``func``, or for an operation that was seen with the same shapes a fresh result of the same shape.
+
+        A meta function takes up to a millisecond of Python, and layers repeat.
+        """
+        key = (func, *_signature(args), *_signature(kwargs.items()))
+        if key in self._seen:
+            made = [None if like is None else torch.empty_strided(*like[:2], dtype=like[2], device="meta") for like in self._seen[key]]  # fmt: skip
+            return tuple(made) if len(made) > 1 else made[0]
+        out = func(*args, **kwargs)
+        parts = out if isinstance(out, tuple) else (out,)
+        tensors = [t for t in parts if t is not None]
+        if not func._schema.is_mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors):
+            known = {storage_key(t) for t in _tensors((*args, *kwargs.values()))}
+            if tensors and not any(storage_key(t) in known for t in tensors):
+                self._seen[key] = [None if t is None else (t.shape, t.stride(), t.dtype) for t in parts]
         return out
 
     def _rate(self, inputs: list[torch.Tensor]) -> float:
@@ -113,6 +132,17 @@ class Trace(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, release)
         self.held_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+
+def _signature(values: Iterable[Any]) -> Iterable[Any]:
+    """What an operation's result depends on but for the values of tensors."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value.shape, value.stride(), value.dtype, value.device
+        elif isinstance(value, list | tuple):
+            yield tuple(_signature(value))
+        else:
+            yield value
 
 
 def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:

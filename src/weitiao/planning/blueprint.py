@@ -12,6 +12,7 @@ from weitiao import pretrained
 from weitiao.artifact import size_bytes
 from weitiao.config import RunConfig
 from weitiao.kernels.first_token import use_first_token
+from weitiao.kernels.int8 import is_supported
 from weitiao.kernels.lora import FusedForward, fuse_lora
 from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
 from weitiao.kernels.rows import shrink_embedding
@@ -90,7 +91,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         use_first_token(model)
     if options.fused_lora and method.type == "lora":
         fuse_lora(model)
-    int8 = _fused_weights(model) if options.int8_base else set()
+    int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
     frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)

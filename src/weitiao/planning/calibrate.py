@@ -52,10 +52,9 @@ class ChosenSteps:
 def choose(batches: Batches) -> list[int]:
     """Indices of the batches to run: the largest, the middle one for warm-up, then evenly over the lengths."""
     order = np.argsort(batches.lengths, kind="stable")
-    largest = int(np.lexsort((batches.lengths, batches.rows * batches.lengths))[-1])
     spread = order[np.linspace(0, len(order) - 1, CALIBRATION_STEPS).round().astype(int)]
     mixed = spread[np.random.default_rng(0).permutation(len(spread))]  # drift must not look like length
-    return [largest, int(order[len(order) // 2]), *map(int, mixed)]
+    return [batches.largest, int(order[len(order) // 2]), *map(int, mixed)]
 
 
 def measure(config: RunConfig) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from weitiao.planning.rows import Batches
 
 CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
 # The heap of a CPU run grows with the variety of batch shapes, over the first hundreds of steps, far beyond what is alive
-# (docs/LOG.md). Fitted to runs on the catalogue's encoders: growth = factor * activations * ln(1 + steps / scale).
-HEAP_FACTOR, HEAP_STEPS = 1.0, 20
+# (docs/LOG.md): factor * what a middle batch holds * ln(1 + steps / scale). Fitted to runs on the catalogue's encoders.
+HEAP_FACTOR, HEAP_STEPS = 2.25, 20
 LIBRARIES_BYTES = 90_000_000  # what the first steps load beside the model: kernels, their scratch, metrics
 CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up step
 _FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; products are that much slower (docs/LOG.md)
@@ -60,10 +60,8 @@ class Memory:
 
 def trace_shapes(blueprint: Blueprint, batches: Batches, rates: Rates) -> Shapes:
     """Two traces, of the largest batch and of the middle one by length, give the two coefficients of each cost."""
-    size = batches.rows * batches.lengths
-    largest = int(np.lexsort((batches.lengths, size))[-1])
     middle = int(np.argsort(batches.lengths)[len(batches.lengths) // 2])
-    chosen = [(int(batches.rows[i]), int(batches.lengths[i])) for i in (largest, middle)]
+    chosen = [(int(batches.rows[i]), int(batches.lengths[i])) for i in (batches.largest, middle)]
     costs = [blueprint.cost(rows, length, rates) for rows, length in chosen]
     overhead = costs[0].operations * rates.overhead_s
     forward_overhead = costs[0].forward_operations * rates.overhead_s
@@ -101,26 +99,26 @@ def memory_of(
     known = process + weights + masters + gradients + moments + activations
     other = blueprint.stored_state_bytes
     if on_cpu:
-        other += heap_growth(batch, batches, batches.steps) + LIBRARIES_BYTES
+        other += heap_growth(shapes, batches, batches.steps) + LIBRARIES_BYTES
         # bf16 copies are made beside the fp32 weights that the file is mapped to
         loading = process + blueprint.loads_bytes + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
         other += max(0, loading - known - other)
     return Memory(process, weights, masters, gradients, moments, activations, other)
 
 
-def heap_growth(activations: int, batches: Batches, steps: int) -> int:
+def heap_growth(shapes: Shapes, batches: Batches, steps: int) -> int:
     """Bytes by which the heap of a CPU run has grown after ``steps`` steps of varied batches."""
     kinds = len(set(zip(batches.rows.tolist(), batches.lengths.tolist(), strict=True)))
     if kinds < 2:
         return 0
-    return int(HEAP_FACTOR * activations * math.log(1 + min(steps, 8 * kinds) / HEAP_STEPS))
+    middle = float(np.median(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths)))
+    return int(HEAP_FACTOR * middle * math.log(1 + min(steps, 8 * kinds) / HEAP_STEPS))
 
 
 def measured_memory(memory: Memory, measured: dict[str, Any], shapes: Shapes, batches: Batches) -> Memory:
     """The parts with the measured peak as their sum, and the growth of the heap after the measured steps."""
-    batch = int(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths).max())
     done = len(measured["batches"])
-    to_come = heap_growth(batch, batches, batches.steps) - heap_growth(batch, batches, min(done, batches.steps))
+    to_come = heap_growth(shapes, batches, batches.steps) - heap_growth(shapes, batches, min(done, batches.steps))
     total = measured["peak_memory_bytes"] + max(0, to_come)
     process = measured["process_bytes"]
     return replace(memory, process=process, other=memory.other + total - (memory.total - memory.process + process))

@@ -123,7 +123,7 @@ def _method(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     blueprint = draw(config, inputs)
-    rates = machine.rates(blueprint.model, config.train.int8_base)
+    rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
     shapes = trace_shapes(blueprint, batches, rates)
     memory = memory_of(blueprint, batches, shapes, config.train, machine.process_bytes, machine.on_cpu)
     scale = 1.0
@@ -132,7 +132,7 @@ def _method(
         scale = time_scale(blueprint, batches, shapes, rates, measured)
     seconds = seconds_of(blueprint, batches, shapes, config.train, rates, scale)
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
-    largest = int((batches.rows * batches.lengths).argmax())
+    largest = batches.largest
     tokens = int((batches.rows * batches.lengths).sum())
     at = shapes.at
     notes = list(blueprint.notes)

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weitiao import pretrained
-from weitiao.config import DataConfig, RunConfig
+from weitiao.config import RunConfig
 from weitiao.data.batch import BatchPlan, plan_epoch, plan_evaluation, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import Side, prepare, prepare_evaluation
@@ -30,6 +30,11 @@ class Batches:
     eval_rows: NDArray[np.int64]
     eval_lengths: NDArray[np.int64]
     eval_members: list[list[int]]
+
+    @property
+    def largest(self) -> int:
+        """The batch with the most padded tokens; of several, the one with the longest rows."""
+        return int(np.lexsort((self.lengths, self.rows * self.lengths))[-1])
 
 
 def read_inputs(config: RunConfig) -> Inputs:
