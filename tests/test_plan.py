@@ -207,6 +207,7 @@ def test_calibration_runs_real_steps(options: dict[str, Any]) -> None:
     assert planned["time_scale"] > 0
     parts = dict(planned["memory_bytes"])
     assert parts.pop("total") == sum(parts.values())
+    assert all(value >= 0 for value in parts.values())
     assert parts["process"] > 1e8  # of the other process: interpreter and libraries
 
 

@@ -24,6 +24,7 @@ MASTER_BYTES = 4  # fp32 weights beside the ones that compute
 MOMENT_BYTES = 8  # AdamW's two fp32 moments
 # Widening the gradient, clipping, AdamW's reads and writes, rounding back: bytes a trained parameter and step.
 UPDATE_TRAFFIC_BYTES = 48
+UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's overhead
 _IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
 
 
@@ -38,9 +39,10 @@ class Rates:
     int8_gemm_flops_per_s: float
     overhead_s: float  # of one operation
 
-    def update_seconds(self, trained_parameters: int) -> float:
-        """One optimizer step."""
-        return UPDATE_TRAFFIC_BYTES * trained_parameters / self.memory_bytes_per_s
+    def update_seconds(self, trained_parameters: int, tensors: int) -> float:
+        """One optimizer step over so many parameters in so many tensors."""
+        moved = UPDATE_TRAFFIC_BYTES * trained_parameters / self.memory_bytes_per_s
+        return moved + UPDATE_OPERATIONS * tensors * self.overhead_s
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Blueprint:
     frozen_bytes: int  # in the run's compute dtype; tables of untrained embedding rows included
     frozen_parameter_bytes: int  # the same without those tables
     trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
+    trained_tensors: int
     largest_trained: int
     loads_bytes: int  # the checkpoint's fp32 parameters
     dtype: torch.dtype
@@ -104,7 +105,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
             states = tokens * int(model.config.hidden_size) * dtype.itemsize
     model.train()
     return Blueprint(
-        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), max(trained.values(), default=0), loads, dtype, artifact,
+        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), len(trained), max(trained.values(), default=0), loads, dtype, artifact,
         int8, states, tuple(notes),
     )  # fmt: skip
 

@@ -69,6 +69,9 @@ def measure(config: RunConfig) -> dict[str, Any]:
     from weitiao.training.loop import train_steps
 
     bound_primitive_cache()
+    if config.data.streaming:  # the rows at hand stand for a stream, whose run does without these
+        train = config.train.model_copy(update={"sparse_embedding": False, "cache_prefix": False})
+        config = config.model_copy(update={"train": train})
     inputs = read_inputs(config)
     before = memory_bytes()
     batches = batches_of(config, inputs)

@@ -120,15 +120,17 @@ def measured_memory(memory: Memory, measured: dict[str, Any], shapes: Shapes, ba
     done = len(measured["batches"])
     to_come = heap_growth(shapes, batches, batches.steps) - heap_growth(shapes, batches, min(done, batches.steps))
     total = measured["peak_memory_bytes"] + max(0, to_come)
-    process = measured["process_bytes"]
-    return replace(memory, process=process, other=memory.other + total - (memory.total - memory.process + process))
+    known = replace(memory, process=measured["process_bytes"], other=0)
+    other = total - known.total
+    # less than the parts: what was not reached at the peak was a part of the activations
+    return replace(known, other=max(0, other), activations=max(0, known.activations + min(0, other)))
 
 
 def time_scale(blueprint: Blueprint, batches: Batches, shapes: Shapes, rates: Rates, measured: dict[str, Any]) -> float:
     """Measured over predicted seconds of the calibration's steps."""
     ran = measured["batches"]
     predicted = Shapes.at(shapes.seconds, batches.rows[ran], batches.lengths[ran])
-    predicted = predicted + rates.update_seconds(blueprint.trained)
+    predicted = predicted + rates.update_seconds(blueprint.trained, blueprint.trained_tensors)
     # the median: one disturbed step must not decide
     return float(np.median(np.array(measured["step_seconds"]) / predicted))
 
@@ -151,7 +153,9 @@ def seconds_of(
 ) -> Seconds:
     """``scale``: measured over predicted seconds of the same batches, from calibration."""
     per_pass = float(Shapes.at(shapes.seconds, batches.rows, batches.lengths).sum())
-    training = scale * (per_pass * batches.epochs + batches.steps * rates.update_seconds(blueprint.trained))
+    training = scale * (
+        per_pass * batches.epochs + batches.steps * rates.update_seconds(blueprint.trained, blueprint.trained_tensors)
+    )
     one = scale * float(Shapes.at(shapes.forward, batches.eval_rows, batches.eval_lengths).sum())
     evaluations = {"no": 0, "epoch": int(batches.epochs), "steps": batches.steps // options.eval_steps}[
         options.eval_strategy
