@@ -51,6 +51,33 @@ def test_counts_and_storage_are_those_of_the_run(name: str, options: dict[str, A
     assert all(isinstance(summary["plan_error"][key], float) for key in ("memory", "time"))
 
 
+def test_int8_base_is_planned(options: dict[str, Any]) -> None:
+    from weitiao.kernels.int8 import is_supported
+    from weitiao.pretrained import resolve
+
+    if not is_supported() or resolve("auto", "auto").dtype != "bfloat16":
+        pytest.skip("this CPU computes without int8 or bf16 instructions")
+    train = {**options["train"], "bf16": True, "int8_base": True}
+    config = RunConfig.model_validate({**options, "method": {"type": "lora"}, "train": train})
+    blueprint = draw(config, read_inputs(config))
+    assert len(blueprint.int8_weights) == 2 * 6  # query, key, value, two outputs and the way up, in two layers
+    slow, fast = (blueprint.cost(8, 12, dataclasses.replace(RATES, int8_gemm_flops_per_s=r)) for r in (1e6, 1e12))
+    assert slow.seconds > 2 * fast.seconds
+    run = weitiao.train(config)
+    assert run.read_json("plan.json")["methods"][0]["num_trainable_params"] == run.summary["num_trainable_params"]
+
+
+def test_a_plan_that_fails_stops_no_run(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("no meta kernel")
+
+    monkeypatch.setattr("weitiao.planning.plan.plan_run", broken)
+    run = weitiao.train(options)
+    assert run.is_done
+    assert not (run.path / "plan.json").exists()
+    assert run.summary["plan_error"] == {"memory": None, "time": None, "storage": None}
+
+
 def test_parts_sum_to_the_total(options: dict[str, Any]) -> None:
     for method in weitiao.plan(options)["methods"]:
         parts = dict(method["memory_bytes"])

@@ -19,10 +19,10 @@ def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8
     import torch
 
     kind = getattr(torch, dtype)
-    x, wide = torch.randn(tokens, hidden).to(kind), torch.randn(tokens, intermediate).to(kind)
-    weight = torch.randn(intermediate, hidden).to(kind)
+    x, wide = torch.ones(tokens, hidden).to(kind), torch.ones(tokens, intermediate).to(kind)
+    weight = torch.ones(intermediate, hidden).to(kind)
     length, size = 64, min(64, hidden)
-    heads = torch.randn(max(1, tokens * hidden // (length * size)), length, size).to(kind)
+    heads = torch.ones(max(1, tokens * hidden // (length * size)), length, size).to(kind)
     large = torch.zeros(8_000_000)
     target = torch.empty_like(large)
     small = torch.zeros(8)

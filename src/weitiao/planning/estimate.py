@@ -13,9 +13,11 @@ from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
 
 CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
-# The heap of a CPU run grows with the variety of batch shapes, over the first hundreds of steps, far beyond what is alive
-# (docs/LOG.md): factor * what a middle batch holds * ln(1 + steps / scale). Fitted to runs on the catalogue's encoders.
-HEAP_FACTOR, HEAP_STEPS = 2.25, 20
+# The heap of a CPU run grows with every new batch shape, far beyond what is alive, and alike for both methods and for 6 and 12
+# layers (docs/LOG.md; what holds it is not known). Fitted to six runs of encoders of hidden size 384, unproven elsewhere:
+# bytes * ln(1 + steps / scale), where steps stop counting at twice the number of shapes.
+HEAP_BYTES, HEAP_STEPS, HEAP_HIDDEN = 350_000_000, 20, 384
+CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
 LIBRARIES_BYTES = 90_000_000  # what the first steps load beside the model: kernels, their scratch, metrics
 CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up step
 _FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; products are that much slower (docs/LOG.md)
@@ -99,26 +101,25 @@ def memory_of(
     known = process + weights + masters + gradients + moments + activations
     other = blueprint.stored_state_bytes
     if on_cpu:
-        other += heap_growth(shapes, batches, batches.steps) + LIBRARIES_BYTES
+        other += heap_growth(int(blueprint.model.config.hidden_size), batches, batches.steps) + LIBRARIES_BYTES
         # bf16 copies are made beside the fp32 weights that the file is mapped to
         loading = process + blueprint.loads_bytes + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
         other += max(0, loading - known - other)
     return Memory(process, weights, masters, gradients, moments, activations, other)
 
 
-def heap_growth(shapes: Shapes, batches: Batches, steps: int) -> int:
+def heap_growth(hidden: int, batches: Batches, steps: float) -> int:
     """Bytes by which the heap of a CPU run has grown after ``steps`` steps of varied batches."""
     kinds = len(set(zip(batches.rows.tolist(), batches.lengths.tolist(), strict=True)))
     if kinds < 2:
         return 0
-    middle = float(np.median(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths)))
-    return int(HEAP_FACTOR * middle * math.log(1 + min(steps, 8 * kinds) / HEAP_STEPS))
+    return int(HEAP_BYTES * min(1.0, hidden / HEAP_HIDDEN) * math.log(1 + min(steps, 2 * kinds) / HEAP_STEPS))
 
 
-def measured_memory(memory: Memory, measured: dict[str, Any], shapes: Shapes, batches: Batches) -> Memory:
+def measured_memory(memory: Memory, measured: dict[str, Any], hidden: int, batches: Batches) -> Memory:
     """The parts with the measured peak as their sum, and the growth of the heap after the measured steps."""
-    done = len(measured["batches"])
-    to_come = heap_growth(shapes, batches, batches.steps) - heap_growth(shapes, batches, min(done, batches.steps))
+    done = min(CALIBRATION_COUNTS * len(measured["batches"]), batches.steps)
+    to_come = heap_growth(hidden, batches, batches.steps) - heap_growth(hidden, batches, done)
     total = measured["peak_memory_bytes"] + max(0, to_come)
     known = replace(memory, process=measured["process_bytes"], other=0)
     other = total - known.total
