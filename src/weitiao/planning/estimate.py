@@ -13,10 +13,10 @@ from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
 
 CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
-# The heap of a CPU run grows with every new batch shape, far beyond what is alive, and alike for both methods and for 6 and 12
-# layers (docs/LOG.md; what holds it is not known). Fitted to six runs of encoders of hidden size 384, unproven elsewhere:
-# bytes * ln(1 + steps / scale), where steps stop counting at twice the number of shapes.
-HEAP_BYTES, HEAP_STEPS, HEAP_HIDDEN = 350_000_000, 20, 384
+# The heap of a CPU run grows with every new batch shape, far beyond what is alive, whatever the batch size (docs/LOG.md; what
+# holds it is not known). Fitted to seven runs of encoders with 6 and 12 layers of hidden size 384, unproven elsewhere:
+# (base + layers * each) * ln(1 + steps / scale), where steps stop counting at twice the number of shapes.
+HEAP_BYTES, HEAP_LAYER_BYTES, HEAP_STEPS, HEAP_HIDDEN = 200_000_000, 12_000_000, 20, 384
 CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
 LIBRARIES_BYTES = 90_000_000  # what the first steps load beside the model: kernels, their scratch, metrics
 CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up step
@@ -101,25 +101,27 @@ def memory_of(
     known = process + weights + masters + gradients + moments + activations
     other = blueprint.stored_state_bytes
     if on_cpu:
-        other += heap_growth(int(blueprint.model.config.hidden_size), batches, batches.steps) + LIBRARIES_BYTES
+        other += heap_growth(blueprint.model, batches, batches.steps) + LIBRARIES_BYTES
         # bf16 copies are made beside the fp32 weights that the file is mapped to
         loading = process + blueprint.loads_bytes + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
         other += max(0, loading - known - other)
     return Memory(process, weights, masters, gradients, moments, activations, other)
 
 
-def heap_growth(hidden: int, batches: Batches, steps: float) -> int:
-    """Bytes by which the heap of a CPU run has grown after ``steps`` steps of varied batches."""
+def heap_growth(model: Any, batches: Batches, steps: float) -> int:
+    """Bytes by which the heap of a CPU run has grown after ``steps`` steps of varied batches. Reads the model's config."""
     kinds = len(set(zip(batches.rows.tolist(), batches.lengths.tolist(), strict=True)))
     if kinds < 2:
         return 0
-    return int(HEAP_BYTES * min(1.0, hidden / HEAP_HIDDEN) * math.log(1 + min(steps, 2 * kinds) / HEAP_STEPS))
+    narrow = min(1.0, int(model.config.hidden_size) / HEAP_HIDDEN)
+    scale = HEAP_BYTES + HEAP_LAYER_BYTES * int(model.config.num_hidden_layers)
+    return int(narrow * scale * math.log(1 + min(steps, 2 * kinds) / HEAP_STEPS))
 
 
-def measured_memory(memory: Memory, measured: dict[str, Any], hidden: int, batches: Batches) -> Memory:
+def measured_memory(memory: Memory, measured: dict[str, Any], model: Any, batches: Batches) -> Memory:
     """The parts with the measured peak as their sum, and the growth of the heap after the measured steps."""
     done = min(CALIBRATION_COUNTS * len(measured["batches"]), batches.steps)
-    to_come = heap_growth(hidden, batches, batches.steps) - heap_growth(hidden, batches, done)
+    to_come = heap_growth(model, batches, batches.steps) - heap_growth(model, batches, done)
     total = measured["peak_memory_bytes"] + max(0, to_come)
     known = replace(memory, process=measured["process_bytes"], other=0)
     other = total - known.total

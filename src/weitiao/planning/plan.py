@@ -128,7 +128,7 @@ def _method(
     memory = memory_of(blueprint, batches, shapes, config.train, machine.process_bytes, machine.on_cpu)
     scale = 1.0
     if measured is not None:
-        memory = measured_memory(memory, measured, int(blueprint.model.config.hidden_size), batches)
+        memory = measured_memory(memory, measured, blueprint.model, batches)
         scale = time_scale(blueprint, batches, shapes, rates, measured)
     seconds = seconds_of(blueprint, batches, shapes, config.train, rates, scale)
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
