@@ -6,6 +6,7 @@ comes; the same command goes on where an interrupted one stopped. docs/performan
     python benchmarks/bench.py --only article tuned     some suites (quality runs only when it is named)
     python benchmarks/bench.py --only steps --pairs 1   fewer rounds; more later add to them
     python benchmarks/bench.py --fresh                  forget what was measured
+    python benchmarks/bench.py --undisturbed            measure anew what other processes disturbed
     python benchmarks/bench.py --render                 only render
     python benchmarks/bench.py --smoke                  the smallest sizes, kept apart in the scratch folder
 """
@@ -30,6 +31,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=SUITES, metavar="SUITE", help="these suites alone")
     parser.add_argument("--pairs", type=int, help="rounds of every suite, over its own number")
     parser.add_argument("--fresh", action="store_true", help="measure anew what is there already")
+    parser.add_argument("--undisturbed", action="store_true", help="measure disturbed cells anew; see record.DISTURBED")
     parser.add_argument("--render", action="store_true", help="measure nothing, render docs/performance.md")
     parser.add_argument("--smoke", action="store_true", help="the smallest sizes; results stay in the scratch folder")
     parser.add_argument("--sft-rows", type=Path, help="instruction rows (json or jsonl) for the suite trl")
@@ -101,6 +103,8 @@ def main() -> None:
                 stored = Results(results / f"{name}.json", facts, options.fresh)
             except Mixed as error:
                 sys.exit(str(error))
+            if options.undisturbed:
+                stored.drop_disturbed()
             failed += run_suite(name, list(SUITES[name].cells(bench)), stored)
         shutil.rmtree(scratch / "peer", ignore_errors=True)
     render(results, docs)

@@ -55,12 +55,16 @@ def _rows(side: Any, count: int) -> Iterator[dict[str, str]]:
         yield {"text": text, "label": label}
 
 
-def long_reviews(scratch: Path, count: int = 1000) -> Path:
-    """Reviews repeated until data.max_length cuts each: every row then has exactly that many tokens."""
-    path = scratch / f"long{count}.jsonl"
+def long_reviews(scratch: Path, length: int) -> Path:
+    """Reviews repeated until data.max_length=``length`` cuts each to exactly that: 24 batches of 1,024 tokens.
+
+    No longer and no more rows than that: tokenising would otherwise be the peak of memory.
+    """
+    path = scratch / f"long{length}.jsonl"
     if path.exists():
         return path
-    return write_jsonl(path, ({**row, "text": row["text"] * (1 + 4000 // len(row["text"]))} for row in _rows(_sides().train, count)))  # fmt: skip
+    repeated = ({**r, "text": r["text"] * (1 + 6 * length // len(r["text"]))} for r in _rows(_sides().train, 24 * 1024 // length))  # fmt: skip
+    return write_jsonl(path, repeated)
 
 
 def many_reviews(scratch: Path, count: int) -> Path:

@@ -68,6 +68,10 @@ class Results:
         have = [stored["settings"] for stored in self.data["cells"]]
         return [cell for cell in cells if not cell.skip and cell.settings not in have]
 
+    def drop_disturbed(self) -> None:
+        """Forget the cells during which other processes took a share of the machine, so that they are measured anew."""
+        self.data["cells"] = [c for c in self.data["cells"] if (c.get("others_cpu_share") or 0.0) <= DISTURBED]
+
     def add(self, settings: Settings, result: dict[str, Any], others_share: float | None = None) -> None:
         facts = {"settings": settings, "code": code_version(), "others_cpu_share": others_share}
         self.data["cells"].append(facts | {"result": result})

@@ -105,6 +105,11 @@ def test_cells_are_kept_and_resumed(tmp_path: Path) -> None:
     run_suite("s", [cell(0, "b")], Results(path, other, fresh=True))
     assert stored()["environment"] == other
     assert measured[2:] == [(0, "b"), (0, "b")]
+    results = Results(path, other)
+    results.data["cells"][0]["others_cpu_share"] = 0.0
+    results.add({"round": 1, "words": "b"}, {}, others_share=0.5)
+    results.drop_disturbed()
+    assert [kept["settings"]["round"] for kept in results.data["cells"]] == [0]
 
 
 def test_settings_of_a_suite_are_distinct_and_hold_no_paths(tmp_path: Path) -> None:
@@ -141,25 +146,30 @@ def test_speed_and_memory_goals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("loss", "answer"), [(0.001, "yes"), (0.01, "not shown")])
-def test_quality_is_non_inferior_or_not_shown(tmp_path: Path, loss: float, answer: str) -> None:
+def test_quality_is_non_inferior_or_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, answer: str
+) -> None:
+    import goals
     from figures import Suite
-    from goals import comparisons, quality_row
-    from suites.quality import OPTIONS
+    from suites.quality import Option
 
+    options = {"a": Option(plain=("x=1",)), "b": Option(plain=("y=1", "z=1"), methods=("lora",))}
+    monkeypatch.setattr(goals, "OPTIONS", options)
     cells: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for seed in range(6):
-        for option in OPTIONS.values():
+        for option in options.values():
             for method in option.methods:
                 for words, accuracy in ((option.fast, 0.86 - loss), (option.plain, 0.86 + seed * 1e-4)):
                     settings = {"round": seed, "method": method, "words": list(words)}
                     cells.setdefault(json.dumps(settings), (settings, {"accuracy": accuracy}))
     store(tmp_path, "quality", list(cells.values()))
-    found = comparisons(Suite(tmp_path, "quality"))
+    found = goals.comparisons(Suite(tmp_path, "quality"))
+    assert [(c.name, c.method) for c in found] == [("a", "lora"), ("a", "full"), ("b", "lora")]
     assert {c.verdict for c in found} == {answer}
     assert found[0].mean == pytest.approx(-loss - 2.5e-4)
     # t(0.95, 5) = 2.015, the sd of 0..5 is 1.871
     assert found[0].lower == pytest.approx(found[0].mean - 2.015 * 1.871e-4 / 6**0.5, abs=1e-7)
-    assert quality_row(tmp_path)[3].startswith(answer)
+    assert goals.quality_row(tmp_path)[3].startswith(answer)
 
 
 def test_flops_are_those_of_the_formula() -> None:

@@ -1,6 +1,8 @@
 """The comparison: one process a cell, the same rows and start for every arm, resumable, six rows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,27 @@ def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) ->
 
 
 @pytest.mark.slow
-def test_a_failed_cell_is_named_with_its_log(comparison_options: dict[str, Any]) -> None:
-    arms = ["full", {"type": "lora", "target_modules": ["nothing"], "name": "broken"}]
+def test_a_failed_cell_is_shown_and_the_others_go_on(comparison_options: dict[str, Any]) -> None:
+    arms = [{"type": "lora", "target_modules": ["nothing"], "name": "broken"}, "full", "lora"]
+    result = weitiao.compare({**comparison_options, "compare": {"methods": arms}})
+    failed = [cell for cell in result["cells"] if cell["failure"]]
+    assert [cell["name"] for cell in failed] == ["broken-seed42"]
+    assert "no module named nothing" in failed[0]["failure"]
+    assert [arm["num_failed"] for arm in result["arms"]] == [1, 0, 0]
+    assert result["rows"][4]["cells"][0] == "failed"
+    assert result["arms"][2]["quality"]["accuracy"]["by_seed"].keys() == {"42"}
+    assert [pair["decision"]["because"] for pair in result["pairs"]] == ["failed", "failed"]
+    page = (Path(comparison_options["output"]["dir"]) / "report.html").read_text(encoding="utf-8")
+    assert "no module named nothing" in page
+    stored = Path(comparison_options["output"]["dir"]) / "compare.yaml"
+    again = subprocess.run([sys.executable, "-m", "weitiao", "compare", str(stored)], capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "1 of 3 cells failed" in again.stderr
+    assert "Quality" in again.stdout  # the table comes first
+
+
+def test_a_comparison_without_any_run_is_an_error(comparison_options: dict[str, Any]) -> None:
+    arms = [{"type": "lora", "target_modules": ["nothing"], "name": "broken"}]
     with pytest.raises(RunError) as caught:
         weitiao.compare({**comparison_options, "compare": {"methods": arms}})
     assert "broken-seed42" in str(caught.value)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from weitiao.config import CompareConfig, RunConfig
+from weitiao.compare_config import CompareConfig
+from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.overrides import dump, load, option_paths
 

@@ -376,7 +376,7 @@ def test_a_run_that_diverged_recommends_no_arm() -> None:
     result = analyse(first, second, 0.01)
     assert (result["failed_seeds"], result["num_pairs"]) == ([8], 8)
     assert (result["verdict"]["keep"], result["verdict"]["not_worse"]) == ("undecided", [])
-    assert "diverged at seed 8" in result["verdict"]["english"]
+    assert "failed at seed 8" in result["verdict"]["english"]
     assert "seeds show it" not in result["verdict"]["english"]
 
 

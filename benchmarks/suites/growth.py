@@ -51,7 +51,7 @@ def _point(bench: Bench, axis: str, value: Any, method: str, steps: int) -> dict
     words += ["train.eval_strategy=no", "data.check=warn"]
     match axis:
         case "max_length":
-            words += [*bench.rows(material.long_reviews(scratch)), f"data.max_length={value}"]
+            words += [*bench.rows(material.long_reviews(scratch, value)), f"data.max_length={value}"]
         case "tokens_per_batch":
             words += [*bench.rows(material.reviews(scratch)), f"train.tokens_per_batch={value}"]
         case "rows":

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weitiao.artifact import RunDir
     from weitiao.catalogue import models
+    from weitiao.compare_config import CompareConfig
     from weitiao.comparison.runner import compare
-    from weitiao.config import CompareConfig, RunConfig
+    from weitiao.config import RunConfig
     from weitiao.environment import env
     from weitiao.errors import WeitiaoError
     from weitiao.inference import eval, predict
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CompareConfig": "weitiao.config",
+    "CompareConfig": "weitiao.compare_config",
     "RunConfig": "weitiao.config",
     "RunDir": "weitiao.artifact",
     "WeitiaoError": "weitiao.errors",

@@ -1,15 +1,19 @@
 """The command line: parse, call the function of the same name, print. Nothing is decided here."""
 
-import json
 import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from weitiao.compare_commands import compare_app
 from weitiao.errors import ConfigError, WeitiaoError
+from weitiao.terminal import Config, Json, Overrides
+from weitiao.terminal import fail as _fail
+from weitiao.terminal import print_json as _print_json
+from weitiao.terminal import split_words as _split_words
 
 app = typer.Typer(
     help="微调: fine-tune a pretrained transformer fully and with LoRA, on the same work, and measure both.",
@@ -17,14 +21,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
 models_app = typer.Typer(help="Models and data that install with pip.", invoke_without_command=True)
 data_app = typer.Typer(help="Look at data before it trains anything.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
-Config = Annotated[Path | None, typer.Argument(help="YAML file; a word with '=' is an override.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Options as a.b=value.", show_default=False)]
+app.add_typer(compare_app, name="compare")
 
 
 def main() -> None:
@@ -45,14 +48,6 @@ def main() -> None:
         sys.exit(130)
 
 
-def _fail(message: str, exit_code: int = WeitiaoError.exit_code) -> NoReturn:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True, soft_wrap=True).print(Text(f"Error: {message}", style="red"))
-    sys.exit(exit_code)
-
-
 def _quiet() -> None:
     """Our log on stderr; of the libraries below only their errors."""
     import os
@@ -67,12 +62,6 @@ def _quiet() -> None:
     log = logging.getLogger("weitiao")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-
-
-def _print_json(value: object) -> None:
-    from weitiao.artifact import to_plain
-
-    print(json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False))
 
 
 @models_app.callback()
@@ -217,36 +206,6 @@ def predict(
 
 
 @app.command()
-def compare(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Full against LoRA (or any arms) on the same rows: table, comparison.json, report.html."""
-    from weitiao.config import CompareConfig
-    from weitiao.overrides import load
-    from weitiao.progress import Progress
-
-    source, words = _split_words(config, overrides)
-    wanted = load(CompareConfig, source, words)
-    from weitiao.comparison.runner import compare as run_comparison
-
-    with Progress() as progress:
-        result = run_comparison(wanted, listener=progress.listen)
-    report = Path(wanted.output.dir) / "report.html"
-    if as_json:
-        _print_json({"report": str(report), **result})
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    arms = [arm["name"] for arm in result["arms"]]
-    table = Table(
-        "", *arms, *([f"{arms[-1]} / {arms[0]}"] if len(arms) > 1 else []), title=result["model"], show_lines=True
-    )
-    for row in result["rows"]:
-        table.add_row(row["name"], *row["cells"], *([row["ratio"]] if len(arms) > 1 else []))
-    Console().print(table)
-    print(f"Report: {report}")
-
-
-@app.command()
 def env(as_json: Json = False) -> None:
     """Versions, CPU features, threads, GPU and caches, for bug reports."""
     from weitiao.environment import env as describe
@@ -264,14 +223,6 @@ def _progress() -> Any:
     from weitiao.progress import Progress
 
     return Progress()
-
-
-def _split_words(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The file is optional: a first word with '=' is an override."""
-    words = list(overrides or [])
-    if config is not None and "=" in str(config):
-        return None, [str(config), *words]
-    return config, words
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

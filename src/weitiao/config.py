@@ -118,6 +118,9 @@ class TrainConfig(Section):
     )
     num_train_epochs: int = Field(3, ge=1, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Stop after so many seconds of training; the schedule follows the clock."
+    )
     per_device_train_batch_size: int | None = Field(
         None, ge=1, description="Rows a batch; without it, batches are filled up to tokens_per_batch."
     )
@@ -234,85 +237,3 @@ class RunConfig(Section):
                 "train.class_weights=balanced counts all rows, a stream has no count. Give {label: weight}"
             )
         return self
-
-
-class Arm(Section):
-    """One side of a comparison."""
-
-    name: str = Field(min_length=1, pattern=r"^\w[\w.+-]*$", description="Name in tables and folders.")
-    method: MethodConfig
-    learning_rate: float | None = Field(None, gt=0, description="This arm's rate; without it the method's default.")
-
-
-class CompareSection(Section):
-    methods: tuple[Arm, ...] = Field(
-        (Arm(name="full", method=FullConfig()), Arm(name="lora", method=LoraConfig())),
-        min_length=1,
-        description="The arms: `full`, `lora`, or {name, method, learning_rate}.",
-    )
-    seeds: tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...] = Field(
-        (42,), min_length=1, description="One run an arm and seed, paired by seed."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("methods"), list | tuple):
-            value = {**value, "methods": [expand_arm(arm) for arm in value["methods"]]}
-        return value
-
-    @model_validator(mode="after")
-    def _distinct(self) -> "CompareSection":
-        names = [arm.name for arm in self.methods]
-        if len(set(names)) < len(names):
-            raise ValueError(f"arms need distinct names, found {names}. Give each a name: {{name: ..., method: ...}}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are repeated: {list(self.seeds)}")
-        return self
-
-
-def expand_arm(arm: Any) -> Any:
-    """``lora`` -> {name: lora, method: {type: lora}}; {type: lora, r: 8} -> {name: lora, method: {...}}."""
-    if isinstance(arm, str):
-        return {"name": arm, "method": {"type": arm}}
-    if isinstance(arm, dict) and "type" in arm:
-        method = {k: v for k, v in arm.items() if k not in ("name", "learning_rate")}
-        rate = {"learning_rate": arm["learning_rate"]} if "learning_rate" in arm else {}
-        return {"name": arm.get("name", arm["type"]), "method": method, **rate}
-    return arm
-
-
-class CompareConfig(Section):
-    """A comparison: the options of a run, without `method`, and the arms."""
-
-    model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
-    task: Literal["classification"] = Field("classification", description="What the model learns to do.")
-    data: DataConfig
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    compare: CompareSection = Field(default_factory=CompareSection)
-    output: OutputConfig
-
-    @model_validator(mode="after")
-    def _rate_per_arm(self) -> "CompareConfig":
-        if self.train.learning_rate is not None:
-            raise ValueError(
-                "train.learning_rate would give every arm one rate, which compares rates, not methods. "
-                "Set learning_rate inside an arm of compare.methods, or leave it to the method's default"
-            )
-        return self
-
-    def cells(self) -> list[tuple[Arm, int]]:
-        """Every arm and seed, seed by seed, so that machine drift meets all arms alike."""
-        return [(arm, seed) for seed in self.compare.seeds for arm in self.compare.methods]
-
-    def cell_config(self, arm: Arm, seed: int, folder: str) -> RunConfig:
-        """The run that one cell executes: the same rows, batches and head start for every arm of a seed."""
-        train = self.train.model_copy(update={"seed": seed, "learning_rate": arm.learning_rate})
-        return RunConfig(
-            model=self.model,
-            task=self.task,
-            data=self.data,
-            method=arm.method,
-            train=train,
-            output=OutputConfig(dir=folder),
-        )

@@ -4,7 +4,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from weitiao.config import CompareSection, RunConfig
+from weitiao.compare_config import CompareSection
+from weitiao.config import RunConfig
 from weitiao.overrides import SYNONYMS, option_paths
 
 

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from weitiao.config import CompareConfig, RunConfig
+from weitiao.compare_config import CompareConfig
+from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
 
 log = logging.getLogger("weitiao")

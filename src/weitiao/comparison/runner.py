@@ -1,20 +1,18 @@
-"""compare(config): every arm and seed in a process of its own, so that each peak of memory is its own."""
+"""compare(config): every arm and seed on the same rows; what is missing is run, the rest is kept."""
 
-import os
 import shlex
-import subprocess
-import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from weitiao import catalogue, pretrained
-from weitiao.artifact import RunDir, to_json, write_atomic
-from weitiao.comparison.report import report_html
+from weitiao.artifact import RunDir, write_atomic
+from weitiao.compare_config import CompareConfig
+from weitiao.comparison.cells import Cell, run_cell
+from weitiao.comparison.rates import search_rates
 from weitiao.comparison.table import comparison
-from weitiao.config import CompareConfig, RunConfig
+from weitiao.comparison.writing import write_all
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
 from weitiao.lock import NAME as LOCK
@@ -22,20 +20,20 @@ from weitiao.lock import RunLock
 from weitiao.overrides import as_config, dump, load
 
 Listener = Callable[[dict[str, Any]], None]
-_POLL_SECONDS = 0.2
 
 
 def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> dict[str, Any]:
     """Run what is missing of the comparison's cells and return the content of comparison.json.
 
     The folder may hold finished cells of the same configuration: they are kept, so an interrupted comparison goes on.
-    Unfinished cells start anew.
+    Unfinished and failed cells start anew. A cell that fails does not end the comparison: it is in ``cells`` with its reason
+    (``failure``), and no arm is recommended where one has failed.
 
     Args:
         listener: called with every event of every cell, with "cell", "cells_done" and "cells" added.
 
     Raises:
-        RunError: the folder belongs to another comparison, or a cell failed (its log is named).
+        RunError: the folder belongs to another comparison, the data has changed, or no cell at all has finished.
     """
     config = as_config(CompareConfig, config)
     folder = Path(config.output.dir)
@@ -45,10 +43,12 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
 
 
 def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> dict[str, Any]:
+    planned = config.cells()
+    total = len(planned) + config.compare.lr_search * len(config.compare.methods)
     # Fetch once, before the cells: they would all wait for the same download, unseen.
     for name in (config.model, config.data.train, config.data.eval):
         if isinstance(name, str) and name in catalogue.ENTRIES and catalogue.cached(name) is None:
-            _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, len(config.cells()))
+            _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, total)
             catalogue.fetch(name)
     # What is wrong with model or data is said at once, not by the first cell.
     pretrained.locate(config.model)
@@ -56,20 +56,53 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
     current = prepared.eval.table.facts["sha256"]
     if not (folder / "compare.yaml").is_file():
         write_atomic(folder / "compare.yaml", dump(config))
-    cells = config.cells()
-    runs = []
-    for i, (arm, seed) in enumerate(cells):
-        name = f"{arm.name}-seed{seed}"
-        run = RunDir(folder / "cells" / name)
-        if not run.is_done:
-            for event in _run_cell(config.cell_config(arm, seed, str(run.path)), run, folder / "logs" / f"{name}.log"):
-                _tell(listener, event, name, i, len(cells))
-        _check_data(run, current)
-        runs.append((arm, seed, RunDir.open(run.path)))
-    result = comparison(config, runs, shlex.join(["weitiao", "compare", str(folder / "compare.yaml")]))
-    write_atomic(folder / "comparison.json", to_json(result))
-    write_atomic(folder / "report.html", report_html(result, runs))
+
+    done = 0
+
+    def run(cells: Sequence[Cell]) -> list[Cell]:
+        nonlocal done
+        finished = run_cells(cells, folder / "logs", listener, done, total)
+        done += len(cells)
+        return finished
+
+    search = None
+    rates = {arm.name: arm.learning_rate for arm in config.compare.methods}
+    if config.compare.lr_search:
+        search = search_rates(config, prepared.train, folder / "search", run)
+        rates = {name: found["chosen"] for name, found in search["arms"].items()}
+        # the test rows are looked at once, after the last step
+        config = config.model_copy(update={"train": config.train.model_copy(update={"eval_strategy": "no"})})
+    cells = []
+    for arm, seed in planned:
+        own, name = arm.model_copy(update={"learning_rate": rates[arm.name]}), f"{arm.name}-seed{seed}"
+        cell = Cell(name, own, seed, config.cell_config(own, seed, str(folder / "cells" / name)))
+        if search is not None and rates[arm.name] is None:
+            cell = replace(cell, failure="every rate of the search failed: see search in comparison.json")
+        cells.append(cell)
+    for cell in cells:
+        if cell.run.is_done:
+            _check_data(cell.run, current)
+    cells = run(cells)
+    result = comparison(config, cells, shlex.join(["weitiao", "compare", str(folder / "compare.yaml")]), search)
+    write_all(folder, result, cells)
     return result
+
+
+def run_cells(
+    cells: Sequence[Cell], logs: Path, listener: Listener | None = None, done: int = 0, total: int = 0
+) -> list[Cell]:
+    """Run the cells that have not finished, one after another; they come back with ``failure`` set where they failed."""
+    finished = []
+    for i, cell in enumerate(cells, start=done):
+
+        def listen(event: dict[str, Any], name: str = cell.name, i: int = i) -> None:
+            _tell(listener, event, name, i, total)
+
+        failure = cell.failure
+        if failure is None and not cell.run.is_done:
+            failure = run_cell(cell, logs, listen)
+        finished.append(replace(cell, failure=failure))
+    return finished
 
 
 def _check_folder(folder: Path, config: CompareConfig) -> None:
@@ -96,62 +129,6 @@ def _check_data(run: RunDir, current: dict[str, str]) -> None:
             f"The data has changed since the cell {run.path.name} was trained.\nExpected files with the sha256 {seen}, "
             f"found {current}.\nPut the old files back, or choose another output.dir."
         )
-
-
-def _run_cell(config: RunConfig, run: RunDir, log: Path) -> Iterator[dict[str, Any]]:
-    """One run in a process of its own; yields its events as they come."""
-    if run.path.exists():
-        _remove_unfinished(run)
-    log.parent.mkdir(exist_ok=True)
-    cell = log.with_suffix(".yaml")
-    write_atomic(cell, dump(config))
-    with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "weitiao", "train", str(cell), "--json"],
-            stdout=subprocess.DEVNULL,
-            stderr=output,
-            env={**os.environ, "COLUMNS": "160"},
-        )
-        try:
-            yield from _follow(run.path / "events.jsonl", process)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    if process.returncode != 0:
-        last = "\n".join(deque(log.read_text(encoding="utf-8").splitlines(), maxlen=12))
-        raise RunError(
-            f"The cell {run.path.name} ended with exit code {process.returncode}:\n{last}\n"
-            f"Expected a finished run. Whole log: {log}\nFinished cells are kept: run the same command again."
-        )
-
-
-def _remove_unfinished(run: RunDir) -> None:
-    import shutil
-
-    RunDir.open(run.path, finished=False)  # refuses to touch what is no run folder
-    with RunLock(run.path):  # nor one that a run of an earlier, killed comparison still writes to
-        shutil.rmtree(run.path)
-
-
-def _follow(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
-    """Events as the process writes them, until it has ended and all are read."""
-    import json
-
-    position = 0
-    while True:
-        ended = process.poll() is not None
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(position)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    position += len(line)
-                    yield json.loads(line)
-        if ended:
-            return
-        time.sleep(_POLL_SECONDS)
 
 
 def _tell(listener: Listener | None, event: dict[str, Any], cell: str, done: int, total: int) -> None:

@@ -51,7 +51,7 @@ def verdict(
         p: two-sided, by sign flip.
         interval: 90 % interval of the mean difference.
         not_worse: whether each arm was shown to be no worse than the other by more than the margin.
-        failed_seeds: seeds at which a run diverged. Leaving them out favours the arm that failed, so nothing is concluded.
+        failed_seeds: seeds at which a run failed (diverged, or did not end). Leaving them out favours the arm that failed, so nothing is concluded.
     """
     gain = (mean_difference or 0.0) * (1 if higher_is_better else -1)
     ahead: Side | None = "first" if gain > 0 else "second" if gain < 0 else None
@@ -136,7 +136,7 @@ def _english(outcome: Outcome, facts: _Facts, names: tuple[str, str]) -> str:
         said[0] += f" ({seen}, sign-flip p = {facts.p:.3g}{interval}), nor show them to be the same within {margin}."
     if facts.failed_seeds:
         said.append(
-            f"A run diverged at seed {', '.join(map(str, facts.failed_seeds))}, which is left out: no arm is recommended."
+            f"A run failed at seed {', '.join(map(str, facts.failed_seeds))}, which is left out: no arm is recommended."
         )
     if facts.num_pairs < MIN_PAIRS_SIGN_FLIP:
         said.append(
@@ -179,7 +179,7 @@ def _chinese(outcome: Outcome, facts: _Facts, names: tuple[str, str]) -> str:
         said.append(f"{n}不足以区分 {names[0]} 与 {names[1]}（{seen}，符号翻转检验 p = {facts.p:.3g}{interval}），")
         said[0] += f"也不足以证明两者的差距在 {margin} 以内。"
     if facts.failed_seeds:
-        said.append(f"种子 {'、'.join(map(str, facts.failed_seeds))} 的训练发散，未计入比较，因此不作推荐。")
+        said.append(f"种子 {'、'.join(map(str, facts.failed_seeds))} 的训练失败，未计入比较，因此不作推荐。")
     if facts.num_pairs < MIN_PAIRS_SIGN_FLIP:
         said.append(
             f"只有 {n}时，符号翻转检验能达到的最小 p 值是 {facts.smallest_p:.4g}：差距再大也不可能低于 {ALPHA}，"

@@ -9,7 +9,8 @@ from typing import Any
 
 from weitiao import pretrained
 from weitiao.artifact import write_atomic
-from weitiao.config import CompareConfig, DataConfig, RunConfig
+from weitiao.compare_config import CompareConfig
+from weitiao.config import DataConfig, RunConfig
 from weitiao.data.encode import fingerprint, token_lengths
 from weitiao.data.findings import DataReport, Finding, inspect
 from weitiao.data.page import report_page

@@ -40,10 +40,14 @@ class RowsEmbedding(nn.Module):
         frozen = nn.functional.embedding(ids, self.table).to(trained.dtype)
         return torch.where(known[..., None], trained, frozen)
 
-    def whole(self, decay: float) -> nn.Embedding:
-        """The ordinary embedding again, fp32: untouched rows times ``decay``."""
+    def whole(self, decay: float, trained: torch.Tensor | None = None) -> nn.Embedding:
+        """The ordinary embedding again, fp32: untouched rows times ``decay``.
+
+        Args:
+            trained: the rows [R, H], where this process holds only a part of ``weight``.
+        """
         weight = self.table.float() * decay
-        weight[self.rows] = self.weight.detach().float()
+        weight[self.rows] = (self.weight.detach() if trained is None else trained).float()
         return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)  # type: ignore[no-any-return]
 
 

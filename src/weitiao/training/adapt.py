@@ -76,7 +76,7 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         counts["trainable_percent"],
     )
     rows = None
-    if options.sparse_embedding and inputs.stream is None and not sharded:
+    if options.sparse_embedding and inputs.stream is None:
         rows = shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
         if rows is not None:
             log.info(

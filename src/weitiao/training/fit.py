@@ -1,7 +1,7 @@
 """Load, adapt, train, save: what turns inputs into model/. The only caller of the training loop."""
 
 import logging
-import time
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +19,12 @@ from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
 from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state
+from weitiao.training.clock import Clock
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.loop import StepInfo, train_steps
-from weitiao.training.optim import decay_factor, gathered
+from weitiao.training.optim import decay_factor, gathered, learning_rate_at
 from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
 from weitiao.training.signals import StopRequest
 from weitiao.training.world import World
@@ -60,17 +61,24 @@ def fit(
     options, task = config.train, inputs.task
     accelerator = Accelerator(cpu=inputs.resolved.device == "cpu")
     world = World(accelerator, options.distributed)
+    if options.max_seconds and world.size > 1:
+        raise ConfigError(
+            f"train.max_seconds with {world.size} processes, whose clocks differ.\nExpected a number of steps or epochs.\n"
+            "Use train.max_steps."
+        )
     if problem := task.metric_problem(options.metric_for_best_model, inputs.label_names, inputs.eval.gold):
         raise ConfigError(
             f"train.metric_for_best_model={options.metric_for_best_model}, and {problem}.\nExpected a metric that these "
             "evaluation rows have.\nUse accuracy or f1_macro."
         )
     events.write("stage", message=f"loading {config.model}")
-    saved = world.share(saved_state(run)) if resuming and options.tokens_per_batch == "auto" else None
+    saved = world.share(saved_state(run)) if resuming else None
+    # of the processes that began: a run that goes on with more or fewer keeps its steps
+    started_with = saved["num_processes"] if saved else world.size
     adapted = adapt(config, inputs, accelerator, events, world)
     inputs = adapted.inputs
     optimizer = adapted.optimizer
-    schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved)
+    schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved, started_with)
     total_steps = schedule.total_steps()
     rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
     log.info(
@@ -81,13 +89,15 @@ def fit(
     )
 
     watch, done, epoch = Watch(task.HIGHER_IS_BETTER[options.metric_for_best_model]), 0, 0.0
-    skipped = 0
-    meter, clock = Throughput(), _Clock(total_steps)
+    skipped = num_tokens = 0
+    meter, clock, clocked_rates = Throughput(), Clock(total_steps, options.max_seconds), list[float]()
     if resuming and (state := load_checkpoint(run, optimizer, world)) is not None:
         done, epoch, skipped = state["step"], state["epoch"], state["skipped"]
+        num_tokens = state.get("num_tokens", 0)
         watch.best, watch.bad_evals = state["best"], state["bad_evals"]
         meter = Throughput(**state["throughput"])
-        clock = _Clock(total_steps, done, state["train_seconds"])
+        clock = Clock(total_steps, options.max_seconds, done, state["train_seconds"])
+        clocked_rates = state.get("rates", [])
     events.write("train", total_steps=total_steps, first_step=done + 1, learning_rate=rate)
 
     step = done
@@ -95,9 +105,16 @@ def fit(
     weights = None if weights is None else weights.to(accelerator.device)
     meter.start()
 
+    def clocked(step: int) -> float:
+        # the schedule in thousandths of the time: how many steps there will be is not known
+        clocked_rates.append(learning_rate_at(1 + int(1000 * clock.share()), 1000, rate, options))
+        return clocked_rates[-1]
+
     def facts() -> dict[str, Any]:
         """What a resumed run must know besides weights, moments and random state."""
-        state = {"config": config.model_dump(mode="json"), "tokens_per_batch": schedule.plan.tokens_per_batch}
+        state: dict[str, Any] = {"rates": clocked_rates} if clocked_rates else {}
+        state |= {"config": config.model_dump(mode="json"), "num_processes": started_with}
+        state |= {"tokens_per_batch": schedule.plan.tokens_per_batch, "num_tokens": num_tokens}
         state |= {"skipped": skipped, "best": watch.best, "bad_evals": watch.bad_evals, "epoch": epoch}
         return state | {"train_seconds": clock.seconds(), "throughput": meter.state()}
 
@@ -107,14 +124,26 @@ def fit(
         torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
     model = world.wrap(adapted.model)
     for info in train_steps(
-        model, task, inputs.pad_id, schedule, optimizer, rate, options, accelerator, done, weights, world
+        model,
+        task,
+        inputs.pad_id,
+        schedule,
+        optimizer,
+        rate,
+        options,
+        accelerator,
+        done,
+        weights,
+        world,
+        clocked if options.max_seconds else None,
     ):
         step, epoch = info.step, info.epoch
         meter.tick(info.num_samples, info.num_tokens)
+        num_tokens += info.num_tokens
         if not info.finite:
             skipped = _not_finite(info, inputs, options, skipped, events)
         elif info.loss is not None:
-            events.write("log", **_log_facts(info, meter, clock))
+            events.write("log", num_tokens=num_tokens, **_log_facts(info, meter, clock))
         if _evaluation_is_due(info, options, total_steps):
             meter.pause()
             with clock.paused():
@@ -141,6 +170,9 @@ def fit(
             reason = f"{watch.bad_evals} evaluations without a better {options.metric_for_best_model}"
             events.write("stage", message=f"stopping early: {reason}")
             break
+        if clock.share() >= 1:
+            events.write("stage", message=f"stopping: {options.max_seconds:g} seconds of training are over")
+            break
     keeps_best = options.load_best_model_at_end and watch.best is not None
     summary = {
         "method": config.method.type,
@@ -152,6 +184,7 @@ def fit(
         "learning_rate": rate,
         "train_seconds": clock.seconds(),
         "steps": step,
+        "num_tokens": num_tokens,
         "kept_step": load_best(run, optimizer, world) if keeps_best else step,
         "selected_on_eval": keeps_best or (options.early_stopping_patience is not None and watch.best is not None),
         "epochs": round(epoch, 4),
@@ -162,8 +195,14 @@ def fit(
         "peak_memory_bytes": peak_memory_bytes(),
         **(world.facts() if world.size > 1 else {}),
     }
+    decay = decay_factor(total_steps, summary["kept_step"], rate, options)
+    if clocked_rates:
+        decay = math.prod(1 - rate * options.weight_decay for rate in clocked_rates[: summary["kept_step"]])
     if optimizer.is_sharded:
         state = gathered(adapted.model, optimizer)  # all processes take part
+        if adapted.rows is not None:
+            name = next(name for name, p in optimizer.parameters.items() if p is adapted.rows.weight)
+            state[name] = adapted.rows.whole(decay, state[name]).weight.detach()
         if world.rank == 0:
             METHODS[config.method.type].save(adapted.model, run.model, state)
         return summary
@@ -171,7 +210,7 @@ def fit(
     if adapted.prefix is not None:
         adapted.prefix.restore()
     if adapted.rows is not None:
-        restore_embedding(adapted.model, adapted.rows, decay_factor(total_steps, summary["kept_step"], rate, options))
+        restore_embedding(adapted.model, adapted.rows, decay)
     if world.rank == 0:
         with writing(run.model):
             METHODS[config.method.type].save(adapted.model, run.model)
@@ -179,15 +218,17 @@ def fit(
 
 
 def _schedule(
-    options: TrainConfig, inputs: Inputs, model: Any, world: World, saved: dict[str, Any] | None
+    options: TrainConfig, inputs: Inputs, model: Any, world: World, saved: dict[str, Any] | None, started_with: int
 ) -> EpochSchedule | StreamSchedule:
     budget = options.tokens_per_batch
-    accumulation = options.gradient_accumulation_steps * world.size
+    accumulation = options.gradient_accumulation_steps * started_with
     plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
     if budget == "auto" and saved is not None:  # another measurement would cut other batches
         plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
     elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
-        tokens, why = choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, world.accelerator)
+        tokens, why = world.share(
+            choose_tokens_per_batch(model, inputs.task, inputs, plan, options.seed, world.accelerator)
+        )
         plan = replace(plan, tokens_per_batch=tokens)
         log.info("tokens_per_batch=%d (auto): %s", tokens, why)
     if inputs.stream is not None:
@@ -223,7 +264,7 @@ def _evaluation_is_due(info: StepInfo, options: TrainConfig, total_steps: int) -
             return False
 
 
-def _log_facts(info: StepInfo, meter: Throughput, clock: "_Clock") -> dict[str, Any]:
+def _log_facts(info: StepInfo, meter: Throughput, clock: Clock) -> dict[str, Any]:
     return {
         "step": info.step,
         "epoch": round(info.epoch, 4),
@@ -254,28 +295,3 @@ def _not_finite(info: StepInfo, inputs: Inputs, options: TrainConfig, skipped: i
         "Expected finite numbers.\nLower train.learning_rate, try train.bf16=false, look at those rows, or leave such "
         "steps out with train.non_finite=skip."
     )
-
-
-class _Clock:
-    """Seconds of training without evaluations, and what is still to come."""
-
-    def __init__(self, total_steps: int, first_step: int = 0, seconds_before: float = 0.0) -> None:
-        self._start, self._paused, self._before = time.perf_counter(), 0.0, seconds_before
-        self._first_step, self._total_steps = first_step, total_steps
-
-    def seconds(self) -> float:
-        """Training time, that of earlier sessions included."""
-        return self._before + time.perf_counter() - self._start - self._paused
-
-    def eta_s(self, step: int) -> float:
-        whole = time.perf_counter() - self._start  # evaluations will come again, so they count here
-        return round(whole / max(1, step - self._first_step) * (self._total_steps - step), 1)
-
-    def paused(self) -> "_Clock":
-        return self
-
-    def __enter__(self) -> None:
-        self._pause_start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._paused += time.perf_counter() - self._pause_start

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ def train_steps(
     skip: int = 0,
     class_weights: torch.Tensor | None = None,
     world: World | None = None,
+    rate_at: Callable[[int], float] | None = None,
 ) -> Iterator[StepInfo]:
     """Run optimizer steps and yield one :class:`StepInfo` each.
 
@@ -56,6 +57,7 @@ def train_steps(
     Args:
         skip: steps that an earlier process has done; the first step is ``skip + 1``.
         world: the processes of the run; without it, one.
+        rate_at: the learning rate of a step (from 1), where it does not follow the number of steps.
     """
     world = world or World(accelerator, "ddp")
     total_steps = schedule.total_steps()
@@ -76,7 +78,7 @@ def train_steps(
                 if not (config.auto_batch and is_out_of_memory(error) and max(len(rows) for rows, _ in pieces) > 1):
                     raise
             model.zero_grad(set_to_none=True)
-        rate = learning_rate_at(step, total_steps, peak_learning_rate, config)
+        rate = rate_at(step) if rate_at else learning_rate_at(step, total_steps, peak_learning_rate, config)
         logs = step % config.logging_steps == 0 or step in (1, total_steps)
         skips = config.non_finite == "skip"
         # on a CPU nothing waits for the value

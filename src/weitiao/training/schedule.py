@@ -60,11 +60,12 @@ class EpochSchedule:
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        total = sum(
-            steps_per_epoch(len(plan_epoch(self.lengths, self.plan, self.seed, epoch)), self.accumulation)
-            for epoch in range(self.num_epochs)
-        )
-        return total if self.max_steps is None else min(total, self.max_steps)
+        total = 0
+        for epoch in range(self.num_epochs):
+            total += steps_per_epoch(len(plan_epoch(self.lengths, self.plan, self.seed, epoch)), self.accumulation)
+            if self.max_steps is not None and total >= self.max_steps:
+                return self.max_steps
+        return total
 
     def steps(self, skip: int = 0) -> Iterator[Step]:
         """The steps after the first ``skip``, in order."""

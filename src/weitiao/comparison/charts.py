@@ -1,0 +1,224 @@
+"""The report's figures. Text and lines take the page's colours, so that they serve light, dark and print."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.artifact import RunDir
+from weitiao.comparison.cells import Cell
+
+COLOURS = ("#3b7dd8", "#d9542c", "#2b9a66", "#8e5bd0", "#c58a12", "#17a2b8")
+_MOST_CLASSES = 30
+_MOST_MATRIX = 20
+
+
+def colour(arms: Sequence[dict[str, Any]], name: str) -> str:
+    """The colour of an arm, the same in every figure."""
+    return COLOURS[[arm["name"] for arm in arms].index(name) % len(COLOURS)]
+
+
+def curves(result: dict[str, Any], cells: Sequence[Cell]) -> list[Any]:
+    """Training loss by step, by time and by tokens; the held-out metric by step; memory by step."""
+    metric = result["metric"]
+    runs = [(cell.arm.name, f"seed {cell.seed}", cell.run) for cell in cells]
+    searched = [
+        (name, f"rate {tried['learning_rate']:g}", RunDir(Path(tried["run_dir"])))
+        for name, found in (result["search"] or {"arms": {}})["arms"].items()
+        for tried in found["tried"]
+        if tried["learning_rate"] == found["chosen"]
+    ]
+    wanted = [
+        ("log", "loss", "step", "step 步", "loss 损失"),
+        ("log", "loss", "seconds", "seconds since the start 秒", "loss 损失"),
+        ("log", "loss", "num_tokens", "tokens 词元", "loss 损失"),
+        ("eval", metric, "step", "step 步", f"{'development' if searched else 'held-out'} {metric}"),
+    ]
+    figures = []
+    for kind, value, over, x_title, y_title in wanted:
+        figure = _figure(x_title, y_title)
+        shown = set()
+        # after a search the test rows are scored once only: the curve is that of the development rows
+        for name, what, run in searched if kind == "eval" and searched else runs:
+            points = [(e[over], e[value]) for e in run.events() if e["event"] == kind and over in e and value in e]
+            figure.add_scatter(
+                x=[x for x, _ in points],
+                y=[y for _, y in points],
+                name=html.escape(name),
+                legendgroup=html.escape(name),
+                showlegend=name not in shown,
+                hovertext=f"{html.escape(name)}, {what}",
+                mode="lines+markers" if len(points) < 20 else "lines",
+                line={"color": colour(result["arms"], name), "width": 1.5},
+                marker={"size": 5},
+            )
+            shown.add(name)
+        figures.append(figure)
+    return figures
+
+
+def trade_offs(result: dict[str, Any]) -> list[Any]:
+    """The deciding metric against memory, time and storage: a point a seed, the mean ringed where no arm is better in both."""
+    metric = result["metric"]
+    arms = [arm for arm in result["arms"] if metric in arm["quality"]]
+    figures = []
+    for key, unit, title in (
+        ("peak_memory_bytes", 1e9, "peak memory, GB 峰值内存"),
+        ("train_seconds", 1, "training, seconds 训练秒数"),
+        ("artifact_bytes", 1e6, "storage, MB 存储"),
+    ):
+        figure = _figure(title, metric)
+        front = _front(arms, key, metric)
+        figure.add_scatter(
+            x=[arm[key] / unit for arm in front],
+            y=[arm["quality"][metric]["mean"] for arm in front],
+            mode="lines",
+            line={"dash": "dot", "color": "#888", "width": 1.5},
+            name="best trade-offs 最优前沿",
+        )
+        for arm in arms:
+            seeds = arm["quality"][metric]["by_seed"]
+            costs = arm["by_seed"].get(key) or dict.fromkeys(seeds, arm[key])
+            figure.add_scatter(
+                x=[arm[key] / unit, *(costs[seed] / unit for seed in seeds)],
+                y=[arm["quality"][metric]["mean"], *seeds.values()],
+                mode="markers",
+                name=html.escape(arm["name"]),
+                marker={
+                    "color": colour(result["arms"], arm["name"]),
+                    "size": [13] + [6] * len(seeds),
+                    "opacity": [1] + [0.5] * len(seeds),
+                    "line": {"width": [2 if arm in front else 0] + [0] * len(seeds), "color": "#888"},
+                },
+            )
+        figure.update_xaxes(rangemode="tozero")
+        figures.append(figure)
+    return figures
+
+
+def reliability(result: dict[str, Any]) -> Any:
+    """Accuracy of the rows whose predicted label had such a probability; the diagonal is perfect."""
+    figure = _figure("probability of the predicted label 预测概率", "share that is right 实际正确率")
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "#888"}, name="perfect 完美校准")
+    least = 1.0
+    for arm in result["arms"]:
+        if arm["calibration"]:
+            bins = arm["calibration"]["bins"]
+            least = min(least, *(b["confidence"] for b in bins), *(b["accuracy"] for b in bins))
+            figure.add_scatter(
+                x=[b["confidence"] for b in bins],
+                y=[b["accuracy"] for b in bins],
+                mode="lines+markers",
+                name=f"{html.escape(arm['name'])} (ECE {arm['calibration']['ece']:.3f})",
+                line={"color": colour(result["arms"], arm["name"])},
+                hovertext=[f"{b['rows']} rows" for b in bins],
+            )
+    figure.update_xaxes(range=[max(0, least - 0.05), 1.02])
+    figure.update_yaxes(range=[max(0, least - 0.05), 1.02])
+    return figure
+
+
+def classes(result: dict[str, Any]) -> Any | None:
+    """F1 of every class and arm; None for more classes than a figure can hold (the table has them)."""
+    names = result["label_names"]
+    if len(names) > _MOST_CLASSES:
+        return None
+    figure = _figure("", "F1")
+    for arm in result["arms"]:
+        if arm["per_class"]:
+            figure.add_bar(
+                x=[html.escape(name) for name in names],
+                y=[arm["per_class"][name]["f1"] for name in names],
+                name=html.escape(arm["name"]),
+                marker={"color": colour(result["arms"], arm["name"])},
+            )
+    figure.update_xaxes(type="category")
+    return figure
+
+
+def matrices(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(arm, confusion matrix as shares of each gold label, counts in the cells), all seeds together."""
+    names = [html.escape(name) for name in result["label_names"]]
+    figures = []
+    for arm in result["arms"]:
+        counts = arm["confusion_matrix"]
+        if not counts or len(names) > _MOST_MATRIX:
+            continue
+        shares = [[n / max(1, sum(row)) for n in row] for row in counts]
+        figure = _figure("predicted 预测", "gold 标准答案")
+        figure.add_heatmap(
+            z=shares,
+            x=names,
+            y=names,
+            text=[[f"{n:,}" for n in row] for row in counts],
+            texttemplate="%{text}" if len(names) <= 10 else None,
+            zmin=0,
+            zmax=1,
+            colorscale=[[0, "rgba(120,120,120,0.08)"], [1, colour(result["arms"], arm["name"])]],
+            showscale=False,
+        )
+        figure.update_yaxes(autorange="reversed", type="category")
+        figure.update_xaxes(type="category")
+        figure.update_layout(height=320)
+        figures.append((arm["name"], figure))
+    return figures
+
+
+def costs(result: dict[str, Any]) -> list[Any]:
+    """Where the seconds and the bytes of memory go, arm by arm."""
+    arms = [arm for arm in result["arms"] if arm["peak_memory_bytes"]]
+    names = [html.escape(arm["name"]) for arm in arms]
+    seconds, memory = _figure("seconds 秒", ""), _figure("peak memory, GB 峰值内存", "")
+    parts = (
+        (seconds, "training 训练", [arm["train_seconds"] for arm in arms]),
+        (seconds, "the rest: loading, evaluating, saving 其余", [(arm["total_seconds"] or arm["train_seconds"]) - arm["train_seconds"] for arm in arms]),
+        (memory, "before the model is loaded 加载模型前", [(arm["memory_before_model_bytes"] or 0) / 1e9 for arm in arms]),
+        (memory, "model and training 模型与训练", [(arm["peak_memory_bytes"] - (arm["memory_before_model_bytes"] or 0)) / 1e9 for arm in arms]),
+    )  # fmt: skip
+    for i, (figure, name, values) in enumerate(parts):
+        shade = ("#3b7dd8", "#9db8d9")[i % 2]
+        figure.add_bar(y=names, x=values, name=name, orientation="h", marker={"color": shade})
+    for figure in (seconds, memory):
+        figure.update_layout(barmode="stack", height=150 + 45 * len(arms))
+        figure.update_yaxes(autorange="reversed", type="category")
+    return [seconds, memory]
+
+
+def to_html(figure: Any, first: bool) -> str:
+    """A figure as HTML; the first brings the library with it, so that the page needs no network."""
+    text: str = figure.to_html(
+        full_html=False, include_plotlyjs=first, config={"displayModeBar": False, "responsive": True}
+    )
+    return text
+
+
+def _front(arms: Sequence[dict[str, Any]], key: str, metric: str) -> list[dict[str, Any]]:
+    """The arms that no other beats in cost and quality both, by cost."""
+    sign = -1 if metric == "log_loss" else 1
+
+    def beaten(arm: dict[str, Any]) -> bool:
+        own = (-arm[key], sign * arm["quality"][metric]["mean"])
+        return any(
+            other != own and other[0] >= own[0] and other[1] >= own[1]
+            for other in ((-o[key], sign * o["quality"][metric]["mean"]) for o in arms)
+        )
+
+    return sorted((arm for arm in arms if not beaten(arm)), key=lambda arm: arm[key])
+
+
+def _figure(x_title: str, y_title: str) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.update_layout(
+        height=340,
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        xaxis={"title": {"text": x_title}, "automargin": True, "gridcolor": "rgba(128,128,128,0.2)", "zeroline": False},
+        yaxis={"title": {"text": y_title}, "automargin": True, "gridcolor": "rgba(128,128,128,0.2)", "zeroline": False},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "inherit", "size": 12},
+        showlegend=True,
+    )
+    return figure

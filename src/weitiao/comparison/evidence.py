@@ -1,0 +1,189 @@
+"""evidence.json: the verdict with the hashes of all it rests on, so that it can be made again offline, or refused as stale."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.artifact import RunDir, to_plain
+from weitiao.catalogue.download import sha256_of
+from weitiao.comparison.cells import Cell
+from weitiao.comparison.pairs import analyse_pairs
+from weitiao.comparison.predictions import Predictions, read_predictions
+from weitiao.data.source import find
+from weitiao.errors import RunError, WeitiaoError
+from weitiao.tasks import TASKS
+
+SCHEMA = 1
+FILE = "evidence.json"
+_HASHED = ("predictions.jsonl", "config.yaml", "split.json", "summary.json")
+
+
+def evidence(folder: Path, result: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+    """The content of evidence.json for a comparison in ``folder``. Paths are relative to it, so it can move with its runs."""
+    return {
+        "schema": SCHEMA,
+        "task": result["task"],
+        "margin": result["margin"],
+        "metric": result["metric"],
+        "cells": [
+            {
+                "name": cell.name,
+                "arm": cell.arm.name,
+                "seed": cell.seed,
+                "run_dir": os.path.relpath(cell.run.path, folder),
+                "failure": cell.failure,
+                "sha256": {} if cell.failure else {name: sha256_of(cell.run.path / name) for name in _HASHED},
+                "data_sha256": None if cell.failure else cell.run.read_json("environment.json")["data_sha256"],
+            }
+            for cell in cells
+        ],
+        "comparison_sha256": sha256_of(folder / "comparison.json"),
+        "values": {
+            arm["name"]: {name: values["by_seed"] for name, values in arm["quality"].items()} for arm in result["arms"]
+        },
+        "costs": {arm["name"]: _costs(arm) for arm in result["arms"]},
+        "unfair": result["unfair"],
+        "verdicts": [_verdict(pair) for pair in result["pairs"]],
+    }
+
+
+def verify(folder: str | Path) -> dict[str, Any]:
+    """Make the verdict of a finished comparison again from its files, without network or model.
+
+    Every file is hashed; every metric is computed again from the scores in predictions.jsonl; every statistic and the decision
+    follow from those. Data files that are still where the runs read them are hashed too; others are listed in ``not_here``.
+
+    Returns:
+        holds (True), decided (whether every pair has an arm to keep), verdicts, cells (how many), not_here.
+
+    Raises:
+        RunError: no evidence, or the evidence is stale: a file is missing or has changed, or the verdict comes out otherwise.
+    """
+    folder = Path(folder)
+    if not (folder / FILE).is_file():
+        raise RunError(
+            f"{folder} holds no {FILE}.\nExpected the folder of a finished comparison.\n"
+            "Make one: weitiao compare recipes/reviews-compare.yaml"
+        )
+    stored = RunDir(folder).read_json(FILE)
+    stale: list[str] = []
+    missing: list[str] = []
+    try:
+        _hash_files(folder, stored, stale, missing)
+        again = None if stale else _analyse_again(folder, stored, stale)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RunError(
+            f"{folder / FILE} is damaged ({type(error).__name__}: {error}).\nExpected it as the comparison wrote it.\n"
+            f"Write it anew: weitiao compare {folder / 'compare.yaml'}"
+        ) from None
+    if again is not None and again != stored["verdicts"]:
+        stale.append(f"the verdict comes out as {again}, and {stored['verdicts']} is stored")
+    if stale:
+        raise RunError(
+            f"The evidence in {folder} is stale:\n"
+            + "\n".join(f"  - {reason}" for reason in stale)
+            + "\nExpected every file "
+            f"as it was when the verdict was written.\nMake the verdict anew: weitiao compare {folder / 'compare.yaml'}"
+        )
+    verdicts = stored["verdicts"]
+    return {
+        "holds": True,
+        "decided": bool(verdicts) and all(v["keep"] != "undecided" for v in verdicts),
+        "verdicts": verdicts,
+        "cells": len(stored["cells"]),
+        "not_here": missing,
+    }
+
+
+def _verdict(pair: dict[str, Any]) -> dict[str, Any]:
+    """What must come out again, of one pair."""
+    decision, metrics = pair["decision"], pair["metrics"]
+    return {
+        "first": pair["first"],
+        "second": pair["second"],
+        "keep": decision["keep"],
+        "because": decision["because"],
+        "outcomes": {name: found["verdict"]["outcome"] for name, found in metrics.items()},
+        "mean_differences": {name: found["mean_difference"] for name, found in metrics.items()},
+        "p": {name: found["sign_flip"]["p"] for name, found in metrics.items()},
+    }
+
+
+def _costs(arm: dict[str, Any]) -> dict[str, Any]:
+    return {key: arm[key] for key in ("name", "peak_memory_bytes", "train_seconds", "artifact_bytes")}
+
+
+def _hash_files(folder: Path, stored: dict[str, Any], stale: list[str], missing: list[str]) -> None:
+    """Compare every hash with the file it belongs to."""
+    if not (folder / "comparison.json").is_file():
+        stale.append("comparison.json is missing")
+    elif sha256_of(folder / "comparison.json") != stored["comparison_sha256"]:
+        stale.append("comparison.json has changed")
+    seen: dict[str, str] = {}
+    for cell in stored["cells"]:
+        run = RunDir(folder / cell["run_dir"])
+        for name, expected in cell["sha256"].items():
+            path = run.path / name
+            if not path.is_file():
+                stale.append(f"{cell['name']}: {name} is missing")
+            elif sha256_of(path) != expected:
+                stale.append(f"{cell['name']}: {name} has changed")
+        if cell["failure"] or stale:
+            continue
+        data = run.config.data
+        for side, spec in (("train", data.train), ("eval", data.eval)):
+            for name, expected in (cell["data_sha256"].get(side) or {}).items():
+                key = f"{spec} {name}"
+                if key not in seen:
+                    seen[key] = _data_sha256(spec, name)
+                if not seen[key]:
+                    missing += [name] if name not in missing else []
+                elif seen[key] != expected:
+                    stale.append(f"{cell['name']}: the data file {name} has changed")
+
+
+def _data_sha256(spec: Any, name: str) -> str:
+    """The hash of a data file as it is now; empty where it is not at hand. Nothing is fetched for it."""
+    from weitiao import catalogue
+
+    if isinstance(spec, str) and spec in catalogue.ENTRIES and catalogue.cached(spec) is None:
+        return ""
+    try:
+        return next((sha256_of(source.path) for source in find(spec).files if source.name == name), "")
+    except (WeitiaoError, OSError):
+        return ""
+
+
+def _analyse_again(folder: Path, stored: dict[str, Any], stale: list[str]) -> list[dict[str, Any]]:
+    """Metrics from the stored scores, then the same analysis and decision as the comparison's."""
+    task = TASKS[stored["task"]]
+    predictions: dict[str, dict[int, Predictions]] = {}
+    values: dict[str, dict[str, dict[int, float]]] = {name: {} for name in task.HIGHER_IS_BETTER}
+    for cell in stored["cells"]:
+        arm, seed = cell["arm"], cell["seed"]
+        if cell["failure"]:
+            for by_arm in values.values():
+                by_arm.setdefault(arm, {})[seed] = float("nan")
+            continue
+        found = read_predictions(RunDir(folder / cell["run_dir"]))
+        predictions.setdefault(arm, {})[seed] = found
+        metrics = task.metrics(found.scores, found.gold_index, found.names)
+        for name, by_arm in values.items():
+            kept = stored["values"][arm].get(name, {}).get(str(seed))
+            if kept is not None:
+                by_arm.setdefault(arm, {})[seed] = kept
+            if (name in metrics) != (kept is not None) or (
+                kept is not None and not math.isclose(metrics[name], kept, rel_tol=1e-9)
+            ):
+                stale.append(f"{cell['name']}: {name} comes out as {metrics.get(name)}, and {kept} is stored")
+    values = {
+        name: by_arm for name, by_arm in values.items() if any(v == v for arm in by_arm.values() for v in arm.values())
+    }
+    arms = list(stored["costs"].values())
+    pairs = analyse_pairs(
+        arms, values, predictions, task.HIGHER_IS_BETTER, stored["margin"], stored["metric"], stored["unfair"]
+    )
+    plain: list[dict[str, Any]] = to_plain([_verdict(pair) for pair in pairs])
+    return plain

@@ -1,0 +1,112 @@
+"""Several comparisons of the same data and task as one: more seeds of the same arms, or more arms."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.artifact import RunDir
+from weitiao.compare_config import Arm, CompareConfig
+from weitiao.comparison.cells import Cell
+from weitiao.comparison.evidence import FILE
+from weitiao.comparison.table import comparison
+from weitiao.comparison.writing import write_all
+from weitiao.errors import RunError
+from weitiao.overrides import load
+
+
+def report(folders: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
+    """Merge finished comparisons into a new folder and return the content of its comparison.json. Their runs stay where they are.
+
+    Arms of one name and one configuration are one arm with the seeds of all; any other arm whose name is taken is called
+    ``FOLDER.ARM``.
+
+    Raises:
+        RunError: a folder holds no finished comparison, ``output`` is not empty, or the comparisons differ in task, in rows or in
+            margin.
+    """
+    paths, target = [Path(folder) for folder in folders], Path(output)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RunError(f"{target} is not empty.\nExpected a new folder.\nChoose another --output.")
+    if not paths:
+        raise RunError(
+            "No folder is given.\nExpected comparisons to merge.\nExample: weitiao compare report A B --output C"
+        )
+    configs = [_config(path) for path in paths]
+    base = configs[0]
+    for path, config in zip(paths[1:], configs[1:], strict=True):
+        for what, ours, theirs in (
+            ("task", base.task, config.task),
+            ("compare.margin", base.compare.margin, config.compare.margin),
+            ("train.metric_for_best_model", base.train.metric_for_best_model, config.train.metric_for_best_model),
+        ):
+            if ours != theirs:
+                raise RunError(
+                    f"{path} has {what}={theirs}, {paths[0]} has {ours}.\nExpected comparisons that agree in it.\nReport them "
+                    "apart, or run one of them again."
+                )
+    cells = _join(paths, configs)
+    _same_rows(cells)
+    arms = list({cell.arm.name: cell.arm for cell in cells}.values())
+    section = base.compare.model_copy(
+        update={"methods": tuple(arms), "seeds": tuple(dict.fromkeys(cell.seed for cell in cells))}
+    )
+    words = ["weitiao", "compare", "report", *map(str, paths), "--output", str(target)]
+    config = base.model_copy(update={"compare": section})
+    result = comparison(config, cells, shlex.join(words), searched=_searched(paths, cells))
+    target.mkdir(parents=True, exist_ok=True)
+    write_all(target, result, cells)
+    return result
+
+
+def _config(path: Path) -> CompareConfig:
+    if not (path / "compare.yaml").is_file() or not (path / FILE).is_file():
+        raise RunError(
+            f"{path} holds no finished comparison (compare.yaml and {FILE}).\nExpected the output.dir of weitiao compare.\n"
+            f"Finish it: weitiao compare {path / 'compare.yaml'}"
+        )
+    return load(CompareConfig, path / "compare.yaml")
+
+
+def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]:
+    """The cells of all, seed by seed as they were run; arms renamed where one name would mean two things."""
+    cells: list[Cell] = []
+    identity: dict[str, Any] = {}  # arm name -> what it is
+    taken: set[tuple[str, int]] = set()
+    for path, config in zip(paths, configs, strict=True):
+        stored = RunDir(path).read_json(FILE)["cells"]
+        rates = {arm["name"]: arm["learning_rate"] for arm in RunDir(path).read_json("comparison.json")["arms"]}
+        names = {}
+        for arm in config.compare.methods:
+            made = config.cell_config(arm.model_copy(update={"learning_rate": rates[arm.name]}), 0, "-")
+            what = made.model_dump(exclude={"data"})
+            clash = any((arm.name, cell["seed"]) in taken for cell in stored if cell["arm"] == arm.name)
+            same = identity.setdefault(arm.name, what) == what and not clash
+            names[arm.name] = arm.name if same else f"{path.name}.{arm.name}"
+        for found in stored:
+            own = next(arm for arm in config.compare.methods if arm.name == found["arm"])
+            renamed = Arm(name=names[own.name], method=own.method, learning_rate=rates[own.name])
+            run_config = config.cell_config(renamed, found["seed"], str(path / found["run_dir"]))
+            taken.add((renamed.name, found["seed"]))
+            cells.append(Cell(f"{path.name}/{found['name']}", renamed, found["seed"], run_config, found["failure"]))
+    return cells
+
+
+def _same_rows(cells: Sequence[Cell]) -> None:
+    """Raises RunError where two cells were not trained and scored on the same rows of the same files."""
+    finished = [cell for cell in cells if cell.failure is None]
+    seen = [
+        (cell.run.read_json("split.json"), cell.run.read_json("environment.json")["data_sha256"]) for cell in finished
+    ]
+    for cell, rows in zip(finished, seen, strict=True):
+        if rows != seen[0]:
+            raise RunError(
+                f"{cell.name} was trained or scored on other rows than {finished[0].name}.\nExpected the same data files and "
+                "the same split.\nReport them apart, or run one of them again with the other's data options."
+            )
+
+
+def _searched(paths: Sequence[Path], cells: Sequence[Cell]) -> set[str]:
+    """Arms whose rate a search found; the searches themselves stay with their comparisons."""
+    with_search = {path.name for path in paths if RunDir(path).read_json("comparison.json")["search"]}
+    return {cell.arm.name for cell in cells if cell.name.partition("/")[0] in with_search}

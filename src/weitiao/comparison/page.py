@@ -1,0 +1,147 @@
+"""report.html: one file that works offline, in English and Chinese, on screen and on paper."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.comparison import charts
+from weitiao.comparison.cells import Cell
+from weitiao.comparison.pairs import interval_text, signed
+from weitiao.comparison.predictions import disagreements, read_predictions
+from weitiao.comparison.table import verdict_lines
+
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_ROW_BREAKS = {"Training speed": ", ", "Quality": ", ", "Fits when": "; "}
+_OUTCOMES = {
+    "first better": "前者更好",
+    "second better": "后者更好",
+    "equivalent within margin": "在容许差距内相同",
+    "non-inferior": "一方不差于另一方",
+    "not enough seeds to tell": "种子不足，无法判断",
+}
+_BUDGETS = {"epochs": "轮", "steps": "步", "seconds": "秒"}
+
+
+def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> str:
+    """The report of a comparison as one self-contained page; ``folder`` is where it is written."""
+    import jinja2
+
+    finished = [cell for cell in cells if cell.failure is None]
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        _TEMPLATE.read_text(encoding="utf-8")
+    )
+    arms = result["arms"]
+    return template.render(
+        title=f"{' / '.join(arm['name'] for arm in arms)}: {Path(result['model']).name}",
+        result=result,
+        folder=folder,
+        number=_number,
+        row_breaks=_ROW_BREAKS,
+        outcomes=_OUTCOMES,
+        budget=_budget(result["budget"]),
+        dtype=finished[0].run.summary["dtype"],
+        verdicts=verdict_lines(result),
+        intervals={
+            pair["second"]: {name: interval_text(found, flip=False) for name, found in pair["metrics"].items()}
+            for pair in result["pairs"]
+        },
+        selected=any(arm["selected_on_eval"] for arm in arms),
+        plots=_plots(result, finished),
+        cost_rows=_cost_rows(arms),
+        plan_rows=_plan_rows(arms),
+        class_rows=_class_rows(result),
+        disagreements=_disagreements(result, finished),
+        metric_names=list(dict.fromkeys(name for arm in arms for name in arm["quality"])),
+        runs=[
+            {"arm": c.arm.name, "seed": c.seed, "summary": c.run.summary if c.failure is None else None} for c in cells
+        ],
+        environment=_environment(result["environment"]),
+    )
+
+
+def _number(value: float | None, sign: bool = False) -> str:
+    return "" if value is None else signed(value) if sign else f"{value:.4f}"
+
+
+def _budget(budget: dict[str, Any]) -> dict[str, str]:
+    if budget["of"] is None:
+        return {"english": "the same training options", "chinese": "训练选项相同"}
+    value = f"{budget['value']:g}"
+    return {
+        "english": f"{value} {budget['of']} for each arm",
+        "chinese": f"每组 {value} {_BUDGETS[budget['of']]}",
+    }
+
+
+def _plots(result: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+    """Every figure as HTML; the first on the page brings the library."""
+    curves = charts.curves(result, cells)
+    classes = charts.classes(result)
+    return {
+        "curves": [charts.to_html(figure, i == 0) for i, figure in enumerate(curves)],
+        "trade_offs": [charts.to_html(figure, False) for figure in charts.trade_offs(result)],
+        "costs": [charts.to_html(figure, False) for figure in charts.costs(result)],
+        "classes": charts.to_html(classes, False) if classes is not None else None,
+        "matrices": [(name, charts.to_html(figure, False)) for name, figure in charts.matrices(result)],
+        "reliability": charts.to_html(charts.reliability(result), False),
+    }
+
+
+def _cost_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, str, list[str]]]:
+    """(English, Chinese, a text an arm) of every measured cost."""
+    wanted = (
+        ("Training", "训练", "train_seconds", 1, ".1f", " s"),
+        ("Whole run", "整次运行", "total_seconds", 1, ".1f", " s"),
+        ("Steps", "步数", "steps", 1, ",.0f", ""),
+        ("Tokens trained on", "训练词元数", "num_tokens", 1, ",.0f", ""),
+        ("Memory before the model", "加载模型前的内存", "memory_before_model_bytes", 1e9, ".2f", " GB"),
+        ("Peak memory", "峰值内存", "peak_memory_bytes", 1e9, ".2f", " GB"),
+        ("Weights on disk", "权重文件", "artifact_bytes", 1e6, ".2f", " MB"),
+        ("Tokenizer on disk", "分词器文件", "tokenizer_bytes", 1e6, ".2f", " MB"),
+    )
+    return [
+        (english, chinese, ["" if arm[key] is None else f"{arm[key] / unit:{form}}{name}" for arm in arms])
+        for english, chinese, key, unit, form, name in wanted
+    ]
+
+
+def _plan_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """What the plan was wrong by, where the runs had one: the mean over seeds, as a share of what was measured."""
+    names = list(dict.fromkeys(name for arm in arms for error in arm["plan_error"] or [] for name in error))
+    rows = []
+    for name in names:
+        values = []
+        for arm in arms:
+            found = [e[name] for e in arm["plan_error"] or [] if isinstance(e.get(name), int | float)]
+            values.append(f"{100 * sum(found) / len(found):+.1f} %" if found else "")
+        rows.append((name, values))
+    return rows
+
+
+def _class_rows(result: dict[str, Any]) -> list[tuple[str, str, list[float | None], list[float | None]]]:
+    """(class, rows, F1 an arm, gaps to the first arm)."""
+    rows = []
+    for name in result["label_names"]:
+        scores = [arm["per_class"][name]["f1"] if arm["per_class"] else None for arm in result["arms"]]
+        base = scores[0]
+        gaps = [None if score is None or base is None else score - base for score in scores[1:]]
+        count = next(arm["per_class"][name]["rows"] for arm in result["arms"] if arm["per_class"])
+        rows.append((name, f"{count:,.0f}", scores, gaps))
+    return rows
+
+
+def _disagreements(result: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    by_arm: dict[str, dict[int, Any]] = {}
+    for cell in cells:
+        by_arm.setdefault(cell.arm.name, {})[cell.seed] = read_predictions(cell.run)
+    return [
+        (pair, disagreements(by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {}))) for pair in result["pairs"]
+    ]
+
+
+def _environment(facts: dict[str, Any]) -> str:
+    import yaml
+
+    kept = {key: value for key, value in facts.items() if key not in ("cache", "seed")}
+    text: str = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
+    return text

@@ -1,0 +1,131 @@
+"""A learning rate for each arm, chosen on a development part of the training rows, so that the test rows stay unseen."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.artifact import write_jsonl
+from weitiao.catalogue.download import sha256_of
+from weitiao.compare_config import CompareConfig
+from weitiao.comparison.cells import Cell
+from weitiao.config import DataConfig
+from weitiao.data.prepare import Side
+from weitiao.errors import RunError
+from weitiao.methods import DEFAULT_LEARNING_RATE
+from weitiao.tasks import TASKS
+
+DEVELOPMENT_SHARE = 0.2
+
+
+def grid(center: float, count: int) -> list[float]:
+    """``count`` rates around ``center``, half a power of ten apart."""
+    return [float(f"{center * 10 ** (k / 2):.3g}") for k in range(-(count // 2), count // 2 + 1)]
+
+
+def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]:
+    """One cell an arm and rate, rate by rate; writes the training rows to ``rows.jsonl``, which the cells split alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Sequence[str]] = {"text": train.texts, "label": train.labels}
+    if train.pairs is not None:
+        columns["text_pair"] = train.pairs
+    write_jsonl(
+        folder / "rows.jsonl",
+        (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
+    )
+    cells = []
+    seed = config.compare.seeds[0]
+    for k in range(config.compare.lr_search):
+        for arm in config.compare.methods:
+            rate = grid(_center(arm), config.compare.lr_search)[k]
+            tried = arm.model_copy(update={"learning_rate": rate})
+            name = f"{arm.name}-rate{rate:g}"
+            cell = config.cell_config(tried, seed, str(folder / "cells" / name))
+            cells.append(
+                Cell(
+                    name,
+                    tried,
+                    seed,
+                    cell.model_copy(update={"data": _development(config.data, folder, columns, len(train))}),
+                )
+            )
+    return cells  # fmt: skip
+
+
+def choose(config: CompareConfig, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The best rate of each arm by ``train.metric_for_best_model`` on the development rows; ties go to the lower log loss.
+
+    Returns:
+        metric, num_train_rows, num_development_rows, seed; arms: {name: center, chosen (None where all failed), at_edge (a wider
+        search might find a better one), tried: [learning_rate, score, log_loss, failure, run_dir]}.
+    """
+    metric = config.train.metric_for_best_model
+    sign = 1 if TASKS[config.task].HIGHER_IS_BETTER[metric] else -1
+    arms = {}
+    for arm in config.compare.methods:
+        tried: list[dict[str, Any]] = []
+        for cell in (c for c in cells if c.arm.name == arm.name):
+            metrics = cell.run.summary["metrics"] if cell.failure is None else {}
+            tried.append(
+                {
+                    "learning_rate": cell.arm.learning_rate,
+                    "score": metrics.get(metric),
+                    "log_loss": metrics.get("log_loss"),
+                    "failure": cell.failure,
+                    "run_dir": str(cell.run.path),
+                }
+            )
+        done = [t for t in tried if t["score"] is not None]
+        best = max(done, key=lambda t: (sign * t["score"], -(t["log_loss"] or 0)), default=None)
+        rate = best["learning_rate"] if best else None
+        edges = (tried[0]["learning_rate"], tried[-1]["learning_rate"])
+        arms[arm.name] = {"center": _center(arm), "chosen": rate, "at_edge": rate in edges, "tried": tried}
+    finished = next((c for c in cells if c.failure is None), None)
+    split = finished.run.read_json("split.json") if finished else {"train": [], "eval": []}
+    return {
+        "metric": metric,
+        "seed": config.compare.seeds[0],
+        "num_train_rows": len(split["train"]),
+        "num_development_rows": len(split["eval"]),
+        "arms": arms,
+    }
+
+
+def search_rates(
+    config: CompareConfig, train: Side, folder: Path, run: Callable[[Sequence[Cell]], list[Cell]]
+) -> dict[str, Any]:
+    """Run the search's cells with ``run`` and choose; see :func:`choose`.
+
+    Raises:
+        RunError: finished cells have seen other rows.
+    """
+    cells = search_cells(config, train, folder)
+    rows = {"rows.jsonl": sha256_of(folder / "rows.jsonl")}
+    for cell in cells:
+        if cell.run.is_done and cell.run.read_json("environment.json")["data_sha256"]["train"] != rows:
+            raise RunError(
+                f"The training rows have changed since the cell {cell.name} was trained.\nExpected the same rows.\n"
+                "Put the old files back, or choose another output.dir."
+            )
+    return choose(config, run(cells))
+
+
+def _center(arm: Any) -> float:
+    return float(arm.learning_rate or DEFAULT_LEARNING_RATE[arm.method.type])
+
+
+def _development(data: DataConfig, folder: Path, columns: dict[str, Any], num_rows: int) -> DataConfig:
+    """The training rows, cut again. They have passed the policies and the check once."""
+    return data.model_copy(
+        update={
+            "train": str(folder / "rows.jsonl"),
+            "eval": None,
+            "text": "text",
+            "label": "label",
+            "text_pair": "text_pair" if "text_pair" in columns else None,
+            "test_size": max(1, round(DEVELOPMENT_SHARE * num_rows)),
+            "train_size": None,
+            "num_folds": None,
+            "fold": 0,
+            "check": "warn",
+        }
+    )

@@ -1,0 +1,215 @@
+"""Two real processes (gloo) train as one does: losses, saved files, resuming with another number, two nodes."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+FILES = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}
+pytestmark = pytest.mark.slow
+
+
+def options(model: Path, rows: Path, method: str, folder: Path, *more: str) -> list[str]:
+    return [
+        f"model={model}",
+        f"data.train={rows}",
+        "data.test_size=0.25",
+        f"method.type={method}",
+        "train.bf16=false",
+        "train.logging_steps=1",
+        "train.tokens_per_batch=60",
+        "train.num_train_epochs=2",
+        "train.learning_rate=0.001",
+        f"output.dir={folder}",
+        *more,
+    ]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def launch(words: list[str], processes: int = 2, launcher: str = "torchrun") -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "weitiao", "train", *words]
+    if processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", port, "-m", "weitiao", "train", *words]  # fmt: skip
+    if launcher == "accelerate":
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--main_process_port", port, "-m", "weitiao", "train", *words]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event["loss"] for event in map(json.loads, lines) if event["event"] == "log"]
+
+
+def same_training(one: Path, two: Path, method: str) -> None:
+    first, second = losses(one), losses(two)
+    assert len(first) == len(second) >= 8
+    assert second == pytest.approx(first, abs=1e-4)
+    assert max(first) - min(first) > 1e-3, "something was learnt, so equality is no accident"
+    expected, found = (load_file(folder / "model" / FILES[method]) for folder in (one, two))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert value.numel() > 0
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.fixture(scope="module")
+def single(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One process with twice the accumulation, full and LoRA."""
+    folders = {}
+    for method in FILES:
+        folders[method] = tmp_path_factory.mktemp("single") / method
+        words = options(tiny_model, rows_file, method, folders[method], "train.gradient_accumulation_steps=2")
+        done = launch(words, processes=1)
+        assert done.returncode == 0, done.stderr
+    return folders
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one(
+    strategy: str, method: str, single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    words = options(tiny_model, rows_file, method, tmp_path / "run", f"train.distributed={strategy}", "--json")
+    done = launch(words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same_training(single[method], tmp_path / "run", method)
+    assert len(done.stdout.strip().splitlines()) == 1, "one process prints"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["num_processes"], summary["distributed"]) == (2, strategy)
+    assert 0 <= summary["token_imbalance_share"] < 0.5
+    alone = json.loads((single[method] / "summary.json").read_text(encoding="utf-8"))
+    for name in ("accuracy", "log_loss", "roc_auc"):
+        assert summary["metrics"][name] == pytest.approx(alone["metrics"][name], abs=1e-3)
+    if strategy == "fsdp2":
+        assert "shared out among 2 processes" in done.stderr, "FSDP2 engaged"
+
+
+def test_the_saved_adapter_loads_in_plain_peft(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForSequenceClassification
+
+    done = launch(options(tiny_model, rows_file, "lora", tmp_path / "run", "train.distributed=fsdp2"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "run" / "model")
+    moved = [n for n, p in model.named_parameters() if "lora_B" in n and p.abs().sum() > 0]
+    assert len(moved) == len([n for n, _ in model.named_parameters() if "lora_B" in n]) > 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_resume_with_another_number_of_processes(
+    before: int, after: int, single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    """Killed under one number, continued under another: the same steps, rows and weights."""
+    run = tmp_path / "run"
+    words = options(tiny_model, rows_file, "full", run, "train.save_steps=3", "train.distributed=fsdp2")
+    words += [] if before == 2 else ["train.gradient_accumulation_steps=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(before), "-m", "weitiao", "train", *words]  # fmt: skip
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "step-3").is_dir():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.02)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) == before
+    for pid in [process.pid, *map(int, workers)]:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert not (run / "DONE").exists()
+    done = launch(["--resume", str(run)], processes=after)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same_training(single["full"], run, "full")
+
+
+def test_accelerate_launch(single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+    done = launch(options(tiny_model, rows_file, "lora", tmp_path / "run"), launcher="accelerate")
+    assert done.returncode == 0, done.stderr[-3000:]
+    same_training(single["lora"], tmp_path / "run", "lora")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["num_processes"] == 2
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, shell=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def two_nodes() -> Any:
+    """Two network namespaces joined by a cable."""
+    if shutil.which("ip") is None:
+        pytest.skip("no `ip` command: two network namespaces cannot be made")
+    names = [f"weitiao{os.getpid()}{side}" for side in "ab"]
+    ends = [f"wt{os.getpid() % 10000}{side}" for side in "ab"]
+    made = shell(
+        f"ip netns add {names[0]} && ip netns add {names[1]} && ip link add {ends[0]} netns {names[0]} type veth peer name {ends[1]} netns {names[1]} && "
+        + " && ".join(
+            f"ip -n {name} addr add 10.77.0.{i}/24 dev {end} && ip -n {name} link set {end} up && ip -n {name} link set lo up"
+            for i, (name, end) in enumerate(zip(names, ends, strict=True), start=1)
+        )
+    )
+    try:
+        if made.returncode:
+            pytest.skip(f"this machine lets nobody make network namespaces: {made.stderr.strip()}")
+        yield list(zip(names, ends, strict=True))
+    finally:
+        for name in names:
+            shell(f"ip netns del {name}")
+
+
+def test_two_nodes(
+    two_nodes: list[tuple[str, str]], single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    words = options(tiny_model, rows_file, "lora", tmp_path / "run", "train.distributed=fsdp2")
+    processes = [
+        subprocess.Popen(
+            [
+                "ip",
+                "netns",
+                "exec",
+                name,
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nnodes",
+                "2",
+                "--node_rank",
+                str(rank),
+                "--nproc_per_node",
+                "1",
+                "--master_addr",
+                "10.77.0.1",
+                "--master_port",
+                "29533",
+                "-m",
+                "weitiao",
+                "train",
+                *words,
+            ],
+            env=environment() | {"GLOO_SOCKET_IFNAME": end},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, (name, end) in enumerate(two_nodes)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+    same_training(single["lora"], tmp_path / "run", "lora")
