@@ -19,7 +19,8 @@ import yaml
 import weitiao
 from weitiao.catalogue import ENTRIES
 from weitiao.catalogue.download import download, members, read_member
-from weitiao.config import Arm, LoraConfig
+from weitiao.compare_config import Arm
+from weitiao.config import LoraConfig
 from weitiao.errors import FetchError, ModelError, WeitiaoError
 
 
