@@ -15,7 +15,7 @@ from conftest import Tally
 from fork_server import ForkServer
 from weitiao.catalogue.download import sha256_of
 
-RANDOM_MOMENTS, PLANTED = 50, 30
+RANDOM_MOMENTS, PLANTED, LAST_CALLS = 50, 30, 8
 
 
 @dataclass
@@ -124,7 +124,9 @@ def test_killed_inside_a_write(fork_server: ForkServer, subjects: list[Subject],
         subject = subjects[i % 2]
         run = subject.folder / f"write-{i}"
         config = write_config(subject.config, run)
-        ended = fork_server.run("train", config, die_at=rng.randint(1, subject.calls), die_before=bool(i // 2 % 2))
+        # the first of each subject die at the very last calls, the others anywhere
+        die_at = subject.calls - i // 2 if i < LAST_CALLS else rng.randint(1, subject.calls)
+        ended = fork_server.run("train", config, die_at=die_at, die_before=bool(i // 2 % 2))
         assert ended["code"] == -signal.SIGKILL, fork_server.said()
         go_on(fork_server, subject, run, config, tally, redone)
     tally.lost = f"nothing; at most {max(redone)} step computed again"

@@ -44,7 +44,7 @@ def train(
     if num_processes() > 1 and not is_main():
         return _take_part(config, resume)
     run, config = _named(config, resume)
-    if resume is not None and run.is_done:
+    if resume is not None and run.is_done and not run.is_locked:
         log.info("%s has finished already", run.path)
         return run
     with RunLock(run.path):  # for as long as it is written to
