@@ -35,8 +35,18 @@ def machine(environment: dict[str, Any]) -> str:
     return f"{cpu['name']}, {cpu['torch_threads']} threads ({', '.join(cpu['features'])}); {versions}"
 
 
+def distributed_table(found: dict[str, Any]) -> str:
+    lines = ["| method | strategy | steps | largest difference of a loss | of a saved weight | tensors saved | imbalance of padded tokens |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for r in found["results"]:
+        lines.append(
+            f"| {r['method']} | {r['strategy']} | {r['steps']} | {r['largest_loss_difference']:.1e} | {r['largest_weight_difference']:.1e} | {r['tensors_saved']} | {100 * r['token_imbalance_share']:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
 def page() -> str:
     demo = load("demo")
+    distributed = load("distributed")
     parts = [
         "# Results",
         "Made by `make results` from `benchmarks/results/*.json`, which the commands below write. The machines are shared: "
@@ -54,6 +64,11 @@ def page() -> str:
         "A process a line, imports not counted. *read* builds the memory-mapped table, *check* is the whole data check (near-duplicates "
         "included), *start* is everything before the model: split and encoding. *again* comes from the caches.",
         scale_table(load("data_scale")),
+        "## Several processes against one",
+        "```\npython benchmarks/distributed.py\n```",
+        f"{distributed['model']}, fp32, {distributed['processes']} gloo processes on one machine; the single process takes the same rows a "
+        f"step. {machine(distributed['environment'])}.",
+        distributed_table(distributed),
         "Speed, memory and quality against other tools and as the work grows: [performance.md](performance.md).",
     ]
     return "\n\n".join([*parts, *more]) + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import weitiao
+from weitiao import comparison
 from weitiao.errors import DataError, RunError
 
 
@@ -80,6 +81,8 @@ def test_a_failed_cell_is_shown_and_the_others_go_on(comparison_options: dict[st
     assert [pair["decision"]["because"] for pair in result["pairs"]] == ["failed", "failed"]
     page = (Path(comparison_options["output"]["dir"]) / "report.html").read_text(encoding="utf-8")
     assert "no module named nothing" in page
+    verified = comparison.verify(comparison_options["output"]["dir"])
+    assert (verified["holds"], verified["decided"], verified["cells"]) == (True, False, 3)
     stored = Path(comparison_options["output"]["dir"]) / "compare.yaml"
     again = subprocess.run([sys.executable, "-m", "weitiao", "compare", str(stored)], capture_output=True, text=True)
     assert again.returncode == 2

@@ -11,10 +11,9 @@ import weitiao
 from weitiao.artifact import read_jsonl, write_atomic
 from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.fairness import unfair_rates
-from weitiao.comparison.pairs import decide
+from weitiao.comparison.pairs import decide, interval_text
 from weitiao.comparison.rates import grid, search_cells
 from weitiao.comparison.statistics import Scores, analyse
-from weitiao.comparison.table import six_rows
 from weitiao.config import FullConfig, LoraConfig
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError, RunError
@@ -193,16 +192,22 @@ def test_options_that_do_not_fit(
         config_of({**options, "train": {**options["train"], **train}}, tmp_path / "x", **compare)
 
 
-def test_gaps_stand_beside_their_interval(options: dict[str, Any], tmp_path: Path) -> None:
-    config = config_of(options, tmp_path / "rows", methods=["full", "lora"])
-    finish_cells(config)
-    result = weitiao.compare(config)
-    quality = result["rows"][4]["ratio"]
-    assert "accuracy" in quality
-    assert "95 % interval over rows alone" in quality
-    assert "log_loss" in quality
-    assert "no interval: too few seeds" in quality
-    assert six_rows(result["arms"], result["pairs"]) == result["rows"]
+def test_gaps_stand_beside_their_interval() -> None:
+    one = analyse(
+        Scores(values={1: 0.75}, correct={1: [True, True, True, False] * 10}),
+        Scores(values={1: 0.5}, correct={1: [True, False, True, False] * 10}),
+        0.005,
+    )
+    assert interval_text(one)[0].startswith("95 % interval over rows alone -0.")  # second - first
+    assert interval_text(one, flip=False)[0].startswith("95 % interval over rows alone +0.")
+    same = analyse(
+        Scores(values={1: 0.5}, correct={1: [True, False]}), Scores(values={1: 0.5}, correct={1: [True, False]}), 0.005
+    )
+    assert interval_text(same)[0] == "no interval: the models are right on the same rows"
+    several = analyse(scores([0.9 + s for s in SPREAD]), scores([0.9] * 8), 0.005)
+    low, high = several["equivalence"]["lower"], several["equivalence"]["upper"]
+    assert interval_text(several)[0] == f"90 % interval over 8 seeds {-high:+.4f} to {-low:+.4f}"
+    assert interval_text(analyse(scores([0.9]), scores([0.8]), 0.005))[0] == "no interval: too few seeds"
 
 
 def test_changed_training_rows_end_a_search(options: dict[str, Any], tmp_path: Path) -> None:

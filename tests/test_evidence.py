@@ -101,6 +101,11 @@ def test_a_verdict_or_a_value_that_was_written_by_hand_is_refused(finished: Path
     path.write_text(json.dumps({**stored, "values": values}), encoding="utf-8")
     with pytest.raises(RunError, match=r"accuracy comes out as .* and 0\.99 is stored"):
         comparison.verify(finished)
+    costs = {**stored["costs"], "lora": {**stored["costs"]["lora"], "artifact_bytes": 1}}
+    path.write_text(json.dumps({**stored, "costs": costs, "margin": 0.5}), encoding="utf-8")
+    with pytest.raises(RunError, match=r"margin is not that of comparison\.json") as caught:
+        comparison.verify(finished)
+    assert "lora: artifact_bytes is not what its runs measured" in str(caught.value)
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match="damaged"):
         comparison.verify(finished)

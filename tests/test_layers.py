@@ -24,6 +24,7 @@ LAYERS = {
     "methods": 3,
     "training": 4,
     "model_card": 4,
+    "planning": 5,
     "run": 5,
     "inference": 5,
     "comparison": 6,

@@ -13,6 +13,7 @@ PUBLIC = {
     "env",
     "eval",
     "models",
+    "plan",
     "predict",
     "train",
 }
@@ -28,7 +29,7 @@ def test_every_command_is_a_function() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {
         g.name for g in app.registered_groups
     }
-    assert commands == {"compare", "data", "env", "eval", "models", "predict", "train"}
+    assert commands == {"compare", "data", "env", "eval", "models", "plan", "predict", "train"}
     assert all(callable(getattr(weitiao, name)) for name in commands - {"data"})
     assert callable(weitiao.data.check)
 

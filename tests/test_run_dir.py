@@ -17,6 +17,7 @@ ALWAYS = {
     "data_report.json",
     "environment.json",
     "events.jsonl",
+    "plan.json",
     "predictions.jsonl",
     "split.json",
     "summary.json",
@@ -29,7 +30,7 @@ MODEL = {
 }
 SUMMARY = {
     "method", "task", "base_model", "num_params", "num_trainable_params", "trainable_percent", "train_seconds", "steps",
-    "epochs", "samples_per_s", "tokens_per_s", "peak_memory_bytes", "artifact_bytes", "metrics", "seed",
+    "epochs", "samples_per_s", "tokens_per_s", "peak_memory_bytes", "artifact_bytes", "metrics", "plan_error", "seed",
 }  # fmt: skip
 
 

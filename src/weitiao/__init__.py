@@ -1,6 +1,7 @@
 """weitiao (微调): full fine-tuning and LoRA on the same work, measured.
 
-Every command is a function of the same name here: ``train``, ``eval``, ``predict``, ``compare``, ``models``, ``env``.
+Every command is a function of the same name here: ``train``, ``eval``, ``predict``, ``compare``, ``plan``, ``models``,
+``env``.
 Importing this package loads no torch; each function loads what it needs.
 """
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from weitiao.environment import env
     from weitiao.errors import WeitiaoError
     from weitiao.inference import eval, predict
+    from weitiao.planning.plan import plan
     from weitiao.run import train
 
 __version__ = "0.1.0"
@@ -29,6 +31,7 @@ _HOMES = {
     "env": "weitiao.environment",
     "eval": "weitiao.inference",
     "models": "weitiao.catalogue",
+    "plan": "weitiao.planning.plan",
     "predict": "weitiao.inference",
     "train": "weitiao.run",
 }
@@ -42,6 +45,7 @@ __all__ = [
     "env",
     "eval",
     "models",
+    "plan",
     "predict",
     "train",
 ]

@@ -3,7 +3,8 @@
 config.yaml        every option, defaults filled in     environment.json   versions, machine, git, data sha256
 events.jsonl       one JSON object a log step            data_report.json   what was found and dropped
 split.json         row ids of train and eval             predictions.jsonl  eval rows: id, gold, predicted, scores
-summary.json       what was measured                     model/             loads with plain transformers or peft
+plan.json          what was predicted before step 1      summary.json       what was measured
+model/             loads with plain transformers or peft
 checkpoints/       step-N folders (with save_steps)      README.md          model card
 DONE               written last
 .lock              only while a run is at work

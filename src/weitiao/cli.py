@@ -206,6 +206,44 @@ def predict(
 
 
 @app.command()
+def plan(
+    config: Config = None,
+    overrides: Overrides = None,
+    methods: Annotated[list[str] | None, typer.Option(help="Which: full,lora or a comparison's arms.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="A device's name, such as A100-80GB, instead of this machine.")
+    ] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Run a few real steps of each method first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Before training: memory by part, time, storage of each method, and whether it fits."""
+    from weitiao.planning.plan import load_config
+    from weitiao.planning.plan import plan as make
+
+    source, words = _split_words(config, overrides)
+    names = [name for text in methods or [] for name in text.split(",")]
+    if names:  # --methods full lora: the second name arrives among the options
+        names += [word for word in words if "=" not in word]
+        words = [word for word in words if "=" in word]
+    with _progress() as progress:
+        progress.say("planning")
+        planned = make(load_config(source, words), methods=names or None, device=device, calibrate=calibrate)
+    if as_json:
+        _print_json(planned)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from weitiao.planning.table import caption, table_rows
+
+    table = Table("", *(method["name"] for method in planned["methods"]), title=planned["model"])
+    for name, cells in table_rows(planned):
+        table.add_row(name, *cells)
+    Console().print(table)
+    print(caption(planned))
+
+
+@app.command()
 def env(as_json: Json = False) -> None:
     """Versions, CPU features, threads, GPU and caches, for bug reports."""
     from weitiao.environment import env as describe
@@ -235,6 +273,9 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{summary['tokens_per_s']:,.0f} tokens/s), peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB, "
         f"artifact {summary['artifact_bytes'] / 1e6:.1f} MB"
     )
+    errors = [f"{key} {value:+.1%}" for key, value in summary["plan_error"].items() if value is not None]
+    if errors:
+        print(f"Plan against measurement: {', '.join(errors)}")
     _print_metrics(summary["metrics"])
     print(f"Run folder: {summary['run_dir']}")
 

@@ -79,7 +79,8 @@ def compare_verify(
         print_json(found)
     else:
         for verdict in found["verdicts"]:
-            print(f"{verdict['first']} / {verdict['second']}: keep {verdict['keep']} ({verdict['because']})")
+            keep = verdict["keep"] if verdict["keep"] == "undecided" else f"keep {verdict['keep']}"
+            print(f"{verdict['first']} / {verdict['second']}: {keep} ({verdict['because']})")
         absent = f"; not here, so not checked: {', '.join(found['not_here'])}" if found["not_here"] else ""
         print(f"The evidence holds: {found['cells']} cells{absent}")
     if require_decision and not found["decided"]:
@@ -96,7 +97,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
     ratios = [f"{name} / {arms[0]}" for name in arms[1:]]
     table = Table("", *arms, *ratios, title=result["model"], show_lines=True)
     for row in result["rows"]:
-        table.add_row(row["name"], *row["cells"], *row["ratios"])
+        table.add_row(row["name"], *row["cells"], *(text.replace("; ", "\n") for text in row["ratios"]))
     Console().print(table)
     for line in verdict_lines(result):
         print(f"{line['title']}\n{line['english']}")

@@ -172,12 +172,15 @@ def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def load_model(
-    model: str, auto_class: str, label_names: Sequence[str], pad_id: int, resolved: Resolved
+    model: str, auto_class: str, label_names: Sequence[str], pad_id: int, resolved: Resolved, *, meta: bool = False
 ) -> tuple["PreTrainedModel", tuple[str, ...]]:
     """The fp32 model with a head for ``label_names``, and the parameters that the checkpoint lacked.
 
     It is fp32 so that heads and masters start alike whatever the run computes in (see :func:`to_compute_dtype`). The
     new parameters start at random, from torch's current seed, so they must be trained *and* saved.
+
+    Args:
+        meta: shapes and names alone, on torch's meta device: of the checkpoint only its headers are read.
 
     Raises:
         ModelError: not found, or not a model for this task.
@@ -208,6 +211,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
             use_safetensors=True,
             **NO_FOREIGN_CODE,
+            device_map="meta" if meta else None,
             **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:

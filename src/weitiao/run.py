@@ -73,6 +73,7 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
+    from weitiao.planning.plan import plan_errors
     from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
     from weitiao.training.deterministic import deterministic
     from weitiao.training.fit import fit
@@ -90,6 +91,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         with first_alone():  # the others find its caches
             inputs = gather(config, run, events)
         memory_before = memory_bytes()
+        planned = _plan(config, run, inputs)
         with StopRequest() as stop, deterministic(config.train.deterministic):
             summary = fit(config, run, inputs, events, resuming, stop)
         if not is_main():
@@ -112,6 +114,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             "text_columns": list(inputs.text_columns),
             "metrics": metrics,
         }
+        summary["plan_error"] = plan_errors(planned, summary)
         _write_predictions(run, inputs, scores)
         run.write_json("summary.json", summary)
         run.write_text("README.md", model_card(config, summary))
@@ -120,6 +123,23 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
         wait_for_all()
     return run
+
+
+def _plan(config: RunConfig, run: RunDir, inputs: "Inputs") -> dict[str, Any] | None:
+    """plan.json: what is predicted before step 1. A resumed run keeps its first one."""
+    from weitiao.planning.plan import plan_run
+
+    if (run.path / "plan.json").is_file():
+        return run.read_json("plan.json")
+    try:
+        planned = plan_run(config, inputs)
+    except WeitiaoError:
+        return None  # the run itself will say what is wrong
+    except Exception as error:  # a model that the meta device cannot run: no plan must ever stop a run
+        log.info("no plan.json: %s", str(error).split("\n")[0])
+        return None
+    run.write_json("plan.json", planned)
+    return planned
 
 
 def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | None]:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from weitiao.artifact import RunDir, to_plain
@@ -72,6 +73,8 @@ def verify(folder: str | Path) -> dict[str, Any]:
     missing: list[str] = []
     try:
         _hash_files(folder, stored, stale, missing)
+        if not stale:
+            _compare_inputs(folder, stored, stale)
         again = None if stale else _analyse_again(folder, stored, stale)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(
@@ -142,6 +145,22 @@ def _hash_files(folder: Path, stored: dict[str, Any], stale: list[str], missing:
                     missing += [name] if name not in missing else []
                 elif seen[key] != expected:
                     stale.append(f"{cell['name']}: the data file {name} has changed")
+
+
+def _compare_inputs(folder: Path, stored: dict[str, Any], stale: list[str]) -> None:
+    """What the decision took besides quality: the same in comparison.json, and costs as the runs measured them."""
+    written = RunDir(folder).read_json("comparison.json")
+    stale += [
+        f"{key} is not that of comparison.json" for key in ("margin", "metric", "unfair") if stored[key] != written[key]
+    ]
+    summaries: dict[str, list[dict[str, Any]]] = {}
+    for cell in stored["cells"]:
+        if not cell["failure"]:
+            summaries.setdefault(cell["arm"], []).append(RunDir(folder / cell["run_dir"]).summary)
+    for arm, costs in stored["costs"].items():
+        for key, kept in costs.items():
+            if key != "name" and arm in summaries and kept != median(s[key] for s in summaries[arm]):
+                stale.append(f"{arm}: {key} is not what its runs measured")
 
 
 def _data_sha256(spec: Any, name: str) -> str:

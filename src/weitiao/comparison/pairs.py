@@ -142,6 +142,8 @@ def interval_text(result: dict[str, Any], flip: bool = True) -> tuple[str, str]:
     if equal["lower"] is not None:
         low, high = (signed(bound) for bound in sorted((sign * equal["lower"], sign * equal["upper"])))
         return f"90 % interval over {n} seeds {low} to {high}", f"{n} 个种子的 90% 区间 {low} 至 {high}"
+    if rows and rows["lower"] is not None and rows["lower"] == rows["upper"]:
+        return "no interval: the models are right on the same rows", "无区间：两者答对的数据完全相同"
     if rows and rows["lower"] is not None:
         low, high = (signed(bound) for bound in sorted((sign * rows["lower"], sign * rows["upper"])))
         over, chinese = ("rows and seeds", "数据与种子") if n > 1 else ("rows alone", "仅数据")

@@ -1,0 +1,213 @@
+"""What a step of a model costs, counted without running it: operations, bytes moved, bytes held.
+
+The model's own code (our kernels included) runs on torch's meta device, where tensors have shapes and no values. Every
+operation passes through :class:`Trace`, which adds up
+
+    flops          2 for each multiply-add of a matrix product (torch.utils.flop_counter's formulas)
+    bytes          read and written by every operation that is no view
+    held bytes     storages that are alive: after the forward pass those are what autograd saved, whatever kernel saved it
+
+so nothing has to be known about architectures. Time is a roofline (Williams et al. 2009, doi 10.1145/1498765.1498785):
+an operation takes the longer of flops / rate and bytes / bandwidth, plus a fixed overhead.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+MASTER_BYTES = 4  # fp32 weights beside the ones that compute
+MOMENT_BYTES = 8  # AdamW's two fp32 moments
+# Widening the gradient, clipping, AdamW's reads and writes, rounding back: bytes a trained parameter and step.
+UPDATE_TRAFFIC_BYTES = 48
+UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's overhead
+_IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does in a second. Each is measured (measure/rates.py) or estimated (measure/devices.py)."""
+
+    gemm_flops_per_s: float
+    batched_gemm_flops_per_s: float  # attention's small products
+    elementwise_bytes_per_s: float  # on tensors of the size of an activation: mostly in cache on a CPU
+    memory_bytes_per_s: float  # on tensors that no cache holds
+    int8_gemm_flops_per_s: float
+    overhead_s: float  # of one operation
+
+    def update_seconds(self, trained_parameters: int, tensors: int) -> float:
+        """One optimizer step over so many parameters in so many tensors."""
+        moved = UPDATE_TRAFFIC_BYTES * trained_parameters / self.memory_bytes_per_s
+        return moved + UPDATE_OPERATIONS * tensors * self.overhead_s
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One forward and backward pass of one batch."""
+
+    flops: float
+    forward_seconds: float
+    seconds: float
+    saved_bytes: int  # alive after the forward pass
+    peak_bytes: int  # most alive at once, on top of what the model holds; gradients included
+    operations: int  # views included: each costs a fixed overhead
+    forward_operations: int
+
+
+class Trace(TorchDispatchMode):
+    """Counts the operations inside its ``with`` block. Storages made before it are not counted as held."""
+
+    def __init__(self, rates: Rates, int8_weights: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+        """``int8_weights``: :func:`storage_key` of the frozen weights that a run keeps in int8."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rates, self._int8 = rates, int8_weights
+        self.flops = self.seconds = 0.0
+        self.operations = 0
+        self.held_bytes = self.peak_bytes = 0
+        self._seen: dict[Any, list[Any]] = {}
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return False  # the one value that models ask for: whether a mask is all ones, and a padded batch's is not
+        out = self._call(func, args, kwargs)
+        inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((out,))
+        self.operations += 1
+        self.seconds += self.rates.overhead_s
+        before = {storage_key(t) for t in inputs}
+        fresh = [t for t in outputs if storage_key(t) not in before]
+        for tensor in fresh:
+            self._hold(tensor.untyped_storage())
+        if not fresh and not func._schema.is_mutable:
+            return out  # a view moves nothing
+        moved = sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
+        flops = self._flops(func, args, kwargs, out)
+        self.flops += flops
+        self.seconds += max(moved / self.rates.elementwise_bytes_per_s, flops / self._rate(inputs)) if moved else 0.0
+        return out
+
+    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """``func``, or for an operation that was seen with the same shapes a fresh result of the same shape.
+
+        A meta function takes up to a millisecond of Python, and layers repeat.
+        """
+        key = (func, *_signature(args), *_signature(kwargs.items()))
+        if key in self._seen:
+            made = [None if like is None else torch.empty_strided(*like[:2], dtype=like[2], device="meta") for like in self._seen[key]]  # fmt: skip
+            return tuple(made) if len(made) > 1 else made[0]
+        out = func(*args, **kwargs)
+        parts = out if isinstance(out, tuple) else (out,)
+        tensors = [t for t in parts if t is not None]
+        if not func._schema.is_mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors):
+            known = {storage_key(t) for t in _tensors((*args, *kwargs.values()))}
+            if tensors and not any(storage_key(t) in known for t in tensors):
+                self._seen[key] = [None if t is None else (t.shape, t.stride(), t.dtype) for t in parts]
+        return out
+
+    def _rate(self, inputs: list[torch.Tensor]) -> float:
+        if any(storage_key(t) in self._int8 for t in inputs):
+            return self.rates.int8_gemm_flops_per_s
+        return self.rates.batched_gemm_flops_per_s if inputs and inputs[0].ndim > 2 else self.rates.gemm_flops_per_s
+
+    def _flops(self, func: Any, args: Any, kwargs: Any, out: Any) -> float:
+        packet = _IN_PLACE.get(func._overloadpacket, func._overloadpacket)
+        counted = flop_registry.get(packet)
+        if counted is None:
+            return 0.0
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("alpha", "beta")}
+        return float(counted(*args, **kwargs, out_val=out))
+
+    def _hold(self, storage: Any) -> None:
+        size, key = storage.nbytes(), storage._cdata
+        if key in self._alive:
+            return
+
+        def release(_: Any) -> None:
+            del self._alive[key]
+            self.held_bytes -= size
+
+        self._alive[key] = weakref.ref(storage, release)
+        self.held_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+
+def _signature(values: Iterable[Any]) -> Iterable[Any]:
+    """What an operation's result depends on but for the values of tensors."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value.shape, value.stride(), value.dtype, value.device
+        elif isinstance(value, list | tuple):
+            yield tuple(_signature(value))
+        else:
+            yield value
+
+
+def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """Tells storages apart, as long as they live."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def step_cost(
+    model: torch.nn.Module,
+    loss: Callable[[], torch.Tensor],
+    rates: Rates,
+    int8_weights: set[int] = frozenset(),  # type: ignore[assignment]
+) -> StepCost:
+    """The cost of ``loss()`` and its backward pass, for a model whose tensors are all on the meta device."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    with Trace(rates, int8_weights) as trace:
+        value = loss()
+        forward, saved, operations = trace.seconds, trace.held_bytes, trace.operations
+        value.backward()  # type: ignore[no-untyped-call]
+    for parameter in model.parameters():
+        parameter.grad = None
+    return StepCost(trace.flops, forward, trace.seconds, saved, trace.peak_bytes, trace.operations, operations)
+
+
+def held_bytes(model: torch.nn.Module) -> int:
+    """Bytes of a model's parameters and buffers, each storage once."""
+    sizes = {storage_key(t): t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()]}
+    return sum(sizes.values())
+
+
+def safetensors_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> int:
+    """The exact size of a safetensors file of these tensors: 8 bytes, a JSON header padded to 8, the values.
+
+    Source: the format's description in the safetensors README.
+    """
+    import json
+
+    names = {
+        torch.float32: "F32",
+        torch.bfloat16: "BF16",
+        torch.float16: "F16",
+        torch.int64: "I64",
+        torch.float64: "F64",
+    }
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": names.get(tensor.dtype, "F32"),
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-text // 8) * 8 + end

@@ -1,0 +1,133 @@
+"""The model of a run as shapes alone, prepared by the same functions as the real one; no weight is read."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from weitiao import pretrained
+from weitiao.artifact import size_bytes
+from weitiao.config import RunConfig
+from weitiao.kernels.first_token import use_first_token
+from weitiao.kernels.int8 import is_supported
+from weitiao.kernels.lora import FusedForward, fuse_lora
+from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
+from weitiao.kernels.rows import shrink_embedding
+from weitiao.measure.cost import Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
+from weitiao.methods import METHODS
+from weitiao.training.adapt import count_parameters
+from weitiao.training.inputs import Inputs
+
+_SVD_STARTS = ("pissa", "olora")  # they need values; the shapes are those of the default start
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A model on the meta device, ready to be traced."""
+
+    model: Any
+    inputs: Inputs
+    counts: dict[str, Any]
+    frozen_bytes: int  # in the run's compute dtype; tables of untrained embedding rows included
+    frozen_parameter_bytes: int  # the same without those tables
+    trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
+    trained_tensors: int
+    largest_trained: int
+    loads_bytes: int  # the checkpoint's fp32 parameters
+    dtype: torch.dtype
+    artifact_bytes: int
+    int8_weights: set[int]
+    stored_state_bytes: int  # outputs of frozen layers that are kept on disk
+    notes: tuple[str, ...]
+
+    def cost(self, rows: int, length: int, rates: Rates) -> StepCost:
+        """One step of a batch of ``rows`` rows, the longest of ``length`` tokens."""
+        task = self.inputs.task
+        batch = {
+            "input_ids": torch.zeros(rows, length, dtype=torch.long, device="meta"),
+            "labels": torch.zeros(rows, dtype=torch.long, device="meta"),
+        }
+        if rows > 1:
+            batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long, device="meta")
+        if self.stored_state_bytes:
+            width = self.model.config.hidden_size
+            batch[BATCH_KEY] = torch.zeros(rows, length, width, dtype=self.dtype, device="meta")
+        return step_cost(self.model, lambda: task.loss(self.model, batch), rates, self.int8_weights)
+
+
+def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
+    """The blueprint of ``config``'s run on these rows.
+
+    Raises:
+        WeitiaoError: what the run itself would refuse.
+    """
+    options, method, notes = config.train, config.method, []
+    dtype = getattr(torch, inputs.resolved.dtype)
+    model, new = pretrained.load_model(
+        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved, meta=True
+    )
+    if options.dropout != "model":
+        pretrained.set_dropout(model, options.dropout)
+    if method.top_k == "auto":
+        method = method.model_copy(update={"top_k": len(layers(model)[1])})
+        notes.append("top_k=auto is chosen from the weights: planned with all layers, the most it can be")
+    if getattr(method, "init_lora_weights", None) in _SVD_STARTS:
+        method = method.model_copy(update={"init_lora_weights": True})
+    loads = sum(p.numel() for p in model.parameters()) * 4
+    base = pretrained.locate(config.model)
+    model = METHODS[method.type].apply(model, method, new, base)
+    counts = count_parameters(model)
+    pretrained.to_compute_dtype(model, inputs.resolved.dtype)
+    artifact = _artifact_bytes(model, method.type)
+    if options.sparse_embedding and not config.data.streaming:
+        shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
+    model = model.to("meta")  # the index of embedding rows was made of values
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    if options.first_token:
+        use_first_token(model)
+    if options.fused_lora and method.type == "lora":
+        fuse_lora(model)
+    int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
+    frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    states = 0
+    if isinstance(method.top_k, int):
+        prefix = Prefix(model, depth(model, method.top_k))
+        if prefix.frozen and options.cache_prefix and not config.data.streaming and options.dropout == 0:
+            prefix.replay()
+            tokens = len(inputs.train.flat) + len(inputs.eval.flat)
+            states = tokens * int(model.config.hidden_size) * dtype.itemsize
+    model.train()
+    return Blueprint(
+        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), len(trained), max(trained.values(), default=0), loads, dtype, artifact,
+        int8, states, tuple(notes),
+    )  # fmt: skip
+
+
+def _fused_weights(model: Any) -> set[int]:
+    fused = (module.__dict__.get("forward") for module in model.modules())
+    return {storage_key(f.base.weight) for f in fused if isinstance(f, FusedForward) and f.packed is None}
+
+
+def _artifact_bytes(model: Any, method: str) -> int:
+    """What ``METHODS[method].save`` writes: trained values in fp32, frozen ones in the compute dtype, small files."""
+    with tempfile.TemporaryDirectory() as folder:
+        if method == "lora":
+            import peft
+
+            state = peft.get_peft_model_state_dict(model)
+            model.create_or_update_model_card(folder)
+            model.peft_config["default"].save_pretrained(folder)
+        else:
+            state = dict(model.state_dict())
+            model.config.save_pretrained(folder)
+        kept = {storage_key(tensor): name for name, tensor in state.items()}  # tied ones are written once
+        return safetensors_bytes({name: state[name] for name in kept.values()}, {"format": "pt"}) + size_bytes(
+            Path(folder)
+        )

@@ -1,0 +1,180 @@
+"""Arithmetic of a plan: a blueprint, its batches and a machine's rates -> memory by part, seconds, bytes on disk."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weitiao.config import TrainConfig
+from weitiao.measure.cost import MASTER_BYTES, MOMENT_BYTES, Rates
+from weitiao.planning.blueprint import Blueprint
+from weitiao.planning.rows import Batches
+
+CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
+# The heap of a CPU run grows with every new batch shape, far beyond what is alive, whatever the batch size (docs/LOG.md; what
+# holds it is not known). Fitted to seven runs of encoders with 6 and 12 layers of hidden size 384, unproven elsewhere:
+# (base + layers * each) * ln(1 + steps / scale), where steps stop counting at twice the number of shapes.
+HEAP_BYTES, HEAP_LAYER_BYTES, HEAP_STEPS, HEAP_HIDDEN = 200_000_000, 12_000_000, 20, 384
+CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
+LIBRARIES_BYTES = 90_000_000  # what the first steps load beside the model: kernels, their scratch, metrics
+CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up step
+_FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; products are that much slower (docs/LOG.md)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Cost of a forward and backward pass as a function of a batch's rows B and length L: a B L + b B L^2 + c."""
+
+    seconds: tuple[float, float, float]
+    forward: tuple[float, float, float]
+    peak_bytes: tuple[float, float, float]
+    saved_bytes: tuple[float, float, float]
+    flops: tuple[float, float, float]
+
+    @staticmethod
+    def at(
+        coefficients: tuple[float, float, float], rows: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        a, b, c = coefficients
+        return np.asarray(a * rows * lengths + b * rows * lengths**2 + c, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of a run, by part. They sum to ``total``."""
+
+    process: int  # interpreter, libraries, data
+    weights: int
+    masters: int
+    gradients: int
+    optimizer: int
+    activations: int  # what the largest batch adds at the peak of a step
+    other: int  # loading, the heap's growth, what the first steps load
+
+    @property
+    def total(self) -> int:
+        return (
+            self.process + self.weights + self.masters + self.gradients + self.optimizer + self.activations + self.other
+        )
+
+
+def trace_shapes(blueprint: Blueprint, batches: Batches, rates: Rates) -> Shapes:
+    """Two traces, of the largest batch and of the middle one by length, give the two coefficients of each cost."""
+    middle = int(np.argsort(batches.lengths)[len(batches.lengths) // 2])
+    chosen = [(int(batches.rows[i]), int(batches.lengths[i])) for i in (batches.largest, middle)]
+    costs = [blueprint.cost(rows, length, rates) for rows, length in chosen]
+    overhead = costs[0].operations * rates.overhead_s
+    forward_overhead = costs[0].forward_operations * rates.overhead_s
+
+    def fit(values: list[float], constant: float = 0.0) -> tuple[float, float, float]:
+        (_, l1), (_, l2) = chosen
+        y1, y2 = ((v - constant) / (b * n) for v, (b, n) in zip(values, chosen, strict=True))
+        slope = (y1 - y2) / (l1 - l2) if l1 != l2 else 0.0
+        slope = max(0.0, slope)  # tiny batches: what is constant must not turn into a falling cost
+        return y1 - slope * l1, slope, constant
+
+    return Shapes(
+        fit([c.seconds for c in costs], overhead),
+        fit([c.forward_seconds for c in costs], forward_overhead),
+        fit([float(c.peak_bytes) for c in costs]),
+        fit([float(c.saved_bytes) for c in costs]),
+        fit([c.flops for c in costs]),
+    )
+
+
+def memory_of(
+    blueprint: Blueprint, batches: Batches, shapes: Shapes, options: TrainConfig, process: int, on_cpu: bool
+) -> Memory:
+    """The peak of a run. On a GPU there is no heap to grow and the model is loaded on the host."""
+    item = blueprint.dtype.itemsize
+    weights = blueprint.frozen_bytes + blueprint.trained * item
+    masters = 0 if item == MASTER_BYTES else MASTER_BYTES * blueprint.trained
+    gradients, moments = blueprint.trained * item, MOMENT_BYTES * blueprint.trained
+    batch = int(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths).max())
+    if options.gradient_accumulation_steps > 1:
+        batch += gradients
+    widened = MASTER_BYTES * max(blueprint.largest_trained, min(blueprint.trained, CHUNK))
+    step = max(batch, gradients + widened)
+    activations = max(0, step - gradients)
+    known = process + weights + masters + gradients + moments + activations
+    other = blueprint.stored_state_bytes
+    if on_cpu:
+        other += heap_growth(blueprint.model, batches, batches.steps) + LIBRARIES_BYTES
+        # bf16 copies are made beside the fp32 weights that the file is mapped to
+        loading = process + blueprint.loads_bytes + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
+        other += max(0, loading - known - other)
+    return Memory(process, weights, masters, gradients, moments, activations, other)
+
+
+def heap_growth(model: Any, batches: Batches, steps: float) -> int:
+    """Bytes by which the heap of a CPU run has grown after ``steps`` steps of varied batches. Reads the model's config."""
+    kinds = len(set(zip(batches.rows.tolist(), batches.lengths.tolist(), strict=True)))
+    if kinds < 2:
+        return 0
+    narrow = min(1.0, int(model.config.hidden_size) / HEAP_HIDDEN)
+    scale = HEAP_BYTES + HEAP_LAYER_BYTES * int(model.config.num_hidden_layers)
+    return int(narrow * scale * math.log(1 + min(steps, 2 * kinds) / HEAP_STEPS))
+
+
+def measured_memory(memory: Memory, measured: dict[str, Any], model: Any, batches: Batches) -> Memory:
+    """The parts with the measured peak as their sum, and the growth of the heap after the measured steps."""
+    done = min(CALIBRATION_COUNTS * len(measured["batches"]), batches.steps)
+    to_come = heap_growth(model, batches, batches.steps) - heap_growth(model, batches, done)
+    total = measured["peak_memory_bytes"] + max(0, to_come)
+    known = replace(memory, process=measured["process_bytes"], other=0)
+    other = total - known.total
+    # less than the parts: what was not reached at the peak was a part of the activations
+    return replace(known, other=max(0, other), activations=max(0, known.activations + min(0, other)))
+
+
+def time_scale(blueprint: Blueprint, batches: Batches, shapes: Shapes, rates: Rates, measured: dict[str, Any]) -> float:
+    """Measured over predicted seconds of the calibration's steps."""
+    ran = measured["batches"]
+    predicted = Shapes.at(shapes.seconds, batches.rows[ran], batches.lengths[ran])
+    predicted = predicted + rates.update_seconds(blueprint.trained, blueprint.trained_tensors)
+    # the median: one disturbed step must not decide
+    return float(np.median(np.array(measured["step_seconds"]) / predicted))
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds of a run by stage; ``training`` is what summary.json calls train_seconds."""
+
+    training: float
+    evaluation: float  # during training, and of the saved model at the end
+    stored_layers: float  # frozen layers, once, with method.top_k
+
+    @property
+    def total(self) -> float:
+        return self.training + self.evaluation + self.stored_layers
+
+
+def seconds_of(
+    blueprint: Blueprint, batches: Batches, shapes: Shapes, options: TrainConfig, rates: Rates, scale: float = 1.0
+) -> Seconds:
+    """``scale``: measured over predicted seconds of the same batches, from calibration."""
+    per_pass = float(Shapes.at(shapes.seconds, batches.rows, batches.lengths).sum())
+    training = scale * (
+        per_pass * batches.epochs + batches.steps * rates.update_seconds(blueprint.trained, blueprint.trained_tensors)
+    )
+    one = scale * float(Shapes.at(shapes.forward, batches.eval_rows, batches.eval_lengths).sum())
+    evaluations = {"no": 0, "epoch": int(batches.epochs), "steps": batches.steps // options.eval_steps}[
+        options.eval_strategy
+    ]
+    if evaluations and not options.load_best_model_at_end and options.eval_strategy == "epoch":
+        evaluations -= 1  # the saved model is evaluated anyway
+    last = one * (_FP32_SLOWER if blueprint.dtype.itemsize < MASTER_BYTES else 1.0)
+    stored = 0.0
+    if blueprint.stored_state_bytes and blueprint.model.config.num_hidden_layers:
+        stored = one * len(blueprint.inputs.train.flat) / max(1, len(blueprint.inputs.eval.flat)) + one
+    return Seconds(training, evaluations * one + last, stored)
+
+
+def checkpoints_bytes(blueprint: Blueprint, batches: Batches, options: TrainConfig) -> tuple[int, int]:
+    """(bytes of one checkpoint, bytes of all that the finished run keeps)."""
+    one = (MASTER_BYTES + MOMENT_BYTES) * blueprint.trained
+    kept = 0 if options.save_steps is None else min(options.save_total_limit, batches.steps // options.save_steps)
+    best = MASTER_BYTES * blueprint.trained if options.load_best_model_at_end else 0
+    return one, kept * one + best

@@ -1,0 +1,210 @@
+"""plan(config): what every asked method would take, before anything is trained."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weitiao.compare_config import CompareConfig
+from weitiao.config import FullConfig, LoraConfig, MethodConfig, RunConfig
+from weitiao.errors import ConfigError
+from weitiao.overrides import as_config, load, read_yaml, validate
+from weitiao.planning.blueprint import draw
+from weitiao.planning.calibrate import run_steps
+from weitiao.planning.estimate import (
+    checkpoints_bytes,
+    measured_memory,
+    memory_of,
+    seconds_of,
+    time_scale,
+    trace_shapes,
+)
+from weitiao.planning.machine import Machine, find_machine
+from weitiao.planning.rows import Batches, batches_of, read_inputs
+from weitiao.training.inputs import Inputs
+
+log = logging.getLogger("weitiao")
+_METHODS: dict[str, MethodConfig] = {"full": FullConfig(), "lora": LoraConfig()}
+
+
+def plan(
+    config: RunConfig | CompareConfig | dict[str, Any] | str | Path,
+    *,
+    methods: Sequence[str] | None = None,
+    device: str | None = None,
+    calibrate: bool = False,
+) -> dict[str, Any]:
+    """Memory by part, time and storage of a run by every method; docs/plan.md names each key of the result.
+
+    Args:
+        config: a run's or a comparison's configuration. A comparison's arms are the methods.
+        methods: ``full``, ``lora`` or both (the default); options of the configuration's own method are kept.
+        device: a name of measure/devices.py instead of this machine.
+        calibrate: run a few real steps of each method in a process of its own, and correct time and memory by them.
+
+    Raises:
+        ConfigError: no such method or device, or ``calibrate`` for another device.
+        WeitiaoError: what the run itself would refuse: data, model or options.
+    """
+    if calibrate and device is not None:
+        raise ConfigError(
+            f"Found calibrate beside device={device}.\nExpected one of them: real steps run on this machine alone.\n"
+            "Leave --calibrate or --device out."
+        )
+    arms = _arms(config, methods)
+    first = next(iter(arms.values()))
+    inputs = read_inputs(first)
+    import weitiao.training.fit  # noqa: F401  # what a run imports is part of its memory
+
+    machine = find_machine(device, first.train.bf16, inputs)
+    inputs = dataclasses.replace(inputs, resolved=machine.resolved)
+    plans = []
+    for name, arm in arms.items():
+        measured = run_steps(arm) if calibrate else None
+        planned = plan_run(arm, inputs, machine, name, measured)
+        plans.append(planned["methods"][0])
+    return {**planned, "methods": plans}
+
+
+def plan_run(
+    config: RunConfig,
+    inputs: Inputs,
+    machine: Machine | None = None,
+    name: str | None = None,
+    measured: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The plan of one run whose rows are at hand: the result of :func:`plan` with one method. Writes nothing.
+
+    Args:
+        measured: what planning/calibrate.py found.
+    """
+    machine = machine or find_machine(None, config.train.bf16, inputs)
+    batches = batches_of(config, inputs)
+    return {
+        "model": config.model,
+        "device": machine.facts(),
+        "calibrated": measured is not None,
+        "rows": {
+            "train": len(inputs.eval if config.data.streaming else inputs.train),
+            "eval": len(inputs.eval),
+            "longest_tokens": int(batches.lengths.max()),
+        },
+        "methods": [_method(name or config.method.type, config, inputs, machine, batches, measured)],
+    }
+
+
+def plan_errors(planned: dict[str, Any] | None, summary: dict[str, Any]) -> dict[str, float | None]:
+    """(predicted - measured) / measured of the run's memory, time and storage; None where nothing was predicted.
+
+    Time is that of the steps that were done: a run that stopped early is compared with that share of the plan.
+    """
+    if planned is None:
+        return {"memory": None, "time": None, "storage": None}
+    method = planned["methods"][0]
+    seconds = method["seconds"]["training"] * summary["steps"] / max(1, method["steps"])
+    pairs = {
+        "memory": (method["memory_bytes"]["total"], summary["peak_memory_bytes"]),
+        "time": (seconds, summary["train_seconds"]),
+        "storage": (method["artifact_bytes"], summary["artifact_bytes"]),
+    }
+    return {
+        key: round(predicted / measured - 1, 4) if measured else None for key, (predicted, measured) in pairs.items()
+    }
+
+
+def _method(
+    name: str,
+    config: RunConfig,
+    inputs: Inputs,
+    machine: Machine,
+    batches: Batches,
+    measured: dict[str, Any] | None,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    blueprint = draw(config, inputs)
+    rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
+    shapes = trace_shapes(blueprint, batches, rates)
+    memory = memory_of(blueprint, batches, shapes, config.train, machine.process_bytes, machine.on_cpu)
+    scale = 1.0
+    if measured is not None:
+        memory = measured_memory(memory, measured, blueprint.model, batches)
+        scale = time_scale(blueprint, batches, shapes, rates, measured)
+    seconds = seconds_of(blueprint, batches, shapes, config.train, rates, scale)
+    checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
+    largest = batches.largest
+    tokens = int((batches.rows * batches.lengths).sum())
+    at = shapes.at
+    notes = list(blueprint.notes)
+    if config.data.streaming:
+        notes.append("streaming: the evaluation rows' lengths stand for the training rows'")
+    if config.train.tokens_per_batch == "auto" and config.train.per_device_train_batch_size is None:
+        notes.append("tokens_per_batch=auto is chosen by trial steps: planned with 1,024")
+    if not machine.on_cpu:
+        notes.append("attention is counted as plain products: an upper bound where a fused one runs")
+    log.debug("plan of %s: %.2f s", name, time.perf_counter() - started)
+    return {
+        "name": name,
+        "method": config.method.type,
+        **blueprint.counts,
+        "steps": batches.steps,
+        "largest_batch": {"rows": int(batches.rows[largest]), "tokens": int(batches.lengths[largest])},
+        "memory_bytes": {**dataclasses.asdict(memory), "total": memory.total},
+        "room_bytes": machine.room_bytes,
+        "fits": machine.verdict(memory.total),
+        "seconds": {**dataclasses.asdict(seconds), "total": seconds.total},
+        "flops_per_token": float(at(shapes.flops, batches.rows, batches.lengths).sum()) / tokens,
+        "activation_bytes_per_token": float(at(shapes.saved_bytes, batches.rows, batches.lengths).sum()) / tokens,
+        "artifact_bytes": blueprint.artifact_bytes,
+        "checkpoint_bytes": checkpoint,
+        "kept_checkpoints_bytes": kept,
+        "cache_bytes": blueprint.stored_state_bytes,
+        "time_scale": scale,
+        "notes": notes,
+    }
+
+
+def load_config(source: Path | None, words: Sequence[str]) -> RunConfig | CompareConfig:
+    """A run's configuration, or a comparison's where the file or a word has ``compare`` options.
+
+    Raises:
+        ConfigError: see :func:`weitiao.overrides.load`.
+    """
+    compares = any(word.startswith("compare.") for word in words) or (
+        source is not None and "compare" in read_yaml(source)
+    )
+    return load(CompareConfig, source, words) if compares else load(RunConfig, source, words)
+
+
+def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
+    """Name -> the run that it would be."""
+    if isinstance(config, str | Path):
+        config = load_config(Path(config), ())
+    if isinstance(config, CompareConfig) or (isinstance(config, dict) and "compare" in config):
+        compared = as_config(CompareConfig, config)
+        chosen = {
+            arm.name: compared.cell_config(arm, compared.compare.seeds[0], compared.output.dir)
+            for arm in compared.compare.methods
+        }
+        if methods:
+            _refuse_unknown(methods, chosen)
+            chosen = {name: arm for name, arm in chosen.items() if name in methods}
+        return chosen
+    run = as_config(RunConfig, config)
+    wanted = list(methods or (["lora"] if run.train.int8_base else _METHODS))  # int8_base is LoRA's alone
+    _refuse_unknown(wanted, _METHODS)
+    own = {run.method.type: run.method}
+    return {
+        name: validate(RunConfig, {**run.model_dump(), "method": (own.get(name) or _METHODS[name]).model_dump()})
+        for name in dict.fromkeys(wanted)
+    }
+
+
+def _refuse_unknown(wanted: Sequence[str], known: dict[str, Any]) -> None:
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"Found the methods {', '.join(unknown)}.\nExpected some of: {', '.join(known)}.\n"
+            f"Example: --methods {','.join(known)}"
+        )

@@ -1,0 +1,84 @@
+"""The rows that a run would see, read as the run reads them, and the batches they make. Nothing is written."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weitiao import pretrained
+from weitiao.config import RunConfig
+from weitiao.data.batch import BatchPlan, plan_epoch, plan_evaluation, steps_per_epoch
+from weitiao.data.encode import Encoded
+from weitiao.data.prepare import Side, prepare, prepare_evaluation
+from weitiao.tasks import TASKS
+from weitiao.training.inputs import Inputs
+
+_AUTO_TOKENS = 1024  # what tokens_per_batch=auto starts from
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a run: rows and padded length of each batch of one epoch, and how many steps there are."""
+
+    rows: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    members: list[list[int]]
+    steps: int
+    epochs: float  # passes over the rows that the steps make
+    eval_rows: NDArray[np.int64]
+    eval_lengths: NDArray[np.int64]
+    eval_members: list[list[int]]
+
+    @property
+    def largest(self) -> int:
+        """The batch with the most padded tokens; of several, the one with the longest rows."""
+        return int(np.lexsort((self.lengths, self.rows * self.lengths))[-1])
+
+
+def read_inputs(config: RunConfig) -> Inputs:
+    """The inputs of a run, without its folder. Of a stream, the evaluation rows stand for the training rows.
+
+    Raises:
+        DataError, ModelError: as the run would.
+    """
+    task = TASKS[config.task]
+    tokenizer = pretrained.load_tokenizer(config.model)
+    max_length = min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))
+    data = config.data.model_copy(update={"max_length": max_length})
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data)
+
+    def encode(side: Side) -> Encoded:
+        key = hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest()
+        encoded: Encoded = task.encode(
+            side.texts, side.labels, prepared.label_names, tokenizer, data.max_length, side.pairs,
+            over_length=data.over_length, cache_key=key, ids=side.ids if data.over_length == "fail" else [],
+        )  # fmt: skip
+        return encoded
+
+    evaluation = encode(prepared.eval)
+    train = evaluation if data.streaming else encode(prepared.train)
+    resolved = pretrained.resolve(config.train.bf16, config.train.attention)
+    return Inputs(task, prepared, tokenizer, train, evaluation, resolved, max_length)
+
+
+def batches_of(config: RunConfig, inputs: Inputs) -> Batches:
+    """The shapes of the first epoch's batches; later epochs have nearly the same ones."""
+    options, rows = config.train, inputs.eval if config.data.streaming else inputs.train
+    budget = _AUTO_TOKENS if options.tokens_per_batch == "auto" else options.tokens_per_batch
+    plan = BatchPlan(budget, options.per_device_train_batch_size, options.group_by_length)
+    members = plan_epoch(rows.lengths, plan, options.seed, 0)
+    per_epoch = steps_per_epoch(len(members), options.gradient_accumulation_steps)
+    steps = per_epoch * options.num_train_epochs
+    if options.max_steps is not None:
+        steps = options.max_steps if config.data.streaming else min(steps, options.max_steps)
+    evaluation = plan_evaluation(inputs.eval.lengths, options.eval_tokens_per_batch)
+    return Batches(
+        *_shapes(members, rows.lengths), members, steps, steps / per_epoch,
+        *_shapes(evaluation, inputs.eval.lengths), evaluation,
+    )  # fmt: skip
+
+
+def _shapes(batches: list[list[int]], lengths: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.array([len(b) for b in batches]), np.array([max(lengths[i] for i in b) for b in batches])

@@ -1,0 +1,67 @@
+"""A plan as rows of text, for the command line and any other page."""
+
+from typing import Any
+
+_PARTS = {
+    "process": "process",
+    "weights": "weights",
+    "masters": "fp32 masters",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations",
+    "other": "other",
+}
+_FITS = {"yes": "yes", "tight": "yes, but it is tight", "no": "NO"}
+
+
+def table_rows(planned: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(name, one cell a method) pairs."""
+    methods = planned["methods"]
+
+    def row(name: str, cell: Any) -> tuple[str, list[str]]:
+        return name, [cell(m) for m in methods]
+
+    return [
+        row("Parameters", lambda m: f"{m['num_params']:,}"),
+        row("Trained", lambda m: f"{m['num_trainable_params']:,} ({m['trainable_percent']:.2f} %)"),
+        row("Steps", lambda m: f"{m['steps']:,}"),
+        row("Largest batch", lambda m: f"{m['largest_batch']['rows']} x {m['largest_batch']['tokens']} tokens"),
+        row("Peak memory", lambda m: size(m["memory_bytes"]["total"])),
+        *(row(f"  {text}", lambda m, part=part: size(m["memory_bytes"][part])) for part, text in _PARTS.items()),
+        row("Fits", lambda m: f"{_FITS[m['fits']]} ({size(m['room_bytes'])} there)"),
+        row("Training", lambda m: duration(m["seconds"]["training"])),
+        row("With evaluation", lambda m: duration(m["seconds"]["total"])),
+        row("Artifact", lambda m: size(m["artifact_bytes"])),
+        row("A checkpoint", lambda m: size(m["checkpoint_bytes"])),
+    ]
+
+
+def caption(planned: dict[str, Any]) -> str:
+    """What the plan is based on, and the notes of its methods."""
+    device, rows = planned["device"], planned["rows"]
+    steps = " corrected by real steps" if planned["calibrated"] else ""
+    lines = [
+        f"{device['name']}, {device['dtype']}: {device['claim']}{steps}.",
+        f"{rows['train']:,} training and {rows['eval']:,} evaluation rows, the longest of {rows['longest_tokens']:,} tokens.",
+    ]
+    notes = {note: None for method in planned["methods"] for note in method["notes"]}
+    lines += [f"Note: {note}." for note in notes]
+    for method in planned["methods"]:
+        if method["fits"] == "no":
+            lines.append(
+                f"{method['name']} does not fit: lower train.tokens_per_batch or data.max_length, use method.type=lora, "
+                "or plan for a larger device with --device."
+            )
+    return "\n".join(lines)
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units."""
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
