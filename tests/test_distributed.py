@@ -213,3 +213,34 @@ def test_two_nodes(
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
     same_training(single["lora"], tmp_path / "run", "lora")
+
+
+def test_a_step_that_cannot_be_dealt_evenly(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Three batches for two processes: one of them repeats a row, which must not count."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, processes, accumulation in ((one, 1, 6), (two, 2, 3)):
+        more = (
+            f"train.gradient_accumulation_steps={accumulation}",
+            "train.tokens_per_batch=25",
+            "train.num_train_epochs=4",
+        )
+        done = launch(options(tiny_model, rows_file, "full", folder, *more), processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+    same_training(one, two, "full")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_row_counts_once_and_every_process_runs_equally_many(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from weitiao.training.world import World
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    batches, lengths = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(count)], [4 + i % 3 for i in range(3 * count)]
+    worlds = [World(SimpleNamespace(process_index=rank, num_processes=2), "ddp") for rank in range(2)]
+    first, second = (world.deal(batches, lengths) for world in worlds)
+    assert len(first) == len(second)
+    counted = [row for rows, counts in first + second if counts for row in rows]
+    assert sorted(counted) == list(range(3 * count))
+    if count % 2 and count > 1:
+        assert [counts for _, counts in first + second].count(False) == 1
