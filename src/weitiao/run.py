@@ -73,7 +73,9 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
+    from weitiao.kernels.limits import return_free_memory
     from weitiao.planning.plan import plan_errors
+    from weitiao.pretrained import load_tokenizer
     from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
     from weitiao.training.deterministic import deterministic
     from weitiao.training.fit import fit
@@ -90,6 +92,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         started = time.perf_counter()
         with first_alone():  # the others find its caches
             inputs = gather(config, run, events)
+        return_free_memory()  # the tokenizer is gone: 300 MB with a vocabulary of 250,000
         memory_before = memory_bytes()
         planned = _plan(config, run, inputs)
         with StopRequest() as stop, deterministic(config.train.deterministic):
@@ -102,7 +105,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
         artifact_bytes = size_bytes(run.model)
         with writing(run.model):
-            inputs.tokenizer.save_pretrained(run.model)
+            load_tokenizer(config.model).save_pretrained(run.model)
         scores = _score_artifact(config, run, inputs, events)
         metrics = inputs.metrics(scores)
         summary |= {

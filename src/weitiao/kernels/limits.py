@@ -1,5 +1,7 @@
-"""Measured limits between implementations (docs/LOG.md). Imports no torch, so that messages can cite them."""
+"""Measured limits (docs/LOG.md) and what keeps memory within them. Imports no torch, so that messages can cite them."""
 
+import ctypes
+import gc
 import os
 
 # Where our attention for short sequences hands over to PyTorch's SDPA.
@@ -7,8 +9,18 @@ SHORT_UP_TO_TOKENS = 512
 
 
 def bound_primitive_cache() -> None:
-    """Keep oneDNN from hoarding a compiled kernel for every batch shape it ever saw (1024 by default, over 1 GB here).
+    """Keep oneDNN, and PyTorch's layer over it, from hoarding something for every batch shape they ever saw.
 
-    oneDNN reads the variable at its first kernel, so this must run before the first product in low precision.
+    Each has a cache of 1,024 by default: compiled kernels (over 1 GB here), and the kernels' packed weights and scratch
+    (7 MB a shape). Both read their variable at the first product in low precision, so this must run before it.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
+
+
+def return_free_memory() -> None:
+    """Give the system what was freed but kept by the allocator (glibc; elsewhere only the garbage collection)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

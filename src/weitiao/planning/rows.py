@@ -60,7 +60,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     evaluation = encode(prepared.eval)
     train = evaluation if data.streaming else encode(prepared.train)
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
-    return Inputs(task, prepared, tokenizer, train, evaluation, resolved, max_length)
+    return Inputs(task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length)
 
 
 def batches_of(config: RunConfig, inputs: Inputs) -> Batches:

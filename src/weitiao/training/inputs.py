@@ -29,7 +29,7 @@ class Inputs:
 
     task: ModuleType
     prepared: Prepared
-    tokenizer: Any
+    pad_id: int
     train: Encoded
     eval: Encoded
     resolved: pretrained.Resolved
@@ -44,10 +44,6 @@ class Inputs:
     def text_columns(self) -> tuple[str, ...]:
         """The columns that held the text, or the two texts of a pair."""
         return tuple(self.prepared.report["format"]["columns"][:-1])
-
-    @property
-    def pad_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)
 
     def metrics(self, scores: Any) -> dict[str, Any]:
         """The task's metrics of scores [N, C] on the evaluation rows."""
@@ -121,7 +117,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
             "resolved": {**resolved.reasons, "max_length": max_length},
         },
     )
-    return Inputs(task, prepared, tokenizer, train, evaluation, resolved, max_length, stream)
+    return Inputs(task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, stream)
 
 
 def _stream(
