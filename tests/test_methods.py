@@ -108,10 +108,27 @@ def test_merged_equals_unmerged(name: str, options: dict[str, Any], tmp_path: Pa
     torch.testing.assert_close(classification.logits(merged, batch()), expected, atol=1e-5, rtol=1e-4)
 
 
+LEAN = {"optimizer_in_backward": True, "max_grad_norm": None}
+NO_BF16 = not pretrained._bf16_support("cpu")[0]
+
+
 @each_method
-def test_resumed_equals_uninterrupted(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        LEAN,
+        pytest.param({"stochastic_rounding": True}, marks=pytest.mark.skipif(NO_BF16, reason="no bf16 on this CPU")),
+    ],
+    ids=["defaults", "in backward", "stochastic rounding"],
+)
+def test_resumed_equals_uninterrupted(name: str, more: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
     """Stop after a checkpoint, resume in the same folder: the same final weights, bit for bit."""
-    dropout = {"dropout": 0.1, "attention": "eager", "save_steps": 3}  # so that the random state matters
+    dropout = {"dropout": 0.1, "attention": "eager", "save_steps": 3, **more}  # so that the random state matters
+    if more and name not in ("full", "lora"):
+        pytest.skip("how a method adapts the model does not matter to the optimizer")
+    if "stochastic_rounding" in more:
+        dropout["bf16"] = True
     whole = run(options, name, tmp_path / "whole", **dropout)
 
     class Stop(Exception):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 from transformers import (
     AutoModelForSequenceClassification,
     get_cosine_schedule_with_warmup,
@@ -20,7 +21,7 @@ from weitiao.kernels.rows import shrink_embedding
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
 from weitiao.training.loop import backward_all, dry_run, train_steps
-from weitiao.training.optim import MasterAdamW, learning_rate_at
+from weitiao.training.optim import MasterAdamW, learning_rate_at, stochastic_round
 from weitiao.training.schedule import EpochSchedule
 
 
@@ -124,6 +125,82 @@ def test_master_weights_keep_updates_that_bf16_would_lose() -> None:
     assert optimizer.masters["w"].max() < 1 - 9e-4  # 100 x 1e-5, each far below bf16's step of 2**-8 near 1
     optimizer.adopt_masters()
     assert parameter.dtype == torch.float32
+
+
+def test_stochastic_rounding_is_right_on_average() -> None:
+    torch.manual_seed(0)
+    value = torch.full((200_000,), 1 + 2**-9)  # a quarter of the way from 1 to bf16's next number
+    rounded = stochastic_round(torch.cat([value, -value]))
+    assert rounded.dtype == torch.bfloat16
+    assert sorted(rounded.unique().tolist()) == [-1 - 2**-7, -1, 1, 1 + 2**-7]
+    assert (rounded[: len(value)] > 1).float().mean() == pytest.approx(0.25, abs=0.01)
+    assert (rounded[len(value) :] < -1).float().mean() == pytest.approx(0.25, abs=0.01)
+    exact = torch.tensor([0.0, -0.0, 3.0, -(2.0**100), float("inf"), float("-inf")])
+    assert torch.equal(stochastic_round(exact).float(), exact)
+    assert stochastic_round(torch.tensor([float("nan")])).isnan()
+
+
+def test_stochastic_rounding_needs_no_masters_and_loses_no_small_updates() -> None:
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.ones(400, 400))
+    config = TrainConfig(weight_decay=0.0, stochastic_rounding=True)
+    optimizer = MasterAdamW([("w", parameter)], config, torch.bfloat16)
+    for _ in range(100):
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step(1e-5, None)
+        assert optimizer.masters["w"].numel() == 0
+    assert optimizer.weights()["w"].mean() == pytest.approx(1 - 1e-3, abs=5e-5)
+    saved = optimizer.weights()["w"].clone()
+    optimizer.load_masters({"w": torch.zeros(400, 400)})
+    assert not parameter.any()
+    optimizer.load_masters({"w": saved})
+    optimizer.adopt_masters()
+    assert parameter.dtype == torch.float32
+    assert torch.equal(parameter, saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_updating_in_the_backward_pass_gives_the_same_weights(tiny_model: Path, dtype: torch.dtype) -> None:
+    weights, norms = [], []
+    for in_backward in (False, True):
+        config = TrainConfig(logging_steps=1, max_grad_norm=None, warmup_ratio=0.0, optimizer_in_backward=in_backward)
+        model = fresh(tiny_model)
+        optimizer = MasterAdamW(model.named_parameters(), config, dtype)
+        schedule = EpochSchedule(rows(), BatchPlan(60), 0, 1, 1)
+        dry_run(model, classification, 0, schedule, accelerator())  # must not update: it is no step
+        infos = list(train_steps(model, classification, 0, schedule, optimizer, 1e-3, config, accelerator()))
+        assert all(p.grad is None for p in model.parameters())
+        norms.append([info.grad_norm for info in infos])
+        weights.append(torch.cat([w.flatten() for w in optimizer.weights().values()]))
+    assert torch.equal(*weights)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_updating_in_the_backward_pass_never_holds_all_gradients(tiny_model: Path) -> None:
+    config = TrainConfig(max_grad_norm=None, optimizer_in_backward=True)
+    model = fresh(tiny_model)
+    optimizer = MasterAdamW(model.named_parameters(), config)
+    held, most = set(), []
+
+    def count(parameter: torch.nn.Parameter) -> None:
+        held.add(id(parameter))
+        most.append(sum(p.grad is not None for p in model.parameters()))
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(count)  # after the optimizer's own
+    optimizer.arm(1e-3)
+    batch = classification.collate(rows(8), list(range(8)), 0)
+    backward_all(model, classification, [batch], 8, accelerator())
+    assert len(held) == len(list(model.parameters()))
+    assert max(most) == 0
+
+
+@pytest.mark.parametrize(
+    "more", [{"max_grad_norm": 1.0}, {"gradient_accumulation_steps": 2}, {"auto_batch": True}, {"non_finite": "skip"}]
+)
+def test_updating_in_the_backward_pass_refuses_what_needs_the_whole_gradient(more: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(more))):
+        TrainConfig.model_validate({"optimizer_in_backward": True, "max_grad_norm": None} | more)
 
 
 def test_optimizer_equals_torch_adamw_with_clipping_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

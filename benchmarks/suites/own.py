@@ -15,6 +15,7 @@ from record import Cell, CellFailed, costs, script, train
 from suites.bench import Bench
 
 ALL_OFF = ["train.attention=eager", "train.fused_lora=false", "train.first_token=false", "train.sparse_embedding=false"]
+IN_BACKWARD = ["train.optimizer_in_backward=true", "train.max_grad_norm=null"]
 PEFT_LAYERS = {"peft's LoRA layers": ["train.fused_lora=false"]}
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "lora": {
@@ -36,6 +37,9 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "dense embedding": ["train.sparse_embedding=false"],
         "whole last layer": ["train.first_token=false"],
         "eager attention": ["train.attention=eager"],
+        "updated in the backward pass": IN_BACKWARD,
+        "bf16 weights, stochastic rounding": ["train.stochastic_rounding=true"],
+        "both": [*IN_BACKWARD, "train.stochastic_rounding=true"],
         "deterministic algorithms": ["train.deterministic=true"],
         "all kernels off": ALL_OFF,
     },
@@ -43,7 +47,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
 # On the larger shape only what the goals speak of.
 LARGER: dict[str, dict[str, list[str]]] = {
     "lora": {"defaults": [], **PEFT_LAYERS, "base in int8": ["train.int8_base=true"]},
-    "full": {"defaults": []},
+    "full": {"defaults": [], "updated in the backward pass": IN_BACKWARD},
 }
 
 

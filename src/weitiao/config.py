@@ -173,6 +173,15 @@ class TrainConfig(Section):
         "stop", description="A loss or gradient that is not a finite number: stop, or leave that step out and count it."
     )
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null: do not clip.")
+    optimizer_in_backward: bool = Field(
+        False,
+        description="Update each parameter as soon as its gradient is there and free it: no gradients of the whole model. "
+        "Needs max_grad_norm=null and one batch a step.",
+    )
+    stochastic_rounding: bool = Field(
+        False,
+        description="With bf16: no fp32 master weights; each update is rounded to bf16 at random, right on average.",
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after warm-up.")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="Share of the steps over which the rate rises from 0.")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of head initialisation, batch order and dropout.")
@@ -211,6 +220,18 @@ class TrainConfig(Section):
         needs_eval = "early_stopping_patience" if self.early_stopping_patience else needs_eval
         if needs_eval and self.eval_strategy == "no":
             raise ValueError(f"{needs_eval} needs evaluations. Set eval_strategy=epoch or steps")
+        if self.optimizer_in_backward:
+            whole = {
+                "max_grad_norm": self.max_grad_norm is not None,
+                "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
+                "auto_batch": self.auto_batch,
+                "non_finite=skip": self.non_finite == "skip",
+            }
+            if names := [name for name, is_set in whole.items() if is_set]:
+                raise ValueError(
+                    f"optimizer_in_backward never holds the whole gradient, which {', '.join(names)} needs. "
+                    "Set max_grad_norm=null, and leave the others at their defaults"
+                )
         return self
 
 

@@ -90,12 +90,16 @@ def memory_of(
     """The peak of a run. On a GPU there is no heap to grow and the model is loaded on the host."""
     item = blueprint.dtype.itemsize
     weights = blueprint.frozen_bytes + blueprint.trained * item
-    masters = 0 if item == MASTER_BYTES else MASTER_BYTES * blueprint.trained
+    kept = item != MASTER_BYTES and not options.stochastic_rounding
+    masters = MASTER_BYTES * blueprint.trained if kept else 0
     gradients, moments = blueprint.trained * item, MOMENT_BYTES * blueprint.trained
     batch = int(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths).max())
     if options.gradient_accumulation_steps > 1:
         batch += gradients
-    widened = MASTER_BYTES * max(blueprint.largest_trained, min(blueprint.trained, CHUNK))
+    at_once = max(blueprint.largest_trained, min(blueprint.trained, CHUNK))
+    if options.optimizer_in_backward:  # one gradient at a time
+        batch, gradients, at_once = batch - gradients, 0, blueprint.largest_trained
+    widened = MASTER_BYTES * at_once * (3 if options.stochastic_rounding else 1)  # the gradient, a master and its noise
     step = max(batch, gradients + widened)
     activations = max(0, step - gradients)
     known = process + weights + masters + gradients + moments + activations

@@ -56,6 +56,16 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
             f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel in bfloat16 on a CPU with VNNI.\n"
             "Leave train.int8_base out."
         )
+    if options.stochastic_rounding and resolved.dtype != "bfloat16":
+        raise ConfigError(
+            f"train.stochastic_rounding=true, and the run computes in {resolved.dtype}.\nExpected bfloat16 weights to round "
+            "to.\nLeave train.stochastic_rounding out."
+        )
+    if options.optimizer_in_backward and world.size > 1:
+        raise ConfigError(
+            f"train.optimizer_in_backward=true with {world.size} processes, whose gradients are summed first.\nExpected one "
+            "process.\nLeave train.optimizer_in_backward out."
+        )
     set_seed(options.seed)  # before loading, so that a new head starts the same for every method
     model, new = pretrained.load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved

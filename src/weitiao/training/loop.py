@@ -65,11 +65,13 @@ def train_steps(
     for taken in schedule.steps(skip):
         step, encoded = taken.step, taken.encoded
         dealt = world.deal(taken.batches, encoded.lengths if world.size > 1 else ())
+        rate = rate_at(step) if rate_at else learning_rate_at(step, total_steps, peak_learning_rate, config)
         for parts in itertools.count():  # again in smaller pieces, where memory runs out and auto_batch is on
             pieces = [(piece, counts) for rows, counts in dealt for piece in cut_batches([rows], 2**parts)]
             batches = [task.collate(encoded, rows, pad_id) for rows, _ in pieces]
             own_targets = sum(task.count_targets(b) for b, (_, counts) in zip(batches, pieces, strict=True) if counts)
             num_targets = int(world.sum(own_targets)[0])  # on CPU labels, before the device copy
+            optimizer.arm(rate)
             try:
                 counted = [counts for _, counts in pieces]
                 loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights, world, counted)
@@ -78,7 +80,6 @@ def train_steps(
                 if not (config.auto_batch and is_out_of_memory(error) and max(len(rows) for rows, _ in pieces) > 1):
                     raise
             model.zero_grad(set_to_none=True)
-        rate = rate_at(step) if rate_at else learning_rate_at(step, total_steps, peak_learning_rate, config)
         logs = step % config.logging_steps == 0 or step in (1, total_steps)
         skips = config.non_finite == "skip"
         # on a CPU nothing waits for the value

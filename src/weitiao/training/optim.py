@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 
@@ -18,6 +19,11 @@ class MasterAdamW:
     With ``compute_dtype`` bfloat16, every trainable parameter is cast to it and its fp32 values become its master: the
     step updates the master and rounds it back. With float32 a parameter is its own master. Biases and norm weights are
     not decayed.
+
+    ``config.stochastic_rounding``: the masters live for one chunk's update and are rounded back at random, so that an
+    update below bfloat16's step still counts on average (Gupta et al. 2015, arXiv 1502.02551).
+    ``config.optimizer_in_backward``: :meth:`arm` before the backward pass, which then updates each parameter once its
+    gradient is complete (LOMO, Lv et al. 2023, arXiv 2306.09782; here with AdamW).
     """
 
     def __init__(
@@ -28,12 +34,16 @@ class MasterAdamW:
     ) -> None:
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
         self.masters = {name: _own(p) for name, p in self.parameters.items()}
+        self.rounds = config.stochastic_rounding and compute_dtype == torch.bfloat16
+        self.in_backward = config.optimizer_in_backward
         if compute_dtype != torch.float32:
             for name, parameter in self.parameters.items():
                 self.masters[name] = torch.nn.Parameter(local(parameter.detach()).float(), requires_grad=False)
                 parameter.data = parameter.data.to(compute_dtype)
+                if self.rounds:
+                    self._forget_master(name)
         self._chunks: list[tuple[list[str], torch.optim.AdamW]] = []
-        for names in _chunks(self.parameters):
+        for names in _chunks(self.parameters, 0 if self.in_backward else _CHUNK_ELEMENTS):
             groups = []
             for decay in (True, False):
                 chosen = [self.masters[n] for n in names if (self.parameters[n].ndim > 1) is decay]
@@ -47,6 +57,22 @@ class MasterAdamW:
                 fused=True,
             )
             self._chunks.append((names, optimizer))
+        self._rate: float | None = None
+        self._squares: list[torch.Tensor] = []
+        if self.in_backward:
+            for names, optimizer in self._chunks:
+                self.parameters[names[0]].register_post_accumulate_grad_hook(
+                    partial(self._update_one, names, optimizer)
+                )
+
+    def arm(self, learning_rate: float) -> None:
+        """With ``optimizer_in_backward``: let the next backward pass update, until :meth:`step`. Else nothing."""
+        self._rate = learning_rate if self.in_backward else None
+
+    def _update_one(self, names: list[str], optimizer: torch.optim.AdamW, parameter: torch.nn.Parameter) -> None:
+        if self._rate is not None:
+            self._squares.append(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square())
+            self._update(names, optimizer, self._rate, None)
 
     def step(self, learning_rate: float, max_grad_norm: float | None, skip_non_finite: bool = False) -> torch.Tensor:
         """Clip, update, clear the gradients. Returns the gradient norm before clipping (a tensor: no sync).
@@ -54,6 +80,9 @@ class MasterAdamW:
         Args:
             skip_non_finite: with a norm that is not finite, change nothing (reads the norm: a sync on a GPU).
         """
+        if self.in_backward:
+            squares, self._squares, self._rate = self._squares, [], None
+            return torch.stack(squares).sum().sqrt()
         gradients = [local(p.grad) for p in self.parameters.values() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float32)))
         if self.is_sharded:
@@ -66,28 +95,49 @@ class MasterAdamW:
             return norm  # type: ignore[no-any-return]
         scale = None if max_grad_norm is None else (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for names, optimizer in self._chunks:
+            self._update(names, optimizer, learning_rate, scale)
+        return norm  # type: ignore[no-any-return]
+
+    def _update(
+        self, names: list[str], optimizer: torch.optim.AdamW, learning_rate: float, scale: torch.Tensor | None
+    ) -> None:
+        """One chunk: widen, update, round back, clear the gradients."""
+        for name in names:
+            parameter, master = self.parameters[name], self.masters[name]
+            if parameter.grad is None:
+                continue
+            if self.rounds:
+                master.data = local(parameter.detach()).float()
+            gradient = local(parameter.grad).float()
+            master.grad = gradient if scale is None else gradient.mul_(scale)
+            if master is not parameter:
+                parameter.grad = None  # frees the narrow one before the update
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        with torch.no_grad():
             for name in names:
                 parameter, master = self.parameters[name], self.masters[name]
-                if parameter.grad is None:
+                if master is parameter or master.grad is None:
                     continue
-                gradient = local(parameter.grad).float()
-                master.grad = gradient if scale is None else gradient.mul_(scale)
-                if master is not parameter:
-                    parameter.grad = None  # frees the narrow one before the update
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                for name in names:
-                    if self.masters[name] is not self.parameters[name]:
-                        local(self.parameters[name]).copy_(self.masters[name])
-        return norm  # type: ignore[no-any-return]
+                if self.rounds:
+                    local(parameter).copy_(stochastic_round(master))
+                    self._forget_master(name)
+                else:
+                    local(parameter).copy_(master)
+        optimizer.zero_grad(set_to_none=True)
+
+    def _forget_master(self, name: str) -> None:
+        self.masters[name].data = torch.empty(0)
+
+    def _value(self, name: str) -> torch.Tensor:
+        """The fp32 values of this process's part."""
+        return local(self.parameters[name].detach()).float() if self.rounds else self.masters[name].detach()
 
     def adopt_masters(self) -> None:
         """Give the model its fp32 masters, so that what is saved is exactly what was trained."""
         for name, parameter in self.parameters.items():
-            parameter.data = self.masters[name].data
+            parameter.data = self._value(name)
 
     @property
     def is_sharded(self) -> bool:
@@ -96,14 +146,15 @@ class MasterAdamW:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole fp32 weights by name (with sharding: every process must call it)."""
-        return {name: whole(master.detach(), self.parameters[name]) for name, master in self.masters.items()}
+        return {name: whole(self._value(name), parameter) for name, parameter in self.parameters.items()}
 
     def load_masters(self, masters: dict[str, torch.Tensor]) -> None:
         """Set whole weights by name, in the masters and in the model."""
         with torch.no_grad():
             for name, value in masters.items():
-                part = part_of(value.to(self.masters[name].device), self.parameters[name])
-                self.masters[name].copy_(part)
+                part = part_of(value.to(self.parameters[name].device), self.parameters[name])
+                if not self.rounds:
+                    self.masters[name].copy_(part)
                 local(self.parameters[name]).copy_(part)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -142,11 +193,17 @@ def _own(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
     )
 
 
-def _chunks(parameters: dict[str, torch.nn.Parameter]) -> Iterator[list[str]]:
+def stochastic_round(values: torch.Tensor) -> torch.Tensor:
+    """fp32 values -> bfloat16, up or down with the chance that makes the mean right. Draws from torch's random state."""
+    noise = torch.randint_like(values, 0, 1 << 16, dtype=torch.int32)
+    return (values.view(torch.int32) + noise).bitwise_and_(-1 << 16).view(torch.float32).to(torch.bfloat16)
+
+
+def _chunks(parameters: dict[str, torch.nn.Parameter], most: int) -> Iterator[list[str]]:
     names: list[str] = []
     elements = 0
     for name, parameter in parameters.items():
-        if names and elements + parameter.numel() > _CHUNK_ELEMENTS:
+        if names and elements + parameter.numel() > most:
             yield names
             names, elements = [], 0
         names.append(name)
