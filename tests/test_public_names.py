@@ -9,6 +9,7 @@ PUBLIC = {
     "RunConfig",
     "RunDir",
     "WeitiaoError",
+    "advise",
     "compare",
     "env",
     "eval",
@@ -29,7 +30,7 @@ def test_every_command_is_a_function() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {
         g.name for g in app.registered_groups
     }
-    assert commands == {"compare", "data", "env", "eval", "models", "plan", "predict", "train"}
+    assert commands == {"advise", "compare", "data", "env", "eval", "models", "plan", "predict", "train"}
     assert all(callable(getattr(weitiao, name)) for name in commands - {"data"})
     assert callable(weitiao.data.check)
 

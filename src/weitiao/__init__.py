@@ -1,6 +1,6 @@
 """weitiao (微调): full fine-tuning and LoRA on the same work, measured.
 
-Every command is a function of the same name here: ``train``, ``eval``, ``predict``, ``compare``, ``plan``, ``models``,
+Every command is a function of the same name here: ``train``, ``eval``, ``predict``, ``compare``, ``plan``, ``advise``, ``models``,
 ``env``.
 Importing this package loads no torch; each function loads what it needs.
 """
@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weitiao.advice.advise import advise
     from weitiao.artifact import RunDir
     from weitiao.catalogue import models
     from weitiao.compare_config import CompareConfig
@@ -27,6 +28,7 @@ _HOMES = {
     "RunConfig": "weitiao.config",
     "RunDir": "weitiao.artifact",
     "WeitiaoError": "weitiao.errors",
+    "advise": "weitiao.advice.advise",
     "compare": "weitiao.comparison.runner",
     "env": "weitiao.environment",
     "eval": "weitiao.inference",
@@ -41,6 +43,7 @@ __all__ = [
     "RunConfig",
     "RunDir",
     "WeitiaoError",
+    "advise",
     "compare",
     "env",
     "eval",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weitiao.advise_command import advise
 from weitiao.compare_commands import compare_app
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.terminal import Config, Json, Overrides
@@ -28,6 +29,7 @@ data_app = typer.Typer(help="Look at data before it trains anything.", no_args_i
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(compare_app, name="compare")
+app.command()(advise)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from weitiao.measure.meters import available_memory_bytes, memory_bytes
 from weitiao.training.inputs import Inputs
 
 CONTEXT_BYTES = 600_000_000  # a CUDA or ROCm context with its libraries, on the device
-_TIGHT = 0.9  # above this share of the room a plan's own error could decide
+TIGHT = 0.9  # above this share of the room a plan's own error could decide
 _GPU_OVERHEAD_S = 1.5e-5  # host time of one operation; a kernel launch and what Python does around it
 _ELEMENTWISE = 0.6  # of the bandwidth, for a GPU kernel that reads and writes once
 
@@ -58,7 +58,7 @@ class Machine:
         """``yes``, ``tight`` or ``no``."""
         if total_bytes > self.room_bytes:
             return "no"
-        return "tight" if total_bytes > _TIGHT * self.room_bytes else "yes"
+        return "tight" if total_bytes > TIGHT * self.room_bytes else "yes"
 
     def facts(self) -> dict[str, Any]:
         """For the plan's JSON."""

@@ -54,8 +54,14 @@ def plan(
             "Leave --calibrate or --device out."
         )
     arms = _arms(config, methods)
+    return plan_arms(arms, read_inputs(next(iter(arms.values()))), device, calibrate)
+
+
+def plan_arms(
+    arms: dict[str, RunConfig], inputs: Inputs, device: str | None = None, calibrate: bool = False
+) -> dict[str, Any]:
+    """The plan of several runs on the same rows; see :func:`plan`."""
     first = next(iter(arms.values()))
-    inputs = read_inputs(first)
     import weitiao.training.fit  # noqa: F401  # what a run imports is part of its memory
 
     machine = find_machine(device, first.train.bf16, inputs)

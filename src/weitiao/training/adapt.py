@@ -22,7 +22,8 @@ from weitiao.methods import METHODS
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
-from weitiao.training.prefix import probe_top_k, with_states
+from weitiao.training.prefix import with_states
+from weitiao.training.probe import probe_top_k
 from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")

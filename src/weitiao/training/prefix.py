@@ -1,7 +1,6 @@
-"""Stored states of a frozen prefix, a probe that says how much to freeze: both cost one forward pass over the rows."""
+"""Stored states of a frozen prefix: one forward pass over the rows, then read from disk."""
 
 import hashlib
-import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,10 +15,8 @@ from numpy.typing import NDArray
 from weitiao import catalogue
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
-from weitiao.kernels.prefix import Prefix, layers
+from weitiao.kernels.prefix import Prefix
 
-log = logging.getLogger("weitiao")
-_PROBE_ROWS = 1000
 Progress = Callable[[int, int], None]
 
 
@@ -92,49 +89,3 @@ def _bits(dtype: torch.dtype) -> torch.dtype:
 
 def _stored(dtype: torch.dtype) -> type[np.generic]:
     return np.int16 if dtype.itemsize == 2 else np.float32
-
-
-@torch.no_grad()
-def probe_top_k(model: torch.nn.Module, task: ModuleType, encoded: Encoded, pad_id: int) -> int:
-    """How many upper layers to train, from a linear probe of every layer's mean state on up to 1,000 training rows.
-
-    Frozen is what lies below the deepest layer whose states still classify as well as the best layer's, within one
-    standard error of the 5-fold accuracy; at least a quarter of the layers trains. A heuristic: it says where the
-    checkpoint's own features stop getting better for this task, not what training on top would reach.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    count = len(layers(model)[1])
-    rows = np.linspace(0, len(encoded) - 1, min(len(encoded), _PROBE_ROWS)).astype(int).tolist()
-    features: list[list[NDArray[np.float32]]] = [[] for _ in range(count + 1)]
-    labels: list[int] = []
-    was_training = model.training
-    model.eval()
-    lengths = encoded.lengths
-    for chosen in plan_evaluation([lengths[i] for i in rows], 2048):
-        batch = task.collate(encoded, [rows[i] for i in chosen], pad_id)
-        labels += batch.pop("labels").tolist()
-        mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))[..., None]
-        for found, states in zip(features, model(**batch, output_hidden_states=True).hidden_states, strict=True):
-            found.append(((states.float() * mask).sum(1) / mask.sum(1)).numpy())
-    model.train(was_training)
-    folds = min(5, int(np.bincount(labels).min()))
-    if folds < 2:
-        log.info("top_k=auto: a label has one row, so nothing can be probed; all layers train")
-        return count
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    accuracy = [cross_val_score(probe, np.concatenate(found), labels, cv=folds).mean() for found in features]
-    best = max(accuracy)
-    error = (best * (1 - best) / len(labels)) ** 0.5
-    frozen = max(i for i, value in enumerate(accuracy) if value >= best - error)
-    top_k = max(count - frozen, -(-count // 4))
-    log.info(
-        "top_k=auto: %d of %d layers train; linear probe by layer (0 = embeddings): %s",
-        top_k,
-        count,
-        " ".join(f"{value:.3f}" for value in accuracy),
-    )
-    return top_k
