@@ -26,7 +26,7 @@ def searched(
     folder = tmp_path_factory.mktemp("searched") / "all"
     options = {
         "model": str(tiny_model),
-        "data": {"train": str(rows_file), "test_size": 16},
+        "data": {"train": str(rows_file), "test_size": 16, "canaries": 4, "general_text": str(rows_file)},
         "train": {"bf16": False, "num_train_epochs": 1, "tokens_per_batch": 96, "logging_steps": 1},
     }
     config = config_of(options, folder, methods=["full", "lora"], seeds=[1, 2], lr_search=3)

@@ -56,8 +56,20 @@ class DataConfig(Section):
         "strict", description="Findings of severity `error`: refuse to train, or warn and go on."
     )
 
+    canaries: int = Field(
+        0,
+        ge=0,
+        description="Plant so many senseless rows, labelled by lot, to measure what is learnt by heart (canaries.jsonl).",
+    )
+    general_text: str | None = Field(
+        None, description="Other texts, to measure what training changes in how the model sees them (forgetting)."
+    )
+    general_rows: int = Field(200, ge=2, description="How many of them.")
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
+        if self.streaming and self.canaries:
+            raise ValueError("canaries are planted among rows at hand, and a stream has none. Leave one of them out")
         if isinstance(self.test_size, float) and self.test_size >= 1:
             raise ValueError(f"test_size is {self.test_size}. Expected a share below 1, or a whole number of rows")
         if self.num_folds is None and self.fold:

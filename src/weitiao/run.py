@@ -73,11 +73,13 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
+    from weitiao.effects.of_run import effects
     from weitiao.kernels.limits import return_free_memory
     from weitiao.planning.plan import plan_errors
     from weitiao.pretrained import load_tokenizer
     from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
     from weitiao.training.deterministic import deterministic
+    from weitiao.training.evaluate import score
     from weitiao.training.fit import fit
     from weitiao.training.inputs import gather
     from weitiao.training.signals import StopRequest
@@ -106,8 +108,10 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         artifact_bytes = size_bytes(run.model)
         with writing(run.model):
             load_tokenizer(config.model).save_pretrained(run.model)
-        scores = _score_artifact(config, run, inputs, events)
+        model = _load_artifact(config, run, inputs, events)
+        scores = score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
         metrics = inputs.metrics(scores)
+        found = effects(config, run, inputs, model, events)
         summary |= {
             "memory_before_model_bytes": memory_before,
             "artifact_bytes": artifact_bytes,
@@ -116,6 +120,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             "max_length": inputs.max_length,
             "text_columns": list(inputs.text_columns),
             "metrics": metrics,
+            **({"effects": found} if found else {}),
         }
         summary["plan_error"] = plan_errors(planned, summary)
         _write_predictions(run, inputs, scores)
@@ -165,16 +170,14 @@ def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | 
     return run, config
 
 
-def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> Any:
-    """Score the evaluation rows with model/ as any user will load it: what is reported is what was saved."""
+def _load_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> Any:
+    """model/ as any user will load it: what is reported is what was saved."""
     from weitiao.methods import METHODS
-    from weitiao.training.evaluate import score
 
     gc.collect()
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, pretrained.locate(config.model)
-    model = load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
-    return score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
+    return load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
 
 
 def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:

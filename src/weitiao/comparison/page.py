@@ -50,6 +50,7 @@ def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> 
         cost_rows=_cost_rows(arms),
         plan_rows=_plan_rows(arms),
         class_rows=_class_rows(result),
+        effect_rows=_effect_rows(result),
         disagreements=_disagreements(result, finished),
         metric_names=list(dict.fromkeys(name for arm in arms for name in arm["quality"])),
         runs=[
@@ -115,6 +116,40 @@ def _plan_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
             found = [e[name] for e in arm["plan_error"] or [] if isinstance(e.get(name), int | float)]
             values.append(f"{100 * sum(found) / len(found):+.1f} %" if found else "")
         rows.append((name, values))
+    return rows
+
+
+_EFFECTS = {
+    "memorisation": (
+        "Learnt by heart: chance to tell a planted canary from one never seen (0.5 is none)",
+        "死记硬背：把植入的金丝雀样本与从未见过的区分开的概率（0.5 为没有）",
+    ),
+    "similarity": (
+        "Kept: similarity (CKA) of general texts' states to those before training (1 is unchanged)",
+        "保留：通用文本的表示与训练前的相似度（CKA，1 为不变）",
+    ),
+    "masked_loss": (
+        "Masked-language-model loss on general texts, nats a token (less is better)",
+        "通用文本上的掩码语言模型损失（每词元奈特，越小越好）",
+    ),
+}
+
+
+def _effect_rows(result: dict[str, Any]) -> list[tuple[str, str, list[str], list[str]]]:
+    """(English, Chinese, a mean an arm, each later arm's gap to the first with its interval) of every measured effect."""
+    rows = []
+    for name, (english, chinese) in _EFFECTS.items():
+        if not any(name in arm["effects"] for arm in result["arms"]):
+            continue
+        values = [f"{arm['effects'][name]['mean']:.4f}" if name in arm["effects"] else "" for arm in result["arms"]]
+        gaps = []
+        for pair in result["pairs"]:
+            found = pair["effects"].get(name)
+            gap = "" if found is None or found["mean_difference"] is None else signed(-found["mean_difference"])
+            if gap and found["lower"] is not None:
+                gap += f" ({signed(-found['upper'])} … {signed(-found['lower'])}, n={found['num_pairs']})"
+            gaps.append(gap)
+        rows.append((english, chinese, values, gaps))
     return rows
 
 

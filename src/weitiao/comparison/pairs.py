@@ -32,6 +32,44 @@ def metric_values(cells: Sequence[Cell], name: str) -> dict[str, dict[int, float
     return found
 
 
+# What training does besides the task: where summary["effects"] has it, and whether more of it is better.
+EFFECTS = {
+    "memorisation": ("memorisation", "auc", False),
+    "similarity": ("forgetting", "similarity", True),
+    "masked_loss": ("forgetting", "masked_loss", False),
+}
+
+
+def effect_values(cells: Sequence[Cell], name: str) -> dict[str, dict[int, float]]:
+    """{arm: {seed: value}} of one effect, where the runs measured it."""
+    group, key, _ = EFFECTS[name]
+    found: dict[str, dict[int, float]] = {}
+    for cell in cells:
+        summary = cell.run.summary if cell.failure is None else {}
+        value = summary.get("effects", {}).get(group, {}).get(key)
+        if value is not None:
+            found.setdefault(cell.arm.name, {})[cell.seed] = value
+    return found
+
+
+def effects_of_pair(first: str, second: str, effects: dict[str, dict[str, dict[int, float]]]) -> dict[str, Any]:
+    """{effect: the paired difference first - second over seeds, its 90 % interval and sign-flip p}. It decides nothing."""
+    found = {}
+    for name, by_arm in effects.items():
+        if first in by_arm and second in by_arm:
+            sides = [Scores(values=by_arm[arm], correct=None) for arm in (first, second)]
+            result = analyse(sides[0], sides[1], 1.0, EFFECTS[name][2], names=(first, second))
+            low, high = result["equivalence"]["lower"], result["equivalence"]["upper"]
+            found[name] = {
+                "num_pairs": result["num_pairs"],
+                "mean_difference": result["mean_difference"],
+                "lower": low,
+                "upper": high,
+                "p": result["sign_flip"]["p"],
+            }
+    return found
+
+
 def analyse_pairs(
     arms: Sequence[dict[str, Any]],
     values: dict[str, dict[str, dict[int, float]]],

@@ -8,7 +8,17 @@ from weitiao.artifact import to_plain
 from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import unfair_rates
-from weitiao.comparison.pairs import analyse_pairs, interval_text, metric_values, read_all, resolution_text, signed
+from weitiao.comparison.pairs import (
+    EFFECTS,
+    analyse_pairs,
+    effect_values,
+    effects_of_pair,
+    interval_text,
+    metric_values,
+    read_all,
+    resolution_text,
+    signed,
+)
 from weitiao.comparison.predictions import calibration
 from weitiao.errors import RunError
 from weitiao.methods import DEFAULT_LEARNING_RATE
@@ -16,7 +26,7 @@ from weitiao.tasks import TASKS
 
 Text = tuple[str, str]  # English, Chinese
 
-SCHEMA = 2
+SCHEMA = 3
 _FAILED: Text = ("failed", "失败")
 _EXACT = ("num_params", "num_trainable_params", "trainable_percent", "artifact_bytes", "tokenizer_bytes")
 _MEASURED = (
@@ -62,14 +72,19 @@ def comparison(
     values = {
         name: by_arm for name, by_arm in values.items() if any(v == v for arm in by_arm.values() for v in arm.values())
     }
+    effects = {name: found for name in EFFECTS if (found := effect_values(cells, name))}
     arms = [
         _arm(arm, [cell for cell in cells if cell.arm.name == arm.name], values)
-        | {"calibration": calibration(list(predictions[arm.name].values())) if arm.name in predictions else None}
+        | {
+            "calibration": calibration(list(predictions[arm.name].values())) if arm.name in predictions else None,
+            "effects": {name: _over_seeds(by_arm[arm.name]) for name, by_arm in effects.items() if arm.name in by_arm},
+        }
         for arm in config.compare.methods
     ]
     metric = config.train.metric_for_best_model
     unfair = unfair_rates(config.compare.methods, search["arms"] if search else searched)
     pairs = analyse_pairs(arms, values, predictions, task.HIGHER_IS_BETTER, config.compare.margin, metric, unfair)
+    pairs = [pair | {"effects": effects_of_pair(pair["first"], pair["second"], effects)} for pair in pairs]
     environment = finished[0].run.read_json("environment.json")
     result = {
         "schema": SCHEMA,
@@ -107,6 +122,10 @@ def comparison(
     }
     plain: dict[str, Any] = to_plain(result)
     return plain
+
+
+def _over_seeds(by_seed: dict[int, float]) -> dict[str, Any]:
+    return {"mean": mean(by_seed.values()), "by_seed": {str(seed): value for seed, value in by_seed.items()}}
 
 
 def _arm(arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, float]]]) -> dict[str, Any]:

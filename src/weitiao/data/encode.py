@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,12 +72,30 @@ class Encoded:
         """The inputs that own a row, in order."""
         return np.unique(self.owner)
 
+    def joined(self, other: "Encoded") -> "Encoded":
+        """These rows and then the other's, in memory; the other's owners follow on the last input here."""
+        types = None
+        if self.types is not None or other.types is not None:
+            types = np.concatenate([_types(self), _types(other)])
+        return replace(
+            self,
+            flat=np.concatenate([self.flat, other.flat]),
+            offsets=np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
+            labels=np.concatenate([self.labels, other.labels]),
+            owner=np.concatenate([self.owner, other.owner + self.owner.max(initial=-1) + 1]),
+            types=types,
+        )
+
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], labels: Sequence[int] = ()) -> "Encoded":
         """From lists in memory."""
         offsets = np.cumsum([0, *map(len, rows)])
         flat = np.array([token for row in rows for token in row], dtype=np.int32)
         return cls(flat, offsets, np.array(labels, dtype=np.int64), np.arange(len(rows)))
+
+
+def _types(encoded: Encoded) -> NDArray[np.uint8]:
+    return np.zeros(len(encoded.flat), np.uint8) if encoded.types is None else encoded.types
 
 
 def encode_texts(

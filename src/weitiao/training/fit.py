@@ -279,11 +279,7 @@ def _log_facts(info: StepInfo, meter: Throughput, clock: Clock) -> dict[str, Any
 
 def _not_finite(info: StepInfo, inputs: Inputs, options: TrainConfig, skipped: int, events: EventLog) -> int:
     """Stop, or count the step that was left out. Raises RunError that names the rows of the step."""
-    ids = (
-        []
-        if inputs.stream is not None
-        else inputs.prepared.train.table.ids(inputs.prepared.train.rows[inputs.train.owner[list(info.rows)]])
-    )
+    ids = [] if inputs.stream is not None else inputs.train_ids(info.rows)
     rows = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
     if options.non_finite == "skip" and skipped < _MOST_SKIPPED:
         events.write("skipped", step=info.step, rows=ids)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from weitiao import pretrained
 from weitiao.artifact import RunDir, write_jsonl
 from weitiao.config import DataConfig, RunConfig
+from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import Prepared, Side, prepare, prepare_evaluation
@@ -35,6 +37,7 @@ class Inputs:
     resolved: pretrained.Resolved
     max_length: int
     stream: Stream | None = None  # with data.streaming; ``train`` is empty then
+    canaries: tuple[Canary, ...] = ()  # the planted ones are the last rows of ``train``
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -44,6 +47,15 @@ class Inputs:
     def text_columns(self) -> tuple[str, ...]:
         """The columns that held the text, or the two texts of a pair."""
         return tuple(self.prepared.report["format"]["columns"][:-1])
+
+    def train_ids(self, rows: Sequence[int]) -> list[str]:
+        """Names of encoded training rows, for messages."""
+        side = self.prepared.train
+        owners = self.train.owner[list(rows)].tolist()
+        return [
+            side.table.ids(side.rows[[owner]])[0] if owner < len(side) else f"canary {owner - len(side) + 1}"
+            for owner in owners
+        ]
 
     def metrics(self, scores: Any) -> dict[str, Any]:
         """The task's metrics of scores [N, C] on the evaluation rows."""
@@ -92,6 +104,11 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         eval=eval_side,
         report=_after_lengths(prepared, train_side, eval_side, data.streaming),
     )
+    canaries = tuple(make_canaries(train_side.texts, names, data.canaries)) if data.canaries else ()
+    if planted := [canary for canary in canaries if canary.planted]:
+        texts, labels = [canary.text for canary in planted], [canary.label for canary in planted]
+        train = train.joined(task.encode(texts, labels, names, tokenizer, max_length))
+        log.info("canaries: %d planted among the training rows, as many kept out", len(planted))
     stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
     for reason in resolved.reasons.values():
@@ -117,7 +134,9 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
             "resolved": {**resolved.reasons, "max_length": max_length},
         },
     )
-    return Inputs(task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, stream)
+    return Inputs(
+        task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, stream, canaries
+    )
 
 
 def _stream(

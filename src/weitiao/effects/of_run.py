@@ -1,0 +1,94 @@
+"""The side effects of a run, measured with the saved model: memorisation of planted canaries, forgetting of general text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weitiao import pretrained
+from weitiao.artifact import RunDir, write_jsonl
+from weitiao.config import RunConfig
+from weitiao.data.canaries import Canary
+from weitiao.data.encode import Encoded
+from weitiao.data.general import general_texts
+from weitiao.effects.scores import masked_loss, mean_states, memorisation, similarity
+from weitiao.training.evaluate import score
+from weitiao.training.events import EventLog
+
+if TYPE_CHECKING:
+    from weitiao.training.inputs import Inputs
+
+
+def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events: EventLog) -> dict[str, Any]:
+    """What the configuration asks for, as ``summary["effects"]``; writes canaries.jsonl.
+
+    Args:
+        model: the saved one, in fp32, as any user loads it.
+    """
+    found: dict[str, Any] = {}
+    if inputs.canaries:
+        events.write("stage", message="scoring the canaries")
+        found["memorisation"] = _memorisation(config, run, inputs, model)
+    if config.data.general_text is not None:
+        events.write("stage", message=f"looking for what was forgotten, on {config.data.general_text}")
+        found["forgetting"] = _forgetting(config, inputs, model)
+    return found
+
+
+def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) -> dict[str, float]:
+    canaries: Sequence[Canary] = inputs.canaries
+    tokenizer, names = pretrained.load_tokenizer(config.model), inputs.label_names
+    encoded = inputs.task.encode(
+        [c.text for c in canaries], [c.label for c in canaries], names, tokenizer, inputs.max_length
+    )
+    scores = score(model, inputs.task, encoded, inputs.pad_id, config.train.eval_tokens_per_batch)
+    own = np.log(inputs.task.softmax(scores))[np.arange(len(canaries)), encoded.gold]
+    rows = zip(canaries, own.tolist(), strict=True)
+    write_jsonl(
+        run.path / "canaries.jsonl",
+        ({"text": c.text, "label": c.label, "planted": c.planted, "log_probability": value} for c, value in rows),
+    )
+    return memorisation(own, np.array([c.planted for c in canaries])) | {"canaries": len(canaries) // 2}
+
+
+def _forgetting(config: RunConfig, inputs: "Inputs", model: Any) -> dict[str, float]:
+    """``similarity`` of the states before and after; a masked language model's loss too, where the checkpoint has its head."""
+    assert config.data.general_text is not None
+    tokenizer = pretrained.load_tokenizer(config.model)
+    texts = general_texts(config.data.general_text, config.data.general_rows)
+    encoded = inputs.task.encode(texts, [], inputs.label_names, tokenizer, inputs.max_length)
+    base, _ = pretrained.load_model(
+        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved
+    )
+    base = base.to(model.device)
+    pad = inputs.pad_id
+    found = {
+        "similarity": similarity(mean_states(base, encoded, pad), mean_states(model, encoded, pad)),
+        "rows": len(encoded),
+    }
+    del base
+    head = _language_head(config.model, inputs.resolved)
+    if head is not None and tokenizer.mask_token_id is not None:
+        found |= _masked(head.to(model.device), model, encoded, pad, tokenizer)
+    return found
+
+
+def _masked(head: Any, model: Any, encoded: Encoded, pad_id: int, tokenizer: Any) -> dict[str, float]:
+    masks = (pad_id, tokenizer.mask_token_id, set(tokenizer.all_special_ids))
+    before = masked_loss(head, encoded, *masks)
+    tuned = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    own = tuned.base_model.state_dict()
+    head.base_model.load_state_dict({name: own[name] for name in head.base_model.state_dict()})
+    return {"masked_loss_before": before, "masked_loss": masked_loss(head, encoded, *masks)}
+
+
+def _language_head(model: str, resolved: pretrained.Resolved) -> Any:
+    """The checkpoint as a masked language model; None where it has no such head."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = AutoConfig.from_pretrained(pretrained.locate(model), **pretrained.NO_FOREIGN_CODE).model_type
+    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return None
+    head, new = pretrained.load_model(model, "AutoModelForMaskedLM", (), 0, resolved)
+    return None if new else head
