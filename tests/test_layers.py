@@ -34,6 +34,7 @@ LAYERS = {
     "advice": 7,
     "advise_command": 7,
     "compare_commands": 7,
+    "methods_command": 7,
     "cli": 7,
     "__init__": 8,
     "__main__": 8,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import weitiao
 from weitiao import pretrained
-from weitiao.config import FullConfig, LoraConfig
+from weitiao.config import FullConfig, Ia3Config, LoraConfig, VeraConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import METHODS, lora
 from weitiao.tasks import classification
@@ -26,7 +26,16 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
         LoraConfig(r=4, modules_to_save=("word_embeddings",)),
         {"lora_", "pooler", "classifier", "word_embeddings"},
     ),
+    "lora+": (LoraConfig(r=4, loraplus_lr_ratio=4), {"lora_", "pooler", "classifier"}),
+    "pissa": (LoraConfig(r=4, init_lora_weights="pissa"), {"lora_", "pooler", "classifier"}),
+    "olora": (LoraConfig(r=4, init_lora_weights="olora"), {"lora_", "pooler", "classifier"}),
+    "head-only": (FullConfig(top_k=0), {"pooler", "classifier"}),
+    "bitfit": (FullConfig(parameters="bias"), {"bias", "pooler", "classifier"}),
+    "norm-only": (FullConfig(parameters="norm"), {"LayerNorm", "pooler", "classifier"}),
+    "vera": (VeraConfig(r=16), {"vera_lambda", "pooler", "classifier"}),
+    "ia3": (Ia3Config(), {"ia3_", "pooler", "classifier"}),
 }
+ADAPTERS = [name for name, (config, _) in TABLE.items() if config.type != "full"]
 each_method = pytest.mark.parametrize("name", TABLE)
 
 
@@ -87,7 +96,7 @@ def test_saved_and_loaded_is_what_was_trained(name: str, options: dict[str, Any]
     scores, _ = Predictor(finished).scores([row["text"] for row in stored])
     expected = torch.tensor([list(row["scores"].values()) for row in stored])
     torch.testing.assert_close(torch.tensor(scores), expected, atol=1e-4, rtol=1e-4)
-    assert type(model).__name__.startswith("Peft" if name != "full" else "Bert")
+    assert type(model).__name__.startswith("Peft" if name in ADAPTERS else "Bert")
     # training made a difference, so that equality says something
     base, _ = load(Path(options["model"]))
     before = score(base, classification, _encoded(finished, stored), 0, 512)
@@ -99,7 +108,7 @@ def _encoded(finished: Any, stored: list[dict[str, Any]]) -> Any:
     return classification.encode([r["text"] for r in stored], [], ["bad", "good"], tokenizer, 64)
 
 
-@pytest.mark.parametrize("name", [n for n in TABLE if n != "full"])
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_merged_equals_unmerged(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     finished = run(options, name, tmp_path / "run")
     model = lora.load(finished.model, classification.AUTO_MODEL, ["bad", "good"], options["model"]).eval()
@@ -144,7 +153,7 @@ def test_resumed_equals_uninterrupted(name: str, more: dict[str, Any], options: 
     with pytest.raises(Stop):
         weitiao.train(config, listener=stop_at_five)
     resumed = weitiao.train(resume=tmp_path / "stopped")
-    file = "model.safetensors" if name == "full" else "adapter_model.safetensors"
+    file = "adapter_model.safetensors" if name in ADAPTERS else "model.safetensors"
     expected, found = load_file(whole.model / file), load_file(resumed.model / file)
     assert expected.keys() == found.keys()
     for key, value in expected.items():

@@ -2,6 +2,7 @@
 
 import weitiao
 import weitiao.data
+import weitiao.methods.family
 from weitiao.cli import app
 
 PUBLIC = {
@@ -30,9 +31,10 @@ def test_every_command_is_a_function() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {
         g.name for g in app.registered_groups
     }
-    assert commands == {"advise", "compare", "data", "env", "eval", "models", "plan", "predict", "train"}
-    assert all(callable(getattr(weitiao, name)) for name in commands - {"data"})
+    assert commands == {"advise", "compare", "data", "env", "eval", "methods", "models", "plan", "predict", "train"}
+    assert all(callable(getattr(weitiao, name)) for name in commands - {"data", "methods"})
     assert callable(weitiao.data.check)
+    assert callable(weitiao.methods.family.methods)
 
 
 def test_version_is_declared_once() -> None:

@@ -11,6 +11,7 @@ import typer
 from weitiao.advise_command import advise
 from weitiao.compare_commands import compare_app
 from weitiao.errors import ConfigError, WeitiaoError
+from weitiao.methods_command import methods
 from weitiao.terminal import Config, Json, Overrides
 from weitiao.terminal import fail as _fail
 from weitiao.terminal import print_json as _print_json
@@ -30,6 +31,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(compare_app, name="compare")
 app.command()(advise)
+app.command()(methods)
 
 
 def main() -> None:

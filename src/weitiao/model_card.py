@@ -22,7 +22,7 @@ def model_card(config: RunConfig, summary: dict[str, Any]) -> str:
     scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scalars.items())
     names = dict(enumerate(summary["label_names"]))
-    code = _LORA.format(id2label=names, count=len(names)) if config.method.type == "lora" else _FULL
+    code = _LORA.format(id2label=names, count=len(names)) if config.method.type != "full" else _FULL
     chosen = "\n**The evaluation rows also chose the step that was kept**, so these figures are optimistic.\n"
     return f"""# {config.model}, fine-tuned ({config.method.type})
 

@@ -197,7 +197,7 @@ def _parse_value(text: str) -> Any:
 def _explain(kind: type[BaseModel], tree: dict[str, Any], detail: ErrorDetails) -> str:
     """One line for one pydantic error: path, what was found, what was expected, a suggestion."""
     parts = [str(p) for p in detail["loc"]]
-    if len(parts) > 1 and parts[0] == "method" and parts[1] in ("full", "lora"):
+    if len(parts) > 1 and parts[0] == "method" and parts[1] in ("full", "lora", "vera", "ia3"):
         parts.pop(1)  # pydantic names the union member; users do not write it
     path = ".".join(parts)
     match detail["type"]:

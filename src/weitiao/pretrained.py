@@ -240,7 +240,8 @@ def _config_of(model: str) -> Any:
 def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
     """Cast the frozen parameters; what trains is cast by the optimizer that keeps masters.
 
-    Buffers stay: rotary frequencies need fp32, and the table of untrained embedding rows is saved again as it was.
+    Buffers stay: rotary frequencies need fp32, and the table of untrained embedding rows is saved again as it was. Only
+    VeRA's shared matrices are operands of products.
     """
     import torch
 
@@ -248,6 +249,9 @@ def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point() and not parameter.requires_grad:
             parameter.data = parameter.data.to(target)
+    for name, buffer in model.named_buffers():
+        if ".vera_A." in name or ".vera_B." in name or name.startswith(("vera_A.", "vera_B.")):
+            buffer.data = buffer.data.to(target)
 
 
 def set_dropout(model: "torch.nn.Module", rate: float) -> None:

@@ -17,7 +17,7 @@ from weitiao.compare_config import CompareConfig
 from weitiao.comparison.evidence import verify
 from weitiao.config import FullConfig, LoraConfig, MethodConfig, RunConfig
 from weitiao.errors import ConfigError
-from weitiao.methods import DEFAULT_LEARNING_RATE
+from weitiao.methods import default_rate
 from weitiao.overrides import as_config, validate
 from weitiao.planning.plan import load_config, plan_arms
 from weitiao.planning.rows import read_inputs
@@ -133,7 +133,8 @@ def _answer(facts: Facts, decision: Decision, methods: dict[Method, dict[str, An
         reasons.append({"rule": rule.name, "speaks_for": rule.speaks_for, "weight": rule.weight, "english": english, "chinese": chinese})  # fmt: skip
     settings: dict[str, Any] = {}
     if method is not None:
-        settings = {**methods[method], "learning_rate": DEFAULT_LEARNING_RATE[method]}
+        options = FullConfig if method == "full" else LoraConfig
+        settings = {**methods[method], "learning_rate": default_rate(options.model_validate(methods[method]))}
     return {
         "method": method,
         "sure": decision.sure,
@@ -149,7 +150,8 @@ def _methods(config: RunConfig | CompareConfig) -> dict[Method, dict[str, Any]]:
     methods: dict[Method, MethodConfig] = {"full": FullConfig(), "lora": LoraConfig()}
     given = [config.method] if isinstance(config, RunConfig) else [arm.method for arm in config.compare.methods]
     for method in reversed(given):
-        methods[method.type] = method
+        if isinstance(method, FullConfig | LoraConfig):
+            methods[method.type] = method
     return {name: method.model_dump(exclude_defaults=True) | {"type": name} for name, method in methods.items()}
 
 

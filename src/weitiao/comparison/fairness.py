@@ -3,7 +3,8 @@
 from collections.abc import Collection, Sequence
 
 from weitiao.compare_config import Arm
-from weitiao.methods import DEFAULT_LEARNING_RATE
+from weitiao.config import FullConfig, LoraConfig
+from weitiao.methods import default_rate
 
 
 def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[dict[str, str]]:
@@ -20,11 +21,12 @@ def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[di
     """
     found = []
     for arm in arms:
-        rate, own = arm.learning_rate, arm.method.type
-        if arm.name in searched or rate is None or rate == DEFAULT_LEARNING_RATE[own]:
+        rate, own, default = arm.learning_rate, arm.method.type, default_rate(arm.method)
+        if arm.name in searched or rate is None or rate == default:
             continue
-        defaults = [method for method, default in DEFAULT_LEARNING_RATE.items() if method != own and default == rate]
-        copied = [o.name for o in arms if o.method.type != own and o.learning_rate == rate]
+        others = (FullConfig(), LoraConfig())
+        defaults = [other.type for other in others if other.type != own and default_rate(other) == rate]
+        copied = [o.name for o in arms if default_rate(o.method) != default and o.learning_rate == rate]
         if defaults:
             english = f"{rate:g} is the default of {defaults[0]}, not of {own}"
             chinese = f"{rate:g} 是 {defaults[0]} 的默认学习率，不是 {own} 的"

@@ -11,7 +11,7 @@ from weitiao.comparison.cells import Cell
 from weitiao.config import DataConfig
 from weitiao.data.prepare import Side
 from weitiao.errors import RunError
-from weitiao.methods import DEFAULT_LEARNING_RATE
+from weitiao.methods import default_rate
 from weitiao.tasks import TASKS
 
 DEVELOPMENT_SHARE = 0.2
@@ -110,7 +110,7 @@ def search_rates(
 
 
 def _center(arm: Any) -> float:
-    return float(arm.learning_rate or DEFAULT_LEARNING_RATE[arm.method.type])
+    return float(arm.learning_rate or default_rate(arm.method))
 
 
 def _development(data: DataConfig, folder: Path, columns: dict[str, Any], num_rows: int) -> DataConfig:

@@ -21,7 +21,7 @@ from weitiao.comparison.pairs import (
 )
 from weitiao.comparison.predictions import calibration
 from weitiao.errors import RunError
-from weitiao.methods import DEFAULT_LEARNING_RATE
+from weitiao.methods import default_rate
 from weitiao.tasks import TASKS
 
 Text = tuple[str, str]  # English, Chinese
@@ -148,7 +148,7 @@ def _arm(arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, 
         "name": arm.name,
         "model": cells[0].config.model,
         "method": arm.method.model_dump(mode="json"),
-        "learning_rate": first["learning_rate"] if first else arm.learning_rate or DEFAULT_LEARNING_RATE[arm.method.type],
+        "learning_rate": first["learning_rate"] if first else arm.learning_rate or default_rate(arm.method),
         **{key: first.get(key) if first else None for key in _EXACT},
         **{key: median(v for v in by.values() if v is not None) if any(v is not None for v in by.values()) else None for key, by in by_seed.items()},
         "by_seed": by_seed,

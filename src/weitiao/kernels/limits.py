@@ -8,14 +8,18 @@ import os
 SHORT_UP_TO_TOKENS = 512
 
 
+# Batch shapes whose kernels are kept (docs/LOG.md).
+KEPT_KERNELS = 32
+
+
 def bound_primitive_cache() -> None:
     """Keep oneDNN, and PyTorch's layer over it, from hoarding something for every batch shape they ever saw.
 
     Each has a cache of 1,024 by default: compiled kernels (over 1 GB here), and the kernels' packed weights and scratch
     (7 MB a shape). Both read their variable at the first product in low precision, so this must run before it.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(KEPT_KERNELS))
 
 
 def return_free_memory() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weitiao.config import FullConfig
+from weitiao.errors import ConfigError
 from weitiao.kernels.prefix import frozen_names
 
 if TYPE_CHECKING:
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al. 2019, appendix A.3)
+PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et al. 2021, arXiv 2106.10199)
+
+
+def learning_rate(config: FullConfig) -> float:
+    """The default: few trained parameters take larger steps."""
+    return LEARNING_RATE if config.parameters == "all" and config.top_k != 0 else PARTIAL_LEARNING_RATE
 
 
 def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":
@@ -21,12 +28,36 @@ def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence
         assert config.top_k != "auto", "the caller has probed"
         for name in set(frozen_names(model, config.top_k)) - set(new_parameters):
             model.get_parameter(name).requires_grad_(False)
+    if config.parameters != "all":
+        kept = set(new_parameters) | set(_partial(model, config.parameters))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name in kept)
     return model
 
 
+def _partial(model: "PreTrainedModel", which: str) -> list[str]:
+    """Names of all biases, or of all parameters of norms. Raises ConfigError where the model has none."""
+    if which == "bias":
+        names = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"]
+    else:
+        norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+        names = [f"{norm}.{name}" for norm in norms for name, _ in model.get_submodule(norm).named_parameters()]
+    if not names:
+        raise ConfigError(
+            f"method.parameters={which}, and this model has no {which} parameters.\nExpected a model that has some.\n"
+            "Use method.type=lora."
+        )
+    return names
+
+
 def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Tensor] | None" = None) -> None:
-    """Write config.json and model.safetensors; ``state_dict``: instead of the model's own weights."""
-    model.save_pretrained(folder, state_dict=state_dict)
+    """Write config.json and model.safetensors in fp32; ``state_dict``: instead of the model's own weights.
+
+    Frozen parameters were cast for computing. One dtype in the file, or what opens it would compute in the narrow one.
+    """
+    if state_dict is not None:
+        state_dict = {name: value.float() if value.is_floating_point() else value for name, value in state_dict.items()}
+    model.float().save_pretrained(folder, state_dict=state_dict)
 
 
 def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":

@@ -116,16 +116,16 @@ def _fused_weights(model: Any) -> set[int]:
 
 
 def _artifact_bytes(model: Any, method: str) -> int:
-    """What ``METHODS[method].save`` writes: trained values in fp32, frozen ones in the compute dtype, small files."""
+    """What ``METHODS[method].save`` writes: fp32 values, small files; VeRA's shared matrices as computed with."""
     with tempfile.TemporaryDirectory() as folder:
-        if method == "lora":
+        if method != "full":
             import peft
 
             state = peft.get_peft_model_state_dict(model)
             model.create_or_update_model_card(folder)
             model.peft_config["default"].save_pretrained(folder)
         else:
-            state = dict(model.state_dict())
+            state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
             model.config.save_pretrained(folder)
         kept = {storage_key(tensor): name for name, tensor in state.items()}  # tied ones are written once
         return safetensors_bytes({name: state[name] for name in kept.values()}, {"format": "pt"}) + size_bytes(

@@ -1,6 +1,5 @@
 """Arithmetic of a plan: a blueprint, its batches and a machine's rates -> memory by part, seconds, bytes on disk."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,17 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weitiao.config import TrainConfig
+from weitiao.kernels.limits import KEPT_KERNELS
 from weitiao.measure.cost import MASTER_BYTES, MOMENT_BYTES, Rates
 from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
 
 CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
-# The heap of a CPU run grows with every new batch shape, far beyond what is alive, whatever the batch size (docs/LOG.md; what
-# holds it is not known). Fitted to seven runs of encoders with 6 and 12 layers of hidden size 384, unproven elsewhere:
-# (base + layers * each) * ln(1 + steps / scale), where steps stop counting at twice the number of shapes.
-HEAP_BYTES, HEAP_LAYER_BYTES, HEAP_STEPS, HEAP_HIDDEN = 200_000_000, 12_000_000, 20, 384
+# The heap of a CPU run grows with each new batch shape, up to as many shapes as kernels are kept (kernels/limits.py). Read off
+# eight runs of two encoders of hidden size 384 with 6 and 12 layers (docs/LOG.md), unproven elsewhere.
+HEAP_LAYER_BYTES, HEAP_HIDDEN = 8_000_000, 384
 CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
-LIBRARIES_BYTES = 90_000_000  # what the first steps load beside the model: kernels, their scratch, metrics
+LIBRARIES_BYTES = (
+    165_000_000  # what is imported after the rows are read: the model's code, peft, kernels and their scratch
+)
 CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up step
 _FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; products are that much slower (docs/LOG.md)
 
@@ -107,7 +108,12 @@ def memory_of(
     if on_cpu:
         other += heap_growth(blueprint.model, batches, batches.steps) + LIBRARIES_BYTES
         # bf16 copies are made beside the fp32 weights that the file is mapped to
-        loading = process + blueprint.loads_bytes + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
+        loading = (
+            process
+            + LIBRARIES_BYTES
+            + blueprint.loads_bytes
+            + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
+        )
         other += max(0, loading - known - other)
     return Memory(process, weights, masters, gradients, moments, activations, other)
 
@@ -118,8 +124,8 @@ def heap_growth(model: Any, batches: Batches, steps: float) -> int:
     if kinds < 2:
         return 0
     narrow = min(1.0, int(model.config.hidden_size) / HEAP_HIDDEN)
-    scale = HEAP_BYTES + HEAP_LAYER_BYTES * int(model.config.num_hidden_layers)
-    return int(narrow * scale * math.log(1 + min(steps, 2 * kinds) / HEAP_STEPS))
+    layers = int(model.config.num_hidden_layers)
+    return int(narrow * HEAP_LAYER_BYTES * layers * min(1.0, min(steps, kinds) / KEPT_KERNELS))
 
 
 def measured_memory(memory: Memory, measured: dict[str, Any], model: Any, batches: Batches) -> Memory:

@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from weitiao.compare_config import CompareConfig
-from weitiao.config import FullConfig, LoraConfig, MethodConfig, RunConfig
+from weitiao.config import ALIASES, RunConfig
 from weitiao.errors import ConfigError
 from weitiao.overrides import as_config, load, read_yaml, validate
 from weitiao.planning.blueprint import draw
@@ -26,7 +26,7 @@ from weitiao.planning.rows import Batches, batches_of, read_inputs
 from weitiao.training.inputs import Inputs
 
 log = logging.getLogger("weitiao")
-_METHODS: dict[str, MethodConfig] = {"full": FullConfig(), "lora": LoraConfig()}
+_KNOWN = ("full", "lora", "vera", "ia3", *ALIASES)
 
 
 def plan(
@@ -198,19 +198,22 @@ def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
             chosen = {name: arm for name, arm in chosen.items() if name in methods}
         return chosen
     run = as_config(RunConfig, config)
-    wanted = list(methods or (["lora"] if run.train.int8_base else _METHODS))  # int8_base is LoRA's alone
-    _refuse_unknown(wanted, _METHODS)
-    own = {run.method.type: run.method}
+    own = run.method.type
+    both = ["full", "lora"] if own in ("full", "lora") else ["full", "lora", own]
+    wanted = list(methods or (["lora"] if run.train.int8_base else both))  # int8_base is LoRA's alone
+    _refuse_unknown(wanted, _KNOWN)
     return {
-        name: validate(RunConfig, {**run.model_dump(), "method": (own.get(name) or _METHODS[name]).model_dump()})
+        name: validate(
+            RunConfig, {**run.model_dump(), "method": run.method.model_dump() if name == own else {"type": name}}
+        )
         for name in dict.fromkeys(wanted)
     }
 
 
-def _refuse_unknown(wanted: Sequence[str], known: dict[str, Any]) -> None:
+def _refuse_unknown(wanted: Sequence[str], known: Collection[str]) -> None:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ConfigError(
             f"Found the methods {', '.join(unknown)}.\nExpected some of: {', '.join(known)}.\n"
-            f"Example: --methods {','.join(known)}"
+            f"Example: --methods {','.join(list(known)[:2])}"
         )

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, shrink_embedding
-from weitiao.methods import METHODS
+from weitiao.methods import METHODS, rate_factor
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
@@ -108,7 +109,9 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if sharded:
         world.shard(model, list(layers(model)[1]))
         log.info("FSDP2: the weights are shared out among %d processes", world.size)
-    optimizer = MasterAdamW(model.named_parameters(), options, getattr(torch, resolved.dtype))
+    optimizer = MasterAdamW(
+        model.named_parameters(), options, getattr(torch, resolved.dtype), partial(rate_factor, config.method)
+    )
     prefix = None
     if isinstance(method.top_k, int) and not sharded:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)

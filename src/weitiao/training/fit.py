@@ -15,7 +15,7 @@ from weitiao.errors import ConfigError, RunError, Stopped
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import Throughput, peak_memory_bytes
-from weitiao.methods import DEFAULT_LEARNING_RATE, METHODS
+from weitiao.methods import METHODS, default_rate
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
 from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state
@@ -80,7 +80,7 @@ def fit(
     optimizer = adapted.optimizer
     schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved, started_with)
     total_steps = schedule.total_steps()
-    rate = options.learning_rate or DEFAULT_LEARNING_RATE[config.method.type]
+    rate = options.learning_rate or default_rate(config.method)
     log.info(
         "learning rate %g: %s", rate, "asked for" if options.learning_rate else f"the default of {config.method.type}"
     )

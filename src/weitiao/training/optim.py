@@ -1,7 +1,7 @@
 """AdamW on fp32 master weights, in chunks, and the learning-rate schedules."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ class MasterAdamW:
 
     With ``compute_dtype`` bfloat16, every trainable parameter is cast to it and its fp32 values become its master: the
     step updates the master and rounds it back. With float32 a parameter is its own master. Biases and norm weights are
-    not decayed.
+    not decayed. ``rate_factor``: by which the learning rate of a parameter is multiplied, by name.
 
     ``config.stochastic_rounding``: the masters live for one chunk's update and are rounded back at random, so that an
     update below bfloat16's step still counts on average (Gupta et al. 2015, arXiv 1502.02551).
@@ -31,6 +31,7 @@ class MasterAdamW:
         named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
         config: TrainConfig,
         compute_dtype: torch.dtype = torch.float32,
+        rate_factor: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
         self.masters = {name: _own(p) for name, p in self.parameters.items()}
@@ -44,11 +45,14 @@ class MasterAdamW:
                     self._forget_master(name)
         self._chunks: list[tuple[list[str], torch.optim.AdamW]] = []
         for names in _chunks(self.parameters, 0 if self.in_backward else _CHUNK_ELEMENTS):
-            groups = []
-            for decay in (True, False):
-                chosen = [self.masters[n] for n in names if (self.parameters[n].ndim > 1) is decay]
-                if chosen:
-                    groups.append({"params": chosen, "weight_decay": config.weight_decay if decay else 0.0})
+            alike: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+            for name in names:
+                kind = (self.parameters[name].ndim > 1, rate_factor(name))
+                alike.setdefault(kind, []).append(self.masters[name])
+            groups = [
+                {"params": chosen, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
+                for (decays, factor), chosen in alike.items()
+            ]
             optimizer = torch.optim.AdamW(
                 groups,
                 lr=0.0,
@@ -113,7 +117,7 @@ class MasterAdamW:
             if master is not parameter:
                 parameter.grad = None  # frees the narrow one before the update
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         optimizer.step()
         with torch.no_grad():
             for name in names:

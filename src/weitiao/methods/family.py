@@ -1,0 +1,102 @@
+"""The methods by the names that they have in the literature: how to ask for each, what it holds in memory, its paper."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from weitiao.config import ALIASES, MethodConfig
+from weitiao.methods import default_rate
+
+
+@dataclass(frozen=True)
+class Member:
+    """One method. P: parameters of the model, T: those that train; ``memory`` in bytes, in bf16, without activations."""
+
+    name: str
+    line: tuple[str, str]  # English, Chinese
+    memory: str
+    paper: str
+
+    @property
+    def config(self) -> Any:
+        """Its options: what ``method.type=<name>`` gives."""
+        given = ALIASES.get(self.name, {"type": "full", "top_k": 4} if self.name == "top-k" else {"type": self.name})
+        return TypeAdapter(MethodConfig).validate_python(given)
+
+    @property
+    def words(self) -> str:
+        """How to ask for it."""
+        return "method.type=full method.top_k=4" if self.name == "top-k" else f"method.type={self.name}"
+
+    @property
+    def learning_rate(self) -> float:
+        return default_rate(self.config)
+
+
+FAMILY: tuple[Member, ...] = (
+    Member("full", ("every parameter trains", "训练全部参数"), "16 P", "Devlin et al. 2019, arXiv 1810.04805"),
+    Member("top-k", ("only the upper k layers and the head train", "只训练最上面 k 层和分类头"), "2 P + 14 T", "Lee et al. 2019, arXiv 1911.03090"),
+    Member("head-only", ("the head on frozen features, computed once", "冻结特征（只算一次）上训练分类头"), "2 P + 14 T", "Alain & Bengio 2016, arXiv 1610.01644"),
+    Member("bitfit", ("only biases train", "只训练偏置"), "2 P + 14 T", "Ben Zaken et al. 2021, arXiv 2106.10199"),
+    Member("norm-only", ("only the layer norms train", "只训练层归一化"), "2 P + 14 T", "Qi et al. 2022, arXiv 2211.08682"),
+    Member("lora", ("low-rank updates beside frozen layers", "在冻结层旁训练低秩更新"), "2 P + 14 T", "Hu et al. 2021, arXiv 2106.09685"),
+    Member("rslora", ("LoRA scaled by 1/sqrt(r), for high ranks", "按 1/√r 缩放的 LoRA，适合高秩"), "2 P + 14 T", "Kalajdzievski 2023, arXiv 2312.03732"),
+    Member("dora", ("LoRA of the direction, and a trained magnitude", "对方向做 LoRA，幅值单独训练"), "2 P + 14 T", "Liu et al. 2024, arXiv 2402.09353"),
+    Member("lora+", ("LoRA with a larger rate for B", "B 用更大学习率的 LoRA"), "2 P + 14 T", "Hayou et al. 2024, arXiv 2402.12354"),
+    Member("pissa", ("LoRA that starts from the principal singular values", "从主奇异值开始的 LoRA"), "2 P + 14 T", "Meng et al. 2024, arXiv 2404.02948"),
+    Member("olora", ("LoRA that starts from orthonormal factors", "从正交因子开始的 LoRA"), "2 P + 14 T", "Büyükakyüz 2024, arXiv 2406.01775"),
+    Member("vera", ("shared random matrices, trained scales", "共享随机矩阵，只训练缩放"), "2 P + 14 T + 4 R (R: the shared matrices)", "Kopiczko et al. 2024, arXiv 2310.11454"),
+    Member("ia3", ("trained factors for keys, values and inner units", "训练键、值和内层单元的缩放因子"), "2 P + 14 T", "Liu et al. 2022, arXiv 2205.05638"),
+)  # fmt: skip
+
+
+def shares(model: str) -> dict[str, float | None]:
+    """Trained parameters of each method on ``model``, in percent; None where the model cannot take it. Reads no weights.
+
+    Raises:
+        ModelError: no such model.
+    """
+    from weitiao import pretrained
+    from weitiao.errors import ConfigError
+    from weitiao.methods import METHODS
+
+    resolved = pretrained.Resolved("cpu", "float32", "eager", {})
+    found: dict[str, float | None] = {}
+    for member in FAMILY:
+        drawn, new = pretrained.load_model(
+            model, "AutoModelForSequenceClassification", ("0", "1"), 0, resolved, meta=True
+        )
+        config = member.config
+        if getattr(config, "init_lora_weights", None) in ("pissa", "olora"):
+            config = config.model_copy(update={"init_lora_weights": True})  # what starts them needs the weights
+        try:
+            adapted = METHODS[config.type].apply(drawn, config, new, pretrained.locate(model))
+        except ConfigError:
+            found[member.name] = None
+            continue
+        own = [p for name, p in adapted.named_parameters() if ".original_module." not in name]
+        found[member.name] = 100 * sum(p.numel() for p in own if p.requires_grad) / sum(p.numel() for p in own)
+    return found
+
+
+def methods(*, model: str | None = None) -> list[dict[str, Any]]:
+    """Every method: name, words, line, chinese, learning_rate, memory, paper; with ``model`` its trainable share too.
+
+    Args:
+        model: a classification base; its config is read, not its weights.
+    """
+    trained = shares(model) if model is not None else {}
+    return [
+        {
+            "name": m.name,
+            "words": m.words,
+            "line": m.line[0],
+            "chinese": m.line[1],
+            "learning_rate": m.learning_rate,
+            "memory": m.memory,
+            "paper": m.paper,
+            **({"trainable_percent": trained[m.name]} if model is not None else {}),
+        }
+        for m in FAMILY
+    ]

@@ -1,0 +1,125 @@
+"""Which modules of a model an adapter takes, and which are trained and saved whole: shared by the methods of peft."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from weitiao.errors import ConfigError
+from weitiao.kernels.prefix import depth
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def wrap(model: "PreTrainedModel", adapter: Any, wanted: Any, whole: Sequence[str]) -> "PreTrainedModel":
+    """The model with peft's ``adapter``. Raises ConfigError where peft finds nothing to adapt."""
+    import peft
+
+    try:
+        # the optimizer keeps fp32 masters, so the step itself stays in one dtype
+        return peft.get_peft_model(model, adapter, autocast_adapter_dtype=False)  # type: ignore[return-value]
+    except (ValueError, TypeError, re.error) as error:
+        raise ConfigError(
+            f"method.target_modules={wanted}: {str(error).splitlines()[0]}\n"
+            f"Expected some of: {', '.join(_linear_names(model, whole))}.\nUse method.target_modules=all-linear for all."
+        ) from None
+
+
+def whole_modules(model: "nn.Module", wanted: Sequence[str], new_parameters: Sequence[str]) -> list[str]:
+    """Modules that are trained and saved whole: those asked for, and those that the checkpoint lacked.
+
+    Raises:
+        ConfigError: a module that is asked for does not exist.
+    """
+    known = _known(model)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"method.modules_to_save: the model has no module named {', '.join(unknown)}.\nExpected names of its modules.\n"
+            f"Some are: {', '.join(sorted(name for name in known if name and not name.isdigit())[:20])}."
+        )
+    return sorted({*wanted, *_owners(model, new_parameters)})
+
+
+def leaves(model: "nn.Module", whole: Sequence[str]) -> list[str]:
+    """The layers inside ``whole`` modules, by the end of their names: peft merges some adapters only beside single layers."""
+    inside = re.compile(pattern(whole)) if whole else None
+    found = [
+        name
+        for name, module in model.named_modules()
+        if inside is not None and inside.fullmatch(name) and not list(module.children()) and list(module.parameters())
+    ]
+    return sorted(".".join(name.split(".")[-2:]) for name in found)
+
+
+def upper_layers(model: "nn.Module", top_k: Any, targets: str | list[str]) -> list[int] | None:
+    """Indices of the upper ``top_k`` layers; None for all. Raises ConfigError beside a regular expression."""
+    if top_k is None:
+        return None
+    assert top_k != "auto", "the caller has probed"
+    if isinstance(targets, str):
+        raise ConfigError(
+            f"method.top_k={top_k} beside the regular expression method.target_modules={targets}.\n"
+            "Expected names of modules.\nName the layers in the expression, or leave it out."
+        )
+    frozen = depth(model, top_k)
+    return list(range(frozen, frozen + top_k))
+
+
+def target_modules(model: "nn.Module", wanted: str | Sequence[str], whole: Sequence[str]) -> str | list[str]:
+    """Names of the modules that get an adapter, or a regular expression. Raises ConfigError for an unknown name."""
+    linear = _linear_names(model, whole)
+    if wanted == "all-linear":
+        return linear
+    if isinstance(wanted, str) and re.search(r"[*\\()|]", wanted):
+        return wanted  # a regular expression, as in peft
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = _known(model)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ConfigError(
+            f"method.target_modules: the model has no module named {', '.join(unknown) or '(an empty list)'}.\n"
+            f"Expected some of: {', '.join(linear)}.\nUse method.target_modules=all-linear for all of them."
+        )
+    return names
+
+
+def pattern(names: Sequence[str]) -> str:
+    """A regular expression for the named modules and everything inside them (peft matches it in full)."""
+    return rf"(.*\.)?({'|'.join(map(re.escape, names))})(\..*)?"
+
+
+def _known(model: "nn.Module") -> set[str]:
+    names = [name for name, _ in model.named_modules()]
+    return {name.rpartition(".")[2] for name in names} | set(names)
+
+
+def _owners(model: "nn.Module", parameters: Sequence[str]) -> set[str]:
+    """The outermost modules made up of nothing but new parameters: bert.pooler.dense.weight -> pooler."""
+    new = set(parameters)
+    owners: set[str] = set()
+    for parameter in parameters:
+        parts = parameter.split(".")[:-1]
+        for length in range(1, len(parts) + 1):
+            path = ".".join(parts[:length])
+            inside = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_parameters()]
+            if inside and set(inside) <= new:
+                owners.add(parts[length - 1])
+                break
+    return owners
+
+
+def _linear_names(model: "nn.Module", whole: Sequence[str]) -> list[str]:
+    """Short names of the layers that can take an adapter, so that adapter_config.json stays readable."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    outside = re.compile(pattern(whole)) if whole else None
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and not (outside and outside.fullmatch(name))
+        }
+    )

@@ -1,0 +1,53 @@
+"""VeRA through peft: one frozen random A and B for all layers, and trained scales (Kopiczko et al. 2024, arXiv 2310.11454)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from weitiao.config import VeraConfig
+from weitiao.methods.lora import load, save
+from weitiao.methods.modules import leaves, pattern, target_modules, upper_layers, whole_modules, wrap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["apply", "learning_rate", "load", "save"]
+LEARNING_RATE = 5e-3  # ten times LoRA's, as in the paper's table of GLUE rates
+
+
+def learning_rate(config: VeraConfig) -> float:
+    """The default."""
+    return LEARNING_RATE
+
+
+def apply(model: "PreTrainedModel", config: VeraConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":
+    """As :func:`weitiao.methods.lora.apply`. Only layers of one shape share matrices; peft cuts larger ones to size."""
+    import peft
+
+    whole = whole_modules(model, config.modules_to_save, new_parameters)
+    targets = target_modules(model, config.target_modules, whole)
+    if isinstance(targets, list) and whole:  # peft's VeRA has no exclude_modules: spell the layers out
+        upper = upper_layers(model, config.top_k, targets)
+        targets = _paths(model, targets, whole, upper)
+    adapter = peft.VeraConfig(
+        r=config.r,
+        d_initial=config.d_initial,
+        projection_prng_key=config.projection_prng_key,
+        save_projection=True,
+        target_modules=targets,
+        modules_to_save=leaves(model, whole) or None,
+        task_type="SEQ_CLS",
+        base_model_name_or_path=base,
+    )
+    return wrap(model, adapter, config.target_modules, whole)
+
+
+def _paths(model: "PreTrainedModel", targets: list[str], whole: list[str], upper: list[int] | None) -> list[str]:
+    import re
+
+    outside = re.compile(pattern(whole))
+    found = [
+        name for name, _ in model.named_modules() if name.rpartition(".")[2] in targets and not outside.fullmatch(name)
+    ]
+    if upper is None:
+        return found
+    return [name for name in found if any(f".{i}." in name for i in upper)]

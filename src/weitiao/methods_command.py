@@ -1,0 +1,39 @@
+"""weitiao methods: the methods, one line each."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from weitiao.terminal import Json, print_json
+
+
+def methods(
+    model: Annotated[str | None, typer.Option(help="Show the trainable share of each method on this model.")] = None,
+    language: Annotated[Literal["en", "zh"], typer.Option(help="Language of the lines.")] = "en",
+    as_json: Json = False,
+) -> None:
+    """Every method with its default rate, memory and paper. P: all parameters, T: trained ones; bytes, in bf16."""
+    from weitiao.methods.family import methods as listing
+
+    found = listing(model=model)
+    if as_json:
+        print_json(found)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    share = ["trained"] if model else []
+    table = Table("method", *share, "rate", "what trains", "bytes beside activations", "paper", title=model)
+    for row in found:
+        percent = row.get("trainable_percent")
+        cells = [f"{percent:.3g} %" if percent is not None else "not for this model"] if model else []
+        table.add_row(
+            row["name"],
+            *cells,
+            f"{row['learning_rate']:g}",
+            row["chinese" if language == "zh" else "line"],
+            row["memory"],
+            row["paper"],
+        )
+    Console().print(table)
+    print("Ask for one with method.type=NAME; top-k with method.type=full method.top_k=K.")
