@@ -151,7 +151,7 @@ def test_a_killed_cell_goes_on_and_ends_in_the_same_weights(
     assert weights(run) == weights(undisturbed)
     first_steps = [event["first_step"] for event in run.events() if event["event"] == "train"]
     assert first_steps[0] == 1
-    assert first_steps[1] > 5, "it went on from its checkpoint"
+    assert first_steps[1] >= 5, "the checkpoint of step 4 was whole: it went on from there"
     assert result["executor"]["cells_at_once"] == 1  # a retry is no second cell
 
 
