@@ -19,6 +19,7 @@ from weitiao.artifact import to_json, write_atomic
 from weitiao.compare_config import CompareSection
 from weitiao.comparison.cells import POLL_SECONDS, Cell, News, Tell, attempts_of, clear, failure_of, train_cell
 from weitiao.errors import ConfigError, WeitiaoError
+from weitiao.lock import is_held
 
 _STORE_BYTES = 80 * 2**20  # Ray's least: no tensor goes through its store
 _STOP_SECONDS = 120  # a stopped cell ends its step and saves
@@ -95,6 +96,8 @@ def _attempt(cell: Cell, logs: Path, folder: str) -> str | None:
         return f"{socket.gethostname()}: {error}\nExpected the same files on every machine of the Ray cluster."
     try:
         _note_begin(cell, logs)
+        while is_held(cell.run.path):  # a worker was killed and its process was not: what it ends in is as good
+            time.sleep(POLL_SECONDS)
         code = train_cell(cell, logs)
         _note_end(cell, logs)
     except WeitiaoError as error:
