@@ -136,6 +136,7 @@ def test_results_are_those_of_the_local_executor(cluster: Any, options: dict[str
 
 
 @pytest.mark.slow
+@pytest.mark.fault("kill -9 of a run, or of its worker, in a comparison on Ray")
 def test_a_killed_cell_goes_on_and_ends_in_the_same_weights(
     cluster: Any, undisturbed: RunDir, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_killed_cell_goes_on_and_ends_in_the_same_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.fault("kill -9 of a run, or of its worker, in a comparison on Ray")
 def test_a_killed_worker_of_a_ray_that_the_command_starts(
     one_thread: None, undisturbed: RunDir, options: dict[str, Any], tmp_path: Path
 ) -> None:
