@@ -120,7 +120,7 @@ def test_results_are_those_of_the_local_executor(cluster: Any, options: dict[str
     assert local["executor"] == {"name": "local", "cells_at_once": 1, "machines": 1, "note": None}
     assert {**result["executor"], "note": None} == {"name": "ray", "cells_at_once": 2, "machines": 1, "note": None}
     note = result["executor"]["note"]["english"]
-    assert "2 runs at once on one machine" in note
+    assert "2 at once on one machine" in note
     for name in ("comparison.md", "report.html"):
         page = (tmp_path / "ray" / name).read_text(encoding="utf-8").replace("&#39;", "'")
         assert note in page
@@ -266,11 +266,12 @@ def test_options_that_cannot_be_meant(
         ([], (1, 1)),
         ([("a", 0, 5), ("a", 5, 9)], (1, 1)),
         ([("a", 0, 5), ("a", 4, 9), ("a", 4.5, 4.6)], (3, 1)),
-        ([("a", 0, 5), ("b", 6, 9)], (1, 2)),
+        ([("a", 0, 5), ("b", 2, 9)], (1, 2)),
+        ([("a", 0, None), ("a", 7, 9)], (2, 1)),
     ],
 )
 def test_what_ran_at_once(
-    attempts: list[tuple[str, float, float]],
+    attempts: list[tuple[str, float, float | None]],
     expected: tuple[int, int],
     options: dict[str, Any],
     tmp_path: Path,

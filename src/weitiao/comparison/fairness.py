@@ -47,14 +47,14 @@ def disturbed(executor: dict[str, Any]) -> dict[str, str] | None:
     """Why time and memory of these runs cannot be compared, as {english, chinese}; None where each run was alone on one machine.
 
     Args:
-        executor: cells_at_once (the most that ran at the same time) and machines (how many they ran on).
+        executor: cells_at_once (the most at the same time on one machine) and machines (how many they ran on).
     """
     at_once, machines = executor["cells_at_once"], executor["machines"]
     if at_once == machines == 1:
         return None
-    where = "one machine" if machines == 1 else f"{machines} machines"
+    where = "one machine" if machines == 1 else f"each of {machines} machines"
     return {
-        "english": f"Up to {at_once} runs at once on {where}: they disturb each other's time and memory, which are shown as measured "
-        "and decide nothing.",
-        "chinese": f"{machines} 台机器上最多同时进行 {at_once} 次训练，时间和内存互相干扰：只按实测列出，不作为取舍依据。",
+        "english": f"Up to {at_once} at once on {where}: runs beside each other, or on other machines, differ in time and memory for that "
+        "alone. Both are shown as measured and decide nothing.",
+        "chinese": f"共 {machines} 台机器，每台最多同时进行 {at_once} 次训练：时间和内存会互相干扰或因机器而异，只按实测列出，不作为取舍依据。",
     }

@@ -6,6 +6,7 @@ what is in the run folder is resumed. An error of the cell's own is its result.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -71,7 +72,6 @@ def run_on_ray(cells: Sequence[Cell], logs: Path, options: CompareSection, tell:
                 for one in ended:
                     cell, _ = left.pop(one)
                     failures[cell.name] = _outcome(ray, one, options.retries)
-                    _note_end(cell, logs)
         finally:
             for one in left:
                 ray.cancel(one)
@@ -81,11 +81,15 @@ def run_on_ray(cells: Sequence[Cell], logs: Path, options: CompareSection, tell:
 
 
 def ran_at_once(cells: Sequence[Cell], logs: Path) -> tuple[int, int]:
-    """(the most cells that ran at the same time, how many machines they ran on), by what their attempts left in ``logs``."""
+    """(the most cells at the same time on one machine, how many machines), by what their attempts left in ``logs``."""
     found = [json.loads(path.read_text()) for path in (attempts_of(cell, logs) for cell in cells) if path.is_file()]
-    # at each beginning, those that had begun and not ended
-    at_once = [sum(other["began"] <= f["began"] < other["ended"] for other in found) for f in found]
-    return max(at_once, default=1), max(1, len({name for f in found for name in f["machines"]}))
+    machines = {name for one in found for name in one["machines"]}
+    most = 1
+    for name in machines:  # each has its own clock
+        here = [one for one in found if name in one["machines"]]
+        # at each beginning, those that had begun and not ended; a killed one's end is not known
+        most = max(most, *(sum(o["began"] <= one["began"] < (o["ended"] or math.inf) for o in here) for one in here))
+    return most, max(1, len(machines))
 
 
 def _attempt(cell: Cell, logs: Path, folder: str) -> str | None:
@@ -99,7 +103,8 @@ def _attempt(cell: Cell, logs: Path, folder: str) -> str | None:
         while is_held(cell.run.path):  # a worker was killed and its process was not: what it ends in is as good
             time.sleep(POLL_SECONDS)
         code = train_cell(cell, logs)
-        _note_end(cell, logs)
+        path = attempts_of(cell, logs)
+        write_atomic(path, to_json({**json.loads(path.read_text()), "ended": time.monotonic()}))
     except WeitiaoError as error:
         return str(error)
     failure = failure_of(cell, logs, code)
@@ -111,17 +116,12 @@ def _attempt(cell: Cell, logs: Path, folder: str) -> str | None:
 def _note_begin(cell: Cell, logs: Path) -> None:
     """A cell that is tried again keeps its first beginning: its figures span all attempts."""
     path = attempts_of(cell, logs)
-    noted: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"machines": [], "began": time.time()}
+    noted: dict[str, Any] = (
+        json.loads(path.read_text()) if path.is_file() else {"machines": [], "began": time.monotonic()}
+    )
     machines = sorted({*noted["machines"], socket.gethostname()})
     logs.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json({**noted, "machines": machines, "ended": None}))
-
-
-def _note_end(cell: Cell, logs: Path) -> None:
-    """By the worker, or where it was killed by who waited for it."""
-    path = attempts_of(cell, logs)
-    if path.is_file() and not (noted := json.loads(path.read_text()))["ended"]:
-        write_atomic(path, to_json({**noted, "ended": time.time()}))
 
 
 def _outcome(ray: Any, task: Any, retries: int) -> str | None:
@@ -129,9 +129,10 @@ def _outcome(ray: Any, task: Any, retries: int) -> str | None:
     try:
         failure: str | None = ray.get(task)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        said = str(cause) if isinstance(cause, Killed) else str(error)
-        return f"killed, and compare.retries={retries} did not help: {said}"
+        cause = getattr(error, "cause", None)  # an exception raised by the task itself
+        if cause is not None and not isinstance(cause, Killed):
+            return f"{type(cause).__name__}: {cause}"
+        return f"killed, and compare.retries={retries} did not help: {cause or error}"
     return failure
 
 
