@@ -81,6 +81,15 @@ def test_decision(gap: float, arms: tuple[dict[str, Any], ...], keep: str, becau
     assert decision["keep"] == "undecided" or decision["keep"] in decision["english"]
 
 
+def test_costs_of_runs_that_disturbed_each_other_decide_nothing() -> None:
+    same = analyse(scores([0.9 + s for s in SPREAD]), scores([0.9] * len(SPREAD)), 0.005)
+    decision = decide(*LORA_CHEAPER, same, [], comparable=False)
+    assert (decision["keep"], decision["because"], decision["cheaper"]) == ("undecided", "open", None)
+    assert "disturbed each other" in decision["english"]
+    better = analyse(scores([0.95 + s for s in SPREAD]), scores([0.9] * len(SPREAD)), 0.005)
+    assert decide(*LORA_CHEAPER, better, [], comparable=False)["keep"] == "full"  # quality decides as ever
+
+
 def test_no_arm_is_kept_where_a_run_failed_or_a_rate_is_foreign() -> None:
     better = [0.95 + s for s in SPREAD]
     failed = analyse(scores(better), scores([0.9] * 7 + [math.nan]), 0.005)

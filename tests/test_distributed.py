@@ -15,6 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from weitiao.artifact import RunDir
+from weitiao.training.checkpoint import checkpoint_step
+
 FILES = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}
 pytestmark = pytest.mark.slow
 
@@ -136,6 +139,50 @@ def test_resume_with_another_number_of_processes(
     done = launch(["--resume", str(run)], processes=after)
     assert done.returncode == 0, done.stderr[-3000:]
     same_training(single["full"], run, "full")
+
+
+@pytest.mark.fault("kill -9 of one of two processes under torchrun")
+@pytest.mark.parametrize(("strategy", "victim", "after"), [("ddp", 1, 2), ("fsdp2", 0, 1)])
+def test_one_of_two_processes_is_killed(
+    strategy: str,
+    victim: int,
+    after: int,
+    single: dict[str, Path],
+    tiny_model: Path,
+    rows_file: Path,
+    tmp_path: Path,
+) -> None:
+    """The one that is left says so and how to go on; what was saved is whole, and leads to the undisturbed weights."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    more = ("train.save_steps=1", "train.save_total_limit=2", f"train.distributed={strategy}")
+    words = options(tiny_model, rows_file, "full", run, *more)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "weitiao", "train", *words]  # fmt: skip
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "step-2").is_dir():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "it ended before its second checkpoint"
+        time.sleep(0.01)
+    for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
+        if f"RANK={victim}" in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+            os.kill(int(pid), signal.SIGKILL)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"Process {1 - victim} of 2 (counted from 0) lost another one" in printed
+    assert f"weitiao train --resume {run}" in printed
+    assert 'File "' not in printed.partition("Error: ")[0], "no traceback of ours"
+    assert not (run / "DONE").exists()
+    newest = max(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+    assert checkpoint_step(RunDir(run)) == newest, "every checkpoint is whole"
+
+    done = launch(["--resume", str(run)], processes=after)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same_training(single["full"], run, "full")
+    if after == 2:  # with the same processes, bit by bit
+        done = launch(options(tiny_model, rows_file, "full", whole, *more))
+        assert done.returncode == 0, done.stderr[-3000:]
+        one, two = (load_file(folder / "model" / FILES["full"]) for folder in (run, whole))
+        assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_accelerate_launch(single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ def _print_comparison(result: dict[str, Any]) -> None:
     Console().print(table)
     for line in verdict_lines(result):
         print(f"{line['title']}\n{line['english']}")
+    if note := result["executor"]["note"]:
+        print(f"Not comparable: {note['english']}")
     for found in result["unfair"]:
         print(f"Unfair: {found['arm']}: {found['english']}")
 

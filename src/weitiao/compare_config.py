@@ -46,6 +46,14 @@ class CompareSection(Section):
         0, description="Rates to try for each arm, half a power of ten apart, on rows cut from the training rows."
     )
 
+    executor: Literal["local", "ray"] = Field(
+        "local", description="Runs one after another on this machine, or side by side as Ray tasks (extra `ray`)."
+    )
+    cpus_per_cell: int = Field(1, ge=1, description="On Ray: CPUs of a run; as many run at once as there is room for.")
+    retries: int = Field(
+        3, ge=0, description="On Ray: how often a run that was killed is tried again, from its last checkpoint."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, value: Any) -> Any:
@@ -64,6 +72,10 @@ class CompareSection(Section):
             raise ValueError("budget and budget_value go together. Example: budget=steps budget_value=500")
         if self.budget in ("epochs", "steps") and self.budget_value != int(self.budget_value or 0):
             raise ValueError(f"budget_value is {self.budget_value}. Expected a whole number of {self.budget}")
+        if self.executor == "local":
+            fields, given = CompareSection.model_fields, {"cpus_per_cell": self.cpus_per_cell, "retries": self.retries}
+            if without := [name for name, value in given.items() if value != fields[name].default]:
+                raise ValueError(f"{' and '.join(without)} would do nothing. Leave it out, or set executor=ray")
         return self
 
 
@@ -98,6 +110,11 @@ class CompareConfig(Section):
         train, compare = self.train, self.compare
         if compare.budget and (train.max_steps or train.max_seconds):
             raise ValueError("compare.budget and train.max_steps or train.max_seconds are given. Leave one of them out")
+        if compare.executor == "ray" and (compare.budget == "seconds" or train.max_seconds):
+            raise ValueError(
+                "a second is not the same for every run where several share a machine (compare.executor=ray). Use "
+                "compare.budget=steps or epochs, or compare.executor=local"
+            )
         if compare.lr_search and (train.load_best_model_at_end or train.early_stopping_patience):
             raise ValueError(
                 "compare.lr_search leaves the test rows for one evaluation at the end, and train.load_best_model_at_end and "

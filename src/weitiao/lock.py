@@ -79,6 +79,25 @@ class RunLock:
         )
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process writes to ``folder`` at this moment; False where there is no ``flock`` to tell it."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        handle = os.open(folder / NAME, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _UNSUPPORTED
+    finally:
+        os.close(handle)
+    return False
+
+
 def _is_the_same(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))

@@ -66,11 +66,11 @@ class Progress:
     def _eta(self, event: dict[str, Any]) -> str:
         """Time left of this run, and of the whole comparison once a first cell has shown what a cell takes."""
         text = f"{_clock(event['eta_s'])} left"
-        cells_after = event.get("cells", 1) - event.get("cells_done", 0) - 1
-        if self._cell_seconds and cells_after:
-            text += (
-                f", {_clock(event['eta_s'] + cells_after * sum(self._cell_seconds) / len(self._cell_seconds))} in all"
-            )
+        running = event.get("cells_running", 1)
+        cells_after = event.get("cells", 1) - event.get("cells_done", 0) - running
+        if self._cell_seconds and cells_after > 0:
+            usual = sum(self._cell_seconds) / len(self._cell_seconds)
+            text += f", {_clock(event['eta_s'] + usual * cells_after / running)} in all"
         return text
 
     def _show(self, title: str, facts: str, step: int | None) -> None:

@@ -17,7 +17,7 @@ from weitiao.measure.meters import memory_bytes
 from weitiao.model_card import model_card
 from weitiao.overrides import as_config
 from weitiao.training.events import EventLog, Listener
-from weitiao.training.launch import is_main, num_processes
+from weitiao.training.launch import is_main, lost_process_told, num_processes
 
 if TYPE_CHECKING:
     from weitiao.training.inputs import Inputs
@@ -47,7 +47,7 @@ def train(
     if resume is not None and run.is_done and not run.is_locked:
         log.info("%s has finished already", run.path)
         return run
-    with RunLock(run.path):  # for as long as it is written to
+    with RunLock(run.path), lost_process_told(run.path):  # for as long as it is written to
         if resume is not None and run.is_done:  # in the meantime
             return run
         if config is None:
@@ -66,10 +66,11 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
     """A process that is not the first: it works like the first one, in a run folder of its own that is thrown away."""
     log.setLevel(logging.ERROR)
     config = as_config(RunConfig, config) if resume is None else RunDir.open(resume, finished=False).config
-    with tempfile.TemporaryDirectory() as scratch:
+    run = Path(config.output.dir if resume is None else resume)
+    with tempfile.TemporaryDirectory() as scratch, lost_process_told(run):
         output = config.output.model_copy(update={"dir": str(Path(scratch) / "run")})
         _run(config.model_copy(update={"output": output}), RunDir.create(config.model_copy(update={"output": output})), resume is not None, None)  # fmt: skip
-    return RunDir(Path(config.output.dir if resume is None else resume))
+    return RunDir(run)
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:

@@ -27,6 +27,8 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for line in verdict_lines(result):
         lines += ["", f"**{line['title']}** {_cell(line['english'])}"]
+    if note := result["executor"]["note"]:
+        lines += ["", f"**Not comparable:** {note['english']}"]
     for found in result["unfair"]:
         lines += ["", f"**Unfair: {found['arm']}** {_cell(found['english'])}."]
     for cell in result["cells"]:

@@ -10,6 +10,7 @@ from typing import Any
 from weitiao.artifact import RunDir, to_plain
 from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
+from weitiao.comparison.fairness import ALONE, disturbed
 from weitiao.comparison.pairs import analyse_pairs
 from weitiao.comparison.predictions import Predictions, read_predictions
 from weitiao.data.source import find
@@ -46,6 +47,7 @@ def evidence(folder: Path, result: dict[str, Any], cells: Sequence[Cell]) -> dic
         },
         "costs": {arm["name"]: _costs(arm) for arm in result["arms"]},
         "unfair": result["unfair"],
+        "executor": result["executor"],
         "verdicts": [_verdict(pair) for pair in result["pairs"]],
     }
 
@@ -151,7 +153,9 @@ def _compare_inputs(folder: Path, stored: dict[str, Any], stale: list[str]) -> N
     """What the decision took besides quality: the same in comparison.json, and costs as the runs measured them."""
     written = RunDir(folder).read_json("comparison.json")
     stale += [
-        f"{key} is not that of comparison.json" for key in ("margin", "metric", "unfair") if stored[key] != written[key]
+        f"{key} is not that of comparison.json"
+        for key in ("margin", "metric", "unfair", "executor")
+        if stored.get(key) != written.get(key)
     ]
     summaries: dict[str, list[dict[str, Any]]] = {}
     for cell in stored["cells"]:
@@ -202,7 +206,14 @@ def _analyse_again(folder: Path, stored: dict[str, Any], stale: list[str]) -> li
     }
     arms = list(stored["costs"].values())
     pairs = analyse_pairs(
-        arms, values, predictions, task.HIGHER_IS_BETTER, stored["margin"], stored["metric"], stored["unfair"]
+        arms,
+        values,
+        predictions,
+        task.HIGHER_IS_BETTER,
+        stored["margin"],
+        stored["metric"],
+        stored["unfair"],
+        disturbed(stored.get("executor", ALONE)) is None,
     )
     plain: list[dict[str, Any]] = to_plain([_verdict(pair) for pair in pairs])
     return plain

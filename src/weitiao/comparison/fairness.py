@@ -1,10 +1,16 @@
-"""Is each arm given its own chance? A rate that belongs to the other method makes a comparison of rates, not of methods."""
+"""Is each arm given its own chance? A rate that belongs to the other method makes a comparison of rates, not of methods.
+
+And are costs measured alike? Runs that share a machine slow each other down.
+"""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from weitiao.compare_config import Arm
 from weitiao.config import FullConfig, LoraConfig
 from weitiao.methods import default_rate
+
+ALONE = {"name": "local", "cells_at_once": 1, "machines": 1}  # what a comparison is that says nothing of it
 
 
 def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[dict[str, str]]:
@@ -37,3 +43,20 @@ def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[di
             continue
         found.append({"arm": arm.name, "english": english, "chinese": chinese})
     return found
+
+
+def disturbed(executor: dict[str, Any]) -> dict[str, str] | None:
+    """Why time and memory of these runs cannot be compared, as {english, chinese}; None where each run was alone on one machine.
+
+    Args:
+        executor: cells_at_once (the most at the same time on one machine) and machines (how many they ran on).
+    """
+    at_once, machines = executor["cells_at_once"], executor["machines"]
+    if at_once == machines == 1:
+        return None
+    where = "one machine" if machines == 1 else f"each of {machines} machines"
+    return {
+        "english": f"Up to {at_once} at once on {where}: runs beside each other, or on other machines, differ in time and memory for that "
+        "alone. Both are shown as measured and decide nothing.",
+        "chinese": f"共 {machines} 台机器，每台最多同时进行 {at_once} 次训练：时间和内存会互相干扰或因机器而异，只按实测列出，不作为取舍依据。",
+    }

@@ -9,6 +9,7 @@ from weitiao.artifact import RunDir
 from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.evidence import FILE
+from weitiao.comparison.fairness import ALONE
 from weitiao.comparison.table import comparison
 from weitiao.comparison.writing import write_all
 from weitiao.errors import RunError
@@ -53,7 +54,7 @@ def report(folders: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
     )
     words = ["weitiao", "compare", "report", *map(str, paths), "--output", str(target)]
     config = base.model_copy(update={"compare": section})
-    result = comparison(config, cells, shlex.join(words), searched=_searched(paths, cells))
+    result = comparison(config, cells, shlex.join(words), _executor(paths), searched=_searched(paths, cells))
     target.mkdir(parents=True, exist_ok=True)
     write_all(target, result, cells)
     return result
@@ -110,3 +111,13 @@ def _searched(paths: Sequence[Path], cells: Sequence[Cell]) -> set[str]:
     """Arms whose rate a search found; the searches themselves stay with their comparisons."""
     with_search = {path.name for path in paths if RunDir(path).read_json("comparison.json")["search"]}
     return {cell.arm.name for cell in cells if cell.name.partition("/")[0] in with_search}
+
+
+def _executor(paths: Sequence[Path]) -> dict[str, Any]:
+    """How the cells of all were run: the most that disturbed each other anywhere."""
+    found = [RunDir(path).read_json("comparison.json").get("executor", ALONE) for path in paths]
+    return {
+        "name": " + ".join(dict.fromkeys(one["name"] for one in found)),
+        "cells_at_once": max(one["cells_at_once"] for one in found),
+        "machines": max(one["machines"] for one in found),
+    }

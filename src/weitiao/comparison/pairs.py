@@ -78,12 +78,14 @@ def analyse_pairs(
     margin: float,
     metric: str,
     unfair: Sequence[dict[str, str]],
+    comparable: bool,
 ) -> list[dict[str, Any]]:
     """One entry for each arm after the first: ``metrics`` {name: analyse(...) + p_holm} and ``decision``.
 
     Args:
         values: {metric: {arm: {seed: value}}}, as :func:`metric_values` gives it.
         metric: the one that decides, named before the runs. The others are reported with p corrected for their number.
+        comparable: whether time and memory were measured undisturbed.
     """
     pairs = []
     for other in arms[1:]:
@@ -104,7 +106,7 @@ def analyse_pairs(
         p_holm = holm({name: result["sign_flip"]["p"] for name, result in found.items()})
         metrics = {name: {**result, "p_holm": p_holm[name]} for name, result in found.items()}
         touched = [u for u in unfair if u["arm"] in names]
-        decision = decide(arms[0], other, metrics.get(metric), touched)
+        decision = decide(arms[0], other, metrics.get(metric), touched, comparable)
         pairs.append(
             {"first": names[0], "second": names[1], "metric": metric, "decision": decision, "metrics": metrics}
         )
@@ -112,16 +114,22 @@ def analyse_pairs(
 
 
 def decide(
-    first: dict[str, Any], second: dict[str, Any], result: dict[str, Any] | None, unfair: Sequence[dict[str, str]]
+    first: dict[str, Any],
+    second: dict[str, Any],
+    result: dict[str, Any] | None,
+    unfair: Sequence[dict[str, str]],
+    comparable: bool = True,
 ) -> dict[str, Any]:
     """Which arm to keep: the better one; where quality is shown not to suffer, the cheaper one; else undecided.
+
+    Unless time and memory are ``comparable``, no arm is the cheaper one: less storage alone might go with more of the others.
 
     Returns:
         keep: an arm's name or "undecided"; because: quality, cost, unfair, failed or open; cheaper: an arm's name or None; english,
         chinese: why, in a sentence.
     """
     sides = {"first": first, "second": second}
-    cheap = _cheaper(first, second)
+    cheap = _cheaper(first, second) if comparable else None
     keep, because = "undecided", "open"
     english = "Keep neither on this evidence: the quality of the two is not told apart, nor shown to be the same."
     chinese = "凭现有证据不作取舍：既分不出两者质量的高低，也不能证明它们相同。"
@@ -146,6 +154,9 @@ def decide(
         chinese = (
             f"保留 {keep}：质量差距不超出容许范围，而且更省（{'、'.join(f'{zh} {r:.3g} 倍' for _, zh, r in costs)}）。"
         )
+    elif result["verdict"]["not_worse"] and not comparable:
+        english = "Keep neither on this evidence: costs would decide, and they were measured on runs that disturbed each other."
+        chinese = "凭现有证据不作取舍：应由成本决定，而各次训练互相干扰，测得的成本不可比。"
     elif len(result["verdict"]["not_worse"]) == 2:
         english = "Either will do: the quality is the same within the margin, and neither is cheaper in every respect."
         chinese = "两者皆可：质量在容许差距内相同，成本上也没有一方处处更省。"

@@ -8,8 +8,9 @@ from typing import Any
 
 from weitiao import catalogue, pretrained
 from weitiao.artifact import RunDir, write_atomic
-from weitiao.compare_config import CompareConfig
-from weitiao.comparison.cells import Cell, run_cell
+from weitiao.compare_config import CompareConfig, CompareSection
+from weitiao.comparison.cells import Cell, run_in_turn
+from weitiao.comparison.on_ray import import_ray, ran_at_once, run_on_ray
 from weitiao.comparison.rates import search_rates
 from weitiao.comparison.table import comparison
 from weitiao.comparison.writing import write_all
@@ -30,12 +31,16 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
     (``failure``), and no arm is recommended where one has failed.
 
     Args:
-        listener: called with every event of every cell, with "cell", "cells_done" and "cells" added.
+        listener: called with every event of every cell, with "cell", "cells_done", "cells_running" and "cells" added. Events of
+            a cell that is resumed after a kill come again from its first one.
 
     Raises:
+        ConfigError: the executor is Ray, which is not installed or does not answer.
         RunError: the folder belongs to another comparison, the data has changed, or no cell at all has finished.
     """
     config = as_config(CompareConfig, config)
+    if config.compare.executor == "ray":
+        import_ray()
     folder = Path(config.output.dir)
     _check_folder(folder, config)
     with RunLock(folder):
@@ -61,7 +66,7 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
 
     def run(cells: Sequence[Cell]) -> list[Cell]:
         nonlocal done
-        finished = run_cells(cells, folder / "logs", listener, done, total)
+        finished = run_cells(cells, folder / "logs", config.compare, listener, done, total)
         done += len(cells)
         return finished
 
@@ -83,26 +88,31 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
         if cell.run.is_done:
             _check_data(cell.run, current)
     cells = run(cells)
-    result = comparison(config, cells, shlex.join(["weitiao", "compare", str(folder / "compare.yaml")]), search)
+    at_once, machines = ran_at_once(cells, folder / "logs")
+    executor = {"name": config.compare.executor, "cells_at_once": at_once, "machines": machines}
+    command = shlex.join(["weitiao", "compare", str(folder / "compare.yaml")])
+    result = comparison(config, cells, command, executor, search)
     write_all(folder, result, cells)
     return result
 
 
 def run_cells(
-    cells: Sequence[Cell], logs: Path, listener: Listener | None = None, done: int = 0, total: int = 0
+    cells: Sequence[Cell], logs: Path, options: CompareSection, listener: Listener | None, done: int, total: int
 ) -> list[Cell]:
-    """Run the cells that have not finished, one after another; they come back with ``failure`` set where they failed."""
-    finished = []
-    for i, cell in enumerate(cells, start=done):
+    """Run the cells that have not finished, by the executor; they come back with ``failure`` set where they failed.
 
-        def listen(event: dict[str, Any], name: str = cell.name, i: int = i) -> None:
-            _tell(listener, event, name, i, total)
+    Args:
+        done: cells of the comparison that ended before these, out of ``total``; for the listener alone.
+    """
+    left = [cell for cell in cells if cell.failure is None and not cell.run.is_done]
+    done += len(cells) - len(left)
 
-        failure = cell.failure
-        if failure is None and not cell.run.is_done:
-            failure = run_cell(cell, logs, listen)
-        finished.append(replace(cell, failure=failure))
-    return finished
+    def tell(cell: Cell, ended: int, running: int, event: dict[str, Any]) -> None:
+        _tell(listener, event | {"cells_running": running}, cell.name, done + ended, total)
+
+    execute = run_on_ray if options.executor == "ray" else run_in_turn
+    failures = execute(left, logs, options, tell)
+    return [replace(cell, failure=failures.get(cell.name, cell.failure)) for cell in cells]
 
 
 def _check_folder(folder: Path, config: CompareConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from weitiao.artifact import to_plain
 from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell
-from weitiao.comparison.fairness import unfair_rates
+from weitiao.comparison.fairness import disturbed, unfair_rates
 from weitiao.comparison.pairs import (
     EFFECTS,
     analyse_pairs,
@@ -28,6 +28,7 @@ Text = tuple[str, str]  # English, Chinese
 
 SCHEMA = 3
 _FAILED: Text = ("failed", "失败")
+_DISTURBED: Text = ("not comparable", "不可比")
 _EXACT = ("num_params", "num_trainable_params", "trainable_percent", "artifact_bytes", "tokenizer_bytes")
 _MEASURED = (
     "peak_memory_bytes",
@@ -45,12 +46,14 @@ def comparison(
     config: CompareConfig,
     cells: Sequence[Cell],
     command: str,
+    executor: dict[str, Any],
     search: dict[str, Any] | None = None,
     searched: Collection[str] = (),
 ) -> dict[str, Any]:
     """Everything the report shows, as plain data; ``command`` makes it again.
 
     Args:
+        executor: name, cells_at_once, machines: how the cells were run.
         search: what the search for rates found, if there was one.
         searched: arms whose rate a search found elsewhere.
 
@@ -83,7 +86,10 @@ def comparison(
     ]
     metric = config.train.metric_for_best_model
     unfair = unfair_rates(config.compare.methods, search["arms"] if search else searched)
-    pairs = analyse_pairs(arms, values, predictions, task.HIGHER_IS_BETTER, config.compare.margin, metric, unfair)
+    note = disturbed(executor)
+    pairs = analyse_pairs(
+        arms, values, predictions, task.HIGHER_IS_BETTER, config.compare.margin, metric, unfair, note is None
+    )
     pairs = [pair | {"effects": effects_of_pair(pair["first"], pair["second"], effects)} for pair in pairs]
     environment = finished[0].run.read_json("environment.json")
     result = {
@@ -103,8 +109,9 @@ def comparison(
         "label_names": finished[0].run.summary["label_names"],
         "arms": arms,
         "pairs": pairs,
-        "rows": six_rows(arms, pairs),
+        "rows": six_rows(arms, pairs, note is None),
         "unfair": unfair,
+        "executor": {**executor, "note": note},
         "search": search,
         "environment": environment,
         "command": command,
@@ -166,10 +173,12 @@ def _arm(arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, 
     }  # fmt: skip
 
 
-def six_rows(arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def six_rows(
+    arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], comparable: bool = True
+) -> list[dict[str, Any]]:
     """The six rows as text: ``cells``, one an arm; ``ratios``, each arm after the first against the first; ``ratio``, the last.
 
-    ``chinese`` holds name, cells and ratios in Chinese.
+    ``chinese`` holds name, cells and ratios in Chinese. Unless ``comparable``, time and memory have no ratios.
     """
     others = arms[1:]
 
@@ -178,6 +187,9 @@ def six_rows(arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
 
     def ratios(key: str, digits: int = 2) -> list[Text]:
         return [_ratio(arms[0], arm, key, digits) for arm in others]
+
+    def disturbable(key: str) -> list[Text]:
+        return ratios(key) if comparable else [_DISTURBED for _ in others]
 
     rows: list[tuple[Text, list[Text], list[Text]]] = [
         (
@@ -188,7 +200,7 @@ def six_rows(arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
         (
             ("Peak memory", "峰值内存"),
             cells("peak_memory_bytes", text=lambda b: f"{b / 1e9:.2f} GB ({b:,.0f} bytes)"),
-            ratios("peak_memory_bytes"),
+            disturbable("peak_memory_bytes"),
         ),
         (
             ("Training speed", "训练速度"),
@@ -196,7 +208,7 @@ def six_rows(arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
                 "samples_per_s", "tokens_per_s", "train_seconds",
                 text=lambda samples, tokens, seconds: f"{samples:.1f} samples/s, {tokens:,.0f} tokens/s, {seconds:.0f} s",
             ),
-            ratios("samples_per_s"),
+            disturbable("samples_per_s"),
         ),
         (
             ("Storage", "存储需求"),
@@ -204,7 +216,7 @@ def six_rows(arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
             ratios("artifact_bytes", 4),
         ),
         (("Quality", "效果"), [_quality(a) for a in arms], [_gaps(p) for p in pairs]),
-        (("Fits when", "适用场景"), [_fits(a, arms, pairs) for a in arms], [("", "") for _ in others]),
+        (("Fits when", "适用场景"), [_fits(a, arms, pairs, comparable) for a in arms], [("", "") for _ in others]),
     ]  # fmt: skip
     return [_row(*row, language=0) | {"chinese": _row(*row, language=1)} for row in rows]
 
@@ -243,7 +255,9 @@ def _gaps(pair: dict[str, Any]) -> Text:
     return english, chinese
 
 
-def _fits(arm: dict[str, Any], arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> Text:
+def _fits(
+    arm: dict[str, Any], arms: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], comparable: bool
+) -> Text:
     """Where the arm is the better one, in its own measured figures. Quality counts where the verdict says so."""
     if arm["peak_memory_bytes"] is None:
         return _FAILED
@@ -256,7 +270,7 @@ def _fits(arm: dict[str, Any], arms: Sequence[dict[str, Any]], pairs: Sequence[d
         metric = own[0]["metric"]
         least = f"{min(abs(p['metrics'][p['metric']]['mean_difference']) for p in won):.4f}"
         reasons.append((f"{least} of {metric} matters", f"在意 {least} 的 {metric}"))
-    if others and all(arm["train_seconds"] < o["train_seconds"] for o in others):
+    if comparable and others and all(arm["train_seconds"] < o["train_seconds"] for o in others):
         share = f"{100 * arm['train_seconds'] / max(o['train_seconds'] for o in others):.0f}"
         reasons.append((f"runs should take {share} % of the time", f"希望训练时间只有 {share}%"))
     if others and all(arm["artifact_bytes"] < o["artifact_bytes"] for o in others):

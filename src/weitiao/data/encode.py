@@ -203,8 +203,11 @@ def _write(
         np.save(made / "owner.npy", np.array(owner, dtype=np.int64))
         facts = {"over": over, "lost": max(0, lost), "types": has_types}
         (made / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-        if not folder.exists():
+        try:
             made.rename(folder)
+        except OSError:  # another process was quicker
+            if not (folder / "facts.json").is_file():
+                raise
 
 
 def _cut(
