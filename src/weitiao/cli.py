@@ -282,5 +282,5 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
-    for name, values in metrics["per_class"].items():
+    for name, values in metrics.get("per_class", {}).items():
         print(f"  {name}: precision {values['precision']:.4f}, recall {values['recall']:.4f}, {values['rows']:,} rows")

@@ -12,6 +12,7 @@ from weitiao.config import (
     OutputConfig,
     RunConfig,
     Section,
+    Task,
     TrainConfig,
 )
 
@@ -82,11 +83,20 @@ class CompareConfig(Section):
     """A comparison: the options of a run, without `method`, and the arms."""
 
     model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
-    task: Literal["classification"] = Field("classification", description="What the model learns to do.")
+    task: Task = Field("classification", description="What the model learns; a comparison takes classification alone.")
     data: DataConfig
     train: TrainConfig = Field(default_factory=TrainConfig)
     compare: CompareSection = Field(default_factory=CompareSection)
     output: OutputConfig
+
+    @model_validator(mode="after")
+    def _task_has_rows_that_are_right_or_wrong(self) -> "CompareConfig":
+        if self.task != "classification":
+            raise ValueError(
+                f"task={self.task}: a comparison's statistics need rows that are right or wrong. "
+                "Train each method with `weitiao train` and lay their summary.json side by side"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rate_per_arm(self) -> "CompareConfig":

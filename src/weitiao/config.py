@@ -33,6 +33,12 @@ class DataConfig(Section):
     num_folds: int | None = Field(None, ge=2, description="Cut `train` into this many folds; `fold` is held out.")
     fold: int = Field(0, ge=0, description="Which fold is held out, from 0.")
     split_seed: int = Field(0, ge=0, description="Seed of the split. Apart from train.seed, so seeds share one split.")
+    chat_template: str | None = Field(
+        None, description="causal_lm: a Jinja chat template, or a file with one, instead of the tokenizer's own."
+    )
+    train_on_prompt: bool = Field(
+        False, description="causal_lm: learn every token, not the assistant's turns and their end alone."
+    )
     max_length: int = Field(512, ge=4, description="Longest input in tokens.")
     over_length: Literal["truncate", "drop", "fail", "window"] = Field(
         "truncate", description="What happens to longer texts: cut, left out, refused, or cut into windows."
@@ -192,9 +198,15 @@ class TrainConfig(Section):
     eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
     eval_tokens_per_batch: int = Field(2048, ge=8, description="Padded tokens an evaluation batch may hold.")
-    metric_for_best_model: Literal["accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"] = Field(
-        "accuracy", description="The metric that picks the best evaluation."
+    metric_for_best_model: Literal[
+        "accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc", "perplexity", "token_accuracy"
+    ] = Field(
+        "accuracy", description="The metric that picks the best evaluation; with causal_lm log_loss unless given."
     )
+    generate_rows: int = Field(
+        4, ge=0, description="causal_lm: held-out rows answered at the end, by the base and by what was trained."
+    )
+    max_new_tokens: int = Field(64, ge=1, description="causal_lm: longest answer that is generated.")
     load_best_model_at_end: bool = Field(False, description="Keep the best evaluation's weights instead of the last.")
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better metric."
@@ -239,15 +251,64 @@ class OutputConfig(Section):
     dir: str = Field(description="The run folder. It must not exist yet.")
 
 
+Task = Literal["classification", "causal_lm"]
+# What a task's loss and data give no meaning to; setting it is a mistake, not a wish.
+_FOREIGN = {
+    "classification": ("data.chat_template", "data.train_on_prompt", "train.generate_rows", "train.max_new_tokens"),
+    "causal_lm": ("data.text", "data.text_pair", "data.label", "train.class_weights"),
+}
+_METRICS = {
+    "classification": {"accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"},
+    "causal_lm": {"log_loss", "perplexity", "token_accuracy"},
+}
+
+
+def with_task_defaults(value: Any) -> Any:
+    """Before validation: a causal_lm's metric is its loss unless another one is given."""
+    if isinstance(value, dict) and value.get("task") == "causal_lm":
+        train = value.get("train") or {}
+        if isinstance(train, dict):
+            return {**value, "train": {"metric_for_best_model": "log_loss", **train}}
+    return value
+
+
+def refuse_foreign_options(task: Task, data: DataConfig, train: TrainConfig) -> None:
+    """Raise ValueError for options that mean nothing to the task, or that it cannot do yet."""
+    sections: dict[str, Section] = {"data": data, "train": train}
+    for path in _FOREIGN[task]:
+        section, _, name = path.partition(".")
+        if getattr(sections[section], name) != type(sections[section]).model_fields[name].default:
+            raise ValueError(f"{path} has no meaning for task={task}. Leave it out")
+    if train.metric_for_best_model not in _METRICS[task]:
+        known = ", ".join(sorted(_METRICS[task]))
+        raise ValueError(f"train.metric_for_best_model={train.metric_for_best_model}: {task} has {known}")
+    if task == "causal_lm" and data.over_length == "window":
+        raise ValueError("data.over_length=window cuts answers from their questions. Use truncate, drop or fail")
+    if task == "causal_lm" and data.streaming:
+        raise ValueError("data.streaming works with task=classification alone. Leave it out")
+
+
 class RunConfig(Section):
     """One training run."""
 
     model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
-    task: Literal["classification"] = Field("classification", description="What the model learns to do.")
+    task: Task = Field("classification", description="What the model learns: a label, or (causal_lm) to answer.")
     data: DataConfig
     method: MethodConfig = Field(FullConfig(), description="How the model is adapted.")
     train: TrainConfig = Field(default_factory=TrainConfig)
     output: OutputConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, value: Any) -> Any:
+        return with_task_defaults(value)
+
+    @model_validator(mode="after")
+    def _options_of_the_task(self) -> "RunConfig":
+        refuse_foreign_options(self.task, self.data, self.train)
+        if self.task == "causal_lm" and self.method.top_k is not None:
+            raise ValueError("method.top_k works with task=classification alone. Leave it out")
+        return self
 
     @model_validator(mode="after")
     def _streaming_is_bounded(self) -> "RunConfig":

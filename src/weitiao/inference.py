@@ -51,9 +51,8 @@ class Predictor:
         from weitiao.training.evaluate import score
 
         over_length = "window" if self.config.data.over_length == "window" else "truncate"
-        encoded = self.task.encode(
-            texts, labels, self.names, self.tokenizer, self.max_length, pairs, over_length=over_length
-        )
+        data = self.config.data.model_copy(update={"max_length": self.max_length, "over_length": over_length})
+        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs)
         budget = self.config.train.eval_tokens_per_batch
         return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
 
@@ -135,15 +134,16 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     if data is None:
         return {"run_dir": str(run), "data": "the run's own evaluation rows", "metrics": opened.summary["metrics"]}
     config, names = opened.config, opened.summary["label_names"]
-    table = usable(str(data), config.data)
+    predictor = Predictor(opened)
+    table = usable(str(data), config.data, predictor.task.KIND)
     side = Side(table, np.arange(len(table)))
     labels = side.labels
-    unknown = next((i for i, label in enumerate(labels) if label not in names), None)
+    unknown = next((i for i, label in enumerate(labels) if names and label not in names), None)
     if unknown is not None:
         found = f"{side.ids[unknown]}: label '{labels[unknown]}' is unknown"
         raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")
-    predictor = Predictor(opened)
-    scores, encoded = predictor.scores(side.texts, side.pairs, labels)
+    texts, pairs = predictor.task.rows_of(side)
+    scores, encoded = predictor.scores(texts, pairs, labels)
     return {
         "run_dir": str(run),
         "data": str(data),

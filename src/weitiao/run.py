@@ -178,20 +178,5 @@ def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: Ev
 
 
 def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:
-    names = inputs.label_names
-    side = inputs.prepared.eval
-    answers = inputs.task.decode(scores, names)
-    rows = zip(side.ids, side.texts, side.labels, answers, scores.tolist(), strict=True)
-    write_jsonl(
-        run.path / "predictions.jsonl",
-        (
-            {
-                "id": row_id,
-                "text": text,
-                "gold": gold,
-                "predicted": answer["label"],
-                "scores": dict(zip(names, logits, strict=True)),
-            }
-            for row_id, text, gold, answer, logits in rows
-        ),
-    )
+    rows = inputs.task.predictions(inputs.prepared.eval, scores, inputs.label_names)
+    write_jsonl(run.path / "predictions.jsonl", rows)

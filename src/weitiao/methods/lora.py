@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from weitiao.config import LoraConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.prefix import depth
+from weitiao.pretrained import head_options
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         use_dora=config.use_dora,
         init_lora_weights=config.init_lora_weights,
         modules_to_save=whole or None,
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
         base_model_name_or_path=base,
     )
     try:
@@ -89,9 +90,7 @@ def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -
 
     model = getattr(transformers, auto_class).from_pretrained(
         base,
-        num_labels=len(label_names),
-        id2label=dict(enumerate(label_names)),
-        label2id={name: i for i, name in enumerate(label_names)},
+        **head_options(label_names),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # the base may carry another task's head; the adapter brings its own
     )
@@ -124,11 +123,14 @@ def _linear_names(model: "nn.Module", whole: Sequence[str]) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     outside = re.compile(_pattern(whole)) if whole else None
+    head = model.get_output_embeddings()  # type: ignore[operator]  # a language model's: often the embedding itself
     return sorted(
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and not (outside and outside.fullmatch(name))
+            if isinstance(module, nn.Linear | Conv1D)
+            and module is not head
+            and not (outside and outside.fullmatch(name))
         }
     )
 

@@ -43,7 +43,8 @@ class Inputs:
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The columns that held the text, or the two texts of a pair."""
-        return tuple(self.prepared.report["format"]["columns"][:-1])
+        columns = self.prepared.report["format"]["columns"]
+        return tuple(columns[:-1] if self.task.KIND == "classification" else columns)
 
     def metrics(self, scores: Any) -> dict[str, Any]:
         """The task's metrics of scores [N, C] on the evaluation rows."""
@@ -76,7 +77,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         if finding.severity != "info":
             log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
     refuse_errors(found, data)
-    prepared = prepare_evaluation(data) if data.streaming else prepare(data)
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
     events.write(
         "stage", message=f"encoding {len(prepared.train):,} training and {len(prepared.eval):,} evaluation rows"
     )
@@ -124,9 +125,7 @@ def _stream(
     task: ModuleType, data: DataConfig, evaluation: Side, names: tuple[str, ...], tokenizer: Any, run: RunDir
 ) -> Stream:
     def encode(texts: list[str], labels: list[str], pairs: list[str] | None) -> Encoded:
-        encoded: Encoded = task.encode(
-            texts, labels, names, tokenizer, data.max_length, pairs, over_length=data.over_length
-        )
+        encoded: Encoded = task.encode(texts, labels, names, tokenizer, data, pairs)
         return encoded
 
     return Stream(data, evaluation, names, encode, run.path / "rejected.jsonl")
@@ -172,15 +171,15 @@ def _encode(
     task: ModuleType, side: Side, names: tuple[str, ...], tokenizer: Any, data: DataConfig, events: EventLog
 ) -> tuple[Encoded, Side]:
     """The side encoded, and the side without the rows that ``over_length=drop`` left out."""
-    ids = side.ids if data.over_length == "fail" else []
+    ids = side.ids if data.over_length == "fail" or task.KIND == "sft" else []
+    texts, pairs = task.rows_of(side)
     encoded = task.encode(
-        side.texts,
+        texts,
         side.labels,
         names,
         tokenizer,
-        data.max_length,
-        side.pairs,
-        over_length=data.over_length,
+        data,
+        pairs,
         cache_key=hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest(),
         progress=lambda done, total: events.write("progress", what="encoding", done=done, total=total),
         ids=ids,
