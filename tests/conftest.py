@@ -152,3 +152,11 @@ def e5() -> Path:
     from weitiao.catalogue import fetch
 
     return fetch("multilingual-e5-small")
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Path:
+    """The real SmolLM2-135M-Instruct of the catalogue."""
+    from weitiao.catalogue import fetch
+
+    return fetch("SmolLM2-135M-Instruct")

@@ -30,7 +30,7 @@ HIGHER_IS_BETTER = {
 Tensors = dict[str, torch.Tensor]
 
 
-def rows_of(side: Side) -> tuple[list[Conversation], None]:
+def rows_of(side: Side) -> tuple[Sequence[Conversation], None]:
     """What :func:`encode` takes of a side."""
     return side.conversations, None
 
@@ -100,7 +100,7 @@ def count_targets(batch: Tensors) -> int:
 
 
 def _targets(model: "PreTrainedModel", batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-    return model(**{k: v for k, v in batch.items() if k != "target_rows"})  # type: ignore[return-value]
+    return model(**{k: v for k, v in batch.items() if k != "target_rows"})  # type: ignore[no-any-return]
 
 
 def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor | None = None) -> torch.Tensor:
