@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from conftest import tiny_llama
 from weitiao import pretrained
 from weitiao.config import DataConfig, LoraConfig
 from weitiao.data.encode import Encoded
@@ -50,18 +50,6 @@ def reference(model: Any, encoded: Encoded, rows: list[int]) -> torch.Tensor:
     return total
 
 
-def tiny(folder: Path, tie: bool = True, heads: int = 2, **more: Any) -> Path:
-    """A random llama with the real tokenizer's vocabulary, for what does not depend on what it knows."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=heads, tie_word_embeddings=tie, max_position_embeddings=2048, pad_token_id=2,
-        bos_token_id=1, eos_token_id=2, **more,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
@@ -69,7 +57,7 @@ def test_loss_and_gradients_are_those_of_transformers(
     tie: bool, adapted: bool, chunk: int, smollm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The chunked head over the rows of one padded batch, against whole logits, one row at a time."""
-    folder = tiny(tmp_path / "model", tie)
+    folder = tiny_llama(tmp_path / "model", tie)
     encoded = encode(smollm)
     monkeypatch.setattr(head, "CHUNK_BYTES", chunk * 4 * 49152)
     gradients = []
@@ -128,7 +116,7 @@ def test_a_batch_is_its_rows_one_at_a_time_on_the_real_model(smollm: Path) -> No
 
 
 def test_scores_and_metrics_count_every_learnt_token_alike(smollm: Path, tmp_path: Path) -> None:
-    model, encoded = load(tiny(tmp_path / "model")).eval(), encode(smollm)
+    model, encoded = load(tiny_llama(tmp_path / "model")).eval(), encode(smollm)
     assert encoded.supervised is not None
     scores = score(model, causal_lm, encoded, 2, 64)
     found = causal_lm.metrics(scores, [], [])

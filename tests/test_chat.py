@@ -104,7 +104,7 @@ def test_a_template_comes_from_a_file_too_and_a_missing_one_is_named(tokenizer: 
     assert learnt(Chat.of(tokenizer, str(file)), TURNS)[0] == "你好！\n"
     with pytest.raises(DataError, match=r"No file 'none\.jinja'"):
         Chat.of(tokenizer, "none.jinja")
-    with pytest.raises(DataError, match="cannot render turns of user, assistant: .*only system"):
+    with pytest.raises(DataError, match=r"cannot render turns of user, assistant: .*only system"):
         Chat(tokenizer, "{{ raise_exception('only system') }}").turns(TURNS[1:3])
 
 
@@ -115,7 +115,9 @@ def test_a_tokenizer_without_template_is_refused(tiny_model: Path) -> None:
 
 def test_rows_that_keep_nothing_to_learn_are_named(tokenizer: Any) -> None:
     long = [{"role": "user", "content": "长" * 200}, {"role": "assistant", "content": "好"}]
-    with pytest.raises(DataError, match=r"(?s)1 rows have no token to learn within data.max_length=64: b:2\.") as caught:
+    with pytest.raises(
+        DataError, match=r"(?s)1 rows have no token to learn within data.max_length=64: b:2\."
+    ) as caught:
         encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, ids=["a:1", "b:2"])
     assert "data.check=warn" in str(caught.value)
     kept = encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, nothing_learnt="drop")

@@ -14,6 +14,8 @@ from weitiao.config import (
     Section,
     Task,
     TrainConfig,
+    refuse_foreign_options,
+    with_task_defaults,
 )
 
 _MANY_EPOCHS = 100  # under a budget of seconds the clock ends the run, not the rows
@@ -89,13 +91,19 @@ class CompareConfig(Section):
     compare: CompareSection = Field(default_factory=CompareSection)
     output: OutputConfig
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, value: Any) -> Any:
+        return with_task_defaults(value)
+
     @model_validator(mode="after")
-    def _task_has_rows_that_are_right_or_wrong(self) -> "CompareConfig":
+    def _rows_are_right_or_wrong(self) -> "CompareConfig":
         if self.task != "classification":
             raise ValueError(
                 f"task={self.task}: a comparison's statistics need rows that are right or wrong. "
                 "Train each method with `weitiao train` and lay their summary.json side by side"
             )
+        refuse_foreign_options(self.task, self.data, self.train)
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao import pretrained
-from weitiao.artifact import RunDir, size_bytes, write_jsonl, writing
+from weitiao.artifact import RunDir, read_jsonl, size_bytes, write_jsonl, writing
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.lock import RunLock
@@ -73,6 +73,7 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
+    from weitiao.data.chat import chat_of
     from weitiao.kernels.limits import return_free_memory
     from weitiao.planning.plan import plan_errors
     from weitiao.pretrained import load_tokenizer
@@ -80,6 +81,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
     from weitiao.training.deterministic import deterministic
     from weitiao.training.fit import fit
     from weitiao.training.inputs import gather
+    from weitiao.training.samples import compare_with_base
     from weitiao.training.signals import StopRequest
     from weitiao.training.world import first_alone, wait_for_all
 
@@ -104,10 +106,20 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
         artifact_bytes = size_bytes(run.model)
+        tokenizer = load_tokenizer(config.model)
+        chat = None
+        if inputs.task.KIND == "sft":
+            chat = chat_of(config.data, tokenizer)
+            tokenizer.chat_template = chat.template or tokenizer.chat_template
         with writing(run.model):
-            load_tokenizer(config.model).save_pretrained(run.model)
-        scores = _score_artifact(config, run, inputs, events)
+            tokenizer.save_pretrained(run.model)
+        model, scores = _score_artifact(config, run, inputs, events)
         metrics = inputs.metrics(scores)
+        if chat is not None and config.train.generate_rows:
+            answers, before = compare_with_base(config, run, inputs, model, chat, events)
+            metrics |= answers
+            summary["metrics_before"] = before
+        del model
         summary |= {
             "memory_before_model_bytes": memory_before,
             "artifact_bytes": artifact_bytes,
@@ -120,7 +132,8 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         summary["plan_error"] = plan_errors(planned, summary)
         _write_predictions(run, inputs, scores)
         run.write_json("summary.json", summary)
-        run.write_text("README.md", model_card(config, summary))
+        samples = run.path / "samples.jsonl"
+        run.write_text("README.md", model_card(config, summary, read_jsonl(samples) if samples.is_file() else ()))
         run.finish()
         events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
         events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
@@ -165,8 +178,8 @@ def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | 
     return run, config
 
 
-def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> Any:
-    """Score the evaluation rows with model/ as any user will load it: what is reported is what was saved."""
+def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> tuple[Any, Any]:
+    """model/ as any user will load it, and its scores of the evaluation rows: what is reported is what was saved."""
     from weitiao.methods import METHODS
     from weitiao.training.evaluate import score
 
@@ -174,7 +187,7 @@ def _score_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: Ev
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, pretrained.locate(config.model)
     model = load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
-    return score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
+    return model, score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
 
 
 def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:

@@ -7,13 +7,14 @@ Learnt are the assistant's turns, each with the token that ends it. Where a turn
 conversation up to it, so no template has to be known.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from weitiao.data.detect import detect, to_messages
 from weitiao.data.encode import Encoded, Progress
 from weitiao.errors import DataError
 
@@ -134,6 +135,13 @@ class Chat:
             rows.append((list(ids), learnt.tolist()))
         return rows
 
+    def end_ids(self) -> list[int]:
+        """The token that ends an assistant's turn; none where the template has no such token."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        ((ids, learnt),) = replace(self, train_on_prompt=False).tokens([turns])
+        last = [token for token, is_learnt in zip(ids, learnt, strict=True) if is_learnt][-1]
+        return [last] if last in self.tokenizer.all_special_ids else []
+
     def question(self, messages: Conversation) -> list[int]:
         """The token ids after which the model writes the next turn."""
         ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
@@ -197,6 +205,41 @@ def encode_chats(
     return Encoded(
         flat, offsets, none, np.array(owner, dtype=np.int64), None, over, lost, supervised=np.array(learnt, dtype=bool)
     )
+
+
+def chat_lengths(conversations: Sequence[Conversation], chat: Chat) -> tuple[list[int], list[int], list[int]]:
+    """For each conversation, uncut: its tokens, the place of its first learnt one, the place of its last."""
+    counts, first, last = list[int](), list[int](), list[int]()
+    for start in range(0, len(conversations), _BLOCK_ROWS):
+        for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS]):
+            places = np.flatnonzero(learnt)
+            counts.append(len(tokens))
+            first.append(int(places[0]) if len(places) else len(tokens))
+            last.append(int(places[-1]) if len(places) else len(tokens))
+    return counts, first, last
+
+
+def question_of(fields: Mapping[str, Any]) -> Conversation:
+    """The conversation of a record up to its last answer, if it has one; a single text is a user's turn.
+
+    Raises:
+        DataError: no known columns, or nothing is asked.
+    """
+    for ask, answer in (("instruction", "output"), ("prompt", "completion"), ("question", "answer")):
+        if ask in fields and answer not in fields:
+            fields = {**fields, answer: ""}
+    form = detect(fields)
+    if form.kind == "sft":
+        messages = to_messages(fields, form)
+        while messages and messages[-1]["role"] == "assistant":
+            messages = messages[:-1]
+    else:
+        messages = [{"role": "user", "content": str(fields[form.columns[0]])}]
+    if not messages or not messages[-1]["content"].strip():
+        raise DataError(
+            f"no question in the columns {', '.join(map(str, fields))}.\nExpected a last turn of the user.\nCorrect the row."
+        )
+    return messages
 
 
 def _name(ids: Sequence[str], i: int) -> str:
