@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BLOCK_ROWS = 1024
+NEVER = 2**62
 Message = dict[str, str]
 Conversation = Sequence[Message]
 Span = tuple[int, int]
@@ -208,14 +209,14 @@ def encode_chats(
 
 
 def chat_lengths(conversations: Sequence[Conversation], chat: Chat) -> tuple[list[int], list[int], list[int]]:
-    """For each conversation, uncut: its tokens, the place of its first learnt one, the place of its last."""
+    """For each conversation, uncut: its tokens, the place of its first learnt one (or NEVER), the place of its last."""
     counts, first, last = list[int](), list[int](), list[int]()
     for start in range(0, len(conversations), _BLOCK_ROWS):
         for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS]):
             places = np.flatnonzero(learnt)
             counts.append(len(tokens))
-            first.append(int(places[0]) if len(places) else len(tokens))
-            last.append(int(places[-1]) if len(places) else len(tokens))
+            first.append(int(places[0]) if len(places) else NEVER)
+            last.append(int(places[-1]) if len(places) else NEVER)
     return counts, first, last
 
 

@@ -272,7 +272,7 @@ def _lengths(
         fix = f"data.over_length={config.over_length} applies; raise data.max_length if the model allows"
         findings.append(_finding("over_length", severity, table, long, message, fix))
     if table.kind == "sft":
-        mute = np.flatnonzero(first >= np.minimum(counts, config.max_length)).tolist()
+        mute = np.flatnonzero(first >= config.max_length).tolist()
         if mute and config.over_length != "drop":
             findings.append(_finding("no_supervision", "error", table, mute, "rows whose question alone fills max_length: nothing of the answer could be learnt", "raise data.max_length, or shorten them"))  # fmt: skip
         endless = np.flatnonzero((last >= config.max_length) & (first < config.max_length)).tolist()
