@@ -47,7 +47,7 @@ def measure(stage: str, path: str) -> None:
             key = f"{side.table.folder.name} {len(side)}"
             sides.append(
                 classification.encode(
-                    side.texts, side.labels, prepared.label_names, tokenizer, 512, side.pairs, cache_key=key
+                    side.texts, side.labels, prepared.label_names, tokenizer, config, side.pairs, cache_key=key
                 )
             )
         rows = len(sides[0]) + len(sides[1])

@@ -43,12 +43,12 @@ def trained_lengths(config: Any, warmup: int) -> list[int]:
     from weitiao.tasks import TASKS
     from weitiao.training.schedule import EpochSchedule
 
-    train, prepared = config.train, prepare(config.data)
+    train, prepared = config.train, prepare(config.data, TASKS[config.task].KIND)
     tokenizer = pretrained.load_tokenizer(config.model)
     side = prepared.train
-    encoded = TASKS[config.task].encode(
-        side.texts, side.labels, prepared.label_names, tokenizer, config.data.max_length, side.pairs
-    )
+    task = TASKS[config.task]
+    texts, pairs = task.rows_of(side)
+    encoded = task.encode(texts, side.labels, prepared.label_names, tokenizer, config.data, pairs)
     plan = BatchPlan(train.tokens_per_batch, train.per_device_train_batch_size, train.group_by_length)
     schedule = EpochSchedule(
         encoded, plan, train.seed, train.gradient_accumulation_steps, train.num_train_epochs, train.max_steps

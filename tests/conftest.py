@@ -152,3 +152,64 @@ def e5() -> Path:
     from weitiao.catalogue import fetch
 
     return fetch("multilingual-e5-small")
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Path:
+    """The real SmolLM2-135M-Instruct of the catalogue."""
+    from weitiao.catalogue import fetch
+
+    return fetch("SmolLM2-135M-Instruct")
+
+
+def tiny_llama(folder: Path, tie: bool = True) -> Path:
+    """A random llama with grouped heads and SmolLM2's vocabulary, for what does not depend on what it knows."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=tie, max_position_embeddings=2048, pad_token_id=2,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_model(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama with SmolLM2's own tokenizer and chat template."""
+    import shutil
+
+    folder = tiny_llama(tmp_path_factory.mktemp("tiny-chat") / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(smollm / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chats_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 short questions with answers, one in four with two turns."""
+    rows: list[dict[str, object]] = []
+    for i, text in enumerate([*GOOD, *BAD, *(good + bad for good, bad in zip(GOOD, BAD, strict=True))]):
+        turns = [("user", f"{text}？"), ("assistant", f"是，{text[::-1]}。")]
+        turns += [("user", f"再说一次{i}"), ("assistant", text)] if i % 4 == 0 else []
+        rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
+    return write_jsonl(tmp_path_factory.mktemp("chats") / "chats.jsonl", rows)
+
+
+@pytest.fixture
+def chat_options(tiny_chat_model: Path, chats_file: Path, tmp_path: Path) -> dict[str, object]:
+    """A small, quick fp32 run of causal_lm on the tiny llama; change what a test is about."""
+    return {
+        "model": str(tiny_chat_model),
+        "task": "causal_lm",
+        "data": {"train": str(chats_file), "test_size": 8, "near_duplicates": "off"},
+        "method": {"type": "full"},
+        "train": {
+            "bf16": False, "num_train_epochs": 2, "tokens_per_batch": 256, "logging_steps": 1, "learning_rate": 3e-3,
+            "generate_rows": 2, "max_new_tokens": 6, "eval_tokens_per_batch": 256,
+        },
+        "output": {"dir": str(tmp_path / "run")},
+    }  # fmt: skip

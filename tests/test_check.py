@@ -82,7 +82,7 @@ def test_planted_defects_are_found_by_line(tmp_path: Path) -> None:
     from weitiao.data.findings import inspect
 
     config = DataConfig(train=str(tmp_path / "planted.jsonl"), max_length=50)
-    report = inspect(config, lambda texts, pairs: [len(t.split()) for t in texts])
+    report = inspect(config, lambda table: ([len(t.split()) for t in table.column("text")],) * 3)
     found: dict[str, set[str]] = {}
     for finding in report.findings:
         found.setdefault(finding.code, set()).update(finding.where)
@@ -134,6 +134,25 @@ def test_sft_rows_without_supervision(tmp_path: Path, tiny_model: Path) -> None:
     assert where["no_supervision"] == ("r.jsonl:2",)
     assert where["no_stop"] == ("r.jsonl:3",)
     assert where["rejected"] == ("r.jsonl:4",)
+
+
+def test_sft_rows_are_counted_through_the_chat_template(tmp_path: Path, smollm: Path) -> None:
+    """The template's own turns and tokens count: without them the second row would seem to fit."""
+    from weitiao import pretrained
+
+    tokenizer = pretrained.load_tokenizer(str(smollm))
+    rows = [{"instruction": "好", "output": "很好"}, {"instruction": "问", "output": "很" * 20}]
+    whole = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "问"}, {"role": "assistant", "content": "很" * 20}], return_dict=False
+    )
+    data = {"train": str(write_jsonl(tmp_path / "r.jsonl", rows)), "over_length": "truncate"}
+    report = weitiao.data.check(DataConfig(**data, max_length=len(whole) - 1), model=str(smollm))
+    where = {f.code: f.where for f in report.findings}
+    assert report.lengths["percentiles"]["100"] == len(whole)
+    assert where["over_length"] == ("r.jsonl:2",)
+    assert "no_stop" not in where  # only the line break behind the end token is cut
+    report = weitiao.data.check(DataConfig(**data, max_length=len(whole) - 2), model=str(smollm))
+    assert {f.code: f.where for f in report.findings}["no_stop"] == ("r.jsonl:2",)
 
 
 def test_errors_stop_training_unless_told_otherwise(tmp_path: Path) -> None:

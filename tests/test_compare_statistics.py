@@ -14,9 +14,9 @@ from weitiao.comparison.fairness import unfair_rates
 from weitiao.comparison.pairs import decide, interval_text
 from weitiao.comparison.rates import grid, search_cells
 from weitiao.comparison.statistics import Scores, analyse
-from weitiao.config import FullConfig, LoraConfig
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError, RunError
+from weitiao.method_config import FullConfig, LoraConfig
 from weitiao.overrides import dump, load
 
 

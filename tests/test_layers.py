@@ -9,6 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "weitiao"
 LAYERS = {
     "errors": 0,
     "lock": 0,
+    "section": 0,
+    "method_config": 0,
     "config": 0,
     "compare_config": 0,
     "overrides": 0,

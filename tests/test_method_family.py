@@ -12,8 +12,9 @@ import torch
 import weitiao
 from weitiao.artifact import read_jsonl
 from weitiao.catalogue import fetch
-from weitiao.config import ALIASES, RunConfig
+from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
+from weitiao.method_config import ALIASES
 from weitiao.methods import METHODS, default_rate
 from weitiao.methods.family import FAMILY, methods
 from weitiao.overrides import load

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 import weitiao
 from weitiao import pretrained
-from weitiao.config import FullConfig, Ia3Config, LoraConfig, VeraConfig
+from weitiao.config import DataConfig
 from weitiao.errors import ConfigError
+from weitiao.method_config import FullConfig, Ia3Config, LoraConfig, VeraConfig
 from weitiao.methods import METHODS, lora
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
@@ -105,7 +106,9 @@ def test_saved_and_loaded_is_what_was_trained(name: str, options: dict[str, Any]
 
 def _encoded(finished: Any, stored: list[dict[str, Any]]) -> Any:
     tokenizer = pretrained.load_tokenizer(finished.config.model)
-    return classification.encode([r["text"] for r in stored], [], ["bad", "good"], tokenizer, 64)
+    return classification.encode(
+        [r["text"] for r in stored], [], ["bad", "good"], tokenizer, DataConfig(train="-", max_length=64)
+    )
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

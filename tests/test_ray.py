@@ -21,9 +21,9 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell, attempts_of
 from weitiao.comparison.on_ray import import_ray, ran_at_once
-from weitiao.config import FullConfig
 from weitiao.errors import ConfigError, RunError
 from weitiao.lock import is_held
+from weitiao.method_config import FullConfig
 from weitiao.overrides import load
 
 LONG = {"num_train_epochs": 30, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "no"}

@@ -20,8 +20,8 @@ import weitiao
 from weitiao.catalogue import ENTRIES
 from weitiao.catalogue.download import download, members, read_member
 from weitiao.compare_config import Arm
-from weitiao.config import LoraConfig
 from weitiao.errors import FetchError, ModelError, WeitiaoError
+from weitiao.method_config import LoraConfig
 
 
 class Bomb:

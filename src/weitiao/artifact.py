@@ -4,6 +4,7 @@ config.yaml        every option, defaults filled in     environment.json   versi
 events.jsonl       one JSON object a log step            data_report.json   what was found and dropped
 split.json         row ids of train and eval             predictions.jsonl  eval rows: id, gold, predicted, scores
 plan.json          what was predicted before step 1      summary.json       what was measured
+samples.jsonl      causal_lm: held-out questions, the base's answers and the trained model's
 model/             loads with plain transformers or peft
 checkpoints/       step-N folders (with save_steps)      README.md          model card
 DONE               written last

@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,6 +134,34 @@ def data_check(
         print(f"Report: {output / 'data_report.html'}")
 
 
+@data_app.command("show")
+def data_show(
+    config: Config = None,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Training rows as the model gets them; what a causal_lm learns is coloured."""
+    from weitiao.config import RunConfig
+    from weitiao.overrides import load
+    from weitiao.training.show import show
+
+    source, words = _split_words(config, overrides)
+    rows = show(load(RunConfig, source, words), n=n)
+    if as_json:
+        _print_json({"rows": rows})
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for row in rows:
+        label = f", label {row['label']}" if "label" in row else ""
+        counts = f"{row['num_tokens']} tokens, {row['num_targets']} learnt" if "num_targets" in row else f"{row['num_tokens']} tokens{label}"  # fmt: skip
+        console.print(Text(f"--- {row['id']}: {counts}", style="bold"))
+        console.print(Text.assemble(*((p["text"], "green" if p["learnt"] else "dim") for p in row["pieces"])))
+
+
 @app.command()
 def train(
     config: Config = None,
@@ -196,15 +225,27 @@ def predict(
     text_pair: Annotated[list[str] | None, typer.Option(help="The second text, for a run on pairs.")] = None,
     input: Annotated[str | None, typer.Option(help="Rows with the run's text column.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answers there, one JSON object a line.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="causal_lm: longest answer.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Label texts: one JSON object a line with label, score and probabilities."""
+    """Label texts, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it is written."""
+    from weitiao.artifact import RunDir
     from weitiao.inference import predict as label
 
-    answers = label(run, text=text or None, text_pair=text_pair or None, input=input, output=output)
+    live = sys.stdout.isatty() and not as_json and output is None and RunDir.open(run).config.task == "causal_lm"
+    told = partial(print, end="", flush=True) if live else None
+    answers = label(
+        run,
+        text=text or None,
+        text_pair=text_pair or None,
+        input=input,
+        output=output,
+        max_new_tokens=max_new_tokens,
+        told=told,
+    )
     if as_json:
         _print_json({"run_dir": str(run), "output": str(output) if output else None, "predictions": answers})
-    else:
+    elif not live:
         for answer in answers:
             _print_json(answer)
 
@@ -286,5 +327,5 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
-    for name, values in metrics["per_class"].items():
+    for name, values in metrics.get("per_class", {}).items():
         print(f"  {name}: precision {values['precision']:.4f}, recall {values['recall']:.4f}, {values['rows']:,} rows")

@@ -6,14 +6,15 @@ from pydantic import Field, model_validator
 
 from weitiao.config import (
     DataConfig,
-    FullConfig,
-    LoraConfig,
-    MethodConfig,
     OutputConfig,
     RunConfig,
-    Section,
+    Task,
     TrainConfig,
+    refuse_foreign_options,
+    with_task_defaults,
 )
+from weitiao.method_config import FullConfig, LoraConfig, MethodConfig
+from weitiao.section import Section
 
 _MANY_EPOCHS = 100  # under a budget of seconds the clock ends the run, not the rows
 
@@ -94,11 +95,26 @@ class CompareConfig(Section):
     """A comparison: the options of a run, without `method`, and the arms."""
 
     model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
-    task: Literal["classification"] = Field("classification", description="What the model learns to do.")
+    task: Task = Field("classification", description="What the model learns; a comparison takes classification alone.")
     data: DataConfig
     train: TrainConfig = Field(default_factory=TrainConfig)
     compare: CompareSection = Field(default_factory=CompareSection)
     output: OutputConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, value: Any) -> Any:
+        return with_task_defaults(value)
+
+    @model_validator(mode="after")
+    def _rows_are_right_or_wrong(self) -> "CompareConfig":
+        if self.task != "classification":
+            raise ValueError(
+                f"task={self.task}: a comparison's statistics need rows that are right or wrong. "
+                "Train each method with `weitiao train` and lay their summary.json side by side"
+            )
+        refuse_foreign_options(self.task, self.data, self.train)
+        return self
 
     @model_validator(mode="after")
     def _rate_per_arm(self) -> "CompareConfig":

@@ -2,13 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A frozen group of options; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from weitiao.method_config import FullConfig, MethodConfig
+from weitiao.section import Section
 
 
 class DataConfig(Section):
@@ -33,6 +30,12 @@ class DataConfig(Section):
     num_folds: int | None = Field(None, ge=2, description="Cut `train` into this many folds; `fold` is held out.")
     fold: int = Field(0, ge=0, description="Which fold is held out, from 0.")
     split_seed: int = Field(0, ge=0, description="Seed of the split. Apart from train.seed, so seeds share one split.")
+    chat_template: str | None = Field(
+        None, description="causal_lm: a Jinja chat template, or a file with one, instead of the tokenizer's own."
+    )
+    train_on_prompt: bool = Field(
+        False, description="causal_lm: learn every token, not the assistant's turns and their end alone."
+    )
     max_length: int = Field(512, ge=4, description="Longest input in tokens.")
     over_length: Literal["truncate", "drop", "fail", "window"] = Field(
         "truncate", description="What happens to longer texts: cut, left out, refused, or cut into windows."
@@ -85,100 +88,6 @@ class DataConfig(Section):
         if self.num_folds is not None and self.eval is not None:
             raise ValueError("num_folds holds out a part of train, and eval is given too. Leave one of them out")
         return self
-
-
-class FullConfig(Section):
-    """Full fine-tuning: every parameter trains."""
-
-    type: Literal["full"] = Field(
-        "full", description="`full`, `lora`, `vera` or `ia3`, or a name that `weitiao methods` lists, such as `bitfit`."
-    )
-    parameters: Literal["all", "bias", "norm"] = Field(
-        "all",
-        description="Which train: all, only biases (BitFit, arXiv 2106.10199) or only norms; new modules always do.",
-    )
-    top_k: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
-        None,
-        description="Train only the upper k layers and what follows them (0: the head alone); auto: by a probe.",
-    )
-
-
-class LoraConfig(Section):
-    """LoRA through peft (arXiv 2106.09685). Names as in peft."""
-
-    type: Literal["lora"] = Field("lora", description="`lora`.")
-    r: int = Field(16, ge=1, description="Rank of the update.")
-    lora_alpha: float = Field(32, gt=0, description="Scale: the update is multiplied by lora_alpha / r.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Layers that get an adapter: `all-linear`, or names such as [query, value]."
-    )
-    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train as well.")
-    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        None, description="Adapters in the upper k layers only; auto: by a probe of what each layer knows."
-    )
-    use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (arXiv 2312.03732).")
-    use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
-    init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] = Field(
-        True, description="Start of A and B: true is peft's default, where a fresh adapter equals the base."
-    )
-    loraplus_lr_ratio: float | None = Field(
-        None, gt=0, description="LoRA+ (arXiv 2402.12354): the learning rate of B over that of A; the paper's is 16."
-    )
-    modules_to_save: tuple[str, ...] = Field(
-        (), description="Further modules to train and save whole. Newly initialised ones always are."
-    )
-
-
-class VeraConfig(Section):
-    """VeRA through peft (arXiv 2310.11454): one frozen random A and B for all layers, and trained scales."""
-
-    type: Literal["vera"] = Field("vera", description="`vera`.")
-    r: int = Field(256, ge=1, description="Rank of the shared random matrices.")
-    d_initial: float = Field(0.1, description="Start of the scales inside the rank.")
-    projection_prng_key: int = Field(0, description="Seed of the random matrices.")
-    target_modules: str | tuple[str, ...] = Field("all-linear", description="Layers that are adapted, as for lora.")
-    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        None, description="Only the upper k layers, as for lora."
-    )
-    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
-
-
-class Ia3Config(Section):
-    """IA3 through peft (arXiv 2205.05638): a trained factor for each key, value and inner feed-forward unit."""
-
-    type: Literal["ia3"] = Field("ia3", description="`ia3`.")
-    target_modules: str | tuple[str, ...] = Field(
-        "auto", description="Layers whose output (or input) is scaled; auto: peft's own choice for the architecture."
-    )
-    feedforward_modules: str | tuple[str, ...] = Field("auto", description="Those of them whose input is scaled.")
-    top_k: None = Field(None, description="Not for ia3.")
-    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
-
-
-# Names that a method goes by in the literature -> the options that make it.
-ALIASES: dict[str, dict[str, Any]] = {
-    "head-only": {"type": "full", "top_k": 0},
-    "bitfit": {"type": "full", "parameters": "bias"},
-    "norm-only": {"type": "full", "parameters": "norm"},
-    "rslora": {"type": "lora", "use_rslora": True},
-    "dora": {"type": "lora", "use_dora": True},
-    "lora+": {"type": "lora", "loraplus_lr_ratio": 16.0},
-    "pissa": {"type": "lora", "init_lora_weights": "pissa"},
-    "olora": {"type": "lora", "init_lora_weights": "olora"},
-}
-
-
-def expand_method(method: Any) -> Any:
-    """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is."""
-    if isinstance(method, dict) and isinstance(method.get("type"), str) and method["type"] in ALIASES:
-        return {**method, **ALIASES[method["type"]]}
-    return method
-
-
-MethodConfig = Annotated[
-    FullConfig | LoraConfig | VeraConfig | Ia3Config, Field(discriminator="type"), BeforeValidator(expand_method)
-]
 
 
 class TrainConfig(Section):
@@ -263,9 +172,15 @@ class TrainConfig(Section):
     eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
     eval_tokens_per_batch: int = Field(2048, ge=8, description="Padded tokens an evaluation batch may hold.")
-    metric_for_best_model: Literal["accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"] = Field(
-        "accuracy", description="The metric that picks the best evaluation."
+    metric_for_best_model: Literal[
+        "accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc", "perplexity", "token_accuracy"
+    ] = Field(
+        "accuracy", description="The metric that picks the best evaluation; with causal_lm log_loss unless given."
     )
+    generate_rows: int = Field(
+        4, ge=0, description="causal_lm: held-out rows answered at the end, by the base and by what was trained."
+    )
+    max_new_tokens: int = Field(64, ge=1, description="causal_lm: longest answer that is generated.")
     load_best_model_at_end: bool = Field(False, description="Keep the best evaluation's weights instead of the last.")
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better metric."
@@ -310,15 +225,71 @@ class OutputConfig(Section):
     dir: str = Field(description="The run folder. It must not exist yet.")
 
 
+Task = Literal["classification", "causal_lm"]
+# What a task's loss and data give no meaning to; setting it is a mistake, not a wish.
+_FOREIGN = {
+    "classification": ("data.chat_template", "data.train_on_prompt", "train.generate_rows", "train.max_new_tokens"),
+    "causal_lm": (
+        "data.text",
+        "data.text_pair",
+        "data.label",
+        "data.canaries",
+        "data.general_text",
+        "train.class_weights",
+    ),
+}
+_METRICS = {
+    "classification": {"accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"},
+    "causal_lm": {"log_loss", "perplexity", "token_accuracy"},
+}
+
+
+def with_task_defaults(value: Any) -> Any:
+    """Before validation: a causal_lm's metric is its loss unless another one is given."""
+    if isinstance(value, dict) and value.get("task") == "causal_lm":
+        train = value.get("train") or {}
+        if isinstance(train, dict):
+            return {**value, "train": {"metric_for_best_model": "log_loss", **train}}
+    return value
+
+
+def refuse_foreign_options(task: Task, data: DataConfig, train: TrainConfig) -> None:
+    """Raise ValueError for options that mean nothing to the task, or that it cannot do yet."""
+    sections: dict[str, Section] = {"data": data, "train": train}
+    for path in _FOREIGN[task]:
+        section, _, name = path.partition(".")
+        if getattr(sections[section], name) != type(sections[section]).model_fields[name].default:
+            raise ValueError(f"{path} has no meaning for task={task}. Leave it out")
+    if train.metric_for_best_model not in _METRICS[task]:
+        known = ", ".join(sorted(_METRICS[task]))
+        raise ValueError(f"train.metric_for_best_model={train.metric_for_best_model}: {task} has {known}")
+    if task == "causal_lm" and data.over_length == "window":
+        raise ValueError("data.over_length=window cuts answers from their questions. Use truncate, drop or fail")
+    if task == "causal_lm" and data.streaming:
+        raise ValueError("data.streaming works with task=classification alone. Leave it out")
+
+
 class RunConfig(Section):
     """One training run."""
 
     model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
-    task: Literal["classification"] = Field("classification", description="What the model learns to do.")
+    task: Task = Field("classification", description="What the model learns: a label, or (causal_lm) to answer.")
     data: DataConfig
     method: MethodConfig = Field(FullConfig(), description="How the model is adapted.")
     train: TrainConfig = Field(default_factory=TrainConfig)
     output: OutputConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, value: Any) -> Any:
+        return with_task_defaults(value)
+
+    @model_validator(mode="after")
+    def _options_of_the_task(self) -> "RunConfig":
+        refuse_foreign_options(self.task, self.data, self.train)
+        if self.task == "causal_lm" and self.method.top_k is not None:
+            raise ValueError("method.top_k works with task=classification alone. Leave it out")
+        return self
 
     @model_validator(mode="after")
     def _streaming_is_bounded(self) -> "RunConfig":

@@ -1,7 +1,7 @@
 """predict and eval: what a finished run says about new rows. Reads the run folder only."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -51,9 +51,10 @@ class Predictor:
         from weitiao.training.evaluate import score
 
         over_length = "window" if self.config.data.over_length == "window" else "truncate"
-        encoded = self.task.encode(
-            texts, labels, self.names, self.tokenizer, self.max_length, pairs, over_length=over_length
-        )
+        # the saved tokenizer has the chat template that the run was given
+        changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
+        data = self.config.data.model_copy(update=changed)
+        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs)
         budget = self.config.train.eval_tokens_per_batch
         return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
 
@@ -63,6 +64,17 @@ class Predictor:
             return []
         return self.task.decode(self.scores(texts, pairs)[0], self.names)  # type: ignore[no-any-return]
 
+    def replies(
+        self, conversations: Sequence[Any], max_new_tokens: int | None, told: Callable[[str], None] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """{"answer"} a conversation, from a run of causal_lm."""
+        from weitiao.data.chat import Chat
+        from weitiao.tasks.generation import generate
+
+        most = max_new_tokens or self.config.train.max_new_tokens
+        for answer in generate(self.model, Chat.of(self.tokenizer, None), conversations, most, told):
+            yield {"answer": answer}
+
 
 def predict(
     run: str | Path,
@@ -71,18 +83,22 @@ def predict(
     text_pair: str | Sequence[str] | None = None,
     input: str | Path | None = None,
     output: str | Path | None = None,
+    max_new_tokens: int | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Label texts with a finished run.
+    """Label texts with a finished run, or (causal_lm) answer them.
 
     Args:
         run: the run folder.
         text: one text or several; with ``text_pair`` when the run was trained on pairs. Or
         input: a data file (or catalogue name) with the run's text columns; its rows are read and answered in blocks.
         output: write one JSON object a line there instead of returning them. The file must not exist yet.
+        max_new_tokens: causal_lm: longest answer; without it the run's own.
+        told: causal_lm: called with pieces of the answers as they are made.
 
     Returns:
-        One {"label", "score", "probabilities"} a text; for rows of a file also their "id" and the row as "input". With
-        ``output`` an empty list.
+        One {"label", "score", "probabilities"} a text, or {"answer"}; for rows of a file also their "id" and the row as
+        "input". With ``output`` an empty list.
 
     Raises:
         RunError: no finished run.  DataError: both or neither of text and input, or a row without text.
@@ -93,6 +109,19 @@ def predict(
         raise DataError("Found --output with --text.\nExpected --output together with --input.\nLeave --output out.")
     opened = RunDir.open(run)
     columns = opened.summary["text_columns"]
+    chats = opened.config.task == "causal_lm"
+    if not chats and (max_new_tokens or told):
+        raise DataError(
+            f"Found options for answers, and {run} labels texts.\nExpected them with a run of task=causal_lm alone.\n"
+            "Leave --max-new-tokens out."
+        )
+    if text is not None and chats:
+        texts = _as_list(text)
+        _check_texts(texts)
+        if text_pair is not None:
+            raise DataError("Found --text-pair.\nExpected --text alone: a question has no second text.\nLeave it out.")
+        asked = [[{"role": "user", "content": one}] for one in texts]
+        return list(Predictor(opened).replies(asked, max_new_tokens, told))
     if text is not None:
         parts = [_as_list(part) for part in (text, text_pair) if part is not None]
         if len(parts) != len(columns) or len({len(part) for part in parts}) > 1:
@@ -105,7 +134,10 @@ def predict(
         return Predictor(opened).answers(*parts)
     if output is not None:
         _check_output(Path(output))
-    answers = _answer_rows(Predictor(opened), read_rows(str(input)), columns)
+    if chats:
+        answers = _reply_rows(Predictor(opened), read_rows(str(input)), max_new_tokens, told)
+    else:
+        answers = _answer_rows(Predictor(opened), read_rows(str(input)), columns)
     if output is None:
         return list(answers)
     temporary = Path(output).with_name(f".{Path(output).name}.tmp")
@@ -135,15 +167,16 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     if data is None:
         return {"run_dir": str(run), "data": "the run's own evaluation rows", "metrics": opened.summary["metrics"]}
     config, names = opened.config, opened.summary["label_names"]
-    table = usable(str(data), config.data)
+    predictor = Predictor(opened)
+    table = usable(str(data), config.data, predictor.task.KIND)
     side = Side(table, np.arange(len(table)))
     labels = side.labels
-    unknown = next((i for i, label in enumerate(labels) if label not in names), None)
+    unknown = next((i for i, label in enumerate(labels) if names and label not in names), None)
     if unknown is not None:
         found = f"{side.ids[unknown]}: label '{labels[unknown]}' is unknown"
         raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")
-    predictor = Predictor(opened)
-    scores, encoded = predictor.scores(side.texts, side.pairs, labels)
+    texts, pairs = predictor.task.rows_of(side)
+    scores, encoded = predictor.scores(texts, pairs, labels)
     return {
         "run_dir": str(run),
         "data": str(data),
@@ -167,6 +200,20 @@ def _answer_rows(predictor: Predictor, rows: Iterator[Row], columns: Sequence[st
         yield from (
             {"id": row.id, **answer, "input": to_plain(row.fields)} for row, answer in zip(block, answers, strict=True)
         )
+
+
+def _reply_rows(
+    predictor: Predictor, rows: Iterator[Row], max_new_tokens: int | None, told: Callable[[str], None] | None
+) -> Iterator[dict[str, Any]]:
+    from weitiao.data.chat import question_of
+
+    for row in rows:
+        try:
+            question = question_of(row.fields)
+        except DataError as error:
+            raise DataError(f"{row.id}: {error}") from None
+        for answer in predictor.replies([question], max_new_tokens, told):
+            yield {"id": row.id, **answer, "input": to_plain(row.fields)}
 
 
 def _as_list(value: str | Sequence[str]) -> list[str]:

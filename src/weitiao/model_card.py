@@ -1,5 +1,6 @@
 """README.md of a run folder: what the model is, how it was made, how to load it without weitiao."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from weitiao.config import RunConfig
@@ -14,29 +15,65 @@ from transformers import AutoTokenizer
 id2label = {id2label}
 model = AutoPeftModelForSequenceClassification.from_pretrained("model", num_labels={count}, id2label=id2label)
 tokenizer = AutoTokenizer.from_pretrained("model")"""
+_CHAT = """from {package} import {auto}
+from transformers import AutoTokenizer
+
+model = {auto}.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")
+question = [{{"role": "user", "content": "..."}}]
+inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens={most})[0, inputs["input_ids"].shape[1]:]))"""
 
 
-def model_card(config: RunConfig, summary: dict[str, Any]) -> str:
-    """Markdown from the configuration and the measurements."""
+def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dict[str, Any]] = ()) -> str:
+    """Markdown from the configuration, the measurements, and the answers before and after."""
     metrics = summary["metrics"]
     scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scalars.items())
+    before = summary.get("metrics_before")
+    head = "| value |\n|---|---|" if before is None else "| base | fine-tuned |\n|---|---|---|"
+    rows = "\n".join(
+        f"| {name} " + (f"| {before[name]:.4f} " if before else "") + f"| {value:.4f} |"
+        for name, value in scalars.items()
+    )
     names = dict(enumerate(summary["label_names"]))
-    code = _LORA.format(id2label=names, count=len(names)) if config.method.type != "full" else _FULL
+    if config.task == "causal_lm":
+        package = ("peft", "AutoPeftModelForCausalLM") if config.method.type != "full" else ("transformers", "AutoModelForCausalLM")  # fmt: skip
+        code = _CHAT.format(package=package[0], auto=package[1], most=config.train.max_new_tokens)
+        what = "Answers in conversations"
+    else:
+        code = _LORA.format(id2label=names, count=len(names)) if config.method.type != "full" else _FULL
+        what = f"{config.task} of the labels {', '.join(summary['label_names'])}"
     chosen = "\n**The evaluation rows also chose the step that was kept**, so these figures are optimistic.\n"
     return f"""# {config.model}, fine-tuned ({config.method.type})
 
-{config.task} of the labels {", ".join(summary["label_names"])}, trained on `{config.data.train}` with weitiao.
+{what}, trained on `{config.data.train}` with weitiao.
 {summary["num_trainable_params"]:,} of {summary["num_params"]:,} parameters ({summary["trainable_percent"]:.2f} %) trained for
 {summary["steps"]} steps ({summary["epochs"]} epochs) at learning rate {summary["learning_rate"]:g}, seed {summary["seed"]}.
 
-| metric on {metrics["num_rows"]:,} held-out rows | value |
-|---|---|
+| metric on {metrics["num_rows"]:,} held-out rows {head}
 {rows}
 {chosen if summary["selected_on_eval"] else ""}
-```python
+{_answers(samples)}```python
 {code}
 ```
 
 All options: `config.yaml`. What was measured: `summary.json`. What happened to the data: `data_report.json`.
 """
+
+
+def _answers(samples: Iterable[dict[str, Any]]) -> str:
+    """Held-out questions with the answers before and after, as quotations."""
+    blocks = [
+        "\n".join(
+            f"> {line}".rstrip()
+            for name, text in (
+                ("question", sample["question"][-1]["content"]),
+                ("reference", sample["reference"]),
+                ("base", sample["before"]),
+                ("fine-tuned", sample["after"]),
+            )
+            for line in (*f"**{name}**: {text.strip()}".splitlines(), "")
+        )
+        for sample in samples
+    ]
+    return "\n\n".join(["Answers to held-out questions:", *blocks]) + "\n\n" if blocks else ""

@@ -197,11 +197,6 @@ def load_model(
         attention = (
             register() if _config_of(model).model_type in MODEL_TYPES else None
         )  # None: what transformers chooses
-    options: dict[str, Any] = {
-        "num_labels": len(label_names),
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: i for i, name in enumerate(label_names)},
-    }
     try:
         loaded, info = getattr(transformers, auto_class).from_pretrained(
             where,
@@ -212,7 +207,7 @@ def load_model(
             use_safetensors=True,
             **NO_FOREIGN_CODE,
             device_map="meta" if meta else None,
-            **options,
+            **head_options(label_names),
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise cannot_load(model, error) from None
@@ -226,6 +221,14 @@ def load_model(
         loaded.config.pad_token_id = pad_id
     mismatched = {key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())}
     return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
+
+
+def head_options(label_names: Sequence[str]) -> dict[str, Any]:
+    """What transformers needs to know about a classification head; nothing without labels."""
+    if not label_names:
+        return {}
+    by_index = dict(enumerate(label_names))
+    return {"num_labels": len(label_names), "id2label": by_index, "label2id": {n: i for i, n in by_index.items()}}
 
 
 def _config_of(model: str) -> Any:

@@ -56,12 +56,10 @@ class Progress:
                 facts += f"{event['samples_per_s']:.1f} samples/s, {self._eta(event)}"
                 self._show(f"{where}training", facts, event["step"])
             case "eval":
-                self._show(
-                    f"{where}evaluated", f"accuracy {event['accuracy']:.4f} at step {event['step']}", event["step"]
-                )
+                self._show(f"{where}evaluated", f"{_quality(event)} at step {event['step']}", event["step"])
             case "done":
                 self._cell_seconds.append(event["seconds"])
-                self._show(f"{where}done", f"accuracy {event['metrics']['accuracy']:.4f}", self._total)
+                self._show(f"{where}done", _quality(event["metrics"]), self._total)
 
     def _eta(self, event: dict[str, Any]) -> str:
         """Time left of this run, and of the whole comparison once a first cell has shown what a cell takes."""
@@ -81,6 +79,11 @@ class Progress:
         if step is None or step in (0, self._total) or now - self._said >= self._PLAIN_SECONDS:
             self._said = now
             self._console.print(f"{title} {facts}".rstrip(), highlight=False, markup=False)
+
+
+def _quality(metrics: dict[str, Any]) -> str:
+    name = "accuracy" if "accuracy" in metrics else "log_loss"
+    return f"{name} {metrics[name]:.4f}"
 
 
 def _clock(seconds: float) -> str:

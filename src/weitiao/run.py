@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao import pretrained
-from weitiao.artifact import RunDir, size_bytes, write_jsonl, writing
+from weitiao.artifact import RunDir, read_jsonl, size_bytes, write_jsonl, writing
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.lock import RunLock
@@ -74,6 +74,7 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
+    from weitiao.data.chat import chat_of
     from weitiao.effects.of_run import effects
     from weitiao.kernels.limits import return_free_memory
     from weitiao.planning.plan import plan_errors
@@ -83,6 +84,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
     from weitiao.training.evaluate import score
     from weitiao.training.fit import fit
     from weitiao.training.inputs import gather
+    from weitiao.training.samples import compare_with_base
     from weitiao.training.signals import StopRequest
     from weitiao.training.world import first_alone, wait_for_all
 
@@ -107,12 +109,22 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
         artifact_bytes = size_bytes(run.model)
+        tokenizer = load_tokenizer(config.model)
+        chat = None
+        if inputs.task.KIND == "sft":
+            chat = chat_of(config.data, tokenizer)
+            tokenizer.chat_template = chat.template or tokenizer.chat_template
         with writing(run.model):
-            load_tokenizer(config.model).save_pretrained(run.model)
+            tokenizer.save_pretrained(run.model)
         model = _load_artifact(config, run, inputs, events)
         scores = score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
         metrics = inputs.metrics(scores)
+        if chat is not None and config.train.generate_rows:
+            answers, before = compare_with_base(config, run, inputs, model, chat, events)
+            metrics |= answers
+            summary["metrics_before"] = before
         found = effects(config, run, inputs, model, events)
+        del model
         summary |= {
             "memory_before_model_bytes": memory_before,
             "artifact_bytes": artifact_bytes,
@@ -126,7 +138,8 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         summary["plan_error"] = plan_errors(planned, summary)
         _write_predictions(run, inputs, scores)
         run.write_json("summary.json", summary)
-        run.write_text("README.md", model_card(config, summary))
+        samples = run.path / "samples.jsonl"
+        run.write_text("README.md", model_card(config, summary, read_jsonl(samples) if samples.is_file() else ()))
         run.finish()
         events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
         events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
@@ -182,20 +195,5 @@ def _load_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: Eve
 
 
 def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:
-    names = inputs.label_names
-    side = inputs.prepared.eval
-    answers = inputs.task.decode(scores, names)
-    rows = zip(side.ids, side.texts, side.labels, answers, scores.tolist(), strict=True)
-    write_jsonl(
-        run.path / "predictions.jsonl",
-        (
-            {
-                "id": row_id,
-                "text": text,
-                "gold": gold,
-                "predicted": answer["label"],
-                "scores": dict(zip(names, logits, strict=True)),
-            }
-            for row_id, text, gold, answer, logits in rows
-        ),
-    )
+    rows = inputs.task.predictions(inputs.prepared.eval, scores, inputs.label_names)
+    write_jsonl(run.path / "predictions.jsonl", rows)

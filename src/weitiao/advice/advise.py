@@ -15,8 +15,9 @@ from weitiao.advice.rules import RULES, Method
 from weitiao.artifact import RunDir
 from weitiao.compare_config import CompareConfig
 from weitiao.comparison.evidence import verify
-from weitiao.config import FullConfig, LoraConfig, MethodConfig, RunConfig
+from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
+from weitiao.method_config import FullConfig, LoraConfig, MethodConfig
 from weitiao.methods import default_rate
 from weitiao.overrides import as_config, validate
 from weitiao.planning.plan import load_config, plan_arms
@@ -78,14 +79,15 @@ def advise(
         for found in planned["methods"]
     }
     rows = len(inputs.eval if case.data.streaming else inputs.train)
+    classifies = inputs.task.KIND == "classification"
     facts = Facts(
         full=costs["full"],
         lora=costs["lora"],
         room_bytes=planned["methods"][0]["room_bytes"],
         train_rows=rows,
-        num_classes=len(inputs.label_names),
-        majority=_majority(inputs),
-        probe=_probe(arms["full"], inputs) if probe else None,
+        num_classes=len(inputs.label_names) if classifies else None,
+        majority=_majority(inputs) if classifies else None,
+        probe=_probe(arms["full"], inputs) if probe and classifies else None,
         unknown_share=_unknown_share(case.model, inputs),
         compared=compared,
         goal=goal,

@@ -4,22 +4,27 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from weitiao import pretrained
 from weitiao.artifact import write_atomic
 from weitiao.compare_config import CompareConfig
 from weitiao.config import DataConfig, RunConfig
+from weitiao.data.chat import chat_lengths, chat_of
 from weitiao.data.encode import fingerprint, token_lengths
-from weitiao.data.findings import DataReport, Finding, inspect
+from weitiao.data.findings import DataReport, Finding, Lengths, inspect
 from weitiao.data.page import report_page
-from weitiao.data.table import build
+from weitiao.data.prepare import Side
+from weitiao.data.table import Table, build
 from weitiao.errors import DataError
 from weitiao.overrides import load, read_yaml
 
 Say = Callable[[str], None]
-_VERSION = 3
+_VERSION = 4
 
 
 def check(
@@ -85,8 +90,14 @@ def cached_report(config: DataConfig, tokenizer: Any, say: Say = lambda message:
     say(f"reading {config.train}")
     table = build(config.train, config)
     other = build(config.eval, config).folder.name if config.eval is not None else None
-    options = config.model_dump(include={"max_length", "over_length", "bad_rows", "duplicates", "near_duplicates", "near_threshold", "conflicts"})  # fmt: skip
-    identity = [_VERSION, str(config.train), other, options, fingerprint(tokenizer) if tokenizer is not None else None]
+    options = config.model_dump(include={"max_length", "over_length", "bad_rows", "duplicates", "near_duplicates", "near_threshold", "conflicts", "chat_template", "train_on_prompt"})  # fmt: skip
+    identity = [
+        _VERSION,
+        str(config.train),
+        other,
+        options,
+        None if tokenizer is None else [fingerprint(tokenizer), str(tokenizer.chat_template)],
+    ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     file = table.folder / f"check-{digest}.json"
     if file.is_file():
@@ -95,10 +106,18 @@ def cached_report(config: DataConfig, tokenizer: Any, say: Say = lambda message:
             Finding(**{**f, "where": tuple(f["where"]), "examples": tuple(f["examples"])}) for f in kept.pop("findings")
         )
         return DataReport(**kept, findings=findings)
-    lengths = None if tokenizer is None else lambda texts, pairs: token_lengths(texts, pairs, tokenizer)
-    report = inspect(config, lengths, say)
+    report = inspect(config, None if tokenizer is None else partial(_lengths, config, tokenizer), say)
     write_atomic(file, json.dumps(report.to_dict(), ensure_ascii=False))
     return report
+
+
+def _lengths(config: DataConfig, tokenizer: Any, table: Table) -> Lengths:
+    """See :data:`weitiao.data.findings.Lengths`. Without a chat template, a conversation is counted as a pair of texts."""
+    if table.kind == "sft" and (config.chat_template or tokenizer.chat_template):
+        return chat_lengths(Side(table, np.arange(len(table))).conversations, chat_of(config, tokenizer))
+    texts, pairs = table.column("text"), table.column("text_pair")
+    counts = token_lengths(texts, pairs if pairs and pairs[0] is not None else None, tokenizer)
+    return counts, token_lengths(texts, None, tokenizer) if table.kind == "sft" else counts, counts
 
 
 def refuse_errors(report: DataReport, config: DataConfig) -> None:

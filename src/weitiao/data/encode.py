@@ -35,6 +35,7 @@ class Encoded:
         owner: int64 [N]: which input each row came from; several rows share an owner when texts are cut into windows,
             and inputs that were left out own none.
         states: [T, H], what a frozen prefix of the model makes of ``flat`` (training/prefix.py).
+        supervised: bool [T], which tokens a causal model learns to predict.
     """
 
     flat: NDArray[np.int32]
@@ -45,6 +46,7 @@ class Encoded:
     num_over_length: int = 0
     tokens_lost: int = 0
     states: Any = None
+    supervised: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -64,8 +66,8 @@ class Encoded:
 
     @property
     def gold(self) -> NDArray[np.int64]:
-        """One class index an owner, in order."""
-        return self.labels[np.unique(self.owner, return_index=True)[1]]
+        """One class index an owner, in order; empty when the rows are unlabelled."""
+        return self.labels[np.unique(self.owner, return_index=True)[1]] if len(self.labels) else self.labels
 
     @property
     def kept(self) -> NDArray[np.int64]:

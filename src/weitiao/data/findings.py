@@ -15,6 +15,8 @@ from weitiao.data.table import EMPTY, Table, build
 
 Severity = Literal["error", "warning", "info"]
 Say = Callable[[str], None]
+# Of each row: its tokens, uncut; of conversations also the places of the first and the last token that is learnt.
+Lengths = tuple[Sequence[int], Sequence[int], Sequence[int]]
 _SHOWN = 20
 _NEAR_ROWS = 200_000  # the MinHash index of more rows would not fit an ordinary machine
 _PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
@@ -53,11 +55,13 @@ class DataReport:
         return asdict(self)
 
 
-def inspect(config: DataConfig, lengths_of: Any = None, say: Say = lambda message: None) -> DataReport:
+def inspect(
+    config: DataConfig, lengths_of: Callable[[Table], Lengths] | None = None, say: Say = lambda message: None
+) -> DataReport:
     """Look at the rows of a configuration.
 
     Args:
-        lengths_of: function (texts, pairs) -> token counts, when a model is known; else characters are counted.
+        lengths_of: counts tokens, when a model is known; else characters are counted.
         say: told what is being done.
 
     Raises:
@@ -235,15 +239,16 @@ def _across(table: Table, other: Table, config: DataConfig) -> list[Finding]:
     return findings
 
 
-def _lengths(table: Table, config: DataConfig, lengths_of: Any) -> tuple[dict[str, Any], list[Finding]]:
+def _lengths(
+    table: Table, config: DataConfig, lengths_of: Callable[[Table], Lengths] | None
+) -> tuple[dict[str, Any], list[Finding]]:
     """Percentiles and a histogram; with a tokenizer, what max_length would cut."""
-    texts, pairs = table.column("text"), table.column("text_pair")
-    second = pairs if pairs and pairs[0] is not None else None
     unit = "tokens" if lengths_of else "characters"
     if lengths_of is None:
-        counts = np.array([len(t) + len(p or "") for t, p in zip(texts, pairs, strict=True)])
+        pairs = zip(table.column("text"), table.column("text_pair"), strict=True)
+        counts = first = last = np.array([len(text) + len(pair or "") for text, pair in pairs])
     else:
-        counts = np.asarray(lengths_of(texts, second))
+        counts, first, last = map(np.asarray, lengths_of(table))
     values, edges = np.histogram(counts, bins=min(60, max(1, int(counts.max()))))
     facts = {
         "unit": unit,
@@ -267,11 +272,10 @@ def _lengths(table: Table, config: DataConfig, lengths_of: Any) -> tuple[dict[st
         fix = f"data.over_length={config.over_length} applies; raise data.max_length if the model allows"
         findings.append(_finding("over_length", severity, table, long, message, fix))
     if table.kind == "sft":
-        asked = np.asarray(lengths_of(texts, None))
-        mute = np.flatnonzero(asked >= config.max_length).tolist()
-        if mute:
-            findings.append(_finding("no_supervision", "error", table, mute, "rows whose question alone fills max_length: nothing of the answer is learnt", "raise data.max_length, or shorten them"))  # fmt: skip
-        endless = np.flatnonzero((counts > config.max_length) & (asked < config.max_length)).tolist()
+        mute = np.flatnonzero(first >= config.max_length).tolist()
+        if mute and config.over_length != "drop":
+            findings.append(_finding("no_supervision", "error", table, mute, "rows whose question alone fills max_length: nothing of the answer could be learnt", "raise data.max_length, or shorten them"))  # fmt: skip
+        endless = np.flatnonzero((last >= config.max_length) & (first < config.max_length)).tolist()
         if endless:
             findings.append(_finding("no_stop", "warning", table, endless, "rows whose answer is cut, so that its end is never learnt", "raise data.max_length, or data.over_length=drop"))  # fmt: skip
     return facts, findings

@@ -41,13 +41,19 @@ class Side:
         return pairs if pairs and pairs[0] is not None else None
 
     @property
+    def conversations(self) -> list[list[dict[str, str]]]:
+        """The messages [{role, content}] of each row, of rows that are conversations."""
+        return [json.loads(text) for text in self.table.column("messages", self.rows)]
+
+    @property
     def whole_texts(self) -> list[str]:
         """What is compared for near-duplicates: the text, or both texts of a pair."""
         return self.table.whole_texts(self.rows)
 
     @property
     def labels(self) -> list[str]:
-        return self.table.column("label", self.rows)
+        """The label of each row; "" where rows have none."""
+        return [label or "" for label in self.table.column("label", self.rows)]
 
     @property
     def ids(self) -> list[str]:
@@ -56,6 +62,11 @@ class Side:
     @property
     def keys(self) -> NDArray[np.void]:
         return self.table.keys[self.rows]
+
+    @property
+    def apart(self) -> NDArray[np.void]:
+        """What must never be on both sides of a split: the text, or of conversations what is asked."""
+        return self.table.asked[self.rows] if self.table.kind == "sft" else self.keys
 
     def keep(self, mask: NDArray[np.bool_]) -> "Side":
         return Side(self.table, self.rows[mask])
@@ -71,8 +82,8 @@ class Prepared:
     report: dict[str, Any]
 
 
-def prepare(config: DataConfig) -> Prepared:
-    """Read, apply the policies, split.
+def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
+    """Read rows of a kind, apply the policies, split.
 
     Texts are the same when they are equal after NFKC and white-space folding. Whatever the policies, no text (and with
     ``near_duplicates=drop`` no near-equal one) is on both sides.
@@ -80,12 +91,12 @@ def prepare(config: DataConfig) -> Prepared:
     Raises:
         DataError: rows that a policy refuses, or a side that is left too small.
     """
-    table = usable(config.train, config)
+    table = usable(config.train, config, kind)
     side, report = _apply_policies(Side(table, np.arange(len(table))), config)
     if config.eval is not None:
-        other = usable(config.eval, config)
+        other = usable(config.eval, config, kind)
         evaluation, eval_report = _apply_policies(Side(other, np.arange(len(other))), config)
-        overlap = np.isin(side.keys, evaluation.keys)
+        overlap = np.isin(side.apart, evaluation.apart)
         train = side.keep(~overlap)
         counts = {"train": report, "eval": eval_report, "overlap_dropped_from_train": int(overlap.sum())}
     else:
@@ -94,17 +105,19 @@ def prepare(config: DataConfig) -> Prepared:
     train, near = _without_near(train, evaluation, config)
     if config.train_size is not None:
         train = _sample(train, config.train_size, config)
-    names = sort_labels(set(train.labels))
-    unknown = set(evaluation.labels) - set(names)
+    names = sort_labels(set(train.labels)) if kind == "classification" else ()
+    unknown = set(evaluation.labels) - set(names) if names else set()
     if unknown:
         raise DataError(
             f"The evaluation rows have labels that no training row has: {sorted(unknown)}.\nExpected: {list(names)}.\n"
             "Add training rows for them, or correct the labels."
         )
-    if len(names) < 2 or not len(evaluation):
+    if (kind == "classification" and len(names) < 2) or not len(train) or not len(evaluation):
+        labels = f" with the labels {list(names)}" if kind == "classification" else ""
+        wanted = "two labels" if kind == "classification" else "one training row"
         raise DataError(
-            f"After the policies {len(train)} training rows with the labels {list(names)} and {len(evaluation)} evaluation "
-            "rows are left.\nExpected at least two labels and one evaluation row.\n"
+            f"After the policies {len(train)} training rows{labels} and {len(evaluation)} evaluation rows are left.\n"
+            f"Expected at least {wanted} and one evaluation row.\n"
             "Add rows, change data.test_size, or see what went: weitiao data check"
         )
     counts |= {
@@ -154,10 +167,14 @@ def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classific
             f"{spec}. See them all: weitiao data check {spec}\nOr leave them out, counted: data.bad_rows=skip"
         )
     if table.kind != kind:
-        wanted = {"classification": "a text and a label", "text": "a text"}[kind]
+        wanted = {"classification": "a text and a label", "sft": "conversations"}[kind]
+        fix = {
+            "classification": "Name the columns: data.text=COLUMN data.label=COLUMN",
+            "sft": "Name the columns instruction and output, prompt and completion, messages, or conversations",
+        }[kind]
+        other = ", or learn to answer: task=causal_lm" if table.kind == "sft" else ""
         raise DataError(
-            f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted}.\n"
-            "Name the columns: data.text=COLUMN data.label=COLUMN"
+            f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted}.\n{fix}{other}."
         )
     return table
 
@@ -170,9 +187,14 @@ def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def groups_of(side: Side) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """For every row: its group of equal texts, whether it is the group's first, whether the group has two labels."""
-    _, first, group = np.unique(side.keys, return_index=True, return_inverse=True)
+def groups_of(
+    side: Side, keys: NDArray[np.void] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """For every row: its group of equal texts, whether it is the group's first, whether the group has two labels.
+
+    ``keys``: what makes rows equal, instead of their texts.
+    """
+    _, first, group = np.unique(side.keys if keys is None else keys, return_index=True, return_inverse=True)
     codes = np.unique(np.array(side.labels, dtype=object).astype(str), return_inverse=True)[1]
     low, high = np.full(len(first), len(codes)), np.full(len(first), -1)
     np.minimum.at(low, group, codes)
@@ -275,8 +297,8 @@ def _quota(sizes: dict[str, int], count: int) -> dict[str, int]:
 
 
 def _split(side: Side, config: DataConfig) -> tuple[Side, Side]:
-    """Stratified, seeded, by distinct text: all rows of one text go to one side."""
-    group, is_first, _ = groups_of(side)
+    """Stratified, seeded, by distinct text: all rows of one text (or of one question) go to one side."""
+    group, is_first, _ = groups_of(side, side.apart)
     firsts = Side(side.table, side.rows[is_first])
     size, total = config.test_size, len(firsts)
     count = size if isinstance(size, int) else round(size * total)

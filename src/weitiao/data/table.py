@@ -93,6 +93,11 @@ class Table:
             parts.append(np.frombuffer(column.buffers()[1], dtype="V16")[column.offset :][: len(column)])
         return np.concatenate(parts)
 
+    @cached_property
+    def asked(self) -> NDArray[np.void]:
+        """Of conversations: what makes the questions the same, 16 bytes a row."""
+        return np.array([key_bytes(text, None) for text in self.column("text")], dtype="V16")
+
     def rejected(self) -> Iterator[dict[str, Any]]:
         """Records that could not be used: {"id", "reason", "found"}."""
         yield from read_jsonl(self.folder / "rejected.jsonl")

@@ -7,7 +7,7 @@ import numpy as np
 
 from weitiao import pretrained
 from weitiao.artifact import RunDir, write_jsonl
-from weitiao.config import RunConfig
+from weitiao.config import DataConfig, RunConfig
 from weitiao.data.canaries import Canary
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
@@ -39,7 +39,7 @@ def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) 
     canaries: Sequence[Canary] = inputs.canaries
     tokenizer, names = pretrained.load_tokenizer(config.model), inputs.label_names
     encoded = inputs.task.encode(
-        [c.text for c in canaries], [c.label for c in canaries], names, tokenizer, inputs.max_length
+        [c.text for c in canaries], [c.label for c in canaries], names, tokenizer, _cut(config, inputs)
     )
     scores = score(model, inputs.task, encoded, inputs.pad_id, config.train.eval_tokens_per_batch)
     own = np.log(inputs.task.softmax(scores))[np.arange(len(canaries)), encoded.gold]
@@ -56,7 +56,7 @@ def _forgetting(config: RunConfig, inputs: "Inputs", model: Any) -> dict[str, fl
     assert config.data.general_text is not None
     tokenizer = pretrained.load_tokenizer(config.model)
     texts = general_texts(config.data.general_text, config.data.general_rows)
-    encoded = inputs.task.encode(texts, [], inputs.label_names, tokenizer, inputs.max_length)
+    encoded = inputs.task.encode(texts, [], inputs.label_names, tokenizer, _cut(config, inputs))
     base, _ = pretrained.load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved
     )
@@ -71,6 +71,10 @@ def _forgetting(config: RunConfig, inputs: "Inputs", model: Any) -> dict[str, fl
     if head is not None and tokenizer.mask_token_id is not None:
         found |= _masked(head.to(model.device), model, encoded, pad, tokenizer)
     return found
+
+
+def _cut(config: RunConfig, inputs: "Inputs") -> DataConfig:
+    return config.data.model_copy(update={"max_length": inputs.max_length, "over_length": "truncate"})
 
 
 def _masked(head: Any, model: Any, encoded: Encoded, pad_id: int, tokenizer: Any) -> dict[str, float]:

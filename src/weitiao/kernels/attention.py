@@ -2,7 +2,8 @@
 
 At classification lengths CPU flash attention spends more time in its backward than two plain products do, and the
 stock eager path makes several [B, H, L, L] temporaries. Here one such tensor is kept: the probabilities.
-Longer sequences, dropout and grouped heads go to PyTorch's ``scaled_dot_product_attention``.
+Grouped heads (several query heads share a key) are rows of one product with that key. Longer sequences, dropout and
+generation, whose queries are fewer than its keys, go to PyTorch's ``scaled_dot_product_attention``.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra", "camembert", "llama"
 
 
 class ShortAttention(torch.autograd.Function):
-    """softmax(q k^T * scale + mask) v for q, k, v [N, L, D] (N = batch x heads)."""
+    """softmax(q k^T * scale + mask) v for q [N, G x L, D] and k, v [N, L, D] (N = batch x key heads, G queries a key)."""
 
     @staticmethod
     def forward(
@@ -30,10 +31,11 @@ class ShortAttention(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         """``mask``: None, or what is added to the scores, [B, 1, L or 1, L]: 0, or very low where attention is forbidden."""
-        scaled = query * scale  # on [N, L, D], not on the larger [N, L, L]
+        scaled = query * scale  # on [N, G L, D], not on the larger [N, G L, L]
         scores = torch.bmm(scaled, key.transpose(1, 2))
         if mask is not None:
-            scores.view(mask.shape[0], -1, *scores.shape[1:]).add_(mask)
+            length = scores.shape[-1]
+            scores.view(mask.shape[0], -1, length, length).add_(mask)
         probabilities = torch.softmax(scores, dim=-1)
         ctx.save_for_backward(scaled, key, value, probabilities)
         ctx.scale = scale
@@ -61,9 +63,9 @@ def attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: q, k, v [B, H, L, D] -> [B, L, H, D]."""
+    """transformers' attention interface: q [B, H, L, D], k, v [B, H / G, L, D] -> [B, L, H, D]."""
     batch, heads, length, size = query.shape
-    if dropout or length > SHORT_UP_TO_TOKENS or key.shape != query.shape:
+    if dropout or length > SHORT_UP_TO_TOKENS or key.shape[2] != length:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)  # type: ignore[no-any-return]
@@ -74,7 +76,7 @@ def attention(
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(
             ~attention_mask, torch.finfo(query.dtype).min
         )
-    flat = [tensor.reshape(batch * heads, length, size) for tensor in (query, key, value)]
+    flat = [tensor.reshape(batch * key.shape[1], -1, size) for tensor in (query, key, value)]
     output = ShortAttention.apply(*flat, attention_mask, size**-0.5 if scaling is None else scaling)  # type: ignore[no-untyped-call]
     return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
 

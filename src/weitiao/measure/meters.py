@@ -67,6 +67,7 @@ class Throughput:
     steps: int = 0
     samples: int = 0
     tokens: int = 0
+    targets: int = 0
     seconds: float = 0.0
     _since: float | None = field(default=None, repr=False)
 
@@ -79,8 +80,8 @@ class Throughput:
         self._add_time()
         self._since = None
 
-    def tick(self, samples: int, tokens: int) -> None:
-        """One optimizer step has ended."""
+    def tick(self, samples: int, tokens: int, targets: int) -> None:
+        """One optimizer step has ended; ``targets``: what carried loss in it."""
         self.steps += 1
         if self.steps <= self.warmup:
             self._since = time.perf_counter()
@@ -88,6 +89,7 @@ class Throughput:
         self._add_time()
         self.samples += samples
         self.tokens += tokens
+        self.targets += targets
 
     def _add_time(self) -> None:
         now = time.perf_counter()
@@ -97,10 +99,14 @@ class Throughput:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
-        return {key: getattr(self, key) for key in ("warmup", "steps", "samples", "tokens", "seconds")}
+        return {key: getattr(self, key) for key in ("warmup", "steps", "samples", "tokens", "targets", "seconds")}
 
     def read(self) -> dict[str, float]:
         """{"samples_per_s", "tokens_per_s"}; 0 while nothing but warm-up has run."""
         if not self.seconds:
             return {"samples_per_s": 0.0, "tokens_per_s": 0.0}
         return {"samples_per_s": self.samples / self.seconds, "tokens_per_s": self.tokens / self.seconds}
+
+    def targets_per_s(self) -> float:
+        """0 while nothing but warm-up has run."""
+        return self.targets / self.seconds if self.seconds else 0.0

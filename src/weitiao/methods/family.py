@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from weitiao.config import ALIASES, MethodConfig
+from weitiao.method_config import ALIASES, MethodConfig
 from weitiao.methods import default_rate
 
 

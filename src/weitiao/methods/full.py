@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weitiao.config import FullConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.prefix import frozen_names
+from weitiao.method_config import FullConfig
 
 if TYPE_CHECKING:
     import torch

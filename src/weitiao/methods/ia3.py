@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weitiao.config import Ia3Config
 from weitiao.errors import ConfigError
+from weitiao.method_config import Ia3Config
 from weitiao.methods.lora import load, save
 from weitiao.methods.modules import leaves, target_modules, whole_modules, wrap
 
@@ -48,7 +48,7 @@ def apply(model: "PreTrainedModel", config: Ia3Config, new_parameters: Sequence[
         if inner == "auto"
         else list([inner] if isinstance(inner, str) else inner),
         modules_to_save=leaves(model, whole) or None,
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
         base_model_name_or_path=base,
     )
     return wrap(model, adapter, wanted, whole)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weitiao.config import LoraConfig
+from weitiao.method_config import LoraConfig
 from weitiao.methods.modules import pattern, target_modules, upper_layers, whole_modules, wrap
+from weitiao.pretrained import head_options
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         use_dora=config.use_dora,
         init_lora_weights=config.init_lora_weights,
         modules_to_save=whole or None,
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
         base_model_name_or_path=base,
     )
     return wrap(model, adapter, config.target_modules, whole)
@@ -72,9 +73,7 @@ def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -
 
     model = getattr(transformers, auto_class).from_pretrained(
         base,
-        num_labels=len(label_names),
-        id2label=dict(enumerate(label_names)),
-        label2id={name: i for i, name in enumerate(label_names)},
+        **head_options(label_names),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # the base may carry another task's head; the adapter brings its own
     )

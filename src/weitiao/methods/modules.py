@@ -116,10 +116,13 @@ def _linear_names(model: "nn.Module", whole: Sequence[str]) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     outside = re.compile(pattern(whole)) if whole else None
+    head = model.get_output_embeddings()  # type: ignore[operator]  # a language model's: often the embedding itself
     return sorted(
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and not (outside and outside.fullmatch(name))
+            if isinstance(module, nn.Linear | Conv1D)
+            and module is not head
+            and not (outside and outside.fullmatch(name))
         }
     )

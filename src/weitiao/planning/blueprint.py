@@ -46,12 +46,7 @@ class Blueprint:
     def cost(self, rows: int, length: int, rates: Rates) -> StepCost:
         """One step of a batch of ``rows`` rows, the longest of ``length`` tokens."""
         task = self.inputs.task
-        batch = {
-            "input_ids": torch.zeros(rows, length, dtype=torch.long, device="meta"),
-            "labels": torch.zeros(rows, dtype=torch.long, device="meta"),
-        }
-        if rows > 1:
-            batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long, device="meta")
+        batch = task.shapes(self.inputs.train, rows, length)
         if self.stored_state_bytes:
             width = self.model.config.hidden_size
             batch[BATCH_KEY] = torch.zeros(rows, length, width, dtype=self.dtype, device="meta")
@@ -88,6 +83,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
+    inputs.task.prepare_model(model)
     if options.first_token:
         use_first_token(model)
     if options.fused_lora and method.type == "lora":

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.compare_config import CompareConfig
-from weitiao.config import ALIASES, RunConfig
+from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
+from weitiao.method_config import ALIASES
 from weitiao.overrides import as_config, load, read_yaml, validate
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps

@@ -47,13 +47,14 @@ def read_inputs(config: RunConfig) -> Inputs:
     tokenizer = pretrained.load_tokenizer(config.model)
     max_length = min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))
     data = config.data.model_copy(update={"max_length": max_length})
-    prepared = prepare_evaluation(data) if data.streaming else prepare(data)
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
 
     def encode(side: Side) -> Encoded:
         key = hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest()
+        texts, pairs = task.rows_of(side)
         encoded: Encoded = task.encode(
-            side.texts, side.labels, prepared.label_names, tokenizer, data.max_length, side.pairs,
-            over_length=data.over_length, cache_key=key, ids=side.ids if data.over_length == "fail" else [],
+            texts, side.labels, prepared.label_names, tokenizer, data, pairs,
+            cache_key=key, ids=side.ids if data.over_length == "fail" or task.KIND == "sft" else [],
         )  # fmt: skip
         return encoded
 

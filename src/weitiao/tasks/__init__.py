@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from weitiao.tasks import classification
+from weitiao.tasks import causal_lm, classification
 
-TASKS: dict[str, ModuleType] = {"classification": classification}
+TASKS: dict[str, ModuleType] = {"classification": classification, "causal_lm": causal_lm}

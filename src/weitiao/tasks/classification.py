@@ -1,21 +1,29 @@
 """Single-label classification of texts into two or more classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded, encode_texts
+from weitiao.data.prepare import Side
 from weitiao.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_MODEL = "AutoModelForSequenceClassification"
+KIND = "classification"
 HIGHER_IS_BETTER = {"accuracy": True, "f1_macro": True, "f1_weighted": True, "log_loss": False, "roc_auc": True}
 Tensors = dict[str, torch.Tensor]
+
+
+def rows_of(side: Side) -> tuple[list[str], list[str] | None]:
+    """What :func:`encode` takes of a side: the texts, and the second ones of pairs."""
+    return side.texts, side.pairs
 
 
 def encode(
@@ -23,16 +31,17 @@ def encode(
     labels: Sequence[str],
     names: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
-    max_length: int,
+    data: DataConfig,
     pairs: Sequence[str] | None = None,
     **options: Any,
 ) -> Encoded:
     """Token ids and class indices; ``labels`` may be empty for rows that are only to be predicted.
 
-    ``options`` go to :func:`weitiao.data.encode.encode_texts`.
+    ``options``: ``cache_key``, ``progress`` and ``ids`` of :func:`weitiao.data.encode.encode_texts`.
     """
     index = {name: i for i, name in enumerate(names)}
-    return encode_texts(texts, pairs, [index[label] for label in labels], tokenizer, max_length, **options)
+    known = [index[label] for label in labels]
+    return encode_texts(texts, pairs, known, tokenizer, data.max_length, data.over_length, **options)
 
 
 def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
@@ -64,6 +73,17 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
     return batch
 
 
+def shapes(encoded: Encoded, rows: int, length: int) -> Tensors:
+    """A batch on torch's meta device, for planning."""
+    batch = {
+        "input_ids": torch.zeros(rows, length, dtype=torch.long, device="meta"),
+        "labels": torch.zeros(rows, dtype=torch.long, device="meta"),
+    }
+    if rows > 1:
+        batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long, device="meta")
+    return batch
+
+
 def count_targets(batch: Tensors) -> int:
     """Rows that carry loss."""
     return len(batch["labels"])
@@ -73,6 +93,16 @@ def logits(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
     """Class scores [B, C] in fp32."""
     inputs = {k: v for k, v in batch.items() if k != "labels"}
     return model(**inputs).logits.float()  # type: ignore[no-any-return]
+
+
+def row_scores(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
+    """What evaluation needs of each row: its logits [B, C]."""
+    return logits(model, batch)
+
+
+def prepare_model(model: "PreTrainedModel") -> str | None:
+    """Nothing to prepare. Returns what to say about it."""
+    return None
 
 
 def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -150,6 +180,16 @@ def metric_problem(name: str, names: Sequence[str], gold: Sequence[int]) -> str 
     if name == "roc_auc" and len(set(map(int, gold))) < 2:
         return "all evaluation rows have one label"
     return None
+
+
+def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Lines of predictions.jsonl."""
+    answers = decode(scores, names)
+    for row_id, text, gold, answer, logits in zip(
+        side.ids, side.texts, side.labels, answers, scores.tolist(), strict=True
+    ):
+        own = {"predicted": answer["label"], "scores": dict(zip(names, logits, strict=True))}
+        yield {"id": row_id, "text": text, "gold": gold, **own}
 
 
 def decode(scores: NDArray[np.float32], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -96,6 +96,8 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
             )
     model = model.to(accelerator.device)
     pretrained.to_compute_dtype(model, resolved.dtype)
+    if told := inputs.task.prepare_model(model):
+        log.info("%s", told)
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     if options.fused_lora and config.method.type == "lora":

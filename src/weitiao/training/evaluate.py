@@ -1,4 +1,4 @@
-"""Score rows with a model: logits in row order, whatever the batches were."""
+"""Score rows with a model: the task's scores in row order, whatever the batches were."""
 
 from types import ModuleType
 
@@ -19,9 +19,9 @@ def score(
     tokens_per_batch: int,
     world: World | None = None,
 ) -> NDArray[np.float32]:
-    """Logits [N, C] of all inputs, in evaluation mode; the model's mode is put back.
+    """The task's ``row_scores`` [N, C] (logits of a classifier) of all inputs, in evaluation mode; the model's mode is put back.
 
-    The windows of one text are averaged, so there is one row of logits an owner, in order. With several processes each
+    The windows of one text are averaged, so there is one row of scores an owner, in order. With several processes each
     scores its share, and all get all scores.
     """
     was_training = model.training
@@ -37,7 +37,7 @@ def score(
     with torch.no_grad():
         for rows in batches:
             batch = {key: value.to(device) for key, value in task.collate(encoded, rows, pad_id).items()}
-            for row, values in zip(rows, task.logits(model, batch).cpu().numpy(), strict=True):
+            for row, values in zip(rows, task.row_scores(model, batch).cpu().numpy(), strict=True):
                 scores[row] = values
     model.train(was_training)
     if world is not None and world.size > 1:

@@ -138,7 +138,7 @@ def fit(
         clocked if options.max_seconds else None,
     ):
         step, epoch = info.step, info.epoch
-        meter.tick(info.num_samples, info.num_tokens)
+        meter.tick(info.num_samples, info.num_tokens, info.num_targets)
         num_tokens += info.num_tokens
         if not info.finite:
             skipped = _not_finite(info, inputs, options, skipped, events)
@@ -190,6 +190,7 @@ def fit(
         "epochs": round(epoch, 4),
         **({"skipped_steps": skipped} if options.non_finite == "skip" else {}),
         **meter.read(),
+        **({"supervised_tokens_per_s": meter.targets_per_s()} if task.KIND == "sft" else {}),
         "padding_share": _padding(schedule) if isinstance(schedule, EpochSchedule) else None,
         "dtype": inputs.resolved.dtype,
         "peak_memory_bytes": peak_memory_bytes(),

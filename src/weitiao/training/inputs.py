@@ -46,7 +46,8 @@ class Inputs:
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The columns that held the text, or the two texts of a pair."""
-        return tuple(self.prepared.report["format"]["columns"][:-1])
+        columns = self.prepared.report["format"]["columns"]
+        return tuple(columns[:-1] if self.task.KIND == "classification" else columns)
 
     def train_ids(self, rows: Sequence[int]) -> list[str]:
         """Names of encoded training rows, for messages."""
@@ -88,7 +89,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         if finding.severity != "info":
             log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
     refuse_errors(found, data)
-    prepared = prepare_evaluation(data) if data.streaming else prepare(data)
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
     events.write(
         "stage", message=f"encoding {len(prepared.train):,} training and {len(prepared.eval):,} evaluation rows"
     )
@@ -107,7 +108,8 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     canaries = tuple(make_canaries(train_side.texts, names, data.canaries)) if data.canaries else ()
     if planted := [canary for canary in canaries if canary.planted]:
         texts, labels = [canary.text for canary in planted], [canary.label for canary in planted]
-        train = train.joined(task.encode(texts, labels, names, tokenizer, max_length))
+        cut = data.model_copy(update={"over_length": "truncate"})
+        train = train.joined(task.encode(texts, labels, names, tokenizer, cut))
         log.info("canaries: %d planted among the training rows, as many kept out", len(planted))
     stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
@@ -143,9 +145,7 @@ def _stream(
     task: ModuleType, data: DataConfig, evaluation: Side, names: tuple[str, ...], tokenizer: Any, run: RunDir
 ) -> Stream:
     def encode(texts: list[str], labels: list[str], pairs: list[str] | None) -> Encoded:
-        encoded: Encoded = task.encode(
-            texts, labels, names, tokenizer, data.max_length, pairs, over_length=data.over_length
-        )
+        encoded: Encoded = task.encode(texts, labels, names, tokenizer, data, pairs)
         return encoded
 
     return Stream(data, evaluation, names, encode, run.path / "rejected.jsonl")
@@ -191,15 +191,15 @@ def _encode(
     task: ModuleType, side: Side, names: tuple[str, ...], tokenizer: Any, data: DataConfig, events: EventLog
 ) -> tuple[Encoded, Side]:
     """The side encoded, and the side without the rows that ``over_length=drop`` left out."""
-    ids = side.ids if data.over_length == "fail" else []
+    ids = side.ids if data.over_length == "fail" or task.KIND == "sft" else []
+    texts, pairs = task.rows_of(side)
     encoded = task.encode(
-        side.texts,
+        texts,
         side.labels,
         names,
         tokenizer,
-        data.max_length,
-        side.pairs,
-        over_length=data.over_length,
+        data,
+        pairs,
         cache_key=hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest(),
         progress=lambda done, total: events.write("progress", what="encoding", done=done, total=total),
         ids=ids,

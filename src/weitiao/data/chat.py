@@ -1,0 +1,252 @@
+"""Conversations -> token ids and which of them are learnt, through a chat template.
+
+    <|im_start|>user\\n 什么是ai <|im_end|>\\n <|im_start|>assistant\\n 人工智能。<|im_end|> \\n
+    ------------------------- not learnt --------------------------- ---- learnt ------- not
+
+Learnt are the assistant's turns, each with the token that ends it. Where a turn begins and ends is seen by rendering the
+conversation up to it, so no template has to be known.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from weitiao.data.detect import detect, to_messages
+from weitiao.data.encode import Encoded, Progress
+from weitiao.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BLOCK_ROWS = 1024
+NEVER = 2**62
+Message = dict[str, str]
+Conversation = Sequence[Message]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How conversations become tokens.
+
+    Args:
+        template: Jinja, instead of the tokenizer's own.
+        train_on_prompt: learn every token instead of the assistant's turns alone.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: str | None = None
+    train_on_prompt: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase", template: str | None, train_on_prompt: bool = False) -> "Chat":
+        """``template``: Jinja, or the name of a file with it.
+
+        Raises:
+            DataError: there is no template at all, or no such file.
+        """
+        if template is None and not tokenizer.chat_template:
+            raise DataError(
+                "The tokenizer has no chat template.\nExpected a model made for instructions, or a template.\n"
+                "Name a Jinja file: data.chat_template=FILE"
+            )
+        if template is not None and "{" not in template:
+            if not Path(template).is_file():
+                raise DataError(
+                    f"No file '{template}'.\nExpected a Jinja chat template, or a file with one.\n"
+                    "Correct data.chat_template, or leave it out to use the tokenizer's own."
+                )
+            template = Path(template).read_text(encoding="utf-8")
+        return cls(tokenizer, template, train_on_prompt)
+
+    def render(self, messages: Conversation, *, ask: bool = False) -> str:
+        """The text of a conversation; ``ask``: with the beginning of the assistant's next turn.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(messages), chat_template=self.template, add_generation_prompt=ask, tokenize=False
+                )
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise DataError(
+                f"The chat template cannot render turns of {roles}: {error}.\nExpected turns that it knows.\n"
+                "Correct the row, or give another template: data.chat_template=FILE"
+            ) from None
+
+    def turns(self, messages: Conversation) -> tuple[str, list[Span]]:
+        """The text, and where in it the assistant's turns are: from behind their header to their end token.
+
+        Raises:
+            DataError: the template renders an earlier turn otherwise once a later one follows.
+        """
+        text = self.render(messages)
+        spans = []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, through = self.render(messages[:i], ask=True), self.render(messages[: i + 1])
+            if not text.startswith(before):
+                raise DataError(
+                    f"The chat template renders turn {i + 1} otherwise once others follow it.\nExpected a template that "
+                    "appends turns.\nGive one: data.chat_template=FILE"
+                )
+            end = len(through) if text.startswith(through) else self._end_of(message["content"], text, len(before))
+            spans.append((len(before), self._without_blanks(text, len(before), end)))
+        return text, spans
+
+    def _end_of(self, content: str, text: str, start: int) -> int:
+        """The end of the first special token behind a turn's content: some templates render the last turn apart."""
+        found = text.find(content.strip(), start)
+        behind = max(found, start) + len(content.strip())
+        ends = [text.find(token, behind) + len(token) for token in self._specials if token in text[behind:]]
+        return min(ends, default=behind)
+
+    def _without_blanks(self, text: str, start: int, end: int) -> int:
+        """Where the end token ends: the line break that templates put behind it belongs to the next turn."""
+        stripped = text[start:end].rstrip()
+        return start + len(stripped) if stripped.endswith(tuple(self._specials)) else end
+
+    @property
+    def _specials(self) -> list[str]:
+        return list(self.tokenizer.all_special_tokens)
+
+    def tokens(self, conversations: Sequence[Conversation]) -> list[tuple[list[int], list[bool]]]:
+        """Token ids of each conversation and which of them are learnt, uncut. The first token is never predicted."""
+        rendered = [self.turns(messages) for messages in conversations]
+        done = self.tokenizer(
+            [text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        rows = []
+        for ids, offsets, (_, spans) in zip(done["input_ids"], done["offset_mapping"], rendered, strict=True):
+            starts = np.array([start for start, _ in offsets])
+            learnt = np.full(len(ids), self.train_on_prompt)
+            for start, end in spans:
+                learnt |= (starts >= start) & (starts < end)
+            learnt[:1] = False
+            rows.append((list(ids), learnt.tolist()))
+        return rows
+
+    def end_ids(self) -> list[int]:
+        """The token that ends an assistant's turn; none where the template has no such token."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        ((ids, learnt),) = replace(self, train_on_prompt=False).tokens([turns])
+        last = [token for token, is_learnt in zip(ids, learnt, strict=True) if is_learnt][-1]
+        return [last] if last in self.tokenizer.all_special_ids else []
+
+    def question(self, messages: Conversation) -> list[int]:
+        """The token ids after which the model writes the next turn."""
+        ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def encode_chats(
+    conversations: Sequence[Conversation],
+    chat: Chat,
+    max_length: int,
+    over_length: Literal["truncate", "drop", "fail"] = "truncate",
+    nothing_learnt: Literal["fail", "drop"] = "fail",
+    progress: Progress | None = None,
+    ids: Sequence[str] = (),
+) -> Encoded:
+    """Encode conversations; longer ones lose their end.
+
+    Args:
+        nothing_learnt: rows of which truncation leaves no learnt token: refuse them by name, or leave them out (they
+            own no row then). Their loss would be 0 without anything being right.
+        ids: names of the rows, for messages.
+
+    Raises:
+        DataError: ``over_length=fail`` and a conversation is longer, or rows without a learnt token.
+    """
+    rows: list[list[int]] = []
+    learnt: list[bool] = []
+    owner: list[int] = []
+    mute: list[int] = []
+    over = lost = 0
+    for start in range(0, len(conversations), _BLOCK_ROWS):
+        for i, (tokens, mask) in enumerate(chat.tokens(conversations[start : start + _BLOCK_ROWS]), start=start):
+            if len(tokens) > max_length:
+                over += 1
+                if over_length == "fail":
+                    raise DataError(
+                        f"{_name(ids, i)} has {len(tokens):,} tokens.\nExpected at most {max_length} "
+                        "(data.over_length=fail).\nRaise data.max_length, or set data.over_length=truncate or drop."
+                    )
+                if over_length == "drop":
+                    continue
+            if not any(mask[:max_length]):
+                mute.append(i)
+                continue
+            lost += max(0, len(tokens) - max_length)
+            rows.append(tokens[:max_length])
+            learnt += mask[:max_length]
+            owner.append(i)
+        if progress is not None:
+            progress(min(start + _BLOCK_ROWS, len(conversations)), len(conversations))
+    if mute and (nothing_learnt == "fail" or not rows):
+        shown = ", ".join(_name(ids, i) for i in mute[:8]) + (f" and {len(mute) - 8:,} more" if len(mute) > 8 else "")
+        raise DataError(
+            f"{len(mute):,} rows have no token to learn within data.max_length={max_length}: {shown}.\n"
+            "Expected room for the question and some of the answer.\nRaise data.max_length, shorten these rows, leave long "
+            "rows out with data.over_length=drop, or leave such rows out with data.check=warn."
+        )
+    flat = np.fromiter((token for row in rows for token in row), dtype=np.int32)
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    none = np.zeros(0, dtype=np.int64)
+    return Encoded(
+        flat, offsets, none, np.array(owner, dtype=np.int64), None, over, lost, supervised=np.array(learnt, dtype=bool)
+    )
+
+
+def chat_lengths(conversations: Sequence[Conversation], chat: Chat) -> tuple[list[int], list[int], list[int]]:
+    """For each conversation, uncut: its tokens, the place of its first learnt one (or NEVER), the place of its last."""
+    counts, first, last = list[int](), list[int](), list[int]()
+    for start in range(0, len(conversations), _BLOCK_ROWS):
+        for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS]):
+            places = np.flatnonzero(learnt)
+            counts.append(len(tokens))
+            first.append(int(places[0]) if len(places) else NEVER)
+            last.append(int(places[-1]) if len(places) else NEVER)
+    return counts, first, last
+
+
+def question_of(fields: Mapping[str, Any]) -> Conversation:
+    """The conversation of a record up to its last answer, if it has one; a single text is a user's turn.
+
+    Raises:
+        DataError: no known columns, or nothing is asked.
+    """
+    for ask, answer in (("instruction", "output"), ("prompt", "completion"), ("question", "answer")):
+        if ask in fields and answer not in fields:
+            fields = {**fields, answer: ""}
+    form = detect(fields)
+    if form.kind == "sft":
+        messages = to_messages(fields, form)
+        while messages and messages[-1]["role"] == "assistant":
+            messages = messages[:-1]
+    else:
+        messages = [{"role": "user", "content": str(fields[form.columns[0]])}]
+    if not messages or not messages[-1]["content"].strip():
+        raise DataError(
+            f"no question in the columns {', '.join(map(str, fields))}.\nExpected a last turn of the user.\nCorrect the row."
+        )
+    return messages
+
+
+def _name(ids: Sequence[str], i: int) -> str:
+    return ids[i] if ids else f"conversation {i + 1}"
+
+
+def chat_of(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Chat:
+    """The chat that data options ask for. Raises DataError: see :meth:`Chat.of`."""
+    return Chat.of(tokenizer, config.chat_template, config.train_on_prompt)

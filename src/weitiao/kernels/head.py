@@ -1,0 +1,110 @@
+"""The head and the loss of a causal language model, for the tokens that are learnt alone and a few at a time.
+
+Logits of a whole batch are [tokens x vocabulary]: with 49,152 entries, 200 MB in fp32 for 1,024 tokens, twice that with
+their gradient. Here the states of learnt tokens are picked first; then chunk by chunk logits, loss and, in training, the
+gradients are computed at once, so a chunk's logits are gone before the next chunk's are made.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+# Models whose head is one product with `lm_head` (tests/test_head.py); others (caps, scales) use their own forward.
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+CHUNK_BYTES = 64_000_000  # of a chunk's fp32 logits
+
+
+class HeadLoss(torch.autograd.Function):
+    """Summed cross entropy of hidden [S, H] through weight [V, H] against targets [S].
+
+    Also gives, for each token, its loss and whether its target had the highest score: [S, 2] fp32, not differentiable.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # fp32: a sum over chunks in bf16 would lose what the later ones add
+        many = len(targets) > chunk
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32 if many else weight.dtype)
+        stats = hidden.new_empty(len(targets), 2, dtype=torch.float32)
+        for start in range(0, len(targets), chunk):
+            part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+            scores = (part @ weight.t()).float()
+            own = scores.gather(1, wanted)
+            stats[start : start + chunk, 1:] = own >= scores.amax(1, keepdim=True)
+            scale = scores.logsumexp(1, keepdim=True)
+            stats[start : start + chunk, :1] = scale - own
+            if grad_hidden is None and grad_weight is None:
+                continue
+            scores = scores.sub_(scale).exp_()  # probabilities
+            scores.scatter_add_(1, wanted, torch.full_like(own, -1.0))
+            gradient = scores.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(gradient, weight, out=grad_hidden[start : start + chunk])
+            if grad_weight is not None:
+                grad_weight += gradient.t() @ part
+        ctx.gradients = (grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(stats)
+        return stats[:, 0].sum(), stats
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        factor = gradients[0]
+        grad_hidden, grad_weight = (None if g is None else g.mul_(factor.to(g.dtype)) for g in ctx.gradients)
+        ctx.gradients = None
+        return grad_hidden, grad_weight, None, None
+
+
+class TargetForward:
+    """Stands in for the forward of a causal model: with targets it gives their loss, without them what it always gave."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.original = model.forward
+        self.__signature__ = inspect.signature(model.forward)  # `generate` reads it
+        head = model.get_output_embeddings()
+        self.is_lean = model.config.model_type in MODEL_TYPES and type(head) is nn.Linear and head.bias is None
+
+    def __call__(
+        self,
+        *args: Any,
+        target_positions: torch.Tensor | None = None,
+        target_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """``target_positions`` [S]: places in the flattened batch whose next token is ``target_ids`` [S].
+
+        Returns:
+            With targets: (summed loss, [S, 2] each token's loss and whether it was the first choice).
+        """
+        if target_positions is None or target_ids is None:
+            return self.original(*args, **kwargs)
+        if not self.is_lean:
+            logits = self.original(*args, use_cache=False, **kwargs).logits
+            return _whole(logits.flatten(0, 1)[target_positions].float(), target_ids)
+        kept = {key: value for key, value in kwargs.items() if value is not None and key != "return_dict"}
+        states = self.model.model(*args, use_cache=False, **kept).last_hidden_state
+        weight = self.model.get_output_embeddings().weight  # read now: sharding swaps the parameter
+        chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        return HeadLoss.apply(states.flatten(0, 1)[target_positions], weight, target_ids, chunk)  # type: ignore[no-untyped-call]
+
+
+def _whole(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    losses = nn.functional.cross_entropy(scores, targets, reduction="none")
+    hits = scores.gather(1, targets[:, None])[:, 0] >= scores.amax(1)
+    return losses.sum(), torch.stack([losses.detach(), hits.float()], dim=1)
+
+
+def use_targets(model: nn.Module) -> bool:
+    """Let a causal model take targets; True where its head runs in chunks. Doing it again changes nothing."""
+    wrapped: Any = model
+    base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+    if not isinstance(base.__dict__.get("forward"), TargetForward):
+        base.forward = TargetForward(base)
+    return bool(base.forward.is_lean)

@@ -1,0 +1,101 @@
+"""The options of every method, and the names that methods go by in the literature."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from weitiao.section import Section
+
+
+class FullConfig(Section):
+    """Full fine-tuning: every parameter trains."""
+
+    type: Literal["full"] = Field(
+        "full", description="`full`, `lora`, `vera` or `ia3`, or a name that `weitiao methods` lists, such as `bitfit`."
+    )
+    parameters: Literal["all", "bias", "norm"] = Field(
+        "all",
+        description="Which train: all, only biases (BitFit, arXiv 2106.10199) or only norms; new modules always do.",
+    )
+    top_k: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
+        None,
+        description="Train only the upper k layers and what follows them (0: the head alone); auto: by a probe.",
+    )
+
+
+class LoraConfig(Section):
+    """LoRA through peft (arXiv 2106.09685). Names as in peft."""
+
+    type: Literal["lora"] = Field("lora", description="`lora`.")
+    r: int = Field(16, ge=1, description="Rank of the update.")
+    lora_alpha: float = Field(32, gt=0, description="Scale: the update is multiplied by lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="Layers that get an adapter: `all-linear`, or names such as [query, value]."
+    )
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train as well.")
+    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="Adapters in the upper k layers only; auto: by a probe of what each layer knows."
+    )
+    use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (arXiv 2312.03732).")
+    use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
+    init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] = Field(
+        True, description="Start of A and B: true is peft's default, where a fresh adapter equals the base."
+    )
+    loraplus_lr_ratio: float | None = Field(
+        None, gt=0, description="LoRA+ (arXiv 2402.12354): the learning rate of B over that of A; the paper's is 16."
+    )
+    modules_to_save: tuple[str, ...] = Field(
+        (), description="Further modules to train and save whole. Newly initialised ones always are."
+    )
+
+
+class VeraConfig(Section):
+    """VeRA through peft (arXiv 2310.11454): one frozen random A and B for all layers, and trained scales."""
+
+    type: Literal["vera"] = Field("vera", description="`vera`.")
+    r: int = Field(256, ge=1, description="Rank of the shared random matrices.")
+    d_initial: float = Field(0.1, description="Start of the scales inside the rank.")
+    projection_prng_key: int = Field(0, description="Seed of the random matrices.")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Layers that are adapted, as for lora.")
+    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="Only the upper k layers, as for lora."
+    )
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+
+class Ia3Config(Section):
+    """IA3 through peft (arXiv 2205.05638): a trained factor for each key, value and inner feed-forward unit."""
+
+    type: Literal["ia3"] = Field("ia3", description="`ia3`.")
+    target_modules: str | tuple[str, ...] = Field(
+        "auto", description="Layers whose output (or input) is scaled; auto: peft's own choice for the architecture."
+    )
+    feedforward_modules: str | tuple[str, ...] = Field("auto", description="Those of them whose input is scaled.")
+    top_k: None = Field(None, description="Not for ia3.")
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+
+# Names that a method goes by in the literature -> the options that make it.
+ALIASES: dict[str, dict[str, Any]] = {
+    "head-only": {"type": "full", "top_k": 0},
+    "bitfit": {"type": "full", "parameters": "bias"},
+    "norm-only": {"type": "full", "parameters": "norm"},
+    "rslora": {"type": "lora", "use_rslora": True},
+    "dora": {"type": "lora", "use_dora": True},
+    "lora+": {"type": "lora", "loraplus_lr_ratio": 16.0},
+    "pissa": {"type": "lora", "init_lora_weights": "pissa"},
+    "olora": {"type": "lora", "init_lora_weights": "olora"},
+}
+
+
+def expand_method(method: Any) -> Any:
+    """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is."""
+    if isinstance(method, dict) and isinstance(method.get("type"), str) and method["type"] in ALIASES:
+        return {**method, **ALIASES[method["type"]]}
+    return method
+
+
+MethodConfig = Annotated[
+    FullConfig | LoraConfig | VeraConfig | Ia3Config, Field(discriminator="type"), BeforeValidator(expand_method)
+]

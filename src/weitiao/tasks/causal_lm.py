@@ -1,0 +1,157 @@
+"""Instruction fine-tuning: a causal language model learns to write the assistant's turns of conversations."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from weitiao.config import DataConfig
+from weitiao.data.chat import Conversation, chat_of, encode_chats
+from weitiao.data.encode import Encoded
+from weitiao.data.prepare import Side
+from weitiao.kernels.head import use_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+AUTO_MODEL = "AutoModelForCausalLM"
+KIND = "sft"
+HIGHER_IS_BETTER = {
+    "log_loss": False,
+    "perplexity": False,
+    "token_accuracy": True,
+    "chrf": True,
+    "rouge_l": True,
+    "exact_match": True,
+}
+Tensors = dict[str, torch.Tensor]
+
+
+def rows_of(side: Side) -> tuple[Sequence[Conversation], None]:
+    """What :func:`encode` takes of a side."""
+    return side.conversations, None
+
+
+def encode(
+    conversations: Sequence[Conversation],
+    labels: Sequence[str],
+    names: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    data: DataConfig,
+    pairs: None = None,
+    **options: Any,
+) -> Encoded:
+    """Token ids and which of them are learnt. ``labels`` and ``names`` are those of classification: empty here.
+
+    ``options``: ``progress`` and ``ids`` of :func:`weitiao.data.chat.encode_chats`. Rows that keep no learnt token are
+    refused, or with ``data.check=warn`` left out.
+    """
+    nothing_learnt = "fail" if data.check == "strict" else "drop"
+    options.pop("cache_key", None)
+    return encode_chats(
+        conversations,
+        chat_of(data, tokenizer),
+        data.max_length,
+        data.over_length,  # type: ignore[arg-type]
+        nothing_learnt,  # type: ignore[arg-type]
+        **options,
+    )
+
+
+def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
+    """Rows -> input_ids [B, L], and for S learnt tokens target_positions, target_ids, target_rows [S], all int64.
+
+    A target's position is that of the token before it, in the flattened batch. There is no attention mask: padding lies
+    behind the row, where causal attention never looks from a real token, and it carries no loss.
+    """
+    assert encoded.supervised is not None
+    lengths = [int(encoded.offsets[i + 1] - encoded.offsets[i]) for i in rows]
+    padded = np.full((len(lengths), max(lengths)), pad_id, dtype=np.int64)
+    learnt = np.zeros(padded.shape, dtype=bool)
+    for place, i in enumerate(rows):
+        padded[place, : lengths[place]] = encoded.row(i)
+        learnt[place, : lengths[place]] = encoded.supervised[encoded.offsets[i] : encoded.offsets[i + 1]]
+    targets = np.flatnonzero(learnt)
+    return {
+        "input_ids": torch.from_numpy(padded),
+        "target_positions": torch.from_numpy(targets - 1),  # a row's first token is never learnt
+        "target_ids": torch.from_numpy(padded.ravel()[targets]),
+        "target_rows": torch.from_numpy(targets // padded.shape[1]),
+    }
+
+
+def shapes(encoded: Encoded, rows: int, length: int) -> Tensors:
+    """A batch on torch's meta device, with the share of learnt tokens that the rows have, for planning."""
+    assert encoded.supervised is not None
+    count = max(1, round(rows * length * float(encoded.supervised.mean())))
+    batch = {key: torch.zeros(count, dtype=torch.long, device="meta") for key in _TARGETS}
+    return {"input_ids": torch.zeros(rows, length, dtype=torch.long, device="meta"), **batch}
+
+
+_TARGETS = ("target_positions", "target_ids", "target_rows")
+
+
+def count_targets(batch: Tensors) -> int:
+    """Tokens that carry loss."""
+    return len(batch["target_ids"])
+
+
+def _targets(model: "PreTrainedModel", batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    return model(**{k: v for k, v in batch.items() if k != "target_rows"})  # type: ignore[no-any-return]
+
+
+def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross entropy, summed over the learnt tokens; the model takes targets (:func:`prepare_model`)."""
+    return _targets(model, batch)[0]
+
+
+def row_scores(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
+    """What evaluation needs of each row, [B, 3]: summed loss, learnt tokens, how many were the model's first choice."""
+    use_targets(model)
+    _, stats = _targets(model, batch)
+    sums = stats.new_zeros(len(batch["input_ids"]), 3)
+    ones = torch.ones_like(stats[:, :1])
+    return sums.index_add_(0, batch["target_rows"], torch.cat([stats[:, :1], ones, stats[:, 1:]], dim=1))
+
+
+def prepare_model(model: "PreTrainedModel") -> str | None:
+    """Let the model take targets. Returns what to say about it."""
+    if use_targets(model):
+        return "head and loss: for the learnt tokens alone, in chunks"
+    kind = model.config.model_type
+    return f"head and loss: {kind}'s own forward, whole logits, since the chunked head is not tested with it"
+
+
+def class_weights(wanted: str | Mapping[str, float], labels: Sequence[int], names: Sequence[str]) -> None:
+    """Tokens have no classes to weigh."""
+
+
+def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """From :func:`row_scores` of all rows: every token counts alike, whatever row it is in.
+
+    ``log_loss`` is nats a learnt token, ``perplexity`` its exponential (null where that overflows).
+    """
+    total, targets, hits = (float(value) for value in scores.astype(np.float64).sum(axis=0))
+    mean = total / targets
+    return {
+        "log_loss": mean,
+        "perplexity": math.exp(mean) if mean < 700 else None,
+        "token_accuracy": hits / targets,
+        "num_rows": len(scores),
+        "num_targets": int(targets),
+    }
+
+
+def metric_problem(name: str, names: Sequence[str], gold: Sequence[int]) -> str | None:
+    """Every metric of the configuration can be computed on any rows."""
+    return None
+
+
+def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Lines of predictions.jsonl."""
+    for row_id, messages, (total, targets, hits) in zip(side.ids, side.conversations, scores.tolist(), strict=True):
+        own = {"loss_sum": total, "num_targets": int(targets), "num_first_choice": int(hits)}
+        yield {"id": row_id, "messages": messages, **own}

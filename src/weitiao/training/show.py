@@ -1,0 +1,43 @@
+"""show(config): training rows as the model gets them, with what is learnt told apart."""
+
+from itertools import groupby
+from typing import Any
+
+from weitiao import pretrained
+from weitiao.config import RunConfig
+from weitiao.data.prepare import Side, prepare
+from weitiao.tasks import TASKS
+
+
+def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
+    """The first ``n`` training rows, encoded: what `weitiao data show` prints.
+
+    Returns:
+        For each row its id, num_tokens, pieces [{text, learnt}] that make up the whole text (special tokens included,
+        padding not), and the label, or of a conversation num_targets: the tokens that carry loss.
+
+    Raises:
+        DataError, ModelError: what training would refuse.
+    """
+    task, tokenizer = TASKS[config.task], pretrained.load_tokenizer(config.model)
+    prepared = prepare(config.data, task.KIND)
+    data = config.data.model_copy(
+        update={"max_length": min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))}
+    )
+    side = Side(prepared.train.table, prepared.train.rows[:n])
+    texts, pairs = task.rows_of(side)
+    encoded = task.encode(texts, side.labels, prepared.label_names, tokenizer, data, pairs, ids=side.ids)
+    ids, labels, rows = side.ids, side.labels, list[dict[str, Any]]()
+    for i, owner in enumerate(encoded.owner.tolist()):
+        tokens = encoded.row(i).tolist()
+        row: dict[str, Any] = {"id": ids[owner], "num_tokens": len(tokens)}
+        learnt = [False] * len(tokens)
+        if encoded.supervised is not None:
+            learnt = encoded.supervised[encoded.offsets[i] : encoded.offsets[i + 1]].tolist()
+            row["num_targets"] = sum(learnt)
+        else:
+            row["label"] = labels[owner]
+        stretches = groupby(zip(tokens, learnt, strict=True), key=lambda pair: pair[1])
+        row["pieces"] = [{"text": tokenizer.decode([t for t, _ in part]), "learnt": is_} for is_, part in stretches]
+        rows.append(row)
+    return rows

@@ -1,0 +1,179 @@
+"""Conversations -> tokens: which are learnt, against expectations written by hand; what is refused, and by which name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import write_jsonl
+from weitiao import pretrained
+from weitiao.config import DataConfig
+from weitiao.data.chat import Chat, encode_chats
+from weitiao.data.prepare import prepare
+from weitiao.errors import DataError
+
+TURNS = [
+    {"role": "system", "content": "答得简短。"},
+    {"role": "user", "content": "你好"},
+    {"role": "assistant", "content": "你好！"},
+    {"role": "user", "content": "什么是ai\n"},
+    {"role": "assistant", "content": " 人工智能。\n是的"},
+]
+# Qwen3's way: the last answer is rendered with an empty thought, and without it once a turn follows.
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PLAIN = "{% for m in messages %}{{ '### ' + m.role + ':\n' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}### assistant:\n{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm: Path) -> Any:
+    return pretrained.load_tokenizer(str(smollm))
+
+
+def learnt(chat: Chat, messages: list[dict[str, str]]) -> list[str]:
+    """The learnt stretches of a conversation as text."""
+    ((ids, mask),) = chat.tokens([messages])
+    stretches: list[list[int]] = []
+    for i, (token, is_learnt) in enumerate(zip(ids, mask, strict=True)):
+        if is_learnt:
+            if i == 0 or not mask[i - 1]:
+                stretches.append([])
+            stretches[-1].append(token)
+    return [chat.tokenizer.decode(stretch) for stretch in stretches]
+
+
+def test_answers_and_their_end_are_learnt_in_every_turn(tokenizer: Any) -> None:
+    assert learnt(Chat(tokenizer), TURNS) == ["你好！<|im_end|>", " 人工智能。\n是的<|im_end|>"]
+
+
+def test_tokens_are_those_of_the_template(tokenizer: Any) -> None:
+    """A few characters can make one token across a border: nothing is cut apart there."""
+    ((ids, _),) = Chat(tokenizer).tokens([TURNS])
+    assert ids == tokenizer.apply_chat_template(TURNS, return_dict=False)
+    assert ids[: len(Chat(tokenizer).question(TURNS[:4]))] == Chat(tokenizer).question(TURNS[:4])
+
+
+def test_the_mask_by_hand(tokenizer: Any) -> None:
+    """Token by token, with the template's own system turn in front."""
+    pieces = [
+        ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n", False),
+        ("<|im_start|>user\n你是谁<|im_end|>\n<|im_start|>assistant\n", False),
+        ("小明<|im_end|>", True),
+        ("\n", False),
+    ]
+    ids = [i for text, _ in pieces for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    mask = [k for text, k in pieces for _ in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    messages = [{"role": "user", "content": "你是谁"}, {"role": "assistant", "content": "小明"}]
+    assert Chat(tokenizer).tokens([messages]) == [(ids, mask)]
+
+
+def test_train_on_prompt_learns_all_but_the_first_token(tokenizer: Any) -> None:
+    ((ids, mask),) = Chat(tokenizer, train_on_prompt=True).tokens([TURNS])
+    assert mask == [False] + [True] * (len(ids) - 1)
+
+
+def test_a_template_that_renders_the_last_turn_apart(tokenizer: Any) -> None:
+    assert learnt(Chat(tokenizer, THINKING), TURNS) == [
+        "你好！<|im_end|>",
+        "<think>\n\n</think>\n\n 人工智能。\n是的<|im_end|>",
+    ]
+
+
+def test_a_template_without_end_tokens_ends_a_turn_with_its_line_break(tokenizer: Any) -> None:
+    assert learnt(Chat(tokenizer, PLAIN), TURNS) == ["你好！\n", " 人工智能。\n是的\n"]
+
+
+def test_end_tokens_inside_an_answer_do_not_end_it(tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x<|im_end|>y"}]
+    assert learnt(Chat(tokenizer), messages) == ["x<|im_end|>y<|im_end|>"]
+
+
+def test_a_template_that_changes_earlier_turns_is_refused(tokenizer: Any) -> None:
+    counting = "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    with pytest.raises(DataError, match="renders turn 3 otherwise"):
+        Chat(tokenizer, counting).turns(TURNS)
+
+
+def test_a_template_comes_from_a_file_too_and_a_missing_one_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text(PLAIN, encoding="utf-8")
+    assert learnt(Chat.of(tokenizer, str(file)), TURNS)[0] == "你好！\n"
+    with pytest.raises(DataError, match=r"No file 'none\.jinja'"):
+        Chat.of(tokenizer, "none.jinja")
+    with pytest.raises(DataError, match=r"cannot render turns of user, assistant: .*only system"):
+        Chat(tokenizer, "{{ raise_exception('only system') }}").turns(TURNS[1:3])
+
+
+def test_a_tokenizer_without_template_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(DataError, match="no chat template"):
+        Chat.of(pretrained.load_tokenizer(str(tiny_model)), None)
+
+
+def test_rows_that_keep_nothing_to_learn_are_named(tokenizer: Any) -> None:
+    long = [{"role": "user", "content": "长" * 200}, {"role": "assistant", "content": "好"}]
+    with pytest.raises(
+        DataError, match=r"(?s)1 rows have no token to learn within data.max_length=64: b:2\."
+    ) as caught:
+        encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, ids=["a:1", "b:2"])
+    assert "data.check=warn" in str(caught.value)
+    kept = encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, nothing_learnt="drop")
+    assert kept.kept.tolist() == [0]
+    assert kept.num_over_length == 1
+    with pytest.raises(DataError, match="1 rows have no token to learn"):
+        encode_chats([long], Chat(tokenizer), 64, nothing_learnt="drop")
+
+
+@pytest.mark.parametrize(("policy", "rows"), [("truncate", [0, 1]), ("drop", [0])])
+def test_longer_conversations_lose_their_end_or_go(policy: Any, rows: list[int], tokenizer: Any) -> None:
+    long = [{"role": "user", "content": "好"}, {"role": "assistant", "content": "长" * 200}]
+    encoded = encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, policy)
+    assert encoded.kept.tolist() == rows
+    assert max(encoded.lengths) <= 64
+    assert encoded.supervised is not None
+    assert len(encoded.supervised) == len(encoded.flat)
+    with pytest.raises(DataError, match="conversation 2 has"):
+        encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, "fail")
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "alpaca": {"instruction": "问", "input": "甲", "output": "答"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "问\n甲"}, {"from": "gpt", "value": "答"}]},
+    "messages": {"messages": [{"role": "user", "content": "问\n甲"}, {"role": "assistant", "content": "答"}]},
+    "prompt and completion": {"prompt": "问\n甲", "completion": "答"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_rows_becomes_the_same_conversation(form: str, tmp_path: Path) -> None:
+    row = json.dumps(FORMS[form], ensure_ascii=False)
+    rows = [json.loads(row.replace("答", f"答{i}").replace("甲", f"甲{i}")) for i in range(4)]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    prepared = prepare(DataConfig(train=str(file), test_size=1, near_duplicates="off"), "sft")
+    assert prepared.report["format"]["name"] == form
+    found = sorted(json.dumps(c, ensure_ascii=False) for s in (prepared.train, prepared.eval) for c in s.conversations)
+    assert found == [
+        json.dumps(
+            [{"role": "user", "content": f"问\n甲{i}"}, {"role": "assistant", "content": f"答{i}"}], ensure_ascii=False
+        )
+        for i in range(4)
+    ]
+
+
+def test_no_question_is_on_both_sides(tmp_path: Path) -> None:
+    rows = [{"prompt": f"问题{i % 10}", "completion": f"答{i}"} for i in range(40)]
+    rows += rows[:3]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    prepared = prepare(DataConfig(train=str(file), test_size=3, near_duplicates="off"), "sft")
+    assert not np.isin(prepared.train.apart, prepared.eval.apart).any()
+    assert (len(prepared.train), len(prepared.eval)) == (28, 12)
+    assert prepared.report["train"]["duplicates_dropped"] == 3
+
+
+def test_classification_of_conversations_points_to_the_task(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [FORMS["alpaca"]] * 4)
+    with pytest.raises(DataError, match="task=causal_lm"):
+        prepare(DataConfig(train=str(file)))
