@@ -160,3 +160,8 @@ def test_files_that_cannot_be_written_are_a_message(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "weitiao", *words], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_deepspeed_is_refused_with_a_way_on() -> None:
+    with pytest.raises(ConfigError, match="fsdp2"):
+        load(RunConfig, None, ["model=m", "data.train=d", "output.dir=o", "train.distributed=deepspeed"])

@@ -188,6 +188,16 @@ class TrainConfig(Section):
     save_steps: int | None = Field(None, ge=1, description="Write a checkpoint every so many steps.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep; the oldest goes first.")
 
+    @field_validator("distributed", mode="before")
+    @classmethod
+    def _deepspeed_is_fsdp2(cls, value: Any) -> Any:
+        if value == "deepspeed":
+            raise ValueError(
+                "deepspeed brings an optimizer and a backward pass of its own, which ours is measured against. "
+                "Use fsdp2: it shares out weights, gradients and moments as ZeRO-3 does (docs/distributed.md)"
+            )
+        return value
+
     @field_validator("class_weights", mode="before")
     @classmethod
     def _yaml_reads_labels_as_numbers(cls, value: Any) -> Any:
