@@ -153,3 +153,18 @@ def test_the_masked_loss_of_a_checkpoint_with_a_language_head(
 def test_a_stream_takes_no_canaries() -> None:
     with pytest.raises(ValidationError, match="canaries"):
         DataConfig(train="a.jsonl", eval="b.jsonl", streaming=True, canaries=3)
+
+
+def test_a_wrong_name_of_general_texts_is_said_before_training(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        run(options, 1e-3, 1, tmp_path / "run", general_text="nowhere.jsonl")
+    assert not (tmp_path / "run").exists()
+
+
+def test_messages_with_parts_or_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    contents = [None, [{"type": "text", "text": "一"}], "二"]
+    file.write_text(
+        "\n".join(json.dumps({"messages": [{"role": "user", "content": c}]}) for c in contents), encoding="utf-8"
+    )
+    assert general_texts(str(file), 5) == ["一", "二"]

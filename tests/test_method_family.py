@@ -77,3 +77,8 @@ def test_twenty_steps_of_a_real_model(member: Any, tmp_path: Path) -> None:
 def test_command_line_lists_them() -> None:
     done = subprocess.run([sys.executable, "-m", "weitiao", "methods"], capture_output=True, text=True, check=True)
     assert all(member.name in done.stdout for member in FAMILY)
+
+
+def test_a_given_option_outweighs_the_name() -> None:
+    words = ["model=m", "data.train=d", "output.dir=o", "method.type=lora+", "method.loraplus_lr_ratio=4"]
+    assert load(RunConfig, None, words).method.loraplus_lr_ratio == 4  # type: ignore[union-attr]

@@ -92,7 +92,8 @@ ALIASES: dict[str, dict[str, Any]] = {
 def expand_method(method: Any) -> Any:
     """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is."""
     if isinstance(method, dict) and isinstance(method.get("type"), str) and method["type"] in ALIASES:
-        return {**method, **ALIASES[method["type"]]}
+        named = ALIASES[method["type"]]
+        return {**named, **method, "type": named["type"]}
     return method
 
 

@@ -152,9 +152,14 @@ def _methods(config: RunConfig | CompareConfig) -> dict[Method, dict[str, Any]]:
     methods: dict[Method, MethodConfig] = {"full": FullConfig(), "lora": LoraConfig()}
     given = [config.method] if isinstance(config, RunConfig) else [arm.method for arm in config.compare.methods]
     for method in reversed(given):
-        if isinstance(method, FullConfig | LoraConfig):
+        if isinstance(method, LoraConfig) or (isinstance(method, FullConfig) and _is_whole(method)):
             methods[method.type] = method
     return {name: method.model_dump(exclude_defaults=True) | {"type": name} for name, method in methods.items()}
+
+
+def _is_whole(method: FullConfig) -> bool:
+    """Full fine-tuning in the word's own sense, not its biases, norms or upper layers."""
+    return method.parameters == "all" and method.top_k is None
 
 
 def _compared(
@@ -173,7 +178,8 @@ def _compared(
     arms = {arm["name"]: arm["method"] for arm in result["arms"]}
     for pair in result["pairs"]:
         types = {name: arms[name]["type"] for name in (pair["first"], pair["second"])}
-        if set(types.values()) != {"full", "lora"}:
+        full = next((arms[name] for name in types if types[name] == "full"), None)
+        if set(types.values()) != {"full", "lora"} or not _is_whole(FullConfig.model_validate(full)):
             continue
         chosen = {types[name]: arms[name] for name in types}
         found = pair["metrics"][pair["metric"]]
@@ -234,10 +240,11 @@ def _fact(facts: Facts, name: str) -> Any:
 
 def _next_command(decision: Decision, methods: dict[Method, dict[str, Any]], base: dict[str, Any]) -> str:
     """Train where the answer is at least likely, compare where it is a toss-up, shrink where nothing fits."""
-    words = [f"model={base['model']}", *_words("data", base["data"]), *_words("train", base["train"])]
+    task = [] if base["task"] == "classification" else [f"task={base['task']}"]
+    words = [f"model={base['model']}", *task, *_words("data", base["data"]), *_words("train", base["train"])]
     if decision.method is None:
         return " ".join(["weitiao plan", *map(shlex.quote, words), "train.tokens_per_batch=256 method.type=lora"])
-    if decision.sure == "toss-up":
+    if decision.sure == "toss-up" and not task:  # other tasks are not compared yet
         words = [word for word in words if not word.startswith("train.learning_rate=")]
         return " ".join(
             [

@@ -13,13 +13,17 @@ def general_texts(spec: str, count: int) -> list[str]:
     """The first ``count`` different texts of a data set: its text column, its tokens joined, or its first message.
 
     Raises:
-        DataError: no column that holds text.
+        DataError: no column that holds text, or fewer than two texts.
     """
     found: dict[str, None] = {}
     for text in _texts(spec):
         found.setdefault(text)
         if len(found) == count:
             break
+    if len(found) < 2:
+        raise DataError(
+            f"{spec} holds {len(found)} different texts (data.general_text).\nExpected at least two.\nUse another data set."
+        )
     return list(found)
 
 
@@ -37,6 +41,6 @@ def _texts(spec: str) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return value[0].get("content", "") if isinstance(value[0], dict) else "".join(map(str, value))
-    return str(value)
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # messages, or the parts of one
+        return _text(value[0].get("content") or value[0].get("text") or "")
+    return "".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -10,7 +10,6 @@ from weitiao.artifact import RunDir, write_jsonl
 from weitiao.config import DataConfig, RunConfig
 from weitiao.data.canaries import Canary
 from weitiao.data.encode import Encoded
-from weitiao.data.general import general_texts
 from weitiao.effects.scores import masked_loss, mean_states, memorisation, similarity
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
@@ -29,7 +28,7 @@ def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events
     if inputs.canaries:
         events.write("stage", message="scoring the canaries")
         found["memorisation"] = _memorisation(config, run, inputs, model)
-    if config.data.general_text is not None:
+    if inputs.general:
         events.write("stage", message=f"looking for what was forgotten, on {config.data.general_text}")
         found["forgetting"] = _forgetting(config, inputs, model)
     return found
@@ -53,10 +52,8 @@ def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) 
 
 def _forgetting(config: RunConfig, inputs: "Inputs", model: Any) -> dict[str, float]:
     """``similarity`` of the states before and after; a masked language model's loss too, where the checkpoint has its head."""
-    assert config.data.general_text is not None
     tokenizer = pretrained.load_tokenizer(config.model)
-    texts = general_texts(config.data.general_text, config.data.general_rows)
-    encoded = inputs.task.encode(texts, [], inputs.label_names, tokenizer, _cut(config, inputs))
+    encoded = inputs.task.encode(inputs.general, [], inputs.label_names, tokenizer, _cut(config, inputs))
     base, _ = pretrained.load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved
     )

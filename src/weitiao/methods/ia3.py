@@ -42,11 +42,19 @@ def apply(model: "PreTrainedModel", config: Ia3Config, new_parameters: Sequence[
             f"method.type=ia3, and peft knows no modules for a {kind} model.\nExpected one of: {', '.join(sorted(TARGETS))}.\n"
             "Name them: method.target_modules=[...] method.feedforward_modules=[...]"
         )
+    targets = TARGETS[kind] if wanted == "auto" else target_modules(model, wanted, whole)
+    if inner == "auto":
+        inside = [name for name in FEEDFORWARD[kind] if name in targets]
+    else:
+        inside = [inner] if isinstance(inner, str) else list(inner)
+    if isinstance(targets, list) and not set(inside) <= set(targets):
+        raise ConfigError(
+            f"method.feedforward_modules={inside}, and method.target_modules={targets}.\nExpected the first among the second.\n"
+            "Add them to method.target_modules."
+        )
     adapter = peft.IA3Config(
-        target_modules=TARGETS[kind] if wanted == "auto" else target_modules(model, wanted, whole),
-        feedforward_modules=FEEDFORWARD[kind]
-        if inner == "auto"
-        else list([inner] if isinstance(inner, str) else inner),
+        target_modules=targets,
+        feedforward_modules=inside,
         modules_to_save=leaves(model, whole) or None,
         task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
         base_model_name_or_path=base,

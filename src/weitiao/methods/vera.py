@@ -25,8 +25,8 @@ def apply(model: "PreTrainedModel", config: VeraConfig, new_parameters: Sequence
 
     whole = whole_modules(model, config.modules_to_save, new_parameters)
     targets = target_modules(model, config.target_modules, whole)
-    if isinstance(targets, list) and whole:  # peft's VeRA has no exclude_modules: spell the layers out
-        upper = upper_layers(model, config.top_k, targets)
+    upper = upper_layers(model, config.top_k, targets)
+    if isinstance(targets, list):  # peft's VeRA has no exclude_modules: spell the layers out
         targets = _paths(model, targets, whole, upper)
     adapter = peft.VeraConfig(
         r=config.r,
@@ -44,9 +44,11 @@ def apply(model: "PreTrainedModel", config: VeraConfig, new_parameters: Sequence
 def _paths(model: "PreTrainedModel", targets: list[str], whole: list[str], upper: list[int] | None) -> list[str]:
     import re
 
-    outside = re.compile(pattern(whole))
+    outside = re.compile(pattern(whole)) if whole else None
     found = [
-        name for name, _ in model.named_modules() if name.rpartition(".")[2] in targets and not outside.fullmatch(name)
+        name
+        for name, _ in model.named_modules()
+        if (name in targets or name.rpartition(".")[2] in targets) and not (outside and outside.fullmatch(name))
     ]
     if upper is None:
         return found

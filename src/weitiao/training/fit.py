@@ -101,7 +101,7 @@ def fit(
     events.write("train", total_steps=total_steps, first_step=done + 1, learning_rate=rate)
 
     step = done
-    weights = task.class_weights(options.class_weights, inputs.train.labels, inputs.label_names)
+    weights = task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
     weights = None if weights is None else weights.to(accelerator.device)
     meter.start()
 

@@ -15,6 +15,7 @@ from weitiao.config import DataConfig, RunConfig
 from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
+from weitiao.data.general import general_texts
 from weitiao.data.prepare import Prepared, Side, prepare, prepare_evaluation
 from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
@@ -37,6 +38,7 @@ class Inputs:
     resolved: pretrained.Resolved
     max_length: int
     stream: Stream | None = None  # with data.streaming; ``train`` is empty then
+    general: tuple[str, ...] = ()  # texts to measure forgetting on
     canaries: tuple[Canary, ...] = ()  # the planted ones are the last rows of ``train``
 
     @property
@@ -57,6 +59,12 @@ class Inputs:
             side.table.ids(side.rows[[owner]])[0] if owner < len(side) else f"canary {owner - len(side) + 1}"
             for owner in owners
         ]
+
+    @property
+    def real_labels(self) -> Any:
+        """Class indices of the encoded training rows, without those of canaries."""
+        planted = sum(canary.planted for canary in self.canaries)
+        return self.train.labels[: len(self.train.labels) - planted]
 
     def metrics(self, scores: Any) -> dict[str, Any]:
         """The task's metrics of scores [N, C] on the evaluation rows."""
@@ -111,6 +119,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         cut = data.model_copy(update={"over_length": "truncate"})
         train = train.joined(task.encode(texts, labels, names, tokenizer, cut))
         log.info("canaries: %d planted among the training rows, as many kept out", len(planted))
+    general = general_texts(data.general_text, data.general_rows) if data.general_text is not None else []
     stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
     for reason in resolved.reasons.values():
@@ -137,7 +146,16 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         },
     )
     return Inputs(
-        task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, stream, canaries
+        task,
+        prepared,
+        int(tokenizer.pad_token_id),
+        train,
+        evaluation,
+        resolved,
+        max_length,
+        stream,
+        tuple(general),
+        canaries,
     )
 
 
