@@ -180,3 +180,29 @@ def test_all_linear_leaves_new_modules_to_be_trained_whole(tiny_model: Path) -> 
     names = [n for n, _ in wrapped.named_parameters()]
     assert not any("pooler" in n and "lora_" in n for n in names)
     assert any("pooler.modules_to_save.default.dense.weight" in n for n in names)
+
+
+@pytest.mark.parametrize("name", ["lora", "vera", "ia3"])
+def test_a_head_of_two_layers_is_saved_and_loaded(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    """RoBERTa's classifier is a module of two layers, which peft saves whole."""
+    from transformers import RobertaConfig, RobertaModel
+
+    torch.manual_seed(0)
+    shape = RobertaConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, pad_token_id=0
+    )
+    folder = tmp_path / "roberta"
+    RobertaModel(shape, add_pooling_layer=False).save_pretrained(folder)
+    model, new = load(folder)
+    config = TABLE[name][0]
+    adapted = METHODS[config.type].apply(model, config, new, str(folder)).eval()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    expected = classification.logits(adapted, batch())
+    METHODS[config.type].save(adapted, tmp_path / "saved")
+    again = (
+        METHODS[config.type].load(tmp_path / "saved", classification.AUTO_MODEL, ["bad", "good"], str(folder)).eval()
+    )
+    torch.testing.assert_close(classification.logits(again, batch()), expected, atol=1e-5, rtol=1e-4)

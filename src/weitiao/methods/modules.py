@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_PEFT_SAVES = {"classifier", "score"}  # for a classifier peft adds these itself, whole
+
+
 def wrap(model: "PreTrainedModel", adapter: Any, wanted: Any, whole: Sequence[str]) -> "PreTrainedModel":
     """The model with peft's ``adapter``. Raises ConfigError where peft finds nothing to adapt."""
     import peft
@@ -48,7 +51,11 @@ def leaves(model: "nn.Module", whole: Sequence[str]) -> list[str]:
     found = [
         name
         for name, module in model.named_modules()
-        if inside is not None and inside.fullmatch(name) and not list(module.children()) and list(module.parameters())
+        if inside is not None
+        and inside.fullmatch(name)
+        and not list(module.children())
+        and list(module.parameters())
+        and not set(name.split(".")[:-1]) & _PEFT_SAVES
     ]
     return sorted(".".join(name.split(".")[-2:]) for name in found)
 
