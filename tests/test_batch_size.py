@@ -59,7 +59,7 @@ from weitiao import train
 def limit(event):
     message = event.get("message", "")
     if message.startswith("loading"):
-        room = int(open("/proc/self/statm").read().split()[0]) * 4096 + 2_800_000_000
+        room = int(open("/proc/self/statm").read().split()[0]) * 4096 + 3_500_000_000
         resource.setrlimit(resource.RLIMIT_AS, (room, -1))
     if message.startswith("evaluating"):  # a second model is loaded then
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
