@@ -168,3 +168,9 @@ def test_messages_with_parts_or_nothing(tmp_path: Path) -> None:
         "\n".join(json.dumps({"messages": [{"role": "user", "content": c}]}) for c in contents), encoding="utf-8"
     )
     assert general_texts(str(file), 5) == ["一", "二"]
+
+
+def test_the_plan_counts_the_canaries(options: dict[str, Any]) -> None:
+    data = {**options["data"], "canaries": 30}
+    plain, more = (weitiao.plan({**options, "data": d}, methods=["full"]) for d in (options["data"], data))
+    assert more["rows"]["train"] == plain["rows"]["train"] + 30

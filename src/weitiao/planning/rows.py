@@ -13,7 +13,7 @@ from weitiao.data.batch import BatchPlan, plan_epoch, plan_evaluation, steps_per
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import Side, prepare, prepare_evaluation
 from weitiao.tasks import TASKS
-from weitiao.training.inputs import Inputs
+from weitiao.training.inputs import Inputs, with_canaries
 
 _AUTO_TOKENS = 1024  # what tokens_per_batch=auto starts from
 
@@ -60,8 +60,11 @@ def read_inputs(config: RunConfig) -> Inputs:
 
     evaluation = encode(prepared.eval)
     train = evaluation if data.streaming else encode(prepared.train)
+    train, canaries = with_canaries(train, prepared.train, prepared.label_names, task, tokenizer, data)
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
-    return Inputs(task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length)
+    return Inputs(
+        task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, canaries=canaries
+    )
 
 
 def batches_of(config: RunConfig, inputs: Inputs) -> Batches:

@@ -113,12 +113,9 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         eval=eval_side,
         report=_after_lengths(prepared, train_side, eval_side, data.streaming),
     )
-    canaries = tuple(make_canaries(train_side.texts, names, data.canaries)) if data.canaries else ()
-    if planted := [canary for canary in canaries if canary.planted]:
-        texts, labels = [canary.text for canary in planted], [canary.label for canary in planted]
-        cut = data.model_copy(update={"over_length": "truncate"})
-        train = train.joined(task.encode(texts, labels, names, tokenizer, cut))
-        log.info("canaries: %d planted among the training rows, as many kept out", len(planted))
+    train, canaries = with_canaries(train, train_side, names, task, tokenizer, data)
+    if canaries:
+        log.info("canaries: %d planted among the training rows, as many kept out", data.canaries)
     general = general_texts(data.general_text, data.general_rows) if data.general_text is not None else []
     stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
@@ -157,6 +154,19 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         tuple(general),
         canaries,
     )
+
+
+def with_canaries(
+    train: Encoded, side: Side, names: tuple[str, ...], task: ModuleType, tokenizer: Any, data: DataConfig
+) -> tuple[Encoded, tuple[Canary, ...]]:
+    """The training rows with the planted half of ``data.canaries`` behind them, and all canaries."""
+    if not data.canaries:
+        return train, ()
+    canaries = tuple(make_canaries(side.texts, names, data.canaries))
+    planted = [canary for canary in canaries if canary.planted]
+    cut = data.model_copy(update={"over_length": "truncate"})
+    texts, labels = [canary.text for canary in planted], [canary.label for canary in planted]
+    return train.joined(task.encode(texts, labels, names, tokenizer, cut)), canaries
 
 
 def _stream(
