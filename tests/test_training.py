@@ -18,6 +18,8 @@ from weitiao.config import TrainConfig
 from weitiao.data.batch import BatchPlan
 from weitiao.data.encode import Encoded
 from weitiao.kernels.rows import shrink_embedding
+from weitiao.method_config import LoraConfig
+from weitiao.methods import rate_factor
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
 from weitiao.training.loop import backward_all, dry_run, train_steps
@@ -125,6 +127,18 @@ def test_master_weights_keep_updates_that_bf16_would_lose() -> None:
     assert optimizer.masters["w"].max() < 1 - 9e-4  # 100 x 1e-5, each far below bf16's step of 2**-8 near 1
     optimizer.adopt_masters()
     assert parameter.dtype == torch.float32
+
+
+def test_a_rate_factor_multiplies_the_rate_of_its_parameters() -> None:
+    """LoRA+: Adam's first step moves each weight by its rate, whatever the gradient."""
+    config = LoraConfig(loraplus_lr_ratio=16)
+    both = {name: torch.nn.Parameter(torch.zeros(3, 3)) for name in ("x.lora_A.default", "x.lora_B.default")}
+    optimizer = MasterAdamW(both.items(), TrainConfig(), rate_factor=lambda name: rate_factor(config, name))
+    for parameter in both.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(1e-3, None)
+    moved = [float(-parameter.detach()[0, 0]) for parameter in both.values()]
+    assert moved == pytest.approx([1e-3, 16e-3], rel=1e-4)
 
 
 def test_stochastic_rounding_is_right_on_average() -> None:
