@@ -1,5 +1,6 @@
 """Several comparisons of the same data and task as one: more seeds of the same arms, or more arms."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,9 +116,11 @@ def _searched(paths: Sequence[Path], cells: Sequence[Cell]) -> set[str]:
 
 def _executor(paths: Sequence[Path]) -> dict[str, Any]:
     """How the cells of all were run: the most that disturbed each other anywhere."""
-    found = [RunDir(path).read_json("comparison.json").get("executor", ALONE) for path in paths]
+    results = [RunDir(path).read_json("comparison.json") for path in paths]
+    found = [result.get("executor", ALONE) for result in results]
+    kinds = {json.dumps(result["environment"].get("cpu"), sort_keys=True) for result in results}
     return {
         "name": " + ".join(dict.fromkeys(one["name"] for one in found)),
         "cells_at_once": max(one["cells_at_once"] for one in found),
-        "machines": max(one["machines"] for one in found),
+        "machines": max(len(kinds), *(one["machines"] for one in found)),  # different CPUs are different machines
     }
