@@ -1,5 +1,6 @@
 """What keeps memory within limits (kernels/limits.py), each measured in a process of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -27,7 +28,10 @@ print(memory_bytes() - before)
 
 
 def growth(which: str) -> int:
-    done = subprocess.run([sys.executable, "-c", PRODUCTS, which], capture_output=True, text=True, check=True)
+    # training in this process has set the bounds for its children
+    fresh = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    command = [sys.executable, "-c", PRODUCTS, which]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=fresh)
     return int(done.stdout)
 
 
