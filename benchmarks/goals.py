@@ -55,6 +55,15 @@ def _lora_to_full_memory(suite: Suite) -> list[float]:
     return suite.above_bare(*({"model": E5, "method": method, "side": "ours"} for method in ("lora", "full")))
 
 
+def _over_trl(method: str) -> Callable[[Suite], list[float]]:
+    ours, theirs = ({"method": method, "side": side} for side in ("ours", "trl"))
+    return lambda suite: suite.ratios(ours, theirs, "supervised_tokens_per_s")
+
+
+def _memory_over_trl(method: str) -> Callable[[Suite], list[float]]:
+    return lambda suite: suite.above_bare(*({"method": method, "side": side} for side in ("ours", "trl")))
+
+
 def _utilisation(model: str) -> Callable[[Suite], list[float]]:
     return lambda suite: [
         result["nominal_flops_per_s"] / result["gemm_flops_per_s"]
@@ -86,6 +95,10 @@ GOALS = (
     Goal("Peak memory above the bare process, LoRA over full", 0.45, False, 5, "", "tuned", _lora_to_full_memory),
     Goal("Peak memory above the bare process, ours over B1, LoRA", 0.25, False, 5, "", "tuned", _memory("lora")),
     Goal("Peak memory above the bare process, ours over B1, full", 0.25, False, 5, "", "tuned", _memory("full")),
+    Goal("Instruction tuning, LoRA, supervised tokens/s over TRL", 4, True, 3, "x", "trl", _over_trl("lora")),
+    Goal("Instruction tuning, full, supervised tokens/s over TRL", 4, True, 3, "x", "trl", _over_trl("full")),
+    Goal("Instruction tuning, LoRA, peak memory above the bare process over TRL's", 0.5, False, 3, "", "trl", _memory_over_trl("lora")),
+    Goal("Instruction tuning, full, peak memory above the bare process over TRL's", 0.5, False, 3, "", "trl", _memory_over_trl("full")),
     Goal("First use: from the command to the first LoRA step, caches warm", 8, False, 5, " s", "first_use", lambda suite: suite.values("seconds", method="lora"), 1),
 )  # fmt: skip
 

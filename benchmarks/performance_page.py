@@ -7,6 +7,7 @@ import material
 from figures import Suite, middle, spread, table
 from goals import SPEED, against_peft_layers, comparisons, full_to_lora_step, goals_rows
 from plots import TITLES, figures
+from profile_step import GROUPS
 from record import DISTURBED, RESULTS
 from suites import SUITES
 from suites.against import B0, B1
@@ -17,6 +18,8 @@ from suites.quality import MARGIN, SEEDS
 E5, BASE = material.E5, material.BERT_BASE
 NOT_MEASURED = "Not measured."
 PEAK = "peak_memory_bytes"
+PARTS = (*GROUPS, "other")
+LAYER_RATIOS = (("ours", "frozen"), ("merged", "ours"), ("full", "ours"), ("full", "frozen"))
 
 
 def pairs_table(suite: Suite, model: str, methods: tuple[str, ...], peer: str, figure: str = SPEED) -> str:
@@ -159,7 +162,36 @@ def steps(suite: Suite, results: Path) -> list[str]:
     return [
         "The same batches for both methods, real tokens a second after warm-up.",
         ratios,
-        "What each choice brings: the defaults with one choice turned off. Differences of a few percent are the machine's noise.",
+        "What each choice brings: the defaults with one choice changed. Without a range it is one round: a few percent are then the machine's noise.",
+        table(head, rows),
+    ]
+
+
+def profile(suite: Suite, results: Path) -> list[str]:
+    rows = []
+    for model in (E5, BASE):
+        for method in ("lora", "full"):
+            for result in suite.rounds(model=model, method=method).values():
+                shares = {name: ms / result["step_ms"] for name, ms in result["groups_ms"].items()}
+                rows.append([model, method, f"{result['step_ms']:,.0f}", *(f"{shares.get(g, 0.0):.0%}" for g in PARTS)])
+    return [
+        "Shares of the time of a step after warm-up, by torch's profiler, which itself costs a little (`benchmarks/profile_step.py` "
+        "prints the single operations).",
+        table(["model", "method", "a step, ms", *PARTS], rows),
+    ]
+
+
+def products(suite: Suite, results: Path) -> list[str]:
+    rounds = [result["us"] for result in suite.rounds().values()]
+    rows = []
+    for size in rounds[0]:
+        ratios = [[us[size][a] / us[size][b] for us in rounds] for a, b in LAYER_RATIOS]
+        rows.append([size, middle([us[size]["ours"] for us in rounds]), *(spread(values, 2) for values in ratios)])
+    head = ["layer, in x out", "ours, us", *(f"{a} / {b}" for a, b in LAYER_RATIOS)]
+    return [
+        "One linear layer, 1,024 tokens, rank 16, bf16, forward and backward: *frozen* without an adapter, *ours* with our LoRA function, "
+        "*merged* with W + s B A made anew for the step, *full* with the weight's gradient. By operations full / frozen is 1.5, and "
+        "that bounds full / LoRA; what an adapter adds to a narrow layer is memory traffic, not arithmetic.",
         table(head, rows),
     ]
 
@@ -227,6 +259,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "bert_base": ("The same on BERT-base's shape", bert_base),
     "utilisation": ("How much of the machine is used", utilisation),
     "steps": ("A step, and what each choice brings", steps),
+    "profile": ("Where the time of a step goes", profile),
+    "products": ("What an adapter costs beside its layer", products),
     "first_use": ("First use", first_use),
     "trl": ("Instruction tuning against TRL", trl),
     "growth": ("As the work grows", growth),

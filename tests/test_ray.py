@@ -261,26 +261,32 @@ def test_options_that_cannot_be_meant(
 
 
 @pytest.mark.parametrize(
-    ("attempts", "expected"),
+    ("cells_attempts", "expected"),
     [
         ([], (1, 1)),
-        ([("a", 0, 5), ("a", 5, 9)], (1, 1)),
-        ([("a", 0, 5), ("a", 4, 9), ("a", 4.5, 4.6)], (3, 1)),
-        ([("a", 0, 5), ("b", 2, 9)], (1, 2)),
-        ([("a", 0, None), ("a", 7, 9)], (2, 1)),
+        (["a/1 0 5", "a/1 5 9"], (1, 1)),
+        (["a/1 0 5", "a/1 4 9", "a/1 4.5 4.6"], (3, 1)),
+        (["a/1 0 5", "b/1 2 9"], (1, 2)),
+        (["a/1 0 -", "a/1 7 9"], (2, 1)),
+        (["a/1 0 - a/1 3 5", "a/1 4 9"], (2, 1)),  # killed and tried again: its figures span both attempts
+        (["a/1 900 950", "a/2 10 20", "a/2 30 40"], (1, 1)),  # the clock starts anew with the machine
+        (["a/1 900 - a/2 10 20", "a/2 15 40"], (2, 1)),
+        (["a/1 0 5 b/1 100 110", "b/1 50 60", "a/1 6 9"], (1, 2)),  # retried elsewhere: times of a say nothing on b
     ],
 )
 def test_what_ran_at_once(
-    attempts: list[tuple[str, float, float | None]],
-    expected: tuple[int, int],
-    options: dict[str, Any],
-    tmp_path: Path,
+    cells_attempts: list[str], expected: tuple[int, int], options: dict[str, Any], tmp_path: Path
 ) -> None:
+    """A cell is its attempts: machine/boot, when it began and when it ended."""
     config = load(CompareConfig, comparison_of(options, tmp_path))
     cells = []
-    for i, (machine, began, ended) in enumerate(attempts):
+    for i, text in enumerate(cells_attempts):
         arm = Arm(name=f"arm{i}", method=FullConfig())
         cells.append(Cell(arm.name, arm, 1, config.cell_config(arm, 1, str(tmp_path / arm.name))))
-        record = {"machines": [machine], "began": began, "ended": ended}
-        attempts_of(cells[-1], tmp_path).write_text(json.dumps(record))
+        words, attempts = text.split(), []
+        for place, began, ended in zip(words[::3], words[1::3], words[2::3], strict=True):
+            machine, boot = place.split("/")
+            times = {"began": float(began), "ended": None if ended == "-" else float(ended)}
+            attempts.append({"machine": machine, "boot": boot, **times})
+        attempts_of(cells[-1], tmp_path).write_text(json.dumps({"attempts": attempts}))
     assert ran_at_once(cells, tmp_path) == expected

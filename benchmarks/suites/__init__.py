@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from record import Cell
-from suites import against, growth, own, quality
+from suites import against, growth, inside, own, quality
 from suites.bench import Bench
 
 
@@ -20,7 +20,9 @@ SUITES: dict[str, Suite] = {
     "tuned": Suite(against.tuned, "30 min"),
     "bert_base": Suite(against.bert_base, "15 min"),
     "utilisation": Suite(own.utilisation, "15 min"),
-    "steps": Suite(own.steps, "40 min"),
+    "steps": Suite(own.steps, "25 min"),
+    "profile": Suite(inside.profile, "4 min"),
+    "products": Suite(inside.products, "2 min"),
     "first_use": Suite(own.first_use, "2 min"),
     "trl": Suite(against.trl, "20 min"),
     "growth": Suite(growth.growth, "30 min"),

@@ -23,6 +23,7 @@ from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.lock import is_held
 
 _STORE_BYTES = 80 * 2**20  # Ray's least: no tensor goes through its store
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STOP_SECONDS = 120  # a stopped cell ends its step and saves
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -82,14 +83,24 @@ def run_on_ray(cells: Sequence[Cell], logs: Path, options: CompareSection, tell:
 
 def ran_at_once(cells: Sequence[Cell], logs: Path) -> tuple[int, int]:
     """(the most cells at the same time on one machine, how many machines), by what their attempts left in ``logs``."""
-    found = [json.loads(path.read_text()) for path in (attempts_of(cell, logs) for cell in cells) if path.is_file()]
-    machines = {name for one in found for name in one["machines"]}
+    paths = [attempts_of(cell, logs) for cell in cells]
+    found = [json.loads(path.read_text())["attempts"] for path in paths if path.is_file()]
+    clocks = {(one["machine"], one["boot"]) for attempts in found for one in attempts}
     most = 1
-    for name in machines:  # each has its own clock
-        here = [one for one in found if name in one["machines"]]
-        # at each beginning, those that had begun and not ended; a killed one's end is not known
-        most = max(most, *(sum(o["began"] <= one["began"] < (o["ended"] or math.inf) for o in here) for one in here))
-    return most, max(1, len(machines))
+    for clock in clocks:  # only times of one start of one machine compare
+        here = [spans for attempts in found if (spans := _span(attempts, *clock))]
+        # at each beginning, those that had begun and not ended
+        most = max(most, *(sum(began <= at < ended for began, ended in here) for at, _ in here))
+    return most, max(1, len({machine for machine, _ in clocks}))
+
+
+def _span(attempts: Sequence[dict[str, Any]], machine: str, boot: str) -> tuple[float, float] | None:
+    """From a cell's first beginning on this clock to its last end; a killed attempt's end is not known."""
+    here = [one for one in attempts if (one["machine"], one["boot"]) == (machine, boot)]
+    if not here:
+        return None
+    last = here[-1]["ended"]
+    return here[0]["began"], math.inf if last is None else last
 
 
 def _attempt(cell: Cell, logs: Path, folder: str) -> str | None:
@@ -103,8 +114,7 @@ def _attempt(cell: Cell, logs: Path, folder: str) -> str | None:
         while is_held(cell.run.path):  # a worker was killed and its process was not: what it ends in is as good
             time.sleep(POLL_SECONDS)
         code = train_cell(cell, logs)
-        path = attempts_of(cell, logs)
-        write_atomic(path, to_json({**json.loads(path.read_text()), "ended": time.monotonic()}))
+        _note_end(cell, logs)
     except WeitiaoError as error:
         return str(error)
     failure = failure_of(cell, logs, code)
@@ -114,14 +124,29 @@ def _attempt(cell: Cell, logs: Path, folder: str) -> str | None:
 
 
 def _note_begin(cell: Cell, logs: Path) -> None:
-    """A cell that is tried again keeps its first beginning: its figures span all attempts."""
-    path = attempts_of(cell, logs)
-    noted: dict[str, Any] = (
-        json.loads(path.read_text()) if path.is_file() else {"machines": [], "began": time.monotonic()}
-    )
-    machines = sorted({*noted["machines"], socket.gethostname()})
+    """One more attempt of a cell, on this machine's clock, which starts anew with the machine."""
     logs.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, to_json({**noted, "machines": machines, "ended": None}))
+    attempt = {"machine": socket.gethostname(), "boot": _boot(), "began": time.monotonic(), "ended": None}
+    write_atomic(attempts_of(cell, logs), to_json({"attempts": [*_attempts(cell, logs), attempt]}))
+
+
+def _note_end(cell: Cell, logs: Path) -> None:
+    attempts = _attempts(cell, logs)
+    attempts[-1]["ended"] = time.monotonic()
+    write_atomic(attempts_of(cell, logs), to_json({"attempts": attempts}))
+
+
+def _attempts(cell: Cell, logs: Path) -> list[dict[str, Any]]:
+    path = attempts_of(cell, logs)
+    return json.loads(path.read_text())["attempts"] if path.is_file() else []  # type: ignore[no-any-return]
+
+
+def _boot() -> str:
+    """Which start of this machine it is, where the system tells."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _outcome(ray: Any, task: Any, retries: int) -> str | None:

@@ -1,0 +1,84 @@
+"""What a LoRA adapter costs beside its linear layer: python benchmarks/products.py. Prints one JSON line.
+
+For each size of layer, forward and backward of the frozen layer alone, of ours, of W + s B A merged for the step (two
+narrow products fewer, one more over the weight) and of full fine-tuning, in turn, in one process: median microseconds.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+SIZES = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))
+
+
+def ways(tokens: int, width: int, height: int, rank: int) -> dict[str, Callable[[], Any]]:
+    """x [tokens, width] -> y [tokens, height] in bfloat16, and all gradients that each way needs."""
+    import torch
+
+    from weitiao.kernels.lora import LoraLinearFunction
+
+    def made(*shape: int) -> torch.Tensor:
+        return (torch.randn(*shape) * 0.05).bfloat16()
+
+    x, weight, bias = made(tokens, width).requires_grad_(), made(height, width), made(height)
+    a, b = made(rank, width).requires_grad_(), made(height, rank).requires_grad_()
+    dy, scale = made(tokens, height), 2.0
+
+    def frozen() -> None:
+        torch.addmm(bias, x.detach(), weight.t())
+        dy @ weight
+
+    def ours() -> None:
+        y = LoraLinearFunction.apply(x, weight, bias, a, b, scale, None)  # type: ignore[no-untyped-call]
+        torch.autograd.grad(y, (x, a, b), dy)
+
+    def merged() -> None:
+        with torch.no_grad():
+            whole = torch.addmm(weight, b, a, alpha=scale)
+            torch.addmm(bias, x, whole.t())
+            narrow, narrow_gradient = x @ a.t(), dy @ (b * scale)
+            narrow_gradient.t() @ x
+            (narrow * scale).t() @ dy
+            dy @ whole
+
+    def full() -> None:
+        frozen()
+        dy.t() @ x.detach()
+
+    return {"frozen": frozen, "ours": ours, "merged": merged, "full": full}
+
+
+def microseconds(calls: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 1):  # the first round warms up
+        for name, call in calls.items():
+            started = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            if i > 0:
+                times[name].append((time.perf_counter() - started) / repeats)
+    return {name: 1e6 * statistics.median(found) for name, found in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+
+    from weitiao.kernels.limits import bound_primitive_cache
+
+    bound_primitive_cache()
+    result = {
+        f"{width}x{height}": microseconds(ways(options.tokens, width, height, options.rank), options.rounds, repeats=8)
+        for width, height in SIZES
+    }
+    print(json.dumps({"us": result}))
+
+
+if __name__ == "__main__":
+    main()
