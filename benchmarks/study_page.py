@@ -1,0 +1,119 @@
+"""docs/study.md from benchmarks/results/study_<rows>.json: what each comparison found, beside what articles say."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from figures import table
+
+SIZES = [300, 1000, 3000]
+Comparison = dict[str, Any]
+
+
+def kept(results: Path) -> dict[int, Comparison]:
+    """The finished sizes, smallest first."""
+    paths = {rows: results / f"study_{rows}.json" for rows in SIZES}
+    return {rows: json.loads(path.read_text(encoding="utf-8")) for rows, path in paths.items() if path.is_file()}
+
+
+def arm_of(found: Comparison, name: str) -> dict[str, Any]:
+    arm: dict[str, Any] = next(arm for arm in found["arms"] if arm["name"] == name)
+    return arm
+
+
+def points(share: float | None) -> str:
+    return "not computed" if share is None else f"{100 * share:+.2f}"
+
+
+def ratio(found: Comparison, name: str, cost: str) -> str:
+    """The arm's cost over full's, the median over seeds."""
+    first, second = (arm_of(found, arm)["by_seed"][cost] for arm in ("full", name))
+    shared = sorted(first.keys() & second.keys())
+    return f"{statistics.median(second[seed] / first[seed] for seed in shared):.2f}"
+
+
+def arms_table(found: Comparison) -> str:
+    """One line an arm; differences are full - arm, in points of the metric that decides."""
+    metric, pairs = found["metric"], {pair["second"]: pair for pair in found["pairs"]}
+    rows = []
+    for arm in found["arms"]:
+        quality = arm["quality"][metric]
+        line = [arm["name"], f"{arm['trainable_percent']:.2f} %", spread_of(quality["by_seed"].values())]
+        if arm["name"] in pairs:
+            tests = pairs[arm["name"]]["metrics"][metric]
+            interval = " to ".join(points(tests["bootstrap"][end]) for end in ("lower", "upper"))
+            p = tests["sign_flip"]["p"]
+            line += [points(tests["mean_difference"]), interval, "" if p is None else f"{p:.3f}"]
+            line += [tests["verdict"]["outcome"], pairs[arm["name"]]["decision"]["keep"]]
+        else:
+            line += [""] * 5
+        line += [ratio(found, arm["name"], cost) for cost in ("train_seconds", "peak_memory_bytes")]
+        rows.append([*line, f"{arm['artifact_bytes'] / 1e6:,.1f}"])
+    head = ["arm", "trained", f"{metric}, mean (sd)", "full - arm, points", "95 % interval", "p", "quality", "keep"]
+    return table([*head, "time / full", "peak memory / full", "stored, MB"], rows)
+
+
+def spread_of(values: Iterable[float]) -> str:
+    known = [100 * value for value in values]
+    sd = f" ({statistics.stdev(known):.2f})" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{sd}"
+
+
+def by_size(found: dict[int, Comparison]) -> str:
+    """Full against LoRA, a line a size."""
+    rows = []
+    for size, one in found.items():
+        tests = next(pair for pair in one["pairs"] if pair["second"] == "lora")["metrics"][one["metric"]]
+        means = [spread_of(arm_of(one, name)["quality"][one["metric"]]["by_seed"].values()) for name in ("full", "lora")]
+        interval = " to ".join(points(tests["bootstrap"][end]) for end in ("lower", "upper"))
+        costs = [ratio(one, "lora", cost) for cost in ("train_seconds", "peak_memory_bytes")]
+        rows.append([f"{size:,}", *means, points(tests["mean_difference"]), interval, *costs])
+    head = ["training rows", "full, mean (sd)", "LoRA, mean (sd)", "full - LoRA, points", "95 % interval"]
+    return table([*head, "time, LoRA / full", "peak memory, LoRA / full"], rows)
+
+
+def claims(one: Comparison) -> str:
+    """The six rows that articles print, and what this comparison measured."""
+    full, lora = (arm_of(one, name) for name in ("full", "lora"))
+    pair = next(pair for pair in one["pairs"] if pair["second"] == "lora")
+    time, memory = (ratio(one, "lora", cost) for cost in ("train_seconds", "peak_memory_bytes"))
+    stored = full["artifact_bytes"] / lora["artifact_bytes"]
+    rows = [
+        ["trained parameters", "all / the low-rank matrices", f"{full['num_trainable_params']:,} / {lora['num_trainable_params']:,}"],
+        ["memory", "high / low", f"LoRA takes {memory} of full's peak"],
+        ["speed", "slow / fast", f"LoRA takes {time} of full's time"],
+        ["storage", "large / small", f"an adapter is {stored:,.0f} times smaller"],
+        ["quality", "usually better / slightly lower", pair["metrics"][one["metric"]]["verdict"]["english"]],
+        ["which to keep", "by the situation", pair["decision"]["english"]],
+    ]  # fmt: skip
+    return table(["", "articles say, full / LoRA", "measured here"], rows)
+
+
+def machine(one: Comparison) -> str:
+    cpu, packages = one["environment"]["cpu"], one["environment"]["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft"))
+    return f"{cpu['name']}, {cpu['torch_threads']} threads ({', '.join(cpu['features'])}); {versions}."
+
+
+def page(results: Path) -> str:
+    found = kept(results)
+    parts = [
+        "# Full fine-tuning against LoRA on Chinese reviews",
+        "Made by `python benchmarks/study.py` from `recipes/reviews-study.yaml`, which also renders this page; results are in "
+        "`benchmarks/results/study_*.json`. multilingual-e5-small, the catalogue's shopping reviews (distinct texts alone), 2,000 "
+        "held-out rows, 3 epochs, six paired seeds: a pair has the same rows, batch order and head. Differences are full minus the other "
+        "arm; the interval is BCa bootstrap over seeds, p an exact sign-flip test. Costs are ratios inside a seed, medians; the "
+        "machine is shared, and two arms of one seed may meet it in different moods.",
+    ]
+    if not found:
+        return "\n\n".join([*parts, "Not run yet."]) + "\n"
+    main = found.get(1000) or next(iter(found.values()))
+    parts += ["## What articles say, and what was measured", f"{main['data']['num_train_rows']:,} rows.", claims(main)]
+    parts += ["## As rows grow", by_size(found)]
+    for size, one in found.items():
+        margin = f"Margin, set before the runs: {100 * one['margin']:g} points."
+        parts += [f"## {size:,} training rows", margin, arms_table(one), machine(one)]
+        parts += [f"- {arm['arm']}: {arm['english']}" for arm in one["unfair"]]
+    return "\n\n".join(parts) + "\n"
