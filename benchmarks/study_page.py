@@ -66,7 +66,9 @@ def by_size(found: dict[int, Comparison]) -> str:
     rows = []
     for size, one in found.items():
         tests = next(pair for pair in one["pairs"] if pair["second"] == "lora")["metrics"][one["metric"]]
-        means = [spread_of(arm_of(one, name)["quality"][one["metric"]]["by_seed"].values()) for name in ("full", "lora")]
+        means = [
+            spread_of(arm_of(one, name)["quality"][one["metric"]]["by_seed"].values()) for name in ("full", "lora")
+        ]
         interval = " to ".join(points(tests["bootstrap"][end]) for end in ("lower", "upper"))
         costs = [ratio(one, "lora", cost) for cost in ("train_seconds", "peak_memory_bytes")]
         rows.append([f"{size:,}", *means, points(tests["mean_difference"]), interval, *costs])
