@@ -9,8 +9,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/reviews-compare.yaml
 
+# A process a core, a thread each: most of a test is starting things, which two threads do not hasten.
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.
 test-faults: $(VENV)/.installed-dev

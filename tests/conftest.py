@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,8 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[object]:
     report = yield
+    # plain values, since reports travel between the processes of pytest-xdist
+    report.user_properties = [(k, asdict(v) if isinstance(v, Tally) else v) for k, v in report.user_properties]  # type: ignore[attr-defined]
     if marker := item.get_closest_marker("fault"):
         report.fault = marker.args[0]  # type: ignore[attr-defined]
     return report
@@ -60,7 +62,8 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
         if report.skipped:
             skipped[report.fault] = skipped.get(report.fault, 0) + 1
             continue
-        one = dict(report.user_properties).get("tally") or Tally(1, int(report.passed))
+        counted = dict(report.user_properties).get("tally")
+        one = Tally(**counted) if counted else Tally(1, int(report.passed))
         row.tried, row.survived = row.tried + one.tried, row.survived + one.survived
         if report.failed:
             row.lost = "see the failure"
