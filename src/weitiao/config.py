@@ -119,8 +119,12 @@ class TrainConfig(Section):
     bf16: bool | Literal["auto"] = Field(
         "auto", description="bfloat16 compute with fp32 master weights; auto: where the hardware has it."
     )
-    attention: Literal["auto", "weitiao", "eager", "sdpa"] = Field(
+    attention: Literal["auto", "weitiao", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Attention implementation; auto: our own on a CPU, SDPA elsewhere."
+    )
+    liger: bool = Field(False, description="On a CUDA GPU: Liger's fused layers (package liger-kernel).")
+    compile: bool = Field(
+        False, description="Compile the model with torch.compile: minutes at the start, and no gain measured on a CPU."
     )
     dropout: float | Literal["model"] = Field(
         0.0, description="Dropout inside the model: a rate, or `model` to keep the checkpoint's own."

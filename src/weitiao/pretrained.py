@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from weitiao import catalogue
 from weitiao.errors import ModelError
+from weitiao.kernels.gpu import refuse_flash
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("weitiao")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 NO_FOREIGN_CODE = {"trust_remote_code": False}  # said aloud: left open, transformers asks on a terminal
-Attention = Literal["auto", "weitiao", "eager", "sdpa"]
+Attention = Literal["auto", "weitiao", "eager", "sdpa", "flash_attention_2"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
 
     Raises:
         ModelError: bf16 is demanded and the hardware computes without it.
+        ConfigError: flash attention is demanded and cannot run here.
     """
     import torch
 
@@ -132,6 +134,8 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
         own = f"plain products up to {SHORT_UP_TO_TOKENS} tokens, SDPA above"
         reasons["attention"] = f"{chosen}: " + (own if device == "cpu" else f"fused on {device}")
     else:
+        if attention == "flash_attention_2":
+            refuse_flash(device)
         chosen = attention
         reasons["attention"] = f"{chosen}: asked for"
     return Resolved(device, "bfloat16" if use else "float32", chosen, reasons)

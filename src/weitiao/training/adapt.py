@@ -14,6 +14,7 @@ from weitiao import pretrained
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
+from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.lora import fuse_lora
@@ -76,6 +77,8 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         log.info("newly initialised, so trained and saved: %s", ", ".join(new))
     if options.dropout != "model":
         pretrained.set_dropout(model, options.dropout)
+    if options.liger:
+        use_liger(model, resolved.device)
     method = config.method
     if method.top_k == "auto":
         top_k = probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)
@@ -108,6 +111,8 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
             " (base in int8)" if options.int8_base else "",
             left,
         )
+    if options.compile:
+        model.compile(dynamic=True)  # in place: names in the state dict stay
     if sharded:
         world.shard(model, list(layers(model)[1]))
         log.info("FSDP2: the weights are shared out among %d processes", world.size)
