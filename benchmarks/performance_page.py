@@ -19,7 +19,7 @@ E5, BASE = material.E5, material.BERT_BASE
 NOT_MEASURED = "Not measured."
 PEAK = "peak_memory_bytes"
 PARTS = (*GROUPS, "other")
-LAYER_RATIOS = (("ours", "frozen"), ("added", "ours"), ("full", "ours"), ("full", "frozen"))
+LAYER_RATIOS = (("ours", "frozen"), ("merged", "ours"), ("full", "ours"), ("full", "frozen"))
 
 
 def pairs_table(suite: Suite, model: str, methods: tuple[str, ...], peer: str, figure: str = SPEED) -> str:
@@ -190,7 +190,7 @@ def products(suite: Suite, results: Path) -> list[str]:
     head = ["layer, in x out", "ours, us", *(f"{a} / {b}" for a, b in LAYER_RATIOS)]
     return [
         "One linear layer, 1,024 tokens, rank 16, bf16, forward and backward: *frozen* without an adapter, *ours* with our LoRA function, "
-        "*added* with the adapter's part added to y instead of merged into W, *full* with the weight's gradient. By operations full / frozen is 1.5, and "
+        "*merged* with W + s B A made anew for both products instead, *full* with the weight's gradient. By operations full / frozen is 1.5, and "
         "that bounds full / LoRA; what an adapter adds to a narrow layer is memory traffic, not arithmetic.",
         table(head, rows),
     ]

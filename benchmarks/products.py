@@ -1,7 +1,7 @@
 """What a LoRA adapter costs beside its linear layer: python benchmarks/products.py. Prints one JSON line.
 
-For each size of layer, forward and backward of the frozen layer alone, of ours, of ours with the adapter's part added to y
-instead of W + s B A merged for the product, and of full fine-tuning, in turn, in one process: median microseconds.
+For each size of layer, forward and backward of the frozen layer alone, of ours, of our LoRA function, of W + s B A merged anew for each
+of its two products, and of full fine-tuning: the operations alone, in turn, in one process, median microseconds.
 """
 
 import argparse
@@ -18,36 +18,37 @@ def ways(tokens: int, width: int, height: int, rank: int) -> dict[str, Callable[
     """x [tokens, width] -> y [tokens, height] in bfloat16, and all gradients that each way needs."""
     import torch
 
-    from weitiao.kernels.lora import LoraLinearFunction
-
     def made(*shape: int) -> torch.Tensor:
         return (torch.randn(*shape) * 0.05).bfloat16()
 
-    x, weight, bias = made(tokens, width).requires_grad_(), made(height, width), made(height)
-    a, b = made(rank, width).requires_grad_(), made(height, rank).requires_grad_()
+    x, weight, bias = made(tokens, width), made(height, width), made(height)
+    a, b = made(rank, width), made(height, rank)
     dy, scale = made(tokens, height), 2.0
 
     def frozen() -> None:
-        torch.addmm(bias, x.detach(), weight.t())
+        torch.addmm(bias, x, weight.t())
         dy @ weight
 
     def ours() -> None:
-        y = LoraLinearFunction.apply(x, weight, bias, a, b, scale, None)  # type: ignore[no-untyped-call]
-        torch.autograd.grad(y, (x, a, b), dy)
+        narrow, narrow_gradient = x @ a.t(), dy @ (b * scale)
+        torch.addmm(bias, x, weight.t()).addmm_(narrow, b.t().contiguous(), alpha=scale)
+        adapter_gradients(narrow, narrow_gradient)
+        (dy @ weight).addmm_(narrow_gradient, a)
 
-    def added() -> None:
-        with torch.no_grad():
-            narrow, narrow_gradient = x @ a.t(), dy @ (b * scale)
-            torch.addmm(bias, x, weight.t()).addmm_(narrow, b.t().contiguous(), alpha=scale)
-            narrow_gradient.t() @ x
-            (narrow * scale).t() @ dy
-            (dy @ weight).addmm_(narrow_gradient, a)
+    def merged() -> None:
+        torch.addmm(bias, x, torch.addmm(weight, b, a, alpha=scale).t())
+        adapter_gradients(x @ a.t(), dy @ (b * scale))
+        dy @ torch.addmm(weight, b, a, alpha=scale)
+
+    def adapter_gradients(narrow: torch.Tensor, narrow_gradient: torch.Tensor) -> None:
+        narrow_gradient.t() @ x
+        (narrow * scale).t() @ dy
 
     def full() -> None:
         frozen()
-        dy.t() @ x.detach()
+        dy.t() @ x
 
-    return {"frozen": frozen, "ours": ours, "added": added, "full": full}
+    return {"frozen": frozen, "ours": ours, "merged": merged, "full": full}
 
 
 def microseconds(calls: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, float]:

@@ -1,10 +1,9 @@
 """One autograd function for a linear layer with a LoRA adapter: y = x W^T + b + s (x A^T) B^T.
 
 peft runs five operations forward, each with its own saved tensors and full-size temporaries for the scaling and the
-sum. Here W + s B A is made for the product and thrown away where that is fewer operations than adding the adapter's part
-to y, T (I + O) > I O, and made again in the backward pass; otherwise the adapter's part is added in place by the matrix
-product itself. Only x and the narrow x A^T are kept. Layers that the function does not cover stay with peft. The frozen W
-may be an :class:`Int8Linear`, which then does both products with W in int8.
+sum. Here the scale goes into the product with B, the adapter's part is added in place by the matrix product itself,
+and only x and the narrow x A^T are kept. Layers that the function does not cover stay with peft. The frozen W may be
+an :class:`Int8Linear`, which then does both products with W in int8.
 """
 
 import weakref
@@ -32,20 +31,15 @@ class LoraLinearFunction(torch.autograd.Function):
     ) -> torch.Tensor:
         """``quantised``: x once more, for an int8 weight."""
         narrow = x @ a.t()
-        merges = False
         if isinstance(weight, Int8Linear):
             assert quantised is not None, "an int8 weight needs a quantised x"
             y = weight.forward_weight.product(quantised)
             y = y.mul_(quantised.scale) if bias is None else torch.addcmul(bias, y, quantised.scale)
         else:
-            height, width = weight.shape
-            merges = len(x) * (width + height) > width * height
-            used = torch.addmm(weight, b, a, alpha=scale) if merges else weight
-            y = x @ used.t() if bias is None else torch.addmm(bias, x, used.t())
-        if not merges:
-            y.addmm_(narrow, b.t().contiguous(), alpha=scale)  # the copy is tiny, and the product 0.8 of the time
+            y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+        y.addmm_(narrow, b.t().contiguous(), alpha=scale)  # the copy is tiny, and the product 0.8 of the time
         ctx.save_for_backward(x, a, b, narrow)
-        ctx.weight, ctx.scale, ctx.merges = weight, scale, merges  # frozen: no version to guard
+        ctx.weight, ctx.scale = weight, scale  # frozen: no version to guard
         return y
 
     @staticmethod
@@ -62,12 +56,9 @@ class LoraLinearFunction(torch.autograd.Function):
             if isinstance(ctx.weight, Int8Linear):
                 quantised = quantise(gradient)
                 grad_x = ctx.weight.backward_weight.product(quantised).mul_(quantised.scale)
-            elif ctx.merges:
-                grad_x = gradient @ torch.addmm(ctx.weight, b, a, alpha=ctx.scale)
             else:
                 grad_x = gradient @ ctx.weight
-            if not ctx.merges:
-                grad_x.addmm_(narrow_gradient, a)
+            grad_x.addmm_(narrow_gradient, a)
         return grad_x, None, None, grad_a, grad_b, None, None
 
 

@@ -14,8 +14,8 @@ from weitiao import pretrained
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
-from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.first_token import use_first_token
+from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.prefix import Prefix, depth, layers
