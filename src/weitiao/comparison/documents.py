@@ -16,7 +16,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [f"# {' / '.join(arms)}: {_cell(result['model'])}", ""]
     lines += [
         f"{data['num_train_rows']:,} training rows, {data['num_eval_rows']:,} held-out rows, seeds "
-        f"{', '.join(map(str, result['seeds']))}, margin {result['margin']:g}.",
+        f"{', '.join(map(str, result['seeds']))}, margin {f'{result["margin"]:g} {result["margin_unit"]["english"]}'.rstrip()}.",
         "",
         "| | " + " | ".join([*arms, *(f"{name} / {arms[0]}" for name in arms[1:])]) + " |",
         "|" + "---|" * (2 * len(arms)),
