@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,7 +115,6 @@ def test_the_report_shows_rows_and_answers_and_no_classes(searched: tuple[dict[s
 
 
 def test_evidence_holds_until_a_loss_changes(searched: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    import shutil
 
     _, folder = searched
     found = comparison.verify(folder)

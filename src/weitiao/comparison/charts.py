@@ -192,9 +192,7 @@ def to_html(figure: Any, first: bool) -> str:
     return text
 
 
-def _front(
-    arms: Sequence[dict[str, Any]], key: str, metric: str, higher_is_better: bool
-) -> list[dict[str, Any]]:
+def _front(arms: Sequence[dict[str, Any]], key: str, metric: str, higher_is_better: bool) -> list[dict[str, Any]]:
     """The arms that no other beats in cost and quality both, by cost."""
     sign = 1 if higher_is_better else -1
 

@@ -35,7 +35,13 @@ def largest_gaps(
         own = [by_seed[0][i] for by_seed in sides]
         told = [{"value": float(v[i]), "answer": task.row_answer(row)} for v, row in zip(values, own, strict=True)]
         examples.append(
-            {"id": own[0]["id"], "text": task.row_text(own[0]), "gap": float(gaps[i]), "first": told[0], "second": told[1]}
+            {
+                "id": own[0]["id"],
+                "text": task.row_text(own[0]),
+                "gap": float(gaps[i]),
+                "first": told[0],
+                "second": told[1],
+            }
         )
     return {"metric": metric, "seeds": seeds, "examples": examples}
 

@@ -111,7 +111,9 @@ def counted_noise(first: ArrayLike, second: ArrayLike, ratio: Ratio) -> Noise:
     without = without.mean(axis=0)
     error = math.sqrt((num_rows - 1) / num_rows * float(((without - without.mean()) ** 2).sum()))
     if error <= 1e-12 * abs(gap):
-        return Noise(num_rows, gap, None, None, "every row says the same: the error of the difference cannot be estimated")
+        return Noise(
+            num_rows, gap, None, None, "every row says the same: the error of the difference cannot be estimated"
+        )
     needed = None
     if gap:
         ratio_needed = float(stats.norm.isf(ALPHA / 2) + stats.norm.isf(1 - POWER)) * error / gap

@@ -174,9 +174,7 @@ def _class_rows(result: dict[str, Any]) -> list[tuple[str, str, list[float | Non
 
 
 def _disagreements(result: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    by_arm = {
-        arm: {seed: labelled(rows) for seed, rows in by_seed.items()} for arm, by_seed in read_all(cells).items()
-    }
+    by_arm = {arm: {seed: labelled(rows) for seed, rows in by_seed.items()} for arm, by_seed in read_all(cells).items()}
     return [
         (pair, disagreements(by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {}))) for pair in result["pairs"]
     ]

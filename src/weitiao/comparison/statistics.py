@@ -119,9 +119,7 @@ def _mean_sd(values: Floats) -> tuple[float | None, float | None]:
     return (float(values.mean()) if n else None, float(values.std(ddof=1)) if n > 1 else None)
 
 
-def _by_rows(
-    first: Scores, second: Scores, seeds: Sequence[int], seed: int, ratio: Ratio | None
-) -> dict[str, Any]:
+def _by_rows(first: Scores, second: Scores, seeds: Sequence[int], seed: int, ratio: Ratio | None) -> dict[str, Any]:
     """The parts that need per-row results, over the seeds for which both arms have them."""
     a, b = ((arm["correct"] if ratio is None else arm.get("counts")) or {} for arm in (first, second))
     both = [s for s in seeds if s in a and s in b]
