@@ -94,8 +94,12 @@ def test_the_best_rate_is_that_of_the_least_loss_on_training_rows(searched: tupl
 def test_documented_keys_hold_all_that_is_written(searched: tuple[dict[str, Any], Path]) -> None:
     written = set(paths(searched[0]))
     groups = {path for path in written if any(other.startswith((f"{path}.", f"{path}[]")) for other in written)}
+    documented = patterns()
     for path in written - groups:
-        assert any(p.fullmatch(path) for p in patterns().values()), f"{path} is written, not documented"
+        empty = any(
+            key.startswith((f"{path}.", f"{path}[]")) for key in documented
+        )  # such as the classes of a task without any
+        assert empty or any(p.fullmatch(path) for p in documented.values()), f"{path} is written, not documented"
 
 
 def test_the_report_shows_rows_and_answers_and_no_classes(searched: tuple[dict[str, Any], Path]) -> None:
@@ -115,7 +119,6 @@ def test_the_report_shows_rows_and_answers_and_no_classes(searched: tuple[dict[s
 
 
 def test_evidence_holds_until_a_loss_changes(searched: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-
     _, folder = searched
     found = comparison.verify(folder)
     assert (found["holds"], found["decided"], found["cells"]) == (True, False, 4)
@@ -170,7 +173,7 @@ def test_what_a_run_refuses_is_said_before_the_first_one(
         config_of({**case, "train": {"metric_for_best_model": "accuracy"}}, tmp_path / "x")
     assert config_of(case, tmp_path / "x").compare.margin == 0.01
     assert config_of(case, tmp_path / "x", margin=0.05).compare.margin == 0.05
-    assert config_of({**case, "task": "classification", "train": {}}, tmp_path / "x").compare.margin == 0.005
+    assert config_of({**case, "task": "classification", "train": {"seed": 1}}, tmp_path / "x").compare.margin == 0.005
 
 
 @pytest.mark.slow
