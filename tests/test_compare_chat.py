@@ -181,7 +181,7 @@ def test_the_real_model_by_the_command(tmp_path: Path) -> None:
     """SmolLM2, both methods, two seeds; then one cell is taken away and trained again, the others are kept."""
     words = [
         "model=SmolLM2-135M-Instruct", "task=causal_lm", "data.train=chatterbot-en", "data.train_size=16",
-        "data.test_size=6", "data.max_length=48", "train.max_steps=2", "train.tokens_per_batch=256",
+        "data.test_size=6", "data.max_length=128", "train.max_steps=2", "train.tokens_per_batch=256",
         "train.generate_rows=1", "train.max_new_tokens=4", "train.eval_strategy=no", "compare.seeds=[1, 2]",
         f"output.dir={tmp_path / 'cmp'}",
     ]  # fmt: skip

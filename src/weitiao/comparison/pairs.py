@@ -34,7 +34,7 @@ def metric_values(cells: Sequence[Cell], name: str) -> dict[str, dict[int, float
     """
     found: dict[str, dict[int, float]] = {}
     for cell in cells:
-        metrics = {name: None} if cell.failure is not None else cell.run.summary["metrics"]
+        metrics: dict[str, Any] = {name: None} if cell.failure is not None else cell.run.summary["metrics"]
         if name in metrics:
             found.setdefault(cell.arm.name, {})[cell.seed] = math.nan if metrics[name] is None else metrics[name]
     return found

@@ -1,6 +1,6 @@
 """A learning rate for each arm, chosen on a development part of the training rows, so that the test rows stay unseen."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
     """One cell an arm and rate, rate by rate; writes the training rows to ``rows.jsonl``, which the cells split alike."""
     folder.mkdir(parents=True, exist_ok=True)
     task = TASKS[config.task]
-    columns: dict[str, Sequence[Any]] = task.columns(train)
+    columns: Mapping[str, Sequence[Any]] = task.columns(train)
     data = _development(config.data, folder, columns, len(np.unique(train.apart)))
     write_jsonl(
         folder / "rows.jsonl",

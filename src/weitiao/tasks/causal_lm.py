@@ -164,7 +164,7 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
         yield {"id": row_id, "messages": messages, **own}
 
 
-def columns(side: Side) -> dict[str, Sequence[Any]]:
+def columns(side: Side) -> Mapping[str, Sequence[Any]]:
     """The rows as columns that are read back as the same rows."""
     return {"messages": side.conversations}
 

@@ -197,10 +197,10 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
         yield {"id": row_id, "text": text, "gold": gold, **own}
 
 
-def columns(side: Side) -> dict[str, Sequence[Any]]:
+def columns(side: Side) -> Mapping[str, Sequence[Any]]:
     """The rows as columns that are read back as the same rows."""
-    pairs = side.pairs
-    return {"text": side.texts, "label": side.labels} | ({} if pairs is None else {"text_pair": pairs})
+    found = {"text": side.texts, "label": side.labels}
+    return found if side.pairs is None else {**found, "text_pair": side.pairs}
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
