@@ -191,8 +191,6 @@ def test_options_of_causal_lm_are_refused_elsewhere(options: dict[str, Any], cha
         weitiao.train({**options, "data": {**options["data"], "train_on_prompt": True}})
     with pytest.raises(ConfigError, match="classification has accuracy"):
         weitiao.train({**options, "train": {"metric_for_best_model": "perplexity"}})
-    with pytest.raises(ConfigError, match="need rows that are right or wrong"):
-        weitiao.compare({k: v for k, v in chat_options.items() if k not in ("method", "train")})
     with pytest.raises(DataError, match="task=causal_lm"):
         weitiao.train({**options, "data": chat_options["data"]})
 

@@ -244,7 +244,7 @@ def _next_command(decision: Decision, methods: dict[Method, dict[str, Any]], bas
     words = [f"model={base['model']}", *task, *_words("data", base["data"]), *_words("train", base["train"])]
     if decision.method is None:
         return " ".join(["weitiao plan", *map(shlex.quote, words), "train.tokens_per_batch=256 method.type=lora"])
-    if decision.sure == "toss-up" and not task:  # other tasks are not compared yet
+    if decision.sure == "toss-up":
         words = [word for word in words if not word.startswith("train.learning_rate=")]
         return " ".join(
             [

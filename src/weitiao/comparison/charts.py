@@ -68,7 +68,7 @@ def trade_offs(result: dict[str, Any]) -> list[Any]:
         ("artifact_bytes", 1e6, "storage, MB 存储"),
     ):
         figure = _figure(title, metric)
-        front = _front(arms, key, metric)
+        front = _front(arms, key, metric, result["higher_is_better"])
         figure.add_scatter(
             x=[arm[key] / unit for arm in front],
             y=[arm["quality"][metric]["mean"] for arm in front],
@@ -120,15 +120,15 @@ def reliability(result: dict[str, Any]) -> Any:
 
 def classes(result: dict[str, Any]) -> Any | None:
     """F1 of every class and arm; None for more classes than a figure can hold (the table has them)."""
-    names = result["label_names"]
+    names = list(dict.fromkeys(name for arm in result["arms"] for name in arm["per_class"]))
     if len(names) > _MOST_CLASSES:
         return None
     figure = _figure("", "F1")
     for arm in result["arms"]:
         if arm["per_class"]:
             figure.add_bar(
-                x=[html.escape(name) for name in names],
-                y=[arm["per_class"][name]["f1"] for name in names],
+                x=[html.escape(name) for name in arm["per_class"]],
+                y=[found["f1"] for found in arm["per_class"].values()],
                 name=html.escape(arm["name"]),
                 marker={"color": colour(result["arms"], arm["name"])},
             )
@@ -192,9 +192,9 @@ def to_html(figure: Any, first: bool) -> str:
     return text
 
 
-def _front(arms: Sequence[dict[str, Any]], key: str, metric: str) -> list[dict[str, Any]]:
+def _front(arms: Sequence[dict[str, Any]], key: str, metric: str, higher_is_better: bool) -> list[dict[str, Any]]:
     """The arms that no other beats in cost and quality both, by cost."""
-    sign = -1 if metric == "log_loss" else 1
+    sign = 1 if higher_is_better else -1
 
     def beaten(arm: dict[str, Any]) -> bool:
         own = (-arm[key], sign * arm["quality"][metric]["mean"])

@@ -13,10 +13,11 @@ def markdown(result: dict[str, Any]) -> str:
     """The verdicts and the six rows as a markdown page."""
     arms = [arm["name"] for arm in result["arms"]]
     data = result["data"]
+    margin = f"{result['margin']:g} {result['margin_unit']['english']}".rstrip()
     lines = [f"# {' / '.join(arms)}: {_cell(result['model'])}", ""]
     lines += [
         f"{data['num_train_rows']:,} training rows, {data['num_eval_rows']:,} held-out rows, seeds "
-        f"{', '.join(map(str, result['seeds']))}, margin {result['margin']:g}.",
+        f"{', '.join(map(str, result['seeds']))}, margin {margin}.",
         "",
         "| | " + " | ".join([*arms, *(f"{name} / {arms[0]}" for name in arms[1:])]) + " |",
         "|" + "---|" * (2 * len(arms)),

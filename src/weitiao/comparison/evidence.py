@@ -12,7 +12,7 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import ALONE, disturbed
 from weitiao.comparison.pairs import analyse_pairs
-from weitiao.comparison.predictions import Predictions, read_predictions
+from weitiao.comparison.predictions import Rows, read_rows
 from weitiao.data.source import find
 from weitiao.errors import RunError, WeitiaoError
 from weitiao.tasks import TASKS
@@ -180,36 +180,35 @@ def _data_sha256(spec: Any, name: str) -> str:
 
 
 def _analyse_again(folder: Path, stored: dict[str, Any], stale: list[str]) -> list[dict[str, Any]]:
-    """Metrics from the stored scores, then the same analysis and decision as the comparison's."""
+    """Metrics from the stored rows, then the same analysis and decision as the comparison's."""
     task = TASKS[stored["task"]]
-    predictions: dict[str, dict[int, Predictions]] = {}
-    values: dict[str, dict[str, dict[int, float]]] = {name: {} for name in task.HIGHER_IS_BETTER}
+    rows: dict[str, dict[int, Rows]] = {}
+    values: dict[str, dict[str, dict[int, float]]] = {name: {} for name in task.COMPARED}
     for cell in stored["cells"]:
         arm, seed = cell["arm"], cell["seed"]
         if cell["failure"]:
             for by_arm in values.values():
                 by_arm.setdefault(arm, {})[seed] = float("nan")
             continue
-        found = read_predictions(RunDir(folder / cell["run_dir"]))
-        predictions.setdefault(arm, {})[seed] = found
-        metrics = task.metrics(found.scores, found.gold_index, found.names)
+        found = read_rows(RunDir(folder / cell["run_dir"]))
+        rows.setdefault(arm, {})[seed] = found
+        metrics = task.metrics_of(found)
         for name, by_arm in values.items():
             kept = stored["values"][arm].get(name, {}).get(str(seed))
-            if kept is not None:
-                by_arm.setdefault(arm, {})[seed] = kept
-            if (name in metrics) != (kept is not None) or (
-                kept is not None and not math.isclose(metrics[name], kept, rel_tol=1e-9)
-            ):
+            if name in metrics or kept is not None:
+                by_arm.setdefault(arm, {})[seed] = math.nan if kept is None else kept
+            made = metrics.get(name)
+            if (made is None) != (kept is None) or (kept is not None and not math.isclose(made, kept, rel_tol=1e-9)):
                 stale.append(f"{cell['name']}: {name} comes out as {metrics.get(name)}, and {kept} is stored")
     values = {
         name: by_arm for name, by_arm in values.items() if any(v == v for arm in by_arm.values() for v in arm.values())
     }
     arms = list(stored["costs"].values())
     pairs = analyse_pairs(
+        task,
         arms,
         values,
-        predictions,
-        task.HIGHER_IS_BETTER,
+        rows,
         stored["margin"],
         stored["metric"],
         stored["unfair"],

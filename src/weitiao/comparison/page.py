@@ -1,14 +1,17 @@
 """report.html: one file that works offline, in English and Chinese, on screen and on paper."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from weitiao.comparison import charts
 from weitiao.comparison.cells import Cell
-from weitiao.comparison.pairs import interval_text, signed
-from weitiao.comparison.predictions import disagreements, read_predictions
+from weitiao.comparison.examples import answers, largest_gaps
+from weitiao.comparison.pairs import interval_text, read_all, signed
+from weitiao.comparison.predictions import disagreements, labelled
 from weitiao.comparison.table import verdict_lines
+from weitiao.tasks import TASKS
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _ROW_BREAKS = {"Training speed": ", ", "Quality": ", ", "Fits when": "; "}
@@ -30,7 +33,7 @@ def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         _TEMPLATE.read_text(encoding="utf-8")
     )
-    arms = result["arms"]
+    arms, task = result["arms"], TASKS[result["task"]]
     return template.render(
         title=f"{' / '.join(arm['name'] for arm in arms)}: {Path(result['model']).name}",
         result=result,
@@ -46,12 +49,16 @@ def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> 
             for pair in result["pairs"]
         },
         selected=any(arm["selected_on_eval"] for arm in arms),
-        plots=_plots(result, finished),
+        plots=_plots(result, finished, task.SECTIONS),
         cost_rows=_cost_rows(arms),
         plan_rows=_plan_rows(arms),
-        class_rows=_class_rows(result),
+        sections=task.SECTIONS,
+        higher_is_better=task.HIGHER_IS_BETTER,
+        class_rows=_class_rows(result) if "classes" in task.SECTIONS else [],
         effect_rows=_effect_rows(result),
-        disagreements=_disagreements(result, finished),
+        disagreements=_disagreements(result, finished) if "disagreements" in task.SECTIONS else [],
+        gaps=_gaps(result, finished, task) if "gaps" in task.SECTIONS else [],
+        answers=answers([arm["name"] for arm in arms], finished) if "answers" in task.SECTIONS else {"rows": []},
         metric_names=list(dict.fromkeys(name for arm in arms for name in arm["quality"])),
         runs=[
             {"arm": c.arm.name, "seed": c.seed, "summary": c.run.summary if c.failure is None else None} for c in cells
@@ -74,17 +81,18 @@ def _budget(budget: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _plots(result: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
-    """Every figure as HTML; the first on the page brings the library."""
+def _plots(result: dict[str, Any], cells: Sequence[Cell], sections: Collection[str]) -> dict[str, Any]:
+    """Every figure of the sections as HTML; the first on the page brings the library."""
     curves = charts.curves(result, cells)
-    classes = charts.classes(result)
+    classes = charts.classes(result) if "classes" in sections else None
+    matrices = charts.matrices(result) if "confusion" in sections else []
     return {
         "curves": [charts.to_html(figure, i == 0) for i, figure in enumerate(curves)],
         "trade_offs": [charts.to_html(figure, False) for figure in charts.trade_offs(result)],
         "costs": [charts.to_html(figure, False) for figure in charts.costs(result)],
         "classes": charts.to_html(classes, False) if classes is not None else None,
-        "matrices": [(name, charts.to_html(figure, False)) for name, figure in charts.matrices(result)],
-        "reliability": charts.to_html(charts.reliability(result), False),
+        "matrices": [(name, charts.to_html(figure, False)) for name, figure in matrices],
+        "reliability": charts.to_html(charts.reliability(result), False) if "calibration" in sections else None,
     }
 
 
@@ -156,21 +164,31 @@ def _effect_rows(result: dict[str, Any]) -> list[tuple[str, str, list[str], list
 def _class_rows(result: dict[str, Any]) -> list[tuple[str, str, list[float | None], list[float | None]]]:
     """(class, rows, F1 an arm, gaps to the first arm)."""
     rows = []
-    for name in result["label_names"]:
-        scores = [arm["per_class"][name]["f1"] if arm["per_class"] else None for arm in result["arms"]]
+    for name in dict.fromkeys(name for arm in result["arms"] for name in arm["per_class"]):
+        scores = [arm["per_class"][name]["f1"] if name in arm["per_class"] else None for arm in result["arms"]]
         base = scores[0]
         gaps = [None if score is None or base is None else score - base for score in scores[1:]]
-        count = next(arm["per_class"][name]["rows"] for arm in result["arms"] if arm["per_class"])
+        count = next(arm["per_class"][name]["rows"] for arm in result["arms"] if name in arm["per_class"])
         rows.append((name, f"{count:,.0f}", scores, gaps))
     return rows
 
 
 def _disagreements(result: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    by_arm: dict[str, dict[int, Any]] = {}
-    for cell in cells:
-        by_arm.setdefault(cell.arm.name, {})[cell.seed] = read_predictions(cell.run)
+    by_arm = {arm: {seed: labelled(rows) for seed, rows in by_seed.items()} for arm, by_seed in read_all(cells).items()}
     return [
         (pair, disagreements(by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {}))) for pair in result["pairs"]
+    ]
+
+
+def _gaps(
+    result: dict[str, Any], cells: Sequence[Cell], task: ModuleType
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Of the metric that decides, or of the first that follows from counts of rows."""
+    by_arm = read_all(cells)
+    metric = result["metric"] if result["metric"] in task.ROW_TESTS else next(iter(task.ROW_TESTS))
+    return [
+        (pair, largest_gaps(task, metric, by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {})))
+        for pair in result["pairs"]
     ]
 
 

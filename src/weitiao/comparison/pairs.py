@@ -1,34 +1,42 @@
 """The first arm against each other arm: the statistics of every metric, and which arm to keep."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from types import ModuleType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.over_seeds import holm
-from weitiao.comparison.predictions import Predictions, read_predictions
+from weitiao.comparison.predictions import Rows, by_id, read_rows
 from weitiao.comparison.statistics import Scores, analyse
 
 _COSTS = (("peak_memory_bytes", "peak memory", "峰值内存"), ("train_seconds", "time", "时间"), ("artifact_bytes", "storage", "存储"))  # fmt: skip
 _SAME_COST = 0.05  # seconds and bytes of resident memory vary by a few percent from run to run
 
 
-def read_all(cells: Sequence[Cell]) -> dict[str, dict[int, Predictions]]:
-    """{arm: {seed: predictions}} of the finished cells."""
-    found: dict[str, dict[int, Predictions]] = {}
+def read_all(cells: Sequence[Cell]) -> dict[str, dict[int, Rows]]:
+    """{arm: {seed: rows}} of the finished cells."""
+    found: dict[str, dict[int, Rows]] = {}
     for cell in cells:
         if cell.failure is None:
-            found.setdefault(cell.arm.name, {})[cell.seed] = read_predictions(cell.run)
+            found.setdefault(cell.arm.name, {})[cell.seed] = read_rows(cell.run)
     return found
 
 
 def metric_values(cells: Sequence[Cell], name: str) -> dict[str, dict[int, float]]:
-    """{arm: {seed: value}} of one metric; a failed cell has nan, so that no arm is recommended for its rival's failure."""
+    """{arm: {seed: value}} of one metric; a failed cell has nan, so that no arm is recommended for its rival's failure.
+
+    So has a value that is too large for a number (null in the summary).
+    """
     found: dict[str, dict[int, float]] = {}
     for cell in cells:
-        value = math.nan if cell.failure is not None else cell.run.summary["metrics"].get(name)
-        if value is not None:
-            found.setdefault(cell.arm.name, {})[cell.seed] = value
+        metrics: dict[str, Any] = {name: None} if cell.failure is not None else cell.run.summary["metrics"]
+        if name in metrics:
+            found.setdefault(cell.arm.name, {})[cell.seed] = math.nan if metrics[name] is None else metrics[name]
     return found
 
 
@@ -71,10 +79,10 @@ def effects_of_pair(first: str, second: str, effects: dict[str, dict[str, dict[i
 
 
 def analyse_pairs(
+    task: ModuleType,
     arms: Sequence[dict[str, Any]],
     values: dict[str, dict[str, dict[int, float]]],
-    predictions: dict[str, dict[int, Predictions]],
-    higher_is_better: dict[str, bool],
+    rows: Mapping[str, Mapping[int, Rows]],
     margin: float,
     metric: str,
     unfair: Sequence[dict[str, str]],
@@ -83,26 +91,23 @@ def analyse_pairs(
     """One entry for each arm after the first: ``metrics`` {name: analyse(...) + p_holm} and ``decision``.
 
     Args:
+        task: says what the rows count, and which test over rows a metric has.
         values: {metric: {arm: {seed: value}}}, as :func:`metric_values` gives it.
+        rows: {arm: {seed: rows}}, as :func:`read_all` gives it.
         metric: the one that decides, named before the runs. The others are reported with p corrected for their number.
         comparable: whether time and memory were measured undisturbed.
     """
+    counts = {
+        arm: {seed: task.row_counts(by_id(found)) for seed, found in by_seed.items()} for arm, by_seed in rows.items()
+    }
     pairs = []
     for other in arms[1:]:
         names = (arms[0]["name"], other["name"])
         shared = [m for m, by_arm in values.items() if all(name in by_arm for name in names)]
         found = {}
         for name in shared:
-            scores = [
-                Scores(
-                    values=values[name][arm],
-                    correct={seed: p.correct for seed, p in predictions.get(arm, {}).items()}
-                    if name == "accuracy"
-                    else None,
-                )
-                for arm in names
-            ]
-            found[name] = analyse(scores[0], scores[1], margin, higher_is_better[name], names=names)
+            by_arm = [(values[name][arm], counts.get(arm, {})) for arm in names]
+            found[name] = _analyse(task, name, by_arm, margin, names)
         p_holm = holm({name: result["sign_flip"]["p"] for name, result in found.items()})
         metrics = {name: {**result, "p_holm": p_holm[name]} for name, result in found.items()}
         touched = [u for u in unfair if u["arm"] in names]
@@ -111,6 +116,34 @@ def analyse_pairs(
             {"first": names[0], "second": names[1], "metric": metric, "decision": decision, "metrics": metrics}
         )
     return pairs
+
+
+def _analyse(
+    task: ModuleType,
+    name: str,
+    by_arm: Sequence[tuple[dict[int, float], dict[int, NDArray[np.float64]]]],
+    margin: float,
+    names: tuple[str, str],
+) -> dict[str, Any]:
+    """:func:`analyse` of one metric; ``by_arm`` holds the value and the row counts of each seed, of the first arm and the second."""
+    test = task.ROW_TESTS.get(name)
+    first, second = (
+        Scores(
+            values=values,
+            correct={seed: found[:, 0] == 1 for seed, found in counts.items()} if test == "mcnemar" else None,
+            counts=counts if test == "swap" else {},
+        )
+        for values, counts in by_arm
+    )
+    level = mean([value for value in by_arm[0][0].values() if math.isfinite(value)] or [0.0])
+    return analyse(
+        first,
+        second,
+        task.margin_of(name, margin, level),
+        task.HIGHER_IS_BETTER[name],
+        names=names,
+        ratio=(lambda sums: task.from_counts(sums)[name]) if test == "swap" else None,
+    )
 
 
 def decide(
@@ -192,7 +225,9 @@ def interval_text(result: dict[str, Any], flip: bool = True) -> tuple[str, str]:
         low, high = (signed(bound) for bound in sorted((sign * equal["lower"], sign * equal["upper"])))
         return f"90 % interval over {n} seeds {low} to {high}", f"{n} 个种子的 90% 区间 {low} 至 {high}"
     if rows and rows["lower"] is not None and rows["lower"] == rows["upper"]:
-        return "no interval: the models are right on the same rows", "无区间：两者答对的数据完全相同"
+        if result["mcnemar"]:
+            return "no interval: the models are right on the same rows", "无区间：两者答对的数据完全相同"
+        return "no interval: the models score alike on every row", "无区间：两者在每条数据上的得分相同"
     if rows and rows["lower"] is not None:
         low, high = (signed(bound) for bound in sorted((sign * rows["lower"], sign * rows["upper"])))
         over, chinese = ("rows and seeds", "数据与种子") if n > 1 else ("rows alone", "仅数据")
@@ -208,8 +243,8 @@ def signed(value: float) -> str:
     return "0.0000" if float(text) == 0 else text
 
 
-def resolution_text(result: dict[str, Any]) -> tuple[str, str]:
-    """The noise floor, in both languages: what these data cannot see, and how many seeds or rows would."""
+def resolution_text(result: dict[str, Any], metric: str) -> tuple[str, str]:
+    """The noise floor of a metric, in both languages: what these data cannot see, and how many seeds or rows would."""
     english, chinese = [], []
     plan, floor = result["resolution"], result["noise_floor"]
     if plan["minimum_detectable_difference"] is not None:
@@ -221,12 +256,15 @@ def resolution_text(result: dict[str, Any]) -> tuple[str, str]:
     else:
         english.append(f"What the seeds can resolve is not known ({plan['reason']}).")
         chinese.append("种子太少或没有差异，无法估计其分辨力。")
-    if floor and floor["accuracy_difference_se"]:
-        se = f"{100 * floor['accuracy_difference_se']:.2g}"
+    if floor and (error := floor["accuracy_difference_se" if result["mcnemar"] else "difference_se"]):
+        se, name = f"{error:.2g}", (metric, f" {metric} ")
+        points = ("", "")
+        if result["mcnemar"]:
+            se, name, points = f"{100 * error:.2g}", ("accuracy", "准确率"), (" points", "个百分点")
         english.append(
-            f"The {floor['num_rows']:,} test rows leave a standard error of {se} points on the gap in accuracy of one pair of models."
+            f"The {floor['num_rows']:,} test rows leave a standard error of {se}{points[0]} on the gap in {name[0]} of one pair of models."
         )
-        chinese.append(f"{floor['num_rows']:,} 条测试数据使一对模型的准确率差距带有 {se} 个百分点的标准误。")
+        chinese.append(f"{floor['num_rows']:,} 条测试数据使一对模型的{name[1]}差距带有 {se} {points[1]}的标准误。")
         if floor["rows_needed"]:
             english.append(f"A gap as observed takes about {floor['rows_needed']:,} rows to be found.")
             chinese.append(f"要发现与观测相当的差距，大约需要 {floor['rows_needed']:,} 条数据。")

@@ -1,4 +1,4 @@
-"""What predictions.jsonl of the cells tells: which rows are right, how sure the arms are, where they disagree."""
+"""What predictions.jsonl of the cells tells. Of rows with one label: how sure the arms are, where they disagree."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from weitiao.artifact import RunDir, read_jsonl
 
+Rows = Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
 MOST_EXAMPLES = 50
 _BINS = 10
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The evaluation rows of one run, in the order of its file; ``scores`` are logits [rows, classes]."""
+    """Rows with one label each, of one run, in the order of its file; ``scores`` are logits [rows, classes]."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
@@ -35,14 +36,19 @@ class Predictions:
         shifted = np.exp(self.scores.astype(np.float64) - self.scores.max(axis=1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
-    @property
-    def gold_index(self) -> list[int]:
-        return [self.names.index(label) for label in self.gold]
+
+def read_rows(run: RunDir) -> Rows:
+    """The evaluation rows of a finished run, in the order of its file."""
+    return list(read_jsonl(run.path / "predictions.jsonl"))
 
 
-def read_predictions(run: RunDir) -> Predictions:
-    """The predictions of a finished run."""
-    rows = list(read_jsonl(run.path / "predictions.jsonl"))
+def by_id(rows: Rows) -> Rows:
+    """Ordered by id: two runs on the same rows can be laid side by side."""
+    return sorted(rows, key=lambda row: str(row["id"]))
+
+
+def labelled(rows: Rows) -> Predictions:
+    """Rows that have one label each."""
     names = tuple(rows[0]["scores"])
     ids, texts, gold, predicted = (tuple(str(row[key]) for row in rows) for key in ("id", "text", "gold", "predicted"))
     scores = np.array([[row["scores"][name] for name in names] for row in rows], dtype=np.float32)

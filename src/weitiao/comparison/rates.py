@@ -1,8 +1,10 @@
 """A learning rate for each arm, chosen on a development part of the training rows, so that the test rows stay unseen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from weitiao.artifact import write_jsonl
 from weitiao.catalogue.download import sha256_of
@@ -25,9 +27,9 @@ def grid(center: float, count: int) -> list[float]:
 def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]:
     """One cell an arm and rate, rate by rate; writes the training rows to ``rows.jsonl``, which the cells split alike."""
     folder.mkdir(parents=True, exist_ok=True)
-    columns: dict[str, Sequence[str]] = {"text": train.texts, "label": train.labels}
-    if train.pairs is not None:
-        columns["text_pair"] = train.pairs
+    task = TASKS[config.task]
+    columns: Mapping[str, Sequence[Any]] = task.columns(train)
+    data = _development(config.data, folder, columns, len(np.unique(train.apart)))
     write_jsonl(
         folder / "rows.jsonl",
         (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
@@ -40,15 +42,9 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
             tried = arm.model_copy(update={"learning_rate": rate})
             name = f"{arm.name}-rate{rate:g}"
             cell = config.cell_config(tried, seed, str(folder / "cells" / name))
-            cells.append(
-                Cell(
-                    name,
-                    tried,
-                    seed,
-                    cell.model_copy(update={"data": _development(config.data, folder, columns, len(train))}),
-                )
-            )
-    return cells  # fmt: skip
+            options = cell.train.model_copy(update=task.SCORED_ONLY)
+            cells.append(Cell(name, tried, seed, cell.model_copy(update={"data": data, "train": options})))
+    return cells
 
 
 def choose(config: CompareConfig, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -113,16 +109,17 @@ def _center(arm: Any) -> float:
     return float(arm.learning_rate or default_rate(arm.method))
 
 
-def _development(data: DataConfig, folder: Path, columns: dict[str, Any], num_rows: int) -> DataConfig:
-    """The training rows, cut again. They have passed the policies and the check once."""
+def _development(data: DataConfig, folder: Path, columns: Collection[str], num_distinct: int) -> DataConfig:
+    """The training rows, cut again. They have passed the policies and the check once.
+
+    ``num_distinct``: of what the split keeps on one side: texts, or questions.
+    """
     return data.model_copy(
         update={
             "train": str(folder / "rows.jsonl"),
             "eval": None,
-            "text": "text",
-            "label": "label",
-            "text_pair": "text_pair" if "text_pair" in columns else None,
-            "test_size": max(1, round(DEVELOPMENT_SHARE * num_rows)),
+            **{name: name if name in columns else None for name in ("text", "label", "text_pair")},
+            "test_size": max(1, round(DEVELOPMENT_SHARE * num_distinct)),
             "train_size": None,
             "num_folds": None,
             "fold": 0,

@@ -19,6 +19,7 @@ from weitiao.errors import RunError
 from weitiao.lock import NAME as LOCK
 from weitiao.lock import RunLock
 from weitiao.overrides import as_config, dump, load
+from weitiao.tasks import TASKS
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -57,7 +58,9 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
             catalogue.fetch(name)
     # What is wrong with model or data is said at once, not by the first cell.
     pretrained.locate(config.model)
-    prepared = (prepare_evaluation if config.data.streaming else prepare)(config.data)
+    prepared = (
+        prepare_evaluation(config.data) if config.data.streaming else prepare(config.data, TASKS[config.task].KIND)
+    )
     current = prepared.eval.table.facts["sha256"]
     if not (folder / "compare.yaml").is_file():
         write_atomic(folder / "compare.yaml", dump(config))

@@ -6,11 +6,12 @@ Two kinds of chance are kept apart. Seeds (start, order of batches) answer "woul
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from weitiao.comparison.over_counts import Ratio, counted_interval, counted_noise, swap_test
 from weitiao.comparison.over_rows import hierarchical_interval, mcnemar, noise_floor
 from weitiao.comparison.over_seeds import (
     Floats,
@@ -27,10 +28,12 @@ _DIVERGED = 1e100  # a perplexity of this size is no measurement, and its square
 
 
 class Scores(TypedDict):
-    """What one arm measured: its metric by seed and, where the task has it, which test rows it got right by seed."""
+    """What one arm measured: its metric by seed and, where the task has it, which test rows it got right by seed, or the
+    counts of each row (rows, counts) that the metric is a ratio of."""
 
     values: Mapping[int, float]
     correct: Mapping[int, ArrayLike] | None
+    counts: NotRequired[Mapping[int, ArrayLike]]
 
 
 def analyse(
@@ -40,6 +43,7 @@ def analyse(
     higher_is_better: bool = True,
     seed: int = 0,
     names: tuple[str, str] | None = None,
+    ratio: Ratio | None = None,
 ) -> dict[str, Any]:
     """Everything that can be said about two arms, as plain data that ``json.dumps(..., allow_nan=False)`` takes.
 
@@ -47,6 +51,7 @@ def analyse(
         margin: the largest difference that does not matter, in the unit of the metric.
         seed: of the resampling; the same seed gives the same result.
         names: what the sentences call the arms.
+        ratio: the metric of sums of ``counts``.
 
     Returns:
         num_pairs, seeds: the seeds with a usable value in both arms. Only they are used.
@@ -61,9 +66,10 @@ def analyse(
             margin, p of both, the three findings at 0.05, the 90 % interval and the smallest margin these data could show.
         resolution: :class:`~weitiao.comparison.over_seeds.Resolution`: minimum detectable difference, seeds needed.
         mcnemar: {seed: b, c (rows only the first, only the second got right), p, p_holm (corrected for the seeds)}.
-        hierarchical: interval of the accuracy difference (share) over seeds and rows; fields as in bootstrap.
-        noise_floor: :class:`~weitiao.comparison.over_rows.NoiseFloor`: rates and standard errors (shares), rows needed.
-            These three are None where no seed has per-row results in both arms.
+        swap: {seed: difference, p, num_rows, exact, p_holm}: :class:`~weitiao.comparison.over_counts.Swap`.
+        hierarchical: interval of the difference over seeds and rows, in the unit of the metric; fields as in bootstrap.
+        noise_floor: :class:`~weitiao.comparison.over_rows.NoiseFloor`, or of counts :class:`~weitiao.comparison.over_counts.Noise`.
+            These are None where no seed has per-row results in both arms; mcnemar also for counts, swap for right and wrong.
         verdict: :class:`~weitiao.comparison.verdict.Verdict`.
     """
     shared = sorted(first["values"].keys() & second["values"].keys())
@@ -103,7 +109,7 @@ def analyse(
         "sign_flip": asdict(flip),
         "equivalence": asdict(equal),
         "resolution": asdict(plan),
-        **_by_rows(first, second, seeds, seed),
+        **_by_rows(first, second, seeds, seed, ratio),
         "verdict": {**asdict(decision), "not_worse": list(decision.not_worse)},  # as JSON gives it back
     }
 
@@ -113,17 +119,34 @@ def _mean_sd(values: Floats) -> tuple[float | None, float | None]:
     return (float(values.mean()) if n else None, float(values.std(ddof=1)) if n > 1 else None)
 
 
-def _by_rows(first: Scores, second: Scores, seeds: Sequence[int], seed: int) -> dict[str, Any]:
+def _by_rows(first: Scores, second: Scores, seeds: Sequence[int], seed: int, ratio: Ratio | None) -> dict[str, Any]:
     """The parts that need per-row results, over the seeds for which both arms have them."""
-    a, b = first["correct"] or {}, second["correct"] or {}
+    a, b = ((arm["correct"] if ratio is None else arm.get("counts")) or {} for arm in (first, second))
     both = [s for s in seeds if s in a and s in b]
     if not both or np.size(a[both[0]]) == 0:
-        return {"mcnemar": None, "hierarchical": None, "noise_floor": None}
+        return {"mcnemar": None, "swap": None, "hierarchical": None, "noise_floor": None}
+    if ratio is not None:
+        return {"mcnemar": None, **_by_counts([a[s] for s in both], [b[s] for s in both], both, seed, ratio)}
     tests = {str(s): mcnemar(a[s], b[s]) for s in both}
     p_holm = holm({s: test.p for s, test in tests.items()})
     matrices = [np.asarray([arm[s] for s in both], bool) for arm in (a, b)]
     return {
         "mcnemar": {s: {**asdict(test), "p_holm": p_holm[s]} for s, test in tests.items()},
+        "swap": None,
         "hierarchical": asdict(hierarchical_interval(matrices[0], matrices[1], seed)),
         "noise_floor": asdict(noise_floor(matrices[0], matrices[1])),
+    }
+
+
+def _by_counts(
+    first: Sequence[ArrayLike], second: Sequence[ArrayLike], seeds: Sequence[int], seed: int, ratio: Ratio
+) -> dict[str, Any]:
+    """As :func:`_by_rows`, of a metric that is a ratio of counts."""
+    tests = {str(s): swap_test(a, b, ratio, seed) for s, a, b in zip(seeds, first, second, strict=True)}
+    p_holm = holm({s: test.p for s, test in tests.items()})
+    a, b = np.asarray(first), np.asarray(second)
+    return {
+        "swap": {s: {**asdict(test), "p_holm": p_holm[s]} for s, test in tests.items()},
+        "hierarchical": asdict(counted_interval(a, b, ratio, seed)),
+        "noise_floor": asdict(counted_noise(a, b, ratio)),
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from statistics import mean, median
+from types import ModuleType
 from typing import Any
 
 from weitiao.artifact import to_plain
@@ -19,7 +20,7 @@ from weitiao.comparison.pairs import (
     resolution_text,
     signed,
 )
-from weitiao.comparison.predictions import calibration
+from weitiao.comparison.predictions import calibration, labelled
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
 from weitiao.tasks import TASKS
@@ -70,16 +71,20 @@ def comparison(
     splits = [cell.run.read_json("split.json") for cell in finished]
     assert all(split == splits[0] for split in splits), "the arms saw different rows"
     task = TASKS[config.task]
-    predictions = read_all(cells)
-    values = {name: metric_values(cells, name) for name in task.HIGHER_IS_BETTER}
+    rows = read_all(cells)
+    sure = {
+        arm: calibration([labelled(found) for found in by_seed.values()])
+        for arm, by_seed in (rows if "calibration" in task.SECTIONS else {}).items()
+    }
+    values = {name: metric_values(cells, name) for name in task.COMPARED}
     values = {
         name: by_arm for name, by_arm in values.items() if any(v == v for arm in by_arm.values() for v in arm.values())
     }
     effects = {name: found for name in EFFECTS if (found := effect_values(cells, name))}
     arms = [
-        _arm(arm, [cell for cell in cells if cell.arm.name == arm.name], values)
+        _arm(task, arm, [cell for cell in cells if cell.arm.name == arm.name], values)
         | {
-            "calibration": calibration(list(predictions[arm.name].values())) if arm.name in predictions else None,
+            "calibration": sure.get(arm.name),
             "effects": {name: _over_seeds(by_arm[arm.name]) for name, by_arm in effects.items() if arm.name in by_arm},
         }
         for arm in config.compare.methods
@@ -87,9 +92,7 @@ def comparison(
     metric = config.train.metric_for_best_model
     unfair = unfair_rates(config.compare.methods, search["arms"] if search else searched)
     note = disturbed(executor)
-    pairs = analyse_pairs(
-        arms, values, predictions, task.HIGHER_IS_BETTER, config.compare.margin, metric, unfair, note is None
-    )
+    pairs = analyse_pairs(task, arms, values, rows, config.compare.margin, metric, unfair, note is None)
     pairs = [pair | {"effects": effects_of_pair(pair["first"], pair["second"], effects)} for pair in pairs]
     environment = finished[0].run.read_json("environment.json")
     result = {
@@ -104,7 +107,9 @@ def comparison(
         },
         "seeds": list(config.compare.seeds),
         "margin": config.compare.margin,
+        "margin_unit": dict(zip(("english", "chinese"), task.MARGIN_UNITS.get(metric, ("", "")), strict=True)),
         "metric": metric,
+        "higher_is_better": task.HIGHER_IS_BETTER[metric],
         "budget": {"of": config.compare.budget, "value": config.compare.budget_value},
         "label_names": finished[0].run.summary["label_names"],
         "arms": arms,
@@ -135,7 +140,9 @@ def _over_seeds(by_seed: dict[int, float]) -> dict[str, Any]:
     return {"mean": mean(by_seed.values()), "by_seed": {str(seed): value for seed, value in by_seed.items()}}
 
 
-def _arm(arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, float]]]) -> dict[str, Any]:
+def _arm(
+    task: ModuleType, arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, float]]]
+) -> dict[str, Any]:
     """One arm over its seeds: medians of what the machine disturbs, means of quality, every seed's value beside them.
 
     Where no cell has finished, what would have been measured is None.
@@ -150,7 +157,7 @@ def _arm(arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, 
             quality[name] = {"mean": mean(found.values()), "by_seed": found}
     plan_errors = [s["plan_error"] for s in done.values() if s.get("plan_error")]
     matrices = [s["metrics"]["confusion_matrix"] for s in done.values() if "confusion_matrix" in s["metrics"]]
-    per_class = [s["metrics"]["per_class"] for s in done.values() if "per_class" in s["metrics"]]
+    per_class = [task.classes_of(summary["metrics"]) for summary in done.values()]
     return {
         "name": arm.name,
         "model": cells[0].config.model,
@@ -165,8 +172,11 @@ def _arm(arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, 
         "num_failed": sum(cell.failure is not None for cell in cells),
         "quality": quality,
         "per_class": {
-            name: {key: mean(seed[name][key] for seed in per_class) for key in ("precision", "recall", "f1", "rows")}
-            for name in (per_class[0] if per_class else {})
+            name: {
+                key: mean(seed[name][key] for seed in per_class if name in seed)
+                for key in ("precision", "recall", "f1", "rows")
+            }
+            for name in dict.fromkeys(name for seed in per_class for name in seed)
         },
         "confusion_matrix": [[sum(cell) for cell in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)],
         "plan_error": plan_errors or None,
@@ -293,7 +303,7 @@ def verdict_lines(result: dict[str, Any]) -> list[dict[str, str]]:
         if found:
             said["english"].append(found["verdict"]["english"])
             said["chinese"].append(found["verdict"]["chinese"])
-            for key, text in zip(said, resolution_text(found), strict=True):
+            for key, text in zip(said, resolution_text(found, pair["metric"]), strict=True):
                 said[key].append(text)
         names = f"{pair['first']} / {pair['second']}"
         lines.append(

@@ -27,6 +27,13 @@ HIGHER_IS_BETTER = {
     "rouge_l": True,
     "exact_match": True,
 }
+COMPARED = ("log_loss", "perplexity", "token_accuracy")  # a handful of answers is a look, not a measurement
+_NATS = ("nats a learnt token", "奈特（每个学习的词元）")
+MARGIN_UNITS = {"log_loss": _NATS, "perplexity": _NATS}
+ROW_TESTS = {"log_loss": "swap", "perplexity": "swap", "token_accuracy": "swap"}
+SECTIONS = ("gaps", "answers")
+SCORED_ONLY: dict[str, Any] = {"generate_rows": 0}
+_LARGEST = 230.0  # nats whose exponential, 1e100, is still a number to calculate with
 Tensors = dict[str, torch.Tensor]
 
 
@@ -155,3 +162,52 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
     for row_id, messages, (total, targets, hits) in zip(side.ids, side.conversations, scores.tolist(), strict=True):
         own = {"loss_sum": total, "num_targets": int(targets), "num_first_choice": int(hits)}
         yield {"id": row_id, "messages": messages, **own}
+
+
+def columns(side: Side) -> Mapping[str, Sequence[Any]]:
+    """The rows as columns that are read back as the same rows."""
+    return {"messages": side.conversations}
+
+
+def metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """:func:`metrics`, from lines of predictions.jsonl."""
+    return metrics(row_counts(rows).astype(np.float32), [], ())
+
+
+def row_counts(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """[N, 3] as :func:`row_scores` gives them: summed loss (nats), learnt tokens, how many were the first choice."""
+    keys = ("loss_sum", "num_targets", "num_first_choice")
+    return np.array([[row[key] for key in keys] for row in rows], dtype=np.float64)
+
+
+def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The metrics of ``ROW_TESTS``, from sums [..., 3] of :func:`row_counts`: every learnt token counts alike."""
+    mean = sums[..., 0] / sums[..., 1]
+    return {
+        "log_loss": mean,
+        "perplexity": np.exp(np.minimum(mean, _LARGEST)),
+        "token_accuracy": sums[..., 2] / sums[..., 1],
+    }
+
+
+def margin_of(metric: str, margin: float, level: float) -> float:
+    """``compare.margin`` as a difference of a metric that is about ``level``.
+
+    m nats more are a perplexity e^m times as high. For ``token_accuracy`` the margin is a share.
+    """
+    return level * math.expm1(margin) if metric == "perplexity" else margin
+
+
+def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Tokens have no classes to tell apart."""
+    return {}
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """The conversation of a line of predictions.jsonl, a turn a line."""
+    return "\n".join(f"{message['role']}: {message['content']}" for message in row["messages"])
+
+
+def row_answer(row: Mapping[str, Any]) -> str:
+    """How much of the reference the model would have written itself: tokens that were its first choice, of those learnt."""
+    return f"{row['num_first_choice']} / {row['num_targets']}"

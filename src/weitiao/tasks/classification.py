@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 AUTO_MODEL = "AutoModelForSequenceClassification"
 KIND = "classification"
 HIGHER_IS_BETTER = {"accuracy": True, "f1_macro": True, "f1_weighted": True, "log_loss": False, "roc_auc": True}
+COMPARED = tuple(HIGHER_IS_BETTER)
+MARGIN_UNITS: dict[str, tuple[str, str]] = {}  # a share for accuracy and F1: 0.005 is half a point
+ROW_TESTS = {"accuracy": "mcnemar"}
+SECTIONS = ("classes", "confusion", "calibration", "disagreements")
+SCORED_ONLY: dict[str, Any] = {}
 Tensors = dict[str, torch.Tensor]
 
 
@@ -190,6 +195,50 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
     ):
         own = {"predicted": answer["label"], "scores": dict(zip(names, logits, strict=True))}
         yield {"id": row_id, "text": text, "gold": gold, **own}
+
+
+def columns(side: Side) -> Mapping[str, Sequence[Any]]:
+    """The rows as columns that are read back as the same rows."""
+    found = {"text": side.texts, "label": side.labels}
+    return found if side.pairs is None else {**found, "text_pair": side.pairs}
+
+
+def metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """:func:`metrics`, from lines of predictions.jsonl."""
+    names = tuple(rows[0]["scores"])
+    scores = np.array([[row["scores"][name] for name in names] for row in rows], dtype=np.float32)
+    return metrics(scores, [names.index(str(row["gold"])) for row in rows], names)
+
+
+def row_counts(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """[N, 2]: whether a line of predictions.jsonl is right, and 1."""
+    return np.array([[row["gold"] == row["predicted"], 1] for row in rows], dtype=np.float64)
+
+
+def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The metrics of ``ROW_TESTS``, from sums [..., 2] of :func:`row_counts`."""
+    return {"accuracy": sums[..., 0] / sums[..., 1]}
+
+
+def margin_of(metric: str, margin: float, level: float) -> float:
+    """``compare.margin`` as a difference of a metric that is about ``level``: the same for every metric."""
+    return margin
+
+
+def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Precision, recall, f1 and rows of each class."""
+    found: dict[str, dict[str, float]] = metrics.get("per_class", {})
+    return found
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """What the model saw of a line of predictions.jsonl."""
+    return str(row["text"])
+
+
+def row_answer(row: Mapping[str, Any]) -> str:
+    """What it said."""
+    return str(row["predicted"])
 
 
 def decode(scores: NDArray[np.float32], names: Sequence[str]) -> list[dict[str, Any]]:
