@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from weitiao.section import Section
 
@@ -11,7 +11,7 @@ class FullConfig(Section):
     """Full fine-tuning: every parameter trains."""
 
     type: Literal["full"] = Field(
-        "full", description="`full`, `lora`, `vera` or `ia3`, or a name that `weitiao methods` lists, such as `bitfit`."
+        "full", description="`full`, `lora`, `adalora`..., any name that `weitiao methods` lists, such as `bitfit`."
     )
     parameters: Literal["all", "bias", "norm"] = Field(
         "all",
@@ -48,6 +48,37 @@ class LoraConfig(Section):
     modules_to_save: tuple[str, ...] = Field(
         (), description="Further modules to train and save whole. Newly initialised ones always are."
     )
+
+
+class AdaloraConfig(Section):
+    """AdaLoRA through peft (arXiv 2303.10512): a budget of ranks that moves to the layers which need it."""
+
+    type: Literal["adalora"] = Field("adalora", description="`adalora`.")
+    init_r: int = Field(12, ge=2, description="Rank that every layer begins with.")
+    target_r: int = Field(8, ge=1, description="Mean rank that is left in the end.")
+    lora_alpha: float = Field(32, gt=0, description="Scale: the update is multiplied by lora_alpha / init_r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input, as for lora.")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Layers that are adapted, as for lora.")
+    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="Only the upper k layers, as for lora."
+    )
+    tinit: int | None = Field(None, ge=0, description="Steps before ranks are cut; without it a tenth of all steps.")
+    tfinal: int | None = Field(
+        None, ge=0, description="Steps at the end with the ranks that are left; without it three tenths of all."
+    )
+    deltaT: int = Field(1, ge=1, description="Steps between two cuts.")
+    beta1: float = Field(0.85, gt=0, lt=1, description="Smoothing of a weight's importance.")
+    beta2: float = Field(0.85, gt=0, lt=1, description="Smoothing of how unsure that importance is.")
+    orth_reg_weight: float = Field(
+        0.5, ge=0, description="Weight of the penalty that keeps the singular vectors orthogonal (not in the logged loss)."
+    )
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+    @model_validator(mode="after")
+    def _cuts_something(self) -> "AdaloraConfig":
+        if self.target_r >= self.init_r:
+            raise ValueError(f"target_r is {self.target_r}, and init_r {self.init_r}. Expected a smaller target_r")
+        return self
 
 
 class VeraConfig(Section):
@@ -97,6 +128,9 @@ def expand_method(method: Any) -> Any:
     return method
 
 
+METHOD_TYPES = ("full", "lora", "adalora", "vera", "ia3")
 MethodConfig = Annotated[
-    FullConfig | LoraConfig | VeraConfig | Ia3Config, Field(discriminator="type"), BeforeValidator(expand_method)
+    FullConfig | LoraConfig | AdaloraConfig | VeraConfig | Ia3Config,
+    Field(discriminator="type"),
+    BeforeValidator(expand_method),
 ]

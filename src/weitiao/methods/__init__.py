@@ -1,11 +1,15 @@
 """Methods. A method only decides which parameters exist, which train, and how they are saved and loaded."""
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weitiao.methods import full, ia3, lora, vera
+from weitiao.methods import adalora, full, ia3, lora, vera
+from weitiao.methods.beside import Beside
 
-METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "vera": vera, "ia3": ia3}
+if TYPE_CHECKING:
+    import torch
+
+METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "adalora": adalora, "vera": vera, "ia3": ia3}
 
 
 def default_rate(method: Any) -> float:
@@ -17,3 +21,13 @@ def rate_factor(method: Any, name: str) -> float:
     """What the rate of one parameter is multiplied by."""
     factor = getattr(METHODS[method.type], "rate_factor", None)
     return 1.0 if factor is None else float(factor(method, name))
+
+
+def beside(method: Any, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int) -> Beside | None:
+    """What the method does between the optimizer's steps; None for most.
+
+    Args:
+        masters: the fp32 weights that the optimizer updates, by the names of the model's parameters.
+    """
+    make = getattr(METHODS[method.type], "beside", None)
+    return None if make is None else make(method, model, masters, total_steps, seed)  # type: ignore[no-any-return]
