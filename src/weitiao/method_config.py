@@ -45,6 +45,9 @@ class LoraConfig(Section):
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, description="LoRA+ (arXiv 2402.12354): the learning rate of B over that of A; the paper's is 16."
     )
+    init_from: str | None = Field(
+        None, description="Go on from the adapter of this run (or adapter folder): same base, same shape."
+    )
     modules_to_save: tuple[str, ...] = Field(
         (), description="Further modules to train and save whole. Newly initialised ones always are."
     )
