@@ -30,6 +30,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "lora+": (LoraConfig(r=4, loraplus_lr_ratio=4), {"lora_", "pooler", "classifier"}),
     "pissa": (LoraConfig(r=4, init_lora_weights="pissa"), {"lora_", "pooler", "classifier"}),
     "olora": (LoraConfig(r=4, init_lora_weights="olora"), {"lora_", "pooler", "classifier"}),
+    "eva": (LoraConfig(r=4, init_lora_weights="eva"), {"lora_", "pooler", "classifier"}),
     "adalora": (AdaloraConfig(init_r=4, target_r=2), {"lora_", "pooler", "classifier"}),
     "head-only": (FullConfig(top_k=0), {"pooler", "classifier"}),
     "bitfit": (FullConfig(parameters="bias"), {"bias", "pooler", "classifier"}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from weitiao import pretrained
-from weitiao.artifact import RunDir, write_atomic, writing
+from weitiao.artifact import RunDir, to_json, write_atomic, writing
 from weitiao.errors import ConfigError
 from weitiao.methods.earlier import CHANGES_BASE, WEIGHTS, Earlier, find, is_head, same_base
 
@@ -56,6 +56,7 @@ def combine(
     names = (found[0] if owner is None else owner).label_names or ()
     state, config = _combined(found, chosen, type, density, seed, names)
     state |= _heads(found, chosen, owner)
+    config.modules_to_save = (owner or found[0]).config.modules_to_save
     folder = Path(output)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +73,6 @@ def combine(
         "label_names": list(names),
         "scores": _scores(found, folder, config, names),
     }
-    from weitiao.artifact import to_json
-
     write_atomic(folder / _NAME, to_json(result))
     return result
 
@@ -88,7 +87,7 @@ def _refuse_wrong_options(
         )
     if kind not in get_args(Combination):
         raise ConfigError(f"--type {kind}.\nExpected one of: {', '.join(get_args(Combination))}.\nUse --type cat.")
-    if (kind in _PRUNES) != (density is not None) or not 0 < (density or 0.5) <= 1:
+    if (kind in _PRUNES) != (density is not None) or (density is not None and not 0 < density <= 1):
         raise ConfigError(
             f"--type {kind} with {'no --density' if density is None else f'--density {density:g}'}.\nExpected a density above 0 "
             f"and at most 1 with {', '.join(_PRUNES)} alone.\nExample: --type ties --density 0.5"
@@ -191,7 +190,6 @@ def _combined(
     result = replace(
         model.peft_config["default"],
         task_type=first.task_type,
-        modules_to_save=first.modules_to_save,
         base_model_name_or_path=first.base_model_name_or_path,
         inference_mode=True,
     )

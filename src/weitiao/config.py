@@ -281,6 +281,8 @@ def refuse_foreign_options(task: Task, data: DataConfig, train: TrainConfig) -> 
 
 def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainConfig) -> None:
     """Raise ValueError for options that the method cannot work with."""
+    if getattr(method, "init_lora_weights", None) == "eva" and data.streaming:
+        raise ValueError("method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out")
     if method.type == "adalora":
         for name in ("optimizer_in_backward", "stochastic_rounding", "max_seconds"):
             if getattr(train, name):

@@ -39,8 +39,12 @@ class LoraConfig(Section):
     )
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (arXiv 2312.03732).")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
-    init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] = Field(
-        True, description="Start of A and B: true is peft's default, where a fresh adapter equals the base."
+    init_lora_weights: bool | Literal["gaussian", "pissa", "olora", "eva"] = Field(
+        True,
+        description="Start of A and B: true is peft's default, where a fresh adapter equals the base; eva reads training rows.",
+    )
+    eva_rho: float | None = Field(
+        None, ge=1, description="With eva: a layer may get up to r x eva_rho ranks, others fewer (1, the default: all r)."
     )
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, description="LoRA+ (arXiv 2402.12354): the learning rate of B over that of A; the paper's is 16."
@@ -51,6 +55,15 @@ class LoraConfig(Section):
     modules_to_save: tuple[str, ...] = Field(
         (), description="Further modules to train and save whole. Newly initialised ones always are."
     )
+
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "LoraConfig":
+        if self.eva_rho is not None and self.init_lora_weights != "eva":
+            raise ValueError("eva_rho belongs to init_lora_weights=eva. Leave it out")
+        if self.init_from is not None and self.init_lora_weights == "eva":
+            raise ValueError("init_from brings A, and init_lora_weights=eva makes another one. Leave one of them out")
+        return self
 
 
 class AdaloraConfig(Section):
@@ -120,6 +133,7 @@ ALIASES: dict[str, dict[str, Any]] = {
     "lora+": {"type": "lora", "loraplus_lr_ratio": 16.0},
     "pissa": {"type": "lora", "init_lora_weights": "pissa"},
     "olora": {"type": "lora", "init_lora_weights": "olora"},
+    "eva": {"type": "lora", "init_lora_weights": "eva"},
 }
 
 

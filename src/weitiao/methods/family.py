@@ -46,6 +46,7 @@ FAMILY: tuple[Member, ...] = (
     Member("lora+", ("LoRA with a larger rate for B", "B 用更大学习率的 LoRA"), "2 P + 14 T", "Hayou et al. 2024, arXiv 2402.12354"),
     Member("pissa", ("LoRA that starts from the principal singular values", "从主奇异值开始的 LoRA"), "2 P + 14 T", "Meng et al. 2024, arXiv 2404.02948"),
     Member("olora", ("LoRA that starts from orthonormal factors", "从正交因子开始的 LoRA"), "2 P + 14 T", "Büyükakyüz 2024, arXiv 2406.01775"),
+    Member("eva", ("LoRA that starts from the directions of the rows' activations", "从训练数据激活的主方向开始的 LoRA"), "2 P + 14 T", "Paischer et al. 2024, arXiv 2410.07170"),
     Member("adalora", ("LoRA whose ranks move to the layers that need them", "把秩分配给更需要的层的 LoRA"), "2 P + 26 T", "Zhang et al. 2023, arXiv 2303.10512"),
     Member("vera", ("shared random matrices, trained scales", "共享随机矩阵，只训练缩放"), "2 P + 14 T + 4 R (R: the shared matrices)", "Kopiczko et al. 2024, arXiv 2310.11454"),
     Member("ia3", ("trained factors for keys, values and inner units", "训练键、值和内层单元的缩放因子"), "2 P + 14 T", "Liu et al. 2022, arXiv 2205.05638"),

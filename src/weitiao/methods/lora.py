@@ -56,6 +56,7 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         init_lora_weights=config.init_lora_weights,
+        eva_config=peft.EvaConfig(rho=config.eva_rho or 1.0) if config.init_lora_weights == "eva" else None,
         rank_pattern=before.config.rank_pattern if before else {},
         alpha_pattern=before.config.alpha_pattern if before else {},
         modules_to_save=whole or None,

@@ -71,6 +71,8 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         notes.append("top_k=auto is chosen from the weights: planned with all layers, the most it can be")
     if getattr(method, "init_lora_weights", None) in _SVD_STARTS:
         method = method.model_copy(update={"init_lora_weights": True})
+    if getattr(method, "eva_rho", None):
+        notes.append("eva_rho: planned with r ranks in every layer")
     if method.type == "adalora":
         notes.append("adalora: planned with init_r ranks in every layer, the most it stores")
     loads = sum(p.numel() for p in model.parameters()) * 4

@@ -21,6 +21,7 @@ from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, shrink_embedding
 from weitiao.methods import METHODS, rate_factor
 from weitiao.methods.earlier import find
+from weitiao.methods.eva import start_from_data
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
@@ -82,6 +83,8 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         top_k = probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)
         method = method.model_copy(update={"top_k": top_k})
     model = METHODS[method.type].apply(model, method, new, pretrained.locate(config.model))
+    if getattr(method, "init_lora_weights", None) == "eva":
+        start_from_data(model, inputs.train, inputs.pad_id, options.seed)
     counts = count_parameters(model) | ({} if method.top_k is None else {"top_k": method.top_k})
     if getattr(method, "init_from", None):
         counts["init_from"] = find(method.init_from, "method.init_from").facts
