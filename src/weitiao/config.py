@@ -283,6 +283,10 @@ def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainCon
     """Raise ValueError for options that the method cannot work with."""
     if getattr(method, "init_lora_weights", None) == "eva" and data.streaming:
         raise ValueError("method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out")
+    if method.type in ("prompt", "prefix") and data.general_text:
+        raise ValueError(
+            f"data.general_text measures what the model forgets, and method.type={method.type} leaves it as it is. Leave it out"
+        )
     if method.type == "adalora":
         for name in ("optimizer_in_backward", "stochastic_rounding", "max_seconds"):
             if getattr(train, name):

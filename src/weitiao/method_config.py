@@ -21,6 +21,18 @@ class FullConfig(Section):
         None,
         description="Train only the upper k layers and what follows them (0: the head alone); auto: by a probe.",
     )
+    lisa_layers: int | None = Field(
+        None, ge=1, description="LISA (arXiv 2403.17919): so many layers train at a time, drawn by lot; the others rest."
+    )
+    lisa_steps: int | None = Field(None, ge=1, description="With lisa_layers: steps until others are drawn (20).")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "FullConfig":
+        if self.lisa_steps is not None and self.lisa_layers is None:
+            raise ValueError("lisa_steps belongs to lisa_layers. Set lisa_layers, or leave it out")
+        if self.lisa_layers is not None and (self.top_k is not None or self.parameters != "all"):
+            raise ValueError("lisa_layers draws from all layers, whole. Leave top_k and parameters out")
+        return self
 
 
 class LoraConfig(Section):
@@ -123,10 +135,34 @@ class Ia3Config(Section):
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
 
 
+class PromptConfig(Section):
+    """Prompt tuning through peft (arXiv 2104.08691): trained vectors before the words; the model stays as it is."""
+
+    type: Literal["prompt"] = Field("prompt", description="`prompt`.")
+    num_virtual_tokens: int = Field(
+        20, ge=1, description="Vectors (of prefix: keys and values) in front; inputs may be shorter by as many tokens."
+    )
+    prompt_tuning_init: Literal["sample_vocab", "random"] = Field(
+        "sample_vocab", description="Start of the vectors: those of tokens drawn by lot, or random numbers."
+    )
+    top_k: None = Field(None, description="Not for prompt.")
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+
+class PrefixConfig(Section):
+    """Prefix tuning through peft (arXiv 2101.00190): trained keys and values in front, in every layer."""
+
+    type: Literal["prefix"] = Field("prefix", description="`prefix`.")
+    num_virtual_tokens: int = Field(20, ge=1, description="Keys and values in front.")
+    top_k: None = Field(None, description="Not for prefix.")
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+
 # Names that a method goes by in the literature -> the options that make it.
 ALIASES: dict[str, dict[str, Any]] = {
     "head-only": {"type": "full", "top_k": 0},
     "bitfit": {"type": "full", "parameters": "bias"},
+    "lisa": {"type": "full", "lisa_layers": 2},
     "norm-only": {"type": "full", "parameters": "norm"},
     "rslora": {"type": "lora", "use_rslora": True},
     "dora": {"type": "lora", "use_dora": True},
@@ -145,9 +181,9 @@ def expand_method(method: Any) -> Any:
     return method
 
 
-METHOD_TYPES = ("full", "lora", "adalora", "vera", "ia3")
+METHOD_TYPES = ("full", "lora", "adalora", "vera", "ia3", "prompt", "prefix")
 MethodConfig = Annotated[
-    FullConfig | LoraConfig | AdaloraConfig | VeraConfig | Ia3Config,
+    FullConfig | LoraConfig | AdaloraConfig | VeraConfig | Ia3Config | PromptConfig | PrefixConfig,
     Field(discriminator="type"),
     BeforeValidator(expand_method),
 ]

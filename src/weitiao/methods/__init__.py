@@ -3,13 +3,21 @@
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from weitiao.methods import adalora, full, ia3, lora, vera
+from weitiao.methods import adalora, full, ia3, lora, prefix, prompt, vera
 from weitiao.methods.beside import Beside
 
 if TYPE_CHECKING:
     import torch
 
-METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "adalora": adalora, "vera": vera, "ia3": ia3}
+METHODS: dict[str, ModuleType] = {
+    "full": full,
+    "lora": lora,
+    "adalora": adalora,
+    "vera": vera,
+    "ia3": ia3,
+    "prompt": prompt,
+    "prefix": prefix,
+}
 
 
 def default_rate(method: Any) -> float:
