@@ -167,6 +167,11 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     return tokenizer  # type: ignore[no-any-return]
 
 
+def model_type(model: str) -> str:
+    """What transformers calls the architecture: `bert`, `llama`. Raises ModelError if its config.json cannot be used."""
+    return str(_config_of(model).model_type)
+
+
 def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
     """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
     positions = getattr(_config_of(model), "max_position_embeddings", None)

@@ -31,6 +31,12 @@ def rate_factor(method: Any, name: str) -> float:
     return 1.0 if factor is None else float(factor(method, name))
 
 
+def refuse_unfit(method: Any, model_type: str, generates: bool) -> None:
+    """Raise ConfigError where the kind of model is known not to take the method. Needs no weights."""
+    if (refuse := getattr(METHODS[method.type], "refuse", None)) is not None:
+        refuse(method, model_type, generates)
+
+
 def beside(method: Any, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int) -> Beside | None:
     """What the method does between the optimizer's steps; None for most.
 

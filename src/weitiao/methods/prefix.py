@@ -11,7 +11,7 @@ from weitiao.methods.prompt import load, rate_factor, save, soften
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["apply", "learning_rate", "load", "rate_factor", "save"]
+__all__ = ["apply", "learning_rate", "load", "rate_factor", "refuse", "save"]
 LEARNING_RATE = 1e-2  # the upper end for classification in P-tuning v2 (Liu et al. 2022, arXiv 2110.07602)
 # Which models hand a given cache to every layer, and whose masks count its keys, is tested (tests/test_prompts.py).
 _TESTED = {"SEQ_CLS": ("bert", "roberta", "xlm-roberta"), "CAUSAL_LM": ("llama", "qwen2", "qwen3")}
@@ -20,6 +20,16 @@ _TESTED = {"SEQ_CLS": ("bert", "roberta", "xlm-roberta"), "CAUSAL_LM": ("llama",
 def learning_rate(config: PrefixConfig) -> float:
     """The default, of the prefix."""
     return LEARNING_RATE
+
+
+def refuse(config: PrefixConfig, model_type: str, generates: bool) -> None:
+    """Raise ConfigError for a model that is not known to take a prefix. Needs no weights."""
+    known = _TESTED["CAUSAL_LM" if generates else "SEQ_CLS"]
+    if model_type not in known:
+        raise ConfigError(
+            f"method.type=prefix with a {model_type} model, which is not known to take keys and values from outside.\n"
+            f"Expected one of: {', '.join(known)}.\nUse method.type=prompt or lora."
+        )
 
 
 def apply(
@@ -32,17 +42,12 @@ def apply(
     """
     import peft
 
-    task = "CAUSAL_LM" if model.can_generate() else "SEQ_CLS"
-    if model.config.model_type not in _TESTED[task]:
-        raise ConfigError(
-            f"method.type=prefix with a {model.config.model_type} model, which is not known to take keys and values from "
-            f"outside.\nExpected one of: {', '.join(_TESTED[task])}.\nUse method.type=prompt or lora."
-        )
+    refuse(config, model.config.model_type, model.can_generate())
     whole = whole_modules(model, config.modules_to_save, new_parameters)
     adapter = peft.PrefixTuningConfig(
         num_virtual_tokens=config.num_virtual_tokens,
         modules_to_save=whole or None,
-        task_type=task,
+        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
         base_model_name_or_path=base,
     )
     return soften(model, adapter)
