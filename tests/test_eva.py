@@ -48,7 +48,7 @@ def test_directions_are_those_of_the_inputs(tiny_model: Path, rows: Encoded) -> 
     layer = model.get_submodule("base_model.model.bert.encoder.layer.0.attention.self.query")
     own = layer.lora_A["default"].weight.detach()
     torch.testing.assert_close(own @ own.T, torch.eye(4), atol=1e-4, rtol=0)
-    caught, most = ((centred @ rows.T).square().sum() for rows in (own, best))
+    caught, most = ((centred @ directions.T).square().sum() for directions in (own, best))
     assert caught > 0.98 * most
     assert not layer.lora_B["default"].weight.any()
     drawn = torch.linalg.qr(torch.randn(32, 4))[0].T
