@@ -201,12 +201,12 @@ def _heads(found: list[Earlier], weights: list[float], owner: Earlier | None) ->
     if owner is not None:
         return {name: value for name, value in owner.state.items() if ".lora_" not in name}
     states, total = [one.state for one in found], sum(weights)
-    if not total:
+    names = [name for name in states[0] if ".lora_" not in name]
+    if names and not total:
         raise ConfigError("The weights have the sum 0.\nExpected another sum.\nSay whose head is kept: --head ADAPTER")
     return {
         name: sum(state[name] * (weight / total) for state, weight in zip(states, weights, strict=True))
-        for name in states[0]
-        if ".lora_" not in name
+        for name in names
     }
 
 
