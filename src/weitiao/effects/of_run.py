@@ -32,8 +32,8 @@ def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events
     if inputs.general:
         events.write("stage", message=f"looking for what was forgotten, on {config.data.general_text}")
         found["forgetting"] = _forgetting(config, inputs, model)
-    if getattr(config.method, "init_from", None):
-        events.write("stage", message=f"scoring the rows of {config.method.init_from}")  # type: ignore[union-attr]
+    if (given := getattr(config.method, "init_from", None)) is not None:
+        events.write("stage", message=f"scoring the rows of {given}")
         if (earlier := earlier_task(config, inputs.label_names, model)) is not None:
             found["earlier_task"] = earlier
     return found

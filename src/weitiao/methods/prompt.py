@@ -68,10 +68,10 @@ def with_hooks(model: Any) -> Any:
     among = config.num_virtual_tokens if config.peft_type == "PROMPT_TUNING" else 0
 
     def adjust(_: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        ids, places = given.get("input_ids"), given.get("target_positions")
-        if ids is not None and places is not None and among:
+        ids, places = given["input_ids"], given.get("target_positions")
+        if among and places is not None:
             given = {**given, "target_positions": places + among * (1 + places // ids.shape[1])}
-        elif ids is not None and places is None and given.get("attention_mask") is None:
+        elif not among and places is None and given.get("attention_mask") is None:
             given = {**given, "attention_mask": torch.ones_like(ids)}
         return args, given
 

@@ -87,8 +87,8 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if getattr(method, "init_lora_weights", None) == "eva":
         start_from_data(model, inputs.train, inputs.pad_id, options.seed)
     counts = count_parameters(model) | ({} if method.top_k is None else {"top_k": method.top_k})
-    if getattr(method, "init_from", None):
-        counts["init_from"] = find(method.init_from, "method.init_from").facts
+    if (earlier := getattr(method, "init_from", None)) is not None:
+        counts["init_from"] = find(earlier, "method.init_from").facts
     log.info(
         "trainable params: %s || all params: %s || trainable%%: %.4f",
         *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),
