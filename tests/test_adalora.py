@@ -36,7 +36,9 @@ def test_equals_the_loop_of_peft(tiny_model: Path) -> None:
     config = TrainConfig(weight_decay=0.0, adam_epsilon=1e-4)  # or a gradient of 1e-8 is a whole step
     optimizer = MasterAdamW(ours.named_parameters(), config)
     optimizer.beside = adalora.beside(CONFIG, ours, optimizer.masters, STEPS, 0)
-    reference = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=1e-2, eps=1e-4, weight_decay=0.0)
+    reference = torch.optim.AdamW(
+        [p for p in theirs.parameters() if p.requires_grad], lr=1e-2, eps=1e-4, weight_decay=0.0
+    )
     for step in range(1, STEPS + 1):
         theirs(**batch()).loss.backward()
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)

@@ -37,7 +37,9 @@ def base(tiny_model: Path, rows_file: Path) -> dict[str, Any]:
 
 def trained(base: dict[str, Any], folder: Path, method: Any = None, **train: Any) -> RunDir:
     method = {**base["method"], **(method or {})}
-    return weitiao.train({**base, "method": method, "train": {**base["train"], **train}, "output": {"dir": str(folder)}})
+    return weitiao.train(
+        {**base, "method": method, "train": {**base["train"], **train}, "output": {"dir": str(folder)}}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,15 @@ import weitiao
 from weitiao import pretrained
 from weitiao.config import DataConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import AdaloraConfig, FullConfig, Ia3Config, LoraConfig, PrefixConfig, PromptConfig, VeraConfig
+from weitiao.method_config import (
+    AdaloraConfig,
+    FullConfig,
+    Ia3Config,
+    LoraConfig,
+    PrefixConfig,
+    PromptConfig,
+    VeraConfig,
+)
 from weitiao.methods import METHODS, lora
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score

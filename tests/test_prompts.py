@@ -46,7 +46,10 @@ def test_padding_changes_nothing(kind: str, attention: str, config: Any, tmp_pat
     ids = torch.tensor([[2, 5, 6, 7, 8, 9, 3], [2, 8, 9, 3, 0, 0, 0]])
     with torch.no_grad():
         together = classification.logits(model, {"input_ids": ids, "attention_mask": (ids > 0).long()})
-        alone = [classification.logits(model, {"input_ids": ids[:1]}), classification.logits(model, {"input_ids": ids[1:, :4]})]
+        alone = [
+            classification.logits(model, {"input_ids": ids[:1]}),
+            classification.logits(model, {"input_ids": ids[1:, :4]}),
+        ]
         torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
         for parameter in model.prompt_encoder.parameters():
             parameter.mul_(3)

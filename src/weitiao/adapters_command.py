@@ -43,7 +43,9 @@ def combine(
         print_json({"output": str(output), **result})
         return
     for scores in result["scores"]:
-        pairs = (f"{k} {scores['metrics_before'][k]:.4f} -> {v:.4f}" for k, v in scores["metrics"].items() if v is not None)
+        pairs = (
+            f"{k} {scores['metrics_before'][k]:.4f} -> {v:.4f}" for k, v in scores["metrics"].items() if v is not None
+        )
         print(f"{scores['run']} ({scores['rows']:,} rows, alone -> combined): {', '.join(pairs)}")
     print(f"Head: {result['head']}. Labels: {', '.join(result['label_names']) or 'none'}.")
     print(f"Adapter: {output}")

@@ -282,7 +282,9 @@ def refuse_foreign_options(task: Task, data: DataConfig, train: TrainConfig) -> 
 def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainConfig) -> None:
     """Raise ValueError for options that the method cannot work with."""
     if getattr(method, "init_lora_weights", None) == "eva" and data.streaming:
-        raise ValueError("method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out")
+        raise ValueError(
+            "method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out"
+        )
     if method.type in ("prompt", "prefix") and data.general_text:
         raise ValueError(
             f"data.general_text measures what the model forgets, and method.type={method.type} leaves it as it is. Leave it out"

@@ -22,7 +22,9 @@ class FullConfig(Section):
         description="Train only the upper k layers and what follows them (0: the head alone); auto: by a probe.",
     )
     lisa_layers: int | None = Field(
-        None, ge=1, description="LISA (arXiv 2403.17919): so many layers train at a time, drawn by lot; the others rest."
+        None,
+        ge=1,
+        description="LISA (arXiv 2403.17919): so many layers train at a time, drawn by lot; the others rest.",
     )
     lisa_steps: int | None = Field(None, ge=1, description="With lisa_layers: steps until others are drawn (20).")
 
@@ -56,7 +58,9 @@ class LoraConfig(Section):
         description="Start of A and B: true is peft's default, where a fresh adapter equals the base; eva reads training rows.",
     )
     eva_rho: float | None = Field(
-        None, ge=1, description="With eva: a layer may get up to r x eva_rho ranks, others fewer (1, the default: all r)."
+        None,
+        ge=1,
+        description="With eva: a layer may get up to r x eva_rho ranks, others fewer (1, the default: all r).",
     )
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, description="LoRA+ (arXiv 2402.12354): the learning rate of B over that of A; the paper's is 16."
@@ -67,7 +71,6 @@ class LoraConfig(Section):
     modules_to_save: tuple[str, ...] = Field(
         (), description="Further modules to train and save whole. Newly initialised ones always are."
     )
-
 
     @model_validator(mode="after")
     def _one_start(self) -> "LoraConfig":
@@ -98,7 +101,9 @@ class AdaloraConfig(Section):
     beta1: float = Field(0.85, gt=0, lt=1, description="Smoothing of a weight's importance.")
     beta2: float = Field(0.85, gt=0, lt=1, description="Smoothing of how unsure that importance is.")
     orth_reg_weight: float = Field(
-        0.5, ge=0, description="Weight of the penalty that keeps the singular vectors orthogonal (not in the logged loss)."
+        0.5,
+        ge=0,
+        description="Weight of the penalty that keeps the singular vectors orthogonal (not in the logged loss).",
     )
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
 

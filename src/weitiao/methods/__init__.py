@@ -37,7 +37,9 @@ def refuse_unfit(method: Any, model_type: str, generates: bool) -> None:
         refuse(method, model_type, generates)
 
 
-def beside(method: Any, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int) -> Beside | None:
+def beside(
+    method: Any, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int
+) -> Beside | None:
     """What the method does between the optimizer's steps; None for most.
 
     Args:

@@ -62,9 +62,7 @@ def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Te
     # handed over, not left to peft: it takes a layer without ranks for a sharded one, and warns
     values = model.state_dict() if state_dict is None else state_dict
     model.peft_config["default"].rank_pattern = {  # type: ignore[attr-defined]
-        _inner(name): (value != 0).flatten().tolist()
-        for name, value in values.items()
-        if ".lora_E." in name
+        _inner(name): (value != 0).flatten().tolist() for name, value in values.items() if ".lora_E." in name
     }
     lora.save(model, folder, values)
 

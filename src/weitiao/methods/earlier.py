@@ -107,7 +107,9 @@ def take_over(model: Any, earlier: Earlier, base: str, label_names: Sequence[str
             f"method.init_from={earlier.given} is an adapter of {theirs.base_model_name_or_path}, and the model is {base}.\n"
             "Expected the same base.\nSet model to it."
         )
-    words = [f"method.{key}={_word(getattr(theirs, key))}" for key in _SHAPING if getattr(own, key) != getattr(theirs, key)]
+    words = [
+        f"method.{key}={_word(getattr(theirs, key))}" for key in _SHAPING if getattr(own, key) != getattr(theirs, key)
+    ]
     starts = own.init_lora_weights, theirs.init_lora_weights
     if starts[0] != starts[1] and set(CHANGES_BASE) & set(starts):
         words.append(f"method.init_lora_weights={_word(starts[1])}")

@@ -88,9 +88,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
     optimizer = adapted.optimizer
     optimizer.beside = beside(config.method, adapted.model, optimizer.masters, len(chosen), config.train.seed)
     times: list[float] = []
-    steps = train_steps(
-        adapted.model, inputs.task, inputs.pad_id, schedule, optimizer, 1e-6, config.train, accelerator
-    )
+    steps = train_steps(adapted.model, inputs.task, inputs.pad_id, schedule, optimizer, 1e-6, config.train, accelerator)
     started = time.perf_counter()
     for _ in steps:
         times.append(time.perf_counter() - started)

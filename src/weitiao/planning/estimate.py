@@ -168,7 +168,8 @@ def seconds_of(
     """``scale``: measured over predicted seconds of the same batches, from calibration."""
     per_pass = float(Shapes.at(shapes.seconds, batches.rows, batches.lengths).sum())
     training = scale * (
-        per_pass * batches.epochs + batches.steps * rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
+        per_pass * batches.epochs
+        + batches.steps * rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
     )
     one = scale * float(Shapes.at(shapes.forward, batches.eval_rows, batches.eval_lengths).sum())
     evaluations = {"no": 0, "epoch": int(batches.epochs), "steps": batches.steps // options.eval_steps}[
