@@ -27,6 +27,7 @@ BAD = [
     (["train.dropout=1.5"], "dropout is 1.5"),
     (["train.tokens_per_batch=abc"], "train.tokens_per_batch"),
     (["method.type=lroa"], "found 'lroa'"),
+    (["method.type=qlora"], "type=qlora is not here: its 4-bit base"),
     (["method.r=8"], "method.type: expected full, lora"),
     (["method.type=full", "method.r=8"], "method.r: method 'full' has no such option"),
     (["method.type=lora", "method.r=0"], "greater than or equal to 1"),

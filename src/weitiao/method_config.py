@@ -178,8 +178,21 @@ ALIASES: dict[str, dict[str, Any]] = {
 }
 
 
+# Names that users bring from other tools -> why they are not here, and what serves the same end.
+REFUSED = {
+    "qlora": "its 4-bit base needs bitsandbytes, made for GPUs and not measured here on a CPU. Use method.type=lora with "
+    "train.int8_base=true (from a hidden size of 768 on), or lora alone: the frozen base is in bf16 already",
+    "galore": "galore-torch brings an AdamW of its own, without fp32 master weights, and imports bitsandbytes and tensorly. Use "
+    "method.type=lisa, or full with train.stochastic_rounding=true",
+    "apollo": "apollo-torch brings an AdamW of its own, without fp32 master weights. Use method.type=lisa, or full with "
+    "train.stochastic_rounding=true",
+}
+
+
 def expand_method(method: Any) -> Any:
-    """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is."""
+    """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is. ValueError for what is REFUSED."""
+    if isinstance(method, dict) and method.get("type") in REFUSED:
+        raise ValueError(f"type={method['type']} is not here: {REFUSED[method['type']]}")
     if isinstance(method, dict) and isinstance(method.get("type"), str) and method["type"] in ALIASES:
         named = ALIASES[method["type"]]
         return {**named, **method, "type": named["type"]}
