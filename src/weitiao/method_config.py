@@ -191,12 +191,12 @@ REFUSED = {
 
 def expand_method(method: Any) -> Any:
     """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is. ValueError for what is REFUSED."""
-    if isinstance(method, dict) and method.get("type") in REFUSED:
-        raise ValueError(f"type={method['type']} is not here: {REFUSED[method['type']]}")
-    if isinstance(method, dict) and isinstance(method.get("type"), str) and method["type"] in ALIASES:
-        named = ALIASES[method["type"]]
-        return {**named, **method, "type": named["type"]}
-    return method
+    if not isinstance(method, dict) or not isinstance(method.get("type"), str):
+        return method
+    kind = method["type"]
+    if kind in REFUSED:
+        raise ValueError(f"type={kind} is not here: {REFUSED[kind]}")
+    return {**ALIASES[kind], **method, "type": ALIASES[kind]["type"]} if kind in ALIASES else method
 
 
 METHOD_TYPES = ("full", "lora", "adalora", "vera", "ia3", "prompt", "prefix")
