@@ -128,7 +128,8 @@ def _encoded(finished: Any, stored: list[dict[str, Any]]) -> Any:
 @pytest.mark.parametrize("name", [name for name in ADAPTERS if name not in SOFT])
 def test_merged_equals_unmerged(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     finished = run(options, name, tmp_path / "run")
-    model = lora.load(finished.model, classification.AUTO_MODEL, ["bad", "good"], options["model"]).eval()
+    load_method = METHODS[TABLE[name][0].type].load
+    model: Any = load_method(finished.model, classification.AUTO_MODEL, ["bad", "good"], options["model"]).eval()
     expected = classification.logits(model, batch())
     merged = model.merge_and_unload().eval()
     torch.testing.assert_close(classification.logits(merged, batch()), expected, atol=1e-5, rtol=1e-4)

@@ -4,6 +4,7 @@ peft's allocator reads gradients after the optimizer's step and masks the singul
 optimizer's fp32 masters, so what it sees and masks does not depend on the dtype that the model computes in.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from weitiao.errors import ConfigError
 from weitiao.method_config import AdaloraConfig
 from weitiao.methods import lora
-from weitiao.methods.lora import load
 from weitiao.methods.modules import pattern, target_modules, upper_layers, whole_modules, wrap
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Te
         _inner(name): (value != 0).flatten().tolist() for name, value in values.items() if ".lora_E." in name
     }
     lora.save(model, folder, values)
+
+
+def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
+    """As :func:`weitiao.methods.lora.load`."""
+    with warnings.catch_warnings():
+        # peft 0.21 takes the rank pattern for one of LoRA, says that it is ignored, and reads it nevertheless
+        warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
+        return lora.load(folder, auto_class, label_names, base)
 
 
 def beside(
