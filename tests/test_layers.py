@@ -33,6 +33,8 @@ LAYERS = {
     "comparison": 6,
     "progress": 6,
     "terminal": 6,
+    "adapters": 6,
+    "adapters_command": 7,
     "advice": 7,
     "advise_command": 7,
     "compare_commands": 7,

@@ -31,8 +31,20 @@ def test_every_command_is_a_function() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {
         g.name for g in app.registered_groups
     }
-    assert commands == {"advise", "compare", "data", "env", "eval", "methods", "models", "plan", "predict", "train"}
-    assert all(callable(getattr(weitiao, name)) for name in commands - {"data", "methods"})
+    assert commands == {
+        "adapters",
+        "advise",
+        "compare",
+        "data",
+        "env",
+        "eval",
+        "methods",
+        "models",
+        "plan",
+        "predict",
+        "train",
+    }
+    assert all(callable(getattr(weitiao, name)) for name in commands - {"adapters", "data", "methods"})
     assert callable(weitiao.data.check)
     assert callable(weitiao.methods.family.methods)
 

@@ -202,7 +202,7 @@ def test_updating_in_the_backward_pass_never_holds_all_gradients(tiny_model: Pat
 
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(count)  # after the optimizer's own
-    optimizer.arm(1e-3)
+    optimizer.arm(1e-3, 1)
     batch = classification.collate(rows(8), list(range(8)), 0)
     backward_all(model, classification, [batch], 8, accelerator())
     assert len(held) == len(list(model.parameters()))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weitiao.adapters_command import adapters_app
 from weitiao.advise_command import advise
 from weitiao.compare_commands import compare_app
 from weitiao.errors import ConfigError, WeitiaoError
@@ -31,6 +32,7 @@ data_app = typer.Typer(help="Look at data before it trains anything.", no_args_i
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(compare_app, name="compare")
+app.add_typer(adapters_app, name="adapters")
 app.command()(advise)
 app.command()(methods)
 

@@ -283,6 +283,25 @@ def refuse_foreign_options(task: Task, data: DataConfig, train: TrainConfig) -> 
         raise ValueError("data.streaming works with task=classification alone. Leave it out")
 
 
+def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainConfig) -> None:
+    """Raise ValueError for options that the method cannot work with."""
+    if getattr(method, "init_lora_weights", None) == "eva" and data.streaming:
+        raise ValueError(
+            "method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out"
+        )
+    if method.type in ("prompt", "prefix") and data.general_text:
+        raise ValueError(
+            f"data.general_text measures what the model forgets, and method.type={method.type} leaves it as it is. Leave it out"
+        )
+    if method.type == "adalora":
+        for name in ("optimizer_in_backward", "stochastic_rounding", "max_seconds"):
+            if getattr(train, name):
+                raise ValueError(
+                    f"train.{name} does not go with method.type=adalora, which reads fp32 weights with their gradients after "
+                    "each step and shares its cuts out over a known number of steps. Leave it out"
+                )
+
+
 class RunConfig(Section):
     """One training run."""
 
@@ -303,6 +322,11 @@ class RunConfig(Section):
         refuse_foreign_options(self.task, self.data, self.train)
         if self.task == "causal_lm" and self.method.top_k is not None:
             raise ValueError("method.top_k works with task=classification alone. Leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> "RunConfig":
+        refuse_unfit_options(self.method, self.data, self.train)
         return self
 
     @model_validator(mode="after")

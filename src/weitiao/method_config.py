@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from weitiao.section import Section
 
@@ -11,7 +11,7 @@ class FullConfig(Section):
     """Full fine-tuning: every parameter trains."""
 
     type: Literal["full"] = Field(
-        "full", description="`full`, `lora`, `vera` or `ia3`, or a name that `weitiao methods` lists, such as `bitfit`."
+        "full", description="`full`, `lora`, `adalora`..., any name that `weitiao methods` lists, such as `bitfit`."
     )
     parameters: Literal["all", "bias", "norm"] = Field(
         "all",
@@ -21,6 +21,20 @@ class FullConfig(Section):
         None,
         description="Train only the upper k layers and what follows them (0: the head alone); auto: by a probe.",
     )
+    lisa_layers: int | None = Field(
+        None,
+        ge=1,
+        description="LISA (arXiv 2403.17919): so many layers train at a time, drawn by lot; the others rest.",
+    )
+    lisa_steps: int | None = Field(None, ge=1, description="With lisa_layers: steps until others are drawn (20).")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "FullConfig":
+        if self.lisa_steps is not None and self.lisa_layers is None:
+            raise ValueError("lisa_steps belongs to lisa_layers. Set lisa_layers, or leave it out")
+        if self.lisa_layers is not None and (self.top_k is not None or self.parameters != "all"):
+            raise ValueError("lisa_layers draws from all layers, whole. Leave top_k and parameters out")
+        return self
 
 
 class LoraConfig(Section):
@@ -39,15 +53,65 @@ class LoraConfig(Section):
     )
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (arXiv 2312.03732).")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
-    init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] = Field(
-        True, description="Start of A and B: true is peft's default, where a fresh adapter equals the base."
+    init_lora_weights: bool | Literal["gaussian", "pissa", "olora", "eva"] = Field(
+        True,
+        description="Start of A and B: true is peft's default, where a fresh adapter equals the base; eva reads training rows.",
+    )
+    eva_rho: float | None = Field(
+        None,
+        ge=1,
+        description="With eva: a layer may get up to r x eva_rho ranks, others fewer (1, the default: all r).",
     )
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, description="LoRA+ (arXiv 2402.12354): the learning rate of B over that of A; the paper's is 16."
     )
+    init_from: str | None = Field(
+        None, description="Go on from the adapter of this run (or adapter folder): same base, same shape."
+    )
     modules_to_save: tuple[str, ...] = Field(
         (), description="Further modules to train and save whole. Newly initialised ones always are."
     )
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "LoraConfig":
+        if self.eva_rho is not None and self.init_lora_weights != "eva":
+            raise ValueError("eva_rho belongs to init_lora_weights=eva. Leave it out")
+        if self.init_from is not None and self.init_lora_weights == "eva":
+            raise ValueError("init_from brings A, and init_lora_weights=eva makes another one. Leave one of them out")
+        return self
+
+
+class AdaloraConfig(Section):
+    """AdaLoRA through peft (arXiv 2303.10512): a budget of ranks that moves to the layers which need it."""
+
+    type: Literal["adalora"] = Field("adalora", description="`adalora`.")
+    init_r: int = Field(12, ge=2, description="Rank that every layer begins with.")
+    target_r: int = Field(8, ge=1, description="Mean rank that is left in the end.")
+    lora_alpha: float = Field(32, gt=0, description="Scale: the update is multiplied by lora_alpha / init_r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input, as for lora.")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Layers that are adapted, as for lora.")
+    top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="Only the upper k layers, as for lora."
+    )
+    tinit: int | None = Field(None, ge=0, description="Steps before ranks are cut; without it a tenth of all steps.")
+    tfinal: int | None = Field(
+        None, ge=0, description="Steps at the end with the ranks that are left; without it three tenths of all."
+    )
+    deltaT: int = Field(1, ge=1, description="Steps between two cuts.")
+    beta1: float = Field(0.85, gt=0, lt=1, description="Smoothing of a weight's importance.")
+    beta2: float = Field(0.85, gt=0, lt=1, description="Smoothing of how unsure that importance is.")
+    orth_reg_weight: float = Field(
+        0.5,
+        ge=0,
+        description="Weight of the penalty that keeps the singular vectors orthogonal (not in the logged loss).",
+    )
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+    @model_validator(mode="after")
+    def _cuts_something(self) -> "AdaloraConfig":
+        if self.target_r >= self.init_r:
+            raise ValueError(f"target_r is {self.target_r}, and init_r {self.init_r}. Expected a smaller target_r")
+        return self
 
 
 class VeraConfig(Section):
@@ -76,27 +140,68 @@ class Ia3Config(Section):
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
 
 
+class PromptConfig(Section):
+    """Prompt tuning through peft (arXiv 2104.08691): trained vectors before the words; the model stays as it is."""
+
+    type: Literal["prompt"] = Field("prompt", description="`prompt`.")
+    num_virtual_tokens: int = Field(
+        20, ge=1, description="Vectors (of prefix: keys and values) in front; inputs may be shorter by as many tokens."
+    )
+    prompt_tuning_init: Literal["sample_vocab", "random"] = Field(
+        "sample_vocab", description="Start of the vectors: those of tokens drawn by lot, or random numbers."
+    )
+    top_k: None = Field(None, description="Not for prompt.")
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+
+class PrefixConfig(Section):
+    """Prefix tuning through peft (arXiv 2101.00190): trained keys and values in front, in every layer."""
+
+    type: Literal["prefix"] = Field("prefix", description="`prefix`.")
+    num_virtual_tokens: int = Field(20, ge=1, description="Keys and values in front.")
+    top_k: None = Field(None, description="Not for prefix.")
+    modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+
 # Names that a method goes by in the literature -> the options that make it.
 ALIASES: dict[str, dict[str, Any]] = {
     "head-only": {"type": "full", "top_k": 0},
     "bitfit": {"type": "full", "parameters": "bias"},
+    "lisa": {"type": "full", "lisa_layers": 2},
     "norm-only": {"type": "full", "parameters": "norm"},
     "rslora": {"type": "lora", "use_rslora": True},
     "dora": {"type": "lora", "use_dora": True},
     "lora+": {"type": "lora", "loraplus_lr_ratio": 16.0},
     "pissa": {"type": "lora", "init_lora_weights": "pissa"},
     "olora": {"type": "lora", "init_lora_weights": "olora"},
+    "eva": {"type": "lora", "init_lora_weights": "eva"},
+}
+
+
+# Names that users bring from other tools -> why they are not here, and what serves the same end.
+REFUSED = {
+    "qlora": "its 4-bit base needs bitsandbytes, made for GPUs and not measured here on a CPU. Use method.type=lora with "
+    "train.int8_base=true (from a hidden size of 768 on), or lora alone: the frozen base is in bf16 already",
+    "galore": "galore-torch brings an AdamW of its own, without fp32 master weights, and imports bitsandbytes and tensorly. Use "
+    "method.type=lisa, or full with train.stochastic_rounding=true",
+    "apollo": "apollo-torch brings an AdamW of its own, without fp32 master weights. Use method.type=lisa, or full with "
+    "train.stochastic_rounding=true",
 }
 
 
 def expand_method(method: Any) -> Any:
-    """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is."""
-    if isinstance(method, dict) and isinstance(method.get("type"), str) and method["type"] in ALIASES:
-        named = ALIASES[method["type"]]
-        return {**named, **method, "type": named["type"]}
-    return method
+    """{type: bitfit, ...} -> {type: full, parameters: bias, ...}; anything else as it is. ValueError for what is REFUSED."""
+    if not isinstance(method, dict) or not isinstance(method.get("type"), str):
+        return method
+    kind = method["type"]
+    if kind in REFUSED:
+        raise ValueError(f"type={kind} is not here: {REFUSED[kind]}")
+    return {**ALIASES[kind], **method, "type": ALIASES[kind]["type"]} if kind in ALIASES else method
 
 
+METHOD_TYPES = ("full", "lora", "adalora", "vera", "ia3", "prompt", "prefix")
 MethodConfig = Annotated[
-    FullConfig | LoraConfig | VeraConfig | Ia3Config, Field(discriminator="type"), BeforeValidator(expand_method)
+    FullConfig | LoraConfig | AdaloraConfig | VeraConfig | Ia3Config | PromptConfig | PrefixConfig,
+    Field(discriminator="type"),
+    BeforeValidator(expand_method),
 ]

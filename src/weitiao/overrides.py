@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from weitiao.compare_config import CompareConfig
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
+from weitiao.method_config import ALIASES, METHOD_TYPES
 
 log = logging.getLogger("weitiao")
 Config = TypeVar("Config", RunConfig, CompareConfig)
@@ -197,7 +198,7 @@ def _parse_value(text: str) -> Any:
 def _explain(kind: type[BaseModel], tree: dict[str, Any], detail: ErrorDetails) -> str:
     """One line for one pydantic error: path, what was found, what was expected, a suggestion."""
     parts = [str(p) for p in detail["loc"]]
-    if len(parts) > 1 and parts[0] == "method" and parts[1] in ("full", "lora", "vera", "ia3"):
+    if len(parts) > 1 and parts[0] == "method" and parts[1] in METHOD_TYPES:
         parts.pop(1)  # pydantic names the union member; users do not write it
     path = ".".join(parts)
     match detail["type"]:
@@ -214,7 +215,7 @@ def _explain(kind: type[BaseModel], tree: dict[str, Any], detail: ErrorDetails) 
             return f"{path}: required, and not given"
         case "union_tag_invalid" | "union_tag_not_found":
             found = detail.get("ctx", {}).get("tag", "nothing")
-            return f"{path}.type: expected full or lora, found {found!r}"
+            return f"{path}.type: expected {', '.join([*METHOD_TYPES, *ALIASES])}, found {found!r}"
         case "value_error":
             return (f"{path}: " if path else "") + detail["msg"].removeprefix("Value error, ")
         case _:

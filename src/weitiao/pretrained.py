@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from weitiao import catalogue
-from weitiao.errors import ModelError
+from weitiao.config import RunConfig
+from weitiao.errors import ConfigError, ModelError
 from weitiao.kernels.gpu import refuse_flash
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("weitiao")
+_SHORTEST = 4  # tokens, as data.max_length has it
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 NO_FOREIGN_CODE = {"trust_remote_code": False}  # said aloud: left open, transformers asks on a terminal
 Attention = Literal["auto", "weitiao", "eager", "sdpa", "flash_attention_2"]
@@ -169,10 +171,31 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     return tokenizer  # type: ignore[no-any-return]
 
 
+def model_type(model: str) -> str:
+    """What transformers calls the architecture: `bert`, `llama`. Raises ModelError if its config.json cannot be used."""
+    return str(_config_of(model).model_type)
+
+
 def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
     """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
     positions = getattr(_config_of(model), "max_position_embeddings", None)
     return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
+
+
+def max_length(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The longest row of a run, in tokens: what is asked for, the model takes, and a prompt in front leaves.
+
+    Raises:
+        ConfigError: the prompt leaves no room.
+    """
+    front = int(getattr(config.method, "num_virtual_tokens", 0))
+    found = min(config.data.max_length, max_positions(config.model, tokenizer) - front)
+    if found < _SHORTEST:
+        raise ConfigError(
+            f"method.num_virtual_tokens={front}, and the model takes {found + front} tokens.\nExpected room for a text.\n"
+            "Lower method.num_virtual_tokens."
+        )
+    return found
 
 
 def load_model(

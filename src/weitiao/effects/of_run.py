@@ -1,4 +1,4 @@
-"""The side effects of a run, measured with the saved model: memorisation of planted canaries, forgetting of general text."""
+"""The side effects of a run, measured with the saved model: memorisation of canaries, forgetting of text and of tasks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from weitiao.artifact import RunDir, write_jsonl
 from weitiao.config import DataConfig, RunConfig
 from weitiao.data.canaries import Canary
 from weitiao.data.encode import Encoded
+from weitiao.effects.earlier import earlier_task
 from weitiao.effects.scores import masked_loss, mean_states, memorisation, similarity
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
@@ -31,6 +32,10 @@ def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events
     if inputs.general:
         events.write("stage", message=f"looking for what was forgotten, on {config.data.general_text}")
         found["forgetting"] = _forgetting(config, inputs, model)
+    if (given := getattr(config.method, "init_from", None)) is not None:
+        events.write("stage", message=f"scoring the rows of {given}")
+        if (earlier := earlier_task(config, inputs.label_names, model)) is not None:
+            found["earlier_task"] = earlier
     return found
 
 

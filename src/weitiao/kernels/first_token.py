@@ -47,6 +47,8 @@ def use_first_token(model: nn.Module) -> bool:
     base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
     if type(base) is not BertForSequenceClassification or base.config.is_decoder:
         return False
+    if getattr(wrapped, "peft_type", None) == "PREFIX_TUNING":  # keys from outside, which the short layer does not know
+        return False
     last = base.bert.encoder.layer[-1]
     last.forward = FirstTokenLayer(last)
     return True

@@ -40,13 +40,18 @@ FAMILY: tuple[Member, ...] = (
     Member("head-only", ("the head on frozen features, computed once", "冻结特征（只算一次）上训练分类头"), "2 P + 14 T", "Alain & Bengio 2016, arXiv 1610.01644"),
     Member("bitfit", ("only biases train", "只训练偏置"), "2 P + 14 T", "Ben Zaken et al. 2021, arXiv 2106.10199"),
     Member("norm-only", ("only the layer norms train", "只训练层归一化"), "2 P + 14 T", "Qi et al. 2022, arXiv 2211.08682"),
+    Member("lisa", ("every few steps other layers train, beside embeddings and head", "每隔几步随机换几层训练，嵌入和分类头一直训练"), "6 P + 10 T (T: what trains at a time)", "Pan et al. 2024, arXiv 2403.17919"),
     Member("lora", ("low-rank updates beside frozen layers", "在冻结层旁训练低秩更新"), "2 P + 14 T", "Hu et al. 2021, arXiv 2106.09685"),
     Member("rslora", ("LoRA scaled by 1/sqrt(r), for high ranks", "按 1/√r 缩放的 LoRA，适合高秩"), "2 P + 14 T", "Kalajdzievski 2023, arXiv 2312.03732"),
     Member("dora", ("LoRA of the direction, and a trained magnitude", "对方向做 LoRA，幅值单独训练"), "2 P + 14 T", "Liu et al. 2024, arXiv 2402.09353"),
     Member("lora+", ("LoRA with a larger rate for B", "B 用更大学习率的 LoRA"), "2 P + 14 T", "Hayou et al. 2024, arXiv 2402.12354"),
     Member("pissa", ("LoRA that starts from the principal singular values", "从主奇异值开始的 LoRA"), "2 P + 14 T", "Meng et al. 2024, arXiv 2404.02948"),
     Member("olora", ("LoRA that starts from orthonormal factors", "从正交因子开始的 LoRA"), "2 P + 14 T", "Büyükakyüz 2024, arXiv 2406.01775"),
+    Member("eva", ("LoRA that starts from the directions of the rows' activations", "从训练数据激活的主方向开始的 LoRA"), "2 P + 14 T", "Paischer et al. 2024, arXiv 2410.07170"),
+    Member("adalora", ("LoRA whose ranks move to the layers that need them", "把秩分配给更需要的层的 LoRA"), "2 P + 26 T", "Zhang et al. 2023, arXiv 2303.10512"),
     Member("vera", ("shared random matrices, trained scales", "共享随机矩阵，只训练缩放"), "2 P + 14 T + 4 R (R: the shared matrices)", "Kopiczko et al. 2024, arXiv 2310.11454"),
+    Member("prompt", ("trained vectors before the words", "在输入前加可训练的向量"), "2 P + 14 T", "Lester et al. 2021, arXiv 2104.08691"),
+    Member("prefix", ("trained keys and values before those of every layer", "在每层前加可训练的键和值"), "2 P + 14 T", "Li & Liang 2021, arXiv 2101.00190"),
     Member("ia3", ("trained factors for keys, values and inner units", "训练键、值和内层单元的缩放因子"), "2 P + 14 T", "Liu et al. 2022, arXiv 2205.05638"),
 )  # fmt: skip
 

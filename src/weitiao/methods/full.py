@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weitiao.errors import ConfigError
 from weitiao.kernels.prefix import frozen_names
 from weitiao.method_config import FullConfig
+from weitiao.methods.lisa import STEPS, Lisa
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,15 @@ def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name in kept)
     return model
+
+
+def beside(
+    config: FullConfig, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int
+) -> Lisa | None:
+    """With ``lisa_layers``, whose turn it is. Raises ConfigError where the model has fewer layers."""
+    if config.lisa_layers is None:
+        return None
+    return Lisa(model, masters, config.lisa_layers, config.lisa_steps or STEPS, seed)
 
 
 def _partial(model: "PreTrainedModel", which: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weitiao.method_config import LoraConfig
+from weitiao.methods.earlier import find, take_over
 from weitiao.methods.modules import pattern, target_modules, upper_layers, whole_modules, wrap
 from weitiao.pretrained import head_options
 
@@ -37,12 +38,13 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         base: what adapter_config.json names as the base model.
 
     Raises:
-        ConfigError: a target module does not exist in the model.
+        ConfigError: a target module does not exist in the model, or ``init_from`` does not fit.
     """
     import peft
 
     whole = whole_modules(model, config.modules_to_save, new_parameters)
     targets = target_modules(model, config.target_modules, whole)
+    before = find(config.init_from, "method.init_from") if config.init_from else None
     adapter = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
@@ -54,11 +56,18 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         init_lora_weights=config.init_lora_weights,
+        eva_config=peft.EvaConfig(rho=config.eva_rho or 1.0) if config.init_lora_weights == "eva" else None,
+        rank_pattern=before.config.rank_pattern if before else {},
+        alpha_pattern=before.config.alpha_pattern if before else {},
         modules_to_save=whole or None,
         task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
         base_model_name_or_path=base,
     )
-    return wrap(model, adapter, config.target_modules, whole)
+    labels = list(model.config.id2label.values()) if not model.can_generate() else []
+    wrapped = wrap(model, adapter, config.target_modules, whole)
+    if before is not None:
+        take_over(wrapped, before, base, labels)
+    return wrapped
 
 
 def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Tensor] | None" = None) -> None:

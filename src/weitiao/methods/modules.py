@@ -1,6 +1,7 @@
 """Which modules of a model an adapter takes, and which are trained and saved whole: shared by the methods of peft."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ def wrap(model: "PreTrainedModel", adapter: Any, wanted: Any, whole: Sequence[st
     import peft
 
     try:
-        # the optimizer keeps fp32 masters, so the step itself stays in one dtype
-        return peft.get_peft_model(model, adapter, autocast_adapter_dtype=False)  # type: ignore[return-value]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="lora with eva initialization")  # advice for larger batches
+            # the optimizer keeps fp32 masters, so the step itself stays in one dtype
+            return peft.get_peft_model(model, adapter, autocast_adapter_dtype=False)  # type: ignore[return-value]
     except (ValueError, TypeError, re.error) as error:
         raise ConfigError(
             f"method.target_modules={wanted}: {str(error).splitlines()[0]}\n"

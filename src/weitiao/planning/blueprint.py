@@ -34,6 +34,7 @@ class Blueprint:
     frozen_bytes: int  # in the run's compute dtype; tables of untrained embedding rows included
     frozen_parameter_bytes: int  # the same without those tables
     trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
+    resting: int  # of them without gradient and moments at a time
     trained_tensors: int
     largest_trained: int
     loads_bytes: int  # the checkpoint's fp32 parameters
@@ -71,6 +72,10 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         notes.append("top_k=auto is chosen from the weights: planned with all layers, the most it can be")
     if getattr(method, "init_lora_weights", None) in _SVD_STARTS:
         method = method.model_copy(update={"init_lora_weights": True})
+    if getattr(method, "eva_rho", None):
+        notes.append("eva_rho: planned with r ranks in every layer")
+    if method.type == "adalora":
+        notes.append("adalora: planned with init_r ranks in every layer, the most it stores")
     loads = sum(p.numel() for p in model.parameters()) * 4
     base = pretrained.locate(config.model)
     model = METHODS[method.type].apply(model, method, new, base)
@@ -90,6 +95,11 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         fuse_lora(model)
     int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    resting = 0
+    if getattr(method, "lisa_layers", None):
+        METHODS["full"].beside(method, model, trained, 0, options.seed)
+        resting = sum(n for name, n in trained.items() if not model.get_parameter(name).requires_grad)
+        notes.append("lisa: planned with the layers of the first steps")
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
     frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     states = 0
@@ -101,7 +111,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
             states = tokens * int(model.config.hidden_size) * dtype.itemsize
     model.train()
     return Blueprint(
-        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), len(trained), max(trained.values(), default=0), loads, dtype, artifact,
+        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), resting, len(trained), max(trained.values(), default=0), loads, dtype, artifact,
         int8, states, tuple(notes),
     )  # fmt: skip
 
@@ -117,9 +127,13 @@ def _artifact_bytes(model: Any, method: str) -> int:
         if method != "full":
             import peft
 
-            state = peft.get_peft_model_state_dict(model)
+            own = model.peft_config["default"]
+            # peft hands a prompt over as values, and there are none here
+            state = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            if not own.is_prompt_learning:
+                state = peft.get_peft_model_state_dict(model)
             model.create_or_update_model_card(folder)
-            model.peft_config["default"].save_pretrained(folder)
+            own.save_pretrained(folder)
         else:
             state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
             model.config.save_pretrained(folder)

@@ -64,6 +64,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
 
     from weitiao.kernels.limits import bound_primitive_cache
     from weitiao.measure.meters import memory_bytes, peak_memory_bytes
+    from weitiao.methods import beside
     from weitiao.training.adapt import adapt
     from weitiao.training.evaluate import score
     from weitiao.training.events import EventLog
@@ -84,10 +85,10 @@ def measure(config: RunConfig) -> dict[str, Any]:
     rows = inputs.eval if config.data.streaming else inputs.train
     plan = BatchPlan(1024, config.train.per_device_train_batch_size, config.train.group_by_length)
     schedule = ChosenSteps(rows, [batches.members[i] for i in chosen], plan)
+    optimizer = adapted.optimizer
+    optimizer.beside = beside(config.method, adapted.model, optimizer.masters, len(chosen), config.train.seed)
     times: list[float] = []
-    steps = train_steps(
-        adapted.model, inputs.task, inputs.pad_id, schedule, adapted.optimizer, 1e-6, config.train, accelerator
-    )
+    steps = train_steps(adapted.model, inputs.task, inputs.pad_id, schedule, optimizer, 1e-6, config.train, accelerator)
     started = time.perf_counter()
     for _ in steps:
         times.append(time.perf_counter() - started)

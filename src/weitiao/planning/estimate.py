@@ -93,11 +93,12 @@ def memory_of(
     weights = blueprint.frozen_bytes + blueprint.trained * item
     kept = item != MASTER_BYTES and not options.stochastic_rounding
     masters = MASTER_BYTES * blueprint.trained if kept else 0
-    gradients, moments = blueprint.trained * item, MOMENT_BYTES * blueprint.trained
+    active = blueprint.trained - blueprint.resting
+    gradients, moments = active * item, MOMENT_BYTES * active
     batch = int(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths).max())
     if options.gradient_accumulation_steps > 1:
         batch += gradients
-    at_once = max(blueprint.largest_trained, min(blueprint.trained, CHUNK))
+    at_once = max(blueprint.largest_trained, min(active, CHUNK))
     if options.optimizer_in_backward:  # one gradient at a time
         batch, gradients, at_once = batch - gradients, 0, blueprint.largest_trained
     widened = MASTER_BYTES * at_once * (3 if options.stochastic_rounding else 1)  # the gradient, a master and its noise
@@ -143,7 +144,7 @@ def time_scale(blueprint: Blueprint, batches: Batches, shapes: Shapes, rates: Ra
     """Measured over predicted seconds of the calibration's steps."""
     ran = measured["batches"]
     predicted = Shapes.at(shapes.seconds, batches.rows[ran], batches.lengths[ran])
-    predicted = predicted + rates.update_seconds(blueprint.trained, blueprint.trained_tensors)
+    predicted = predicted + rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
     # the median: one disturbed step must not decide
     return float(np.median(np.array(measured["step_seconds"]) / predicted))
 
@@ -167,7 +168,8 @@ def seconds_of(
     """``scale``: measured over predicted seconds of the same batches, from calibration."""
     per_pass = float(Shapes.at(shapes.seconds, batches.rows, batches.lengths).sum())
     training = scale * (
-        per_pass * batches.epochs + batches.steps * rates.update_seconds(blueprint.trained, blueprint.trained_tensors)
+        per_pass * batches.epochs
+        + batches.steps * rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
     )
     one = scale * float(Shapes.at(shapes.forward, batches.eval_rows, batches.eval_lengths).sum())
     evaluations = {"no": 0, "epoch": int(batches.epochs), "steps": batches.steps // options.eval_steps}[
@@ -184,7 +186,7 @@ def seconds_of(
 
 def checkpoints_bytes(blueprint: Blueprint, batches: Batches, options: TrainConfig) -> tuple[int, int]:
     """(bytes of one checkpoint, bytes of all that the finished run keeps)."""
-    one = (MASTER_BYTES + MOMENT_BYTES) * blueprint.trained
+    one = MASTER_BYTES * blueprint.trained + MOMENT_BYTES * (blueprint.trained - blueprint.resting)
     kept = 0 if options.save_steps is None else min(options.save_total_limit, batches.steps // options.save_steps)
     best = MASTER_BYTES * blueprint.trained if options.load_best_model_at_end else 0
     return one, kept * one + best

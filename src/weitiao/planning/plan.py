@@ -10,7 +10,7 @@ from typing import Any
 from weitiao.compare_config import CompareConfig
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import ALIASES
+from weitiao.method_config import ALIASES, METHOD_TYPES
 from weitiao.overrides import as_config, load, read_yaml, validate
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
@@ -27,7 +27,7 @@ from weitiao.planning.rows import Batches, batches_of, read_inputs
 from weitiao.training.inputs import Inputs
 
 log = logging.getLogger("weitiao")
-_KNOWN = ("full", "lora", "vera", "ia3", *ALIASES)
+_KNOWN = (*METHOD_TYPES, *ALIASES)
 
 
 def plan(

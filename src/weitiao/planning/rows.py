@@ -45,7 +45,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     """
     task = TASKS[config.task]
     tokenizer = pretrained.load_tokenizer(config.model)
-    max_length = min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))
+    max_length = pretrained.max_length(config, tokenizer)
     data = config.data.model_copy(update={"max_length": max_length})
     prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
 

@@ -20,7 +20,9 @@ from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, shrink_embedding
-from weitiao.methods import METHODS, rate_factor
+from weitiao.methods import METHODS, rate_factor, refuse_unfit
+from weitiao.methods.earlier import find
+from weitiao.methods.eva import start_from_data
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
@@ -69,6 +71,7 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
             f"train.optimizer_in_backward=true with {world.size} processes, whose gradients are summed first.\nExpected one "
             "process.\nLeave train.optimizer_in_backward out."
         )
+    refuse_unfit(config.method, pretrained.model_type(config.model), inputs.task.KIND == "sft")
     set_seed(options.seed)  # before loading, so that a new head starts the same for every method
     model, new = pretrained.load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved
@@ -84,7 +87,11 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         top_k = probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)
         method = method.model_copy(update={"top_k": top_k})
     model = METHODS[method.type].apply(model, method, new, pretrained.locate(config.model))
+    if getattr(method, "init_lora_weights", None) == "eva":
+        start_from_data(model, inputs.train, inputs.pad_id, options.seed)
     counts = count_parameters(model) | ({} if method.top_k is None else {"top_k": method.top_k})
+    if (earlier := getattr(method, "init_from", None)) is not None:
+        counts["init_from"] = find(earlier, "method.init_from").facts
     log.info(
         "trainable params: %s || all params: %s || trainable%%: %.4f",
         *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),

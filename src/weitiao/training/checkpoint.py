@@ -147,7 +147,7 @@ def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[s
             "Start a new run in another output.dir."
         )
     optimizer.load_masters(weights)
-    optimizer.load_state(load_file(folder / MOMENTS))
+    optimizer.load_state(load_file(folder / MOMENTS), step)
     state = RunDir(folder).read_json(STATE)
     _set_random_state(state["random"])
     return state

@@ -15,7 +15,7 @@ from weitiao.errors import ConfigError, RunError, Stopped
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import Throughput, peak_memory_bytes
-from weitiao.methods import METHODS, default_rate
+from weitiao.methods import METHODS, beside, default_rate
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
 from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state
@@ -80,6 +80,12 @@ def fit(
     optimizer = adapted.optimizer
     schedule: Schedule = _schedule(options, inputs, adapted.model, world, saved, started_with)
     total_steps = schedule.total_steps()
+    optimizer.beside = beside(config.method, adapted.model, optimizer.masters, total_steps, options.seed)
+    if optimizer.beside is not None and world.size > 1:
+        raise ConfigError(
+            f"method.type={config.method.type} with {world.size} processes, and it changes what trains between steps.\n"
+            "Expected one process.\nStart it without a launcher, or use method.type=lora."
+        )
     rate = options.learning_rate or default_rate(config.method)
     log.info(
         "learning rate %g: %s", rate, "asked for" if options.learning_rate else f"the default of {config.method.type}"

@@ -86,7 +86,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     task = TASKS[config.task]
     events.write("stage", message=f"reading {config.data.train}")
     tokenizer = pretrained.load_tokenizer(config.model)
-    max_length = min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))
+    max_length = pretrained.max_length(config, tokenizer)
     data = config.data.model_copy(update={"max_length": max_length})
     # of a stream only the evaluation rows can be checked beforehand
     looked_at = data.model_copy(update={"train": data.eval, "eval": None}) if data.streaming else data

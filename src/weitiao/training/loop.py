@@ -71,7 +71,7 @@ def train_steps(
             batches = [task.collate(encoded, rows, pad_id) for rows, _ in pieces]
             own_targets = sum(task.count_targets(b) for b, (_, counts) in zip(batches, pieces, strict=True) if counts)
             num_targets = int(world.sum(own_targets)[0])  # on CPU labels, before the device copy
-            optimizer.arm(rate)
+            optimizer.arm(rate, step)
             try:
                 counted = [counts for _, counts in pieces]
                 loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights, world, counted)

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from weitiao.config import TrainConfig
+from weitiao.methods.beside import Beside
 from weitiao.training.shards import local, part_of, whole
 
 # Gradients are widened to fp32 one chunk at a time, so that their copy never holds a whole model.
@@ -61,6 +62,8 @@ class MasterAdamW:
                 fused=True,
             )
             self._chunks.append((names, optimizer))
+        self.beside: Beside | None = None  # what the method does between steps
+        self._number = 0
         self._rate: float | None = None
         self._squares: list[torch.Tensor] = []
         if self.in_backward:
@@ -69,9 +72,12 @@ class MasterAdamW:
                     partial(self._update_one, names, optimizer)
                 )
 
-    def arm(self, learning_rate: float) -> None:
-        """With ``optimizer_in_backward``: let the next backward pass update, until :meth:`step`. Else nothing."""
+    def arm(self, learning_rate: float, step: int) -> None:
+        """Before the passes of ``step``. With ``optimizer_in_backward`` the next backward pass updates, until :meth:`step`."""
         self._rate = learning_rate if self.in_backward else None
+        self._number = step
+        if self.beside is not None:
+            self._forget_moments(self.beside.before(step))
 
     def _update_one(self, names: list[str], optimizer: torch.optim.AdamW, parameter: torch.nn.Parameter) -> None:
         if self._rate is not None:
@@ -84,6 +90,14 @@ class MasterAdamW:
         Args:
             skip_non_finite: with a norm that is not finite, change nothing (reads the norm: a sync on a GPU).
         """
+        if self.beside is not None:
+            self.beside.add_gradients()
+        norm = self._step(learning_rate, max_grad_norm, skip_non_finite)
+        if self.beside is not None:
+            self.load_masters(dict(self.beside.after(self._number)))
+        return norm
+
+    def _step(self, learning_rate: float, max_grad_norm: float | None, skip_non_finite: bool) -> torch.Tensor:
         if self.in_backward:
             squares, self._squares, self._rate = self._squares, [], None
             return torch.stack(squares).sum().sqrt()
@@ -119,6 +133,8 @@ class MasterAdamW:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["factor"]
         optimizer.step()
+        if self.beside is not None:
+            self.beside.updated(names)
         with torch.no_grad():
             for name in names:
                 parameter, master = self.parameters[name], self.masters[name]
@@ -130,6 +146,13 @@ class MasterAdamW:
                 else:
                     local(parameter).copy_(master)
         optimizer.zero_grad(set_to_none=True)
+
+    def _forget_moments(self, names: Iterable[str]) -> None:
+        """Free the moments of parameters that no longer train; should they train again, they begin anew."""
+        gone = set(names)
+        for chunk, optimizer in self._chunks:
+            for name in gone.intersection(chunk):
+                optimizer.state.pop(self.masters[name], None)
 
     def _forget_master(self, name: str) -> None:
         self.masters[name].data = torch.empty(0)
@@ -163,18 +186,23 @@ class MasterAdamW:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The whole moments and the step counts by ``<parameter>|<key>`` (with sharding: every process must call it)."""
-        return {
+        moments = {
             f"{name}|{key}": whole(value, self.parameters[name])
             for name, moments in self._moments()
             for key, value in moments.items()
             if isinstance(value, torch.Tensor)
         }
+        return moments | (self.beside.state() if self.beside is not None else {})
 
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """The inverse of :meth:`state`."""
+    def load_state(self, state: dict[str, torch.Tensor], step: int) -> None:
+        """The inverse of :meth:`state`, after ``step`` steps."""
         by_name: dict[str, dict[str, torch.Tensor]] = {}
+        if self.beside is not None:
+            self.beside.load_state({k: v for k, v in state.items() if k.partition("|")[0] not in self.masters}, step)
         for full, value in state.items():
             name, _, key = full.rpartition("|")
+            if name not in self.masters:
+                continue
             by_name.setdefault(name, {})[key] = part_of(value, self.parameters[name])
         for names, optimizer in self._chunks:
             for name in names:

@@ -21,9 +21,7 @@ def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
     """
     task, tokenizer = TASKS[config.task], pretrained.load_tokenizer(config.model)
     prepared = prepare(config.data, task.KIND)
-    data = config.data.model_copy(
-        update={"max_length": min(config.data.max_length, pretrained.max_positions(config.model, tokenizer))}
-    )
+    data = config.data.model_copy(update={"max_length": pretrained.max_length(config, tokenizer)})
     side = Side(prepared.train.table, prepared.train.rows[:n])
     texts, pairs = task.rows_of(side)
     encoded = task.encode(texts, side.labels, prepared.label_names, tokenizer, data, pairs, ids=side.ids)

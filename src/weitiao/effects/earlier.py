@@ -1,0 +1,59 @@
+"""What a model that goes on from an earlier run still does on that run's evaluation rows."""
+
+import logging
+from typing import Any
+
+from weitiao.artifact import RunDir, read_jsonl
+from weitiao.config import RunConfig
+from weitiao.methods.earlier import find, keeps_head
+from weitiao.tasks import TASKS
+from weitiao.training.evaluate import score
+
+log = logging.getLogger("weitiao")
+
+
+def earlier_task(config: RunConfig, label_names: tuple[str, ...], model: Any) -> dict[str, Any] | None:
+    """The metrics of ``method.init_from``'s rows before and after; None where they cannot be had.
+
+    Args:
+        model: the trained one.
+    """
+    given = getattr(config.method, "init_from", None)
+    before = None if given is None else find(given, "method.init_from")
+    if before is None or before.run is None:
+        return None
+    if not keeps_head(before, label_names):
+        log.info("the rows of %s are not scored: its labels are other ones", given)
+        return None
+    return rescored(before.run, model)
+
+
+def rescored(run: RunDir, model: Any) -> dict[str, Any] | None:
+    """{"run", "rows", "metrics_before", "metrics"}: a finished run's own metrics, and ``model``'s on the same rows.
+
+    None where the rows are not in its folder: predictions.jsonl keeps one text of a pair.
+    """
+    from transformers import AutoTokenizer
+
+    config, summary = run.config, run.summary
+    task, names = TASKS[config.task], summary["label_names"]
+    rows = list(read_jsonl(run.path / "predictions.jsonl"))
+    key = "messages" if task.KIND == "sft" else "text"
+    if not rows or key not in rows[0] or (key == "text" and len(summary["text_columns"]) > 1):
+        log.info("the rows of %s are not scored: they are not in its predictions.jsonl", run.path)
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    cut = "window" if config.data.over_length == "window" else "truncate"
+    changed = {"max_length": summary["max_length"], "over_length": cut, "chat_template": None}
+    gold = [] if task.KIND == "sft" else [row["gold"] for row in rows]
+    data = config.data.model_copy(update=changed)
+    encoded = task.encode([row[key] for row in rows], gold, names, tokenizer, data)
+    scores = score(model, task, encoded, tokenizer.pad_token_id, config.train.eval_tokens_per_batch)
+    after, before = task.metrics(scores, encoded.gold, names), summary["metrics"]
+    shared = [name for name in task.HIGHER_IS_BETTER if name in after and name in before]
+    return {
+        "run": str(run.path),
+        "rows": len(rows),
+        "metrics_before": {name: before[name] for name in shared},
+        "metrics": {name: after[name] for name in shared},
+    }

@@ -1,0 +1,72 @@
+"""EVA through peft: A starts at the directions in which the layer's inputs vary most on the training rows.
+
+Source: Paischer et al. 2024, arXiv 2410.07170. A few batches are enough, and the same seed takes the same ones.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weitiao.data.batch import BatchPlan, plan_epoch
+from weitiao.data.encode import Encoded
+from weitiao.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+_BATCHES, _TOKENS = 8, 1024
+_MOST_PASSES = 50  # over the batches; peft goes on until the directions settle, however long that takes
+
+
+def start_from_data(model: Any, encoded: Encoded, pad_id: int, seed: int) -> None:
+    """Set A of ``model``, a LoRA with ``init_lora_weights=eva``, from training rows.
+
+    Raises:
+        ConfigError: the rank is too high for these rows or layers, or the directions do not settle.
+    """
+    import peft
+
+    config = model.peft_config["default"]
+    needed = 2 * round(config.r * config.eva_config.rho)  # of peft's low-rank SVD
+    batches = [b for b in _batches(encoded, pad_id, seed) if int(b["attention_mask"].sum()) >= needed]
+    passes = 0
+
+    def forward(model: Any, batch: "dict[str, torch.Tensor]") -> Any:
+        nonlocal passes
+        passes += 1
+        if passes > _MOST_PASSES * len(batches):
+            raise _refused(f"its directions do not settle in {_MOST_PASSES} passes")
+        return model(**batch)
+
+    if not batches:
+        raise _refused(f"no batch has the {needed} tokens that the rank needs")
+    try:
+        # every process takes the same rows: there is nothing to gather
+        peft.initialize_lora_eva_weights(
+            model, batches, forward_fn=forward, gather_distributed_inputs=False, show_progress_bar=False
+        )
+    except (ValueError, RuntimeError) as error:
+        raise _refused(str(error).splitlines()[0]) from None
+
+
+def _refused(reason: str) -> ConfigError:
+    return ConfigError(
+        f"method.init_lora_weights=eva: {reason}.\nExpected a rank well below the width of the layers, and varied rows.\n"
+        "Lower method.r, or leave method.init_lora_weights out."
+    )
+
+
+def _batches(encoded: Encoded, pad_id: int, seed: int) -> Sequence["dict[str, torch.Tensor]"]:
+    """The first batches of a shuffled epoch: input_ids and attention_mask [B, L]."""
+    import torch
+
+    found = []
+    for rows in plan_epoch(encoded.lengths, BatchPlan(_TOKENS, None, True), seed, 0)[:_BATCHES]:
+        tokens = [encoded.row(i) for i in rows]
+        ids = np.full((len(rows), max(map(len, tokens))), pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for place, row in enumerate(tokens):
+            ids[place, : len(row)], mask[place, : len(row)] = row, 1
+        found.append({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)})
+    return found
