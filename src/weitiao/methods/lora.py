@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weitiao.method_config import LoraConfig
-from weitiao.methods.modules import pattern, target_modules, upper_layers, whole_modules, wrap
+from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 from weitiao.pretrained import head_options
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         use_dora=config.use_dora,
         init_lora_weights=config.init_lora_weights,
         modules_to_save=whole or None,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=task_type(model),
         base_model_name_or_path=base,
     )
     return wrap(model, adapter, config.target_modules, whole)

@@ -2,6 +2,10 @@
 
 from types import ModuleType
 
-from weitiao.tasks import causal_lm, classification
+from weitiao.tasks import causal_lm, classification, token_classification
 
-TASKS: dict[str, ModuleType] = {"classification": classification, "causal_lm": causal_lm}
+TASKS: dict[str, ModuleType] = {
+    "classification": classification,
+    "causal_lm": causal_lm,
+    "token_classification": token_classification,
+}
