@@ -29,9 +29,18 @@ def tagged_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for start in ("很好", "下次再来", "推荐"):
         for who in PEOPLE:
             for where in PLACES:
-                for middle, end in (("喜欢", "啊"), ("不看", ""), ("看看", "了"), ("不买", "吧"), ("别看", "真的"), ("喜欢看", "值得")):
+                for middle, end in (
+                    ("喜欢", "啊"),
+                    ("不看", ""),
+                    ("看看", "了"),
+                    ("不买", "吧"),
+                    ("别看", "真的"),
+                    ("喜欢看", "值得"),
+                ):
                     parts = [(start, ""), (who, "PER"), (middle, ""), (where, "LOC"), (end, "")]
-                    tags = [f"{'I' if i else 'B'}-{kind}" if kind else "O" for text, kind in parts for i in range(len(text))]
+                    tags = [
+                        f"{'I' if i else 'B'}-{kind}" if kind else "O" for text, kind in parts for i in range(len(text))
+                    ]
                     rows.append({"tokens": list("".join(text for text, _ in parts)), "tags": tags})
     return write_jsonl(tmp_path_factory.mktemp("tagged") / "tagged.jsonl", rows)
 
@@ -131,8 +140,16 @@ def test_the_loss_of_a_step_is_transformers_mean_over_words(tag_options: dict[st
 def test_learning_stands_up_to_the_upper_layers_alone_and_other_kernels(tag_options: dict[str, Any]) -> None:
     """Stored states of frozen layers give what computing them gives; the first token's kernel is not for this task."""
     found = []
-    for name, changes in (("stored", {}), ("computed", {"cache_prefix": False}), ("eager", {"attention": "eager", "cache_prefix": False})):
-        options = {**tag_options, "method": {"type": "full", "top_k": 1}, "output": {"dir": tag_options["output"]["dir"] + name}}
+    for name, changes in (
+        ("stored", {}),
+        ("computed", {"cache_prefix": False}),
+        ("eager", {"attention": "eager", "cache_prefix": False}),
+    ):
+        options = {
+            **tag_options,
+            "method": {"type": "full", "top_k": 1},
+            "output": {"dir": tag_options["output"]["dir"] + name},
+        }
         run = weitiao.train({**options, "train": {**options["train"], **changes}})
         found.append([event["loss"] for event in run.events() if event["event"] == "log"])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
@@ -194,7 +211,9 @@ def test_predict_and_eval(tag_options: dict[str, Any], tmp_path: Path) -> None:
         ("LOC", "酒店", 7, 9),
     ]
     assert all(0.5 < e["score"] <= 1 for e in answer["entities"])
-    asked = write_jsonl(tmp_path / "asked.jsonl", [{"tokens": list("很好孩子看看"), "tags": ["O"] * 6}, {"text": "下次再来酒店"}])
+    asked = write_jsonl(
+        tmp_path / "asked.jsonl", [{"tokens": list("很好孩子看看"), "tags": ["O"] * 6}, {"text": "下次再来酒店"}]
+    )
     first, second = weitiao.predict(run.path, input=asked)
     assert [(e["type"], e["text"]) for e in first["entities"]] == [("PER", "孩子")]
     assert [(e["type"], e["text"]) for e in second["entities"]] == [("LOC", "酒店")]
@@ -294,7 +313,9 @@ def test_show_plan_and_best(tag_options: dict[str, Any]) -> None:
         ("method", {"type": "full", "top_k": "auto"}, "Give a number of layers"),
     ],
 )
-def test_what_means_nothing_is_refused(section: str, change: dict[str, Any], told: str, tag_options: dict[str, Any]) -> None:
+def test_what_means_nothing_is_refused(
+    section: str, change: dict[str, Any], told: str, tag_options: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigError, match=told):
         weitiao.train({**tag_options, section: {**tag_options[section], **change}})
 

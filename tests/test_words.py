@@ -139,8 +139,10 @@ def test_sentences_under_different_tags_are_conflicts(tmp_path: Path) -> None:
 
 
 def test_the_check_counts_entities(tmp_path: Path, tiny_model: Path) -> None:
-    rows = [{"tokens": list("孩子喜欢") + [c], "tags": ["O"] * 4 + ["B-LOC"]} for c in "酒店好书服务脏差质量千万"]
-    report = check(DataConfig(train=str(write_jsonl(tmp_path / "r.jsonl", rows))), model=str(tiny_model), output=tmp_path)
+    rows = [{"tokens": [*"孩子喜欢", c], "tags": ["O"] * 4 + ["B-LOC"]} for c in "酒店好书服务脏差质量千万"]
+    report = check(
+        DataConfig(train=str(write_jsonl(tmp_path / "r.jsonl", rows))), model=str(tiny_model), output=tmp_path
+    )
     assert report.label_counts == {"LOC": 12}
     assert report.lengths["percentiles"]["100"] == 7  # five characters, [CLS] and [SEP]
     assert "Entities a type" in (tmp_path / "data_report.html").read_text(encoding="utf-8")
@@ -209,7 +211,10 @@ ROWS = [
     (list("江泽民在北京会见客人"), words("B-PER I-PER I-PER O B-LOC I-LOC O O O O")),
     (words("EU rejects German call to boycott British lamb ."), words("B-ORG O B-LOC O O O B-LOC O O")),
     ([*"在", "Washington", *"访问", "３", "天"], words("O B-LOC O O O O")),
-    (["\u3000", "\u200b", "\x07", "京", "𠮷", "👍🏽", "ﬁ", "２", "▁", "<mask>"], words("O B-LOC I-LOC I-LOC O O B-PER O O B-ORG")),  # fmt: skip
+    (
+        ["\u3000", "\u200b", "\x07", "京", "𠮷", "👍🏽", "ﬁ", "２", "▁", "<mask>"],
+        words("O B-LOC I-LOC I-LOC O O B-PER O O B-ORG"),
+    ),
     (["unbelievably-long-Donaudampfschifffahrtsgesellschaft", "京"], words("B-ORG B-LOC")),
 ]
 

@@ -16,6 +16,18 @@ from weitiao.data.tags import tag_names
 from weitiao.errors import DataError
 
 _SHOWN = 5
+# What a task needs, and how to come by it.
+_WANTED = {
+    "classification": ("a text and a label", "Name the columns: data.text=COLUMN data.label=COLUMN"),
+    "sft": (
+        "conversations",
+        "Name the columns instruction and output, prompt and completion, messages, or conversations",
+    ),
+    "tokens": (
+        "words with a tag each",
+        "Name the columns tokens and tags, or give a word and its tag a line (.conll, .bio, .txt)",
+    ),
+}
 FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
 
 
@@ -164,7 +176,8 @@ def prepare_evaluation(config: DataConfig) -> Prepared:
             "run name all labels.\nAdd rows of the others."
         )
     form = {key: table.facts[key] for key in ("name", "reason", "columns", "encodings")}
-    counts = {"eval": report, "format": form, "num_eval_rows": len(side), "label_counts_eval": label_counts(side, names)}
+    in_eval = {"num_eval_rows": len(side), "label_counts_eval": label_counts(side, names)}
+    counts = {"eval": report, "format": form, **in_eval}
     return Prepared(side.keep(np.zeros(len(side), dtype=bool)), side, names, counts)
 
 
@@ -184,12 +197,7 @@ def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classific
             f"{spec}. See them all: weitiao data check {spec}\nOr leave them out, counted: data.bad_rows=skip"
         )
     if table.kind != kind:
-        wanted = {"classification": "a text and a label", "sft": "conversations", "tokens": "words with a tag each"}[kind]
-        fix = {
-            "classification": "Name the columns: data.text=COLUMN data.label=COLUMN",
-            "sft": "Name the columns instruction and output, prompt and completion, messages, or conversations",
-            "tokens": "Name the columns tokens and tags, or give a word and its tag a line (.conll, .bio, .txt)",
-        }[kind]
+        wanted, fix = _WANTED[kind]
         tasks = {"sft": "to answer: task=causal_lm", "tokens": "the tags: task=token_classification"}
         other = f", or learn {tasks[table.kind]}" if table.kind in tasks else ""
         raise DataError(

@@ -31,7 +31,9 @@ def to_bio(words: Any, tags: Any, scheme: Scheme = "auto") -> list[str]:
     for i, word in enumerate(words):
         if not isinstance(word, str) or not word:
             raise DataError(f"a word that is no text (word {i + 1}: {word!r}).\nExpected strings.\nCorrect the row.")
-    parts = [_parts(tag, f"word {i + 1}, {word!r}", scheme) for i, (word, tag) in enumerate(zip(words, tags, strict=True))]
+    parts = [
+        _parts(tag, f"word {i + 1}, {word!r}", scheme) for i, (word, tag) in enumerate(zip(words, tags, strict=True))
+    ]
     closing = any(letter in _CLOSES for letter, _ in parts)
     found: list[str] = []
     inside = ""  # the type of the entity that the word before leaves open

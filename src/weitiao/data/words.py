@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 Tagged = tuple[Sequence[str], Sequence[str]]  # the words of a row and their tags; no tags where none are known
 Span = tuple[int, int]
 # Han, kana, their punctuation, full-width forms: scripts that are written without blanks, a word a character.
-_UNSPACED = re.compile("[\u3001-\u303f\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uffef\U00020000-\U0003ffff]")
+_UNSPACED = re.compile(
+    "[\u3001-\u303f\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uffef\U00020000-\U0003ffff]"
+)
 # Punctuation that Chinese and English share: no blank is put beside it.
 _SHARED = "\u00b7\u2014\u2018\u2019\u201c\u201d\u2026"
 _MARKS = ("▁", "Ġ")
@@ -147,7 +149,9 @@ def encode_words(
     over = lost = 0
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = rows[start : start + _BLOCK_ROWS]
-        for i, (own, (_, tags)) in enumerate(zip(pieces.of([row[0] for row in block]), block, strict=True), start=start):
+        for i, (own, (_, tags)) in enumerate(
+            zip(pieces.of([row[0] for row in block]), block, strict=True), start=start
+        ):
             total = sum(len(tokens) for tokens, _ in own)
             if total > room:
                 over += 1
