@@ -19,14 +19,8 @@ _SHOWN = 5
 # What a task needs, and how to come by it.
 _WANTED = {
     "classification": ("a text and a label", "Name the columns: data.text=COLUMN data.label=COLUMN"),
-    "sft": (
-        "conversations",
-        "Name the columns instruction and output, prompt and completion, messages, or conversations",
-    ),
-    "tokens": (
-        "words with a tag each",
-        "Name the columns tokens and tags, or give a word and its tag a line (.conll, .bio, .txt)",
-    ),
+    "sft": ("conversations", "Name the columns instruction/output, prompt/completion, messages, or conversations"),
+    "tokens": ("words with a tag each", "Name the columns tokens and tags, or give a word and its tag a line (.conll)"),
 }
 FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
 
