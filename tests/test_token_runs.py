@@ -133,7 +133,7 @@ def test_the_loss_of_a_step_is_transformers_mean_over_words(tag_options: dict[st
     assert batch["labels"].tolist() == [[-100, 3, 4, 0, 0, -100], [-100, 1, 2, -100, -100, -100]]
     assert task.count_targets(batch) == 6
     theirs = model(**batch).loss
-    assert float(task.loss(model, batch) / 6) == pytest.approx(float(theirs), rel=1e-6)
+    assert (task.loss(model, batch) / 6).item() == pytest.approx(theirs.item(), rel=1e-6)
     assert task.row_scores(model, batch).shape == (6, 5)
 
 
@@ -226,7 +226,7 @@ def test_predict_and_eval(tag_options: dict[str, Any], tmp_path: Path) -> None:
     unknown = write_jsonl(tmp_path / "unknown.jsonl", [{"tokens": ["好"], "tags": ["B-XYZ"]}])
     with pytest.raises(DataError, match=r"unknown\.jsonl:1: label 'B-XYZ' is unknown"):
         weitiao.eval(run.path, data=unknown)
-    done = CliRunner().invoke(app, ["predict", str(run.path), "--text", "孩子喜欢"])
+    done = CliRunner().invoke(app, ["predict", str(run.path), "--text", "推荐孩子看看"])
     assert json.loads(done.stdout)["entities"][0]["text"] == "孩子"
     shown = CliRunner().invoke(app, ["eval", str(run.path)])
     assert "  PER: f1 " in shown.stdout
@@ -307,7 +307,7 @@ def test_show_plan_and_best(tag_options: dict[str, Any]) -> None:
     [
         ("data", {"canaries": 2}, "data.canaries has no meaning for task=token_classification"),
         ("data", {"text_pair": "x"}, "data.text_pair has no meaning"),
-        ("data", {"streaming": True}, "data.streaming"),
+        ("data", {"streaming": True, "eval": "x"}, "data.streaming works with task=classification alone"),
         ("train", {"metric_for_best_model": "accuracy"}, "token_classification has f1, f1_macro"),
         ("train", {"class_weights": "balanced"}, "train.class_weights has no meaning"),
         ("method", {"type": "full", "top_k": "auto"}, "Give a number of layers"),

@@ -246,10 +246,12 @@ def test_e5_sees_characters_without_marks(e5: Path) -> None:
     tokens = tokenizer.convert_ids_to_tokens(encoded.row(0).tolist())
     assert tokens == ["<s>", "▁", *"江泽民在北京会见客人", "</s>"]
     assert np.flatnonzero(encoded.supervised).tolist() == list(range(2, 12))
-    by_library = tokenizer(ROWS[0][0], is_split_into_words=True)["input_ids"]
-    mark = tokenizer.convert_tokens_to_ids("▁")
+    by_library = tokenizer(ROWS[0][0], is_split_into_words=True).tokens()
+    assert "▁在" in by_library  # some characters have a token with the mark in it
     assert len(by_library) > 1.5 * len(tokens)
-    assert [i for i in by_library if i != mark] == [i for i in encoded.row(0).tolist() if i != mark]
+    # the lines of docs/ner.md
+    ids = tokenizer.convert_tokens_to_ids([token.removeprefix("▁") for token in by_library if token != "▁"])
+    assert ids == [i for i in encoded.row(0).tolist() if i != tokenizer.convert_tokens_to_ids("▁")]
 
 
 @pytest.mark.parametrize("model", ["multilingual-e5-small", "all-MiniLM-L6-v2"])
