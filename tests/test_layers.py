@@ -11,6 +11,7 @@ LAYERS = {
     "lock": 0,
     "section": 0,
     "method_config": 0,
+    "task_config": 0,
     "config": 0,
     "compare_config": 0,
     "overrides": 0,

@@ -143,7 +143,7 @@ def data_show(
     n: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Training rows as the model gets them; what a causal_lm learns is coloured."""
+    """Training rows as the model gets them; what a causal_lm learns is coloured, words have their tags."""
     from weitiao.config import RunConfig
     from weitiao.overrides import load
     from weitiao.training.show import show
@@ -161,7 +161,7 @@ def data_show(
         label = f", label {row['label']}" if "label" in row else ""
         counts = f"{row['num_tokens']} tokens, {row['num_targets']} learnt" if "num_targets" in row else f"{row['num_tokens']} tokens{label}"  # fmt: skip
         console.print(Text(f"--- {row['id']}: {counts}", style="bold"))
-        console.print(Text.assemble(*((p["text"], "green" if p["learnt"] else "dim") for p in row["pieces"])))
+        console.print(Text.assemble(*(_piece(piece) for piece in row["pieces"])))
 
 
 @app.command()
@@ -230,7 +230,8 @@ def predict(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="causal_lm: longest answer.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Label texts, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it is written."""
+    """Label texts, find their entities, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it
+    is written."""
     from weitiao.artifact import RunDir
     from weitiao.inference import predict as label
 
@@ -304,6 +305,14 @@ def env(as_json: Json = False) -> None:
         print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), end="")
 
 
+def _piece(piece: dict[str, Any]) -> tuple[str, str]:
+    """A stretch of a training row and its colour: a token that begins an entity, or is in one, shows its tag."""
+    tag = piece.get("tag")
+    if tag in (None, "O"):
+        return piece["text"] + (" " if tag else ""), "green" if piece["learnt"] and tag is None else "dim"
+    return f"{piece['text']}/{tag} ", "green"
+
+
 def _progress() -> Any:
     from weitiao.progress import Progress
 
@@ -331,3 +340,6 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
     for name, values in metrics.get("per_class", {}).items():
         print(f"  {name}: precision {values['precision']:.4f}, recall {values['recall']:.4f}, {values['rows']:,} rows")
+    for name, values in metrics.get("per_type", {}).items():
+        found = ", ".join(f"{key} {values[key]:.4f}" for key in ("f1", "precision", "recall"))
+        print(f"  {name}: {found}, {values['entities']:,} entities")

@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from weitiao.method_config import FullConfig, MethodConfig
 from weitiao.section import Section
+from weitiao.task_config import Task, refuse_foreign_options, refuse_foreign_top_k, with_task_defaults
 
 
 class DataConfig(Section):
@@ -19,6 +20,10 @@ class DataConfig(Section):
     text_pair: str | None = Field(None, description="Column with the second text of a pair.")
     label: str | None = Field(
         None, description="Column with the label: strings, integers or booleans; without it, told from the names."
+    )
+    tag_scheme: Literal["auto", "iob1"] = Field(
+        "auto",
+        description="token_classification: auto reads BIO, BIOES, BILOU and BMES; iob1: I- may begin an entity (CoNLL 2003).",
     )
     streaming: bool = Field(
         False, description="Read training rows as they are needed, for data larger than the disk; see docs/data.md."
@@ -38,7 +43,8 @@ class DataConfig(Section):
     )
     max_length: int = Field(512, ge=4, description="Longest input in tokens.")
     over_length: Literal["truncate", "drop", "fail", "window"] = Field(
-        "truncate", description="What happens to longer texts: cut, left out, refused, or cut into windows."
+        "truncate",
+        description="What happens to longer texts: cut, left out, refused, or cut into windows (token_classification's default).",
     )
     bad_rows: Literal["fail", "skip"] = Field(
         "fail", description="Rows that cannot be used: refuse the data, or write them to rejected.jsonl and go on."
@@ -177,10 +183,13 @@ class TrainConfig(Section):
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
     eval_tokens_per_batch: int = Field(2048, ge=8, description="Padded tokens an evaluation batch may hold.")
     metric_for_best_model: Literal[
-        "accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc", "perplexity", "token_accuracy"
+        "accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc", "perplexity", "token_accuracy", "f1", "precision",
+        "recall",
     ] = Field(
-        "accuracy", description="The metric that picks the best evaluation; with causal_lm log_loss unless given."
-    )
+        "accuracy",
+        description="The metric that picks the best evaluation; unless given, causal_lm takes log_loss and "
+        "token_classification f1.",
+    )  # fmt: skip
     generate_rows: int = Field(
         4, ge=0, description="causal_lm: held-out rows answered at the end, by the base and by what was trained."
     )
@@ -239,50 +248,6 @@ class OutputConfig(Section):
     dir: str = Field(description="The run folder. It must not exist yet.")
 
 
-Task = Literal["classification", "causal_lm"]
-# What a task's loss and data give no meaning to; setting it is a mistake, not a wish.
-_FOREIGN = {
-    "classification": ("data.chat_template", "data.train_on_prompt", "train.generate_rows", "train.max_new_tokens"),
-    "causal_lm": (
-        "data.text",
-        "data.text_pair",
-        "data.label",
-        "data.canaries",
-        "data.general_text",
-        "train.class_weights",
-    ),
-}
-_METRICS = {
-    "classification": {"accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"},
-    "causal_lm": {"log_loss", "perplexity", "token_accuracy"},
-}
-
-
-def with_task_defaults(value: Any) -> Any:
-    """Before validation: a causal_lm's metric is its loss unless another one is given."""
-    if isinstance(value, dict) and value.get("task") == "causal_lm":
-        train = value.get("train") or {}
-        if isinstance(train, dict):
-            return {**value, "train": {"metric_for_best_model": "log_loss", **train}}
-    return value
-
-
-def refuse_foreign_options(task: Task, data: DataConfig, train: TrainConfig) -> None:
-    """Raise ValueError for options that mean nothing to the task, or that it cannot do yet."""
-    sections: dict[str, Section] = {"data": data, "train": train}
-    for path in _FOREIGN[task]:
-        section, _, name = path.partition(".")
-        if getattr(sections[section], name) != type(sections[section]).model_fields[name].default:
-            raise ValueError(f"{path} has no meaning for task={task}. Leave it out")
-    if train.metric_for_best_model not in _METRICS[task]:
-        known = ", ".join(sorted(_METRICS[task]))
-        raise ValueError(f"train.metric_for_best_model={train.metric_for_best_model}: {task} has {known}")
-    if task == "causal_lm" and data.over_length == "window":
-        raise ValueError("data.over_length=window cuts answers from their questions. Use truncate, drop or fail")
-    if task == "causal_lm" and data.streaming:
-        raise ValueError("data.streaming works with task=classification alone. Leave it out")
-
-
 def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainConfig) -> None:
     """Raise ValueError for options that the method cannot work with."""
     if getattr(method, "init_lora_weights", None) == "eva" and data.streaming:
@@ -306,7 +271,10 @@ class RunConfig(Section):
     """One training run."""
 
     model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
-    task: Task = Field("classification", description="What the model learns: a label, or (causal_lm) to answer.")
+    task: Task = Field(
+        "classification",
+        description="What the model learns: a label, (causal_lm) to answer, or (token_classification) tags of words.",
+    )
     data: DataConfig
     method: MethodConfig = Field(FullConfig(), description="How the model is adapted.")
     train: TrainConfig = Field(default_factory=TrainConfig)
@@ -320,8 +288,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _options_of_the_task(self) -> "RunConfig":
         refuse_foreign_options(self.task, self.data, self.train)
-        if self.task == "causal_lm" and self.method.top_k is not None:
-            raise ValueError("method.top_k works with task=classification alone. Leave it out")
+        refuse_foreign_top_k(self.task, self.method.top_k)
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from weitiao.config import RunConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import Side, usable
 from weitiao.data.read import Row, read_rows
+from weitiao.data.words import joined, split
 from weitiao.errors import DataError
 
 _ROWS_AT_ONCE = 4096
@@ -46,11 +47,16 @@ class Predictor:
             raise pretrained.cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
         self.model = model.to(resolved.device)
 
-    def scores(self, texts: Sequence[str], pairs: Sequence[str] | None = None, labels: Sequence[str] = ()) -> Scored:
-        """Logits [N, C] in the order of ``texts``, and the encoded rows. Longer texts are cut, or averaged by window."""
+    def scores(self, texts: Sequence[Any], pairs: Sequence[str] | None = None, labels: Sequence[str] = ()) -> Scored:
+        """Logits [N, C] in the order of ``texts`` (of all their words), and the encoded rows.
+
+        Longer texts are cut, or averaged by window.
+        """
         from weitiao.training.evaluate import score
 
         over_length = "window" if self.config.data.over_length == "window" else "truncate"
+        if self.task.KIND == "tokens" and self.config.data.over_length != "truncate":
+            over_length = "window"  # no word goes without an answer
         # the saved tokenizer has the chat template that the run was given
         changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
         data = self.config.data.model_copy(update=changed)
@@ -58,10 +64,18 @@ class Predictor:
         budget = self.config.train.eval_tokens_per_batch
         return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
 
-    def answers(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """{"label", "score", "probabilities"} a text."""
+    def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """{"label", "score", "probabilities"} a text; from a run of token_classification {"text", "entities", "words", "tags"}.
+
+        For the latter a text may be a list of words; others are cut into words, Chinese into characters.
+        """
         if not texts:
             return []
+        if self.task.KIND == "tokens":
+            placed = [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
+            rows = [[text[start:end] for start, end in spans] for text, spans in placed]
+            scores, _ = self.scores([(words, ()) for words in rows])
+            return list(self.task.decode(rows, scores, self.names, placed))
         return self.task.decode(self.scores(texts, pairs)[0], self.names)  # type: ignore[no-any-return]
 
     def replies(
@@ -97,7 +111,8 @@ def predict(
         told: causal_lm: called with pieces of the answers as they are made.
 
     Returns:
-        One {"label", "score", "probabilities"} a text, or {"answer"}; for rows of a file also their "id" and the row as
+        One {"label", "score", "probabilities"} a text, or {"answer"}, or {"text", "entities", "words", "tags"}, where an
+        entity has its type, text, start and end (characters of the text) and score; for rows of a file also their "id" and the row as
         "input". With ``output`` an empty list.
 
     Raises:
@@ -171,9 +186,10 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     table = usable(str(data), config.data, predictor.task.KIND)
     side = Side(table, np.arange(len(table)))
     labels = side.labels
-    unknown = next((i for i, label in enumerate(labels) if names and label not in names), None)
+    given = [tags for _, tags in side.tagged] if table.kind == "tokens" else [[label] for label in labels]
+    unknown = next(((i, one) for i, own in enumerate(given) for one in own if names and one not in names), None)
     if unknown is not None:
-        found = f"{side.ids[unknown]}: label '{labels[unknown]}' is unknown"
+        found = f"{side.ids[unknown[0]]}: label '{unknown[1]}' is unknown"
         raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")
     texts, pairs = predictor.task.rows_of(side)
     scores, encoded = predictor.scores(texts, pairs, labels)
@@ -190,16 +206,30 @@ def _answer_rows(predictor: Predictor, rows: Iterator[Row], columns: Sequence[st
         for row in block:
             for column in columns:
                 value = row.fields.get(column)
+                if predictor.task.KIND == "tokens" and _has_words(row, column):
+                    continue
                 if not isinstance(value, str) or not value.strip():
                     raise DataError(
                         f"{row.id}: no text in the column '{column}'. Found: {', '.join(map(str, row.fields))}.\n"
                         f"Expected the columns that the run was trained on: {', '.join(columns)}.\n"
                         f"Rename the column to '{column}'."
                     )
-        answers = predictor.answers(*([row.fields[column] for row in block] for column in columns))
+        answers = predictor.answers(*([_text_of(row, column) for row in block] for column in columns))
         yield from (
             {"id": row.id, **answer, "input": to_plain(row.fields)} for row, answer in zip(block, answers, strict=True)
         )
+
+
+def _has_words(row: Row, column: str) -> bool:
+    """Whether a row has what a run of token_classification reads: a list of words, or a text."""
+    value = _text_of(row, column)
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) and text for text in texts) and any(text.strip() for text in texts)
+
+
+def _text_of(row: Row, column: str) -> Any:
+    """The column's value; ``text`` stands in for words that are not there."""
+    return row.fields.get(column, row.fields.get("text"))
 
 
 def _reply_rows(

@@ -5,15 +5,15 @@ from typing import Any
 
 from weitiao.config import RunConfig
 
-_FULL = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+_FULL = """from transformers import {auto}, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("model")
+model = {auto}.from_pretrained("model")
 tokenizer = AutoTokenizer.from_pretrained("model")"""
-_LORA = """from peft import AutoPeftModelForSequenceClassification
+_LORA = """from peft import {auto}
 from transformers import AutoTokenizer
 
 id2label = {id2label}
-model = AutoPeftModelForSequenceClassification.from_pretrained("model", num_labels={count}, id2label=id2label)
+model = {auto}.from_pretrained("model", num_labels={count}, id2label=id2label)
 tokenizer = AutoTokenizer.from_pretrained("model")"""
 _CHAT = """from {package} import {auto}
 from transformers import AutoTokenizer
@@ -41,7 +41,11 @@ def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dic
         code = _CHAT.format(package=package[0], auto=package[1], most=config.train.max_new_tokens)
         what = "Answers in conversations"
     else:
-        code = _LORA.format(id2label=names, count=len(names)) if config.method.type != "full" else _FULL
+        kind = "ForTokenClassification" if config.task == "token_classification" else "ForSequenceClassification"
+        if config.method.type != "full":
+            code = _LORA.format(auto=f"AutoPeftModel{kind}", id2label=names, count=len(names))
+        else:
+            code = _FULL.format(auto=f"AutoModel{kind}")
         what = f"{config.task} of the labels {', '.join(summary['label_names'])}"
     chosen = "\n**The evaluation rows also chose the step that was kept**, so these figures are optimistic.\n"
     return f"""# {config.model}, fine-tuned ({config.method.type})
@@ -52,13 +56,24 @@ def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dic
 
 | metric on {metrics["num_rows"]:,} held-out rows {head}
 {rows}
-{chosen if summary["selected_on_eval"] else ""}
+{_types(metrics)}{chosen if summary["selected_on_eval"] else ""}
 {_answers(samples)}```python
 {code}
 ```
 
 All options: `config.yaml`. What was measured: `summary.json`. What happened to the data: `data_report.json`.
 """
+
+
+def _types(metrics: dict[str, Any]) -> str:
+    """The entities of each type, as a table."""
+    if "per_type" not in metrics:
+        return ""
+    rows = "".join(
+        f"| {name} | {found['f1']:.4f} | {found['precision']:.4f} | {found['recall']:.4f} | {found['entities']:,} |\n"
+        for name, found in metrics["per_type"].items()
+    )
+    return f"\n| type | f1 | precision | recall | entities |\n|---|---|---|---|---|\n{rows}"
 
 
 def _answers(samples: Iterable[dict[str, Any]]) -> str:

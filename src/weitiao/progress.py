@@ -82,7 +82,7 @@ class Progress:
 
 
 def _quality(metrics: dict[str, Any]) -> str:
-    name = "accuracy" if "accuracy" in metrics else "log_loss"
+    name = next(name for name in ("accuracy", "f1", "log_loss") if name in metrics)
     return f"{name} {metrics[name]:.4f}"
 
 

@@ -20,11 +20,12 @@ from weitiao.data.findings import DataReport, Finding, Lengths, inspect
 from weitiao.data.page import report_page
 from weitiao.data.prepare import Side
 from weitiao.data.table import Table, build
+from weitiao.data.words import word_lengths
 from weitiao.errors import DataError
 from weitiao.overrides import load, read_yaml
 
 Say = Callable[[str], None]
-_VERSION = 4
+_VERSION = 5
 
 
 def check(
@@ -115,6 +116,9 @@ def _lengths(config: DataConfig, tokenizer: Any, table: Table) -> Lengths:
     """See :data:`weitiao.data.findings.Lengths`. Without a chat template, a conversation is counted as a pair of texts."""
     if table.kind == "sft" and (config.chat_template or tokenizer.chat_template):
         return chat_lengths(Side(table, np.arange(len(table))).conversations, chat_of(config, tokenizer))
+    if table.kind == "tokens":
+        counts = word_lengths([words for words, _ in Side(table, np.arange(len(table))).tagged], tokenizer)
+        return counts, counts, counts
     texts, pairs = table.column("text"), table.column("text_pair")
     counts = token_lengths(texts, pairs if pairs and pairs[0] is not None else None, tokenizer)
     return counts, token_lengths(texts, None, tokenizer) if table.kind == "sft" else counts, counts

@@ -18,6 +18,7 @@ _PAIRS = (
     ("text", "text_pair"),
 )
 _ASK = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("input", "output"))
+_WORDS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "pos_tags")
 
 
@@ -49,11 +50,13 @@ def detect(
                 f"no column '{name}'. Found: {', '.join(map(str, fields)) or 'none'}.\nExpected a column named by {option}.\n"
                 f"Name the right one: {option}=COLUMN"
             )
-    if text is None and label is None:
-        if found := _conversation(fields):
-            return found
-        if "tokens" in fields and (tags := _first(fields, _TAGS)):
-            return Format("tokens and tags", "tokens", ("tokens", tags), f"columns 'tokens' and '{tags}'")
+    if text is None and label is None and (found := _conversation(fields)):
+        return found
+    words, tags = text or _first(fields, _WORDS), label or _first(fields, _TAGS)
+    if words is not None and tags is not None:
+        lists = isinstance(fields[words], list) and isinstance(fields[tags], list)
+        if lists or (text is None and label is None and _first(fields, _TEXT) is None):
+            return Format("tokens and tags", "tokens", (words, tags), f"columns '{words}' and '{tags}'")
     pair = next((p for p in _PAIRS if set(p) <= set(fields)), None) if text is None and text_pair is None else None
     chosen_text = text or (pair[0] if pair else _first(fields, _TEXT))
     chosen_label = label or _first([name for name in fields if name != chosen_text], _LABEL)

@@ -35,7 +35,9 @@ class Encoded:
         owner: int64 [N]: which input each row came from; several rows share an owner when texts are cut into windows,
             and inputs that were left out own none.
         states: [T, H], what a frozen prefix of the model makes of ``flat`` (training/prefix.py).
-        supervised: bool [T], which tokens a causal model learns to predict.
+        supervised: bool [T], which tokens a causal model learns to predict, or which carry the tag of a word.
+        words: int64 [W], the class of every word of rows of words; row i has ``words[word_offsets[i]:word_offsets[i + 1]]``,
+            of which those that truncation cut come last and have no token. ``word_offsets``: int64 [N + 1].
     """
 
     flat: NDArray[np.int32]
@@ -47,6 +49,8 @@ class Encoded:
     tokens_lost: int = 0
     states: Any = None
     supervised: NDArray[np.bool_] | None = None
+    words: NDArray[np.int64] | None = None
+    word_offsets: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -65,9 +69,20 @@ class Encoded:
         return self.types[self.offsets[i] : self.offsets[i + 1]]
 
     @property
-    def gold(self) -> NDArray[np.int64]:
-        """One class index an owner, in order; empty when the rows are unlabelled."""
-        return self.labels[np.unique(self.owner, return_index=True)[1]] if len(self.labels) else self.labels
+    def gold(self) -> Any:
+        """One class index an owner, in order, empty when the rows are unlabelled; of rows of words, their classes."""
+        firsts = np.unique(self.owner, return_index=True)[1]
+        if self.words is not None and self.word_offsets is not None:
+            return np.split(self.words, self.word_offsets[firsts[1:]])
+        return self.labels[firsts] if len(self.labels) else self.labels
+
+    @property
+    def scored(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Where the scores of each row begin, how many it has, and how many places there are: one a row, or one a word."""
+        if self.words is None or self.word_offsets is None or self.supervised is None:
+            return np.arange(len(self)), np.ones(len(self), dtype=np.int64), len(self)
+        carried = np.concatenate([[0], np.cumsum(self.supervised)])[self.offsets]
+        return self.word_offsets[:-1], np.diff(carried), len(self.words)
 
     @property
     def kept(self) -> NDArray[np.int64]:

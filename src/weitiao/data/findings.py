@@ -12,6 +12,7 @@ from weitiao.data.near import near_pairs
 from weitiao.data.prepare import FEW_EMPTY, Side, groups_of
 from weitiao.data.suspicious import has_control, has_replacement, is_mojibake, script_of
 from weitiao.data.table import EMPTY, Table, build
+from weitiao.data.tags import count_entities
 
 Severity = Literal["error", "warning", "info"]
 Say = Callable[[str], None]
@@ -80,6 +81,9 @@ def inspect(
     if table.kind == "classification":
         labels = dict(sorted(Counter(table.column("label")).items(), key=lambda item: -item[1]))
         findings += _labels(table, labels)
+    if table.kind == "tokens":
+        labels = count_entities(tags for _, tags in Side(table, np.arange(len(table))).tagged)
+        findings += _types(table, labels)
     findings += _equal(table, config)
     if config.near_duplicates != "off":
         say("looking for near-duplicates")
@@ -182,9 +186,21 @@ def _labels(table: Table, counts: dict[str, int]) -> list[Finding]:
     return findings
 
 
+def _types(table: Table, counts: dict[str, int]) -> list[Finding]:
+    """``counts``: entities of each type."""
+    if not counts:
+        return [Finding("no_entities", "error", len(table), "no word has a tag other than O", "name the column of the tags: data.label=COLUMN")]  # fmt: skip
+    rare = [kind for kind, n in counts.items() if n < 10]
+    if not rare:
+        return []
+    names = ", ".join(f"{kind!r} ({counts[kind]})" for kind in rare[:8])
+    few = f"types with fewer than 10 entities: {names}"
+    return [Finding("rare_types", "warning", len(rare), few, "add rows, merge types, or leave them out")]
+
+
 def _equal(table: Table, config: DataConfig) -> list[Finding]:
     findings = []
-    if table.kind == "classification":
+    if table.kind in ("classification", "tokens"):
         _, is_first, conflicting = groups_of(Side(table, np.arange(len(table))))
     else:
         is_first, conflicting = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
@@ -192,7 +208,7 @@ def _equal(table: Table, config: DataConfig) -> list[Finding]:
     again = np.flatnonzero(~is_first).tolist()
     if again:
         exact = len(table) - len(
-            table.rows.select(["text", "text_pair", "label"]).group_by(["text", "text_pair", "label"]).aggregate([])
+            table.rows.select(columns := ["text", "text_pair", "label", "messages"]).group_by(columns).aggregate([])
         )
         same = f"{exact:,} of them letter for letter with the same label"
         findings.append(_finding("duplicates", "warning", table, again, f"rows whose text stood before ({same})", f"data.duplicates={config.duplicates} applies; none is ever on both sides of a split"))  # fmt: skip

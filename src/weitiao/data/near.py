@@ -3,11 +3,15 @@
 Source: Broder 1997, "On the resemblance and containment of documents"; the index is datasketch's.
 """
 
+import hashlib
+import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from weitiao import catalogue
+from weitiao.artifact import write_atomic
 from weitiao.data.table import text_key
 
 NGRAM = 3
@@ -86,3 +90,12 @@ def _signature(text: str) -> tuple[Any, frozenset[str]]:
     signature = _blank().copy()
     signature.update_batch([gram.encode("utf-8", "surrogatepass") for gram in grams])
     return signature, grams
+
+
+def kept_pairs(identity: bytes, find: Callable[[], Iterable[tuple[int, int, float]]]) -> list[tuple[int, int, float]]:
+    """What ``find`` gives for the texts that ``identity`` stands for, kept in the cache: it is the slowest part of a start."""
+    file = catalogue.home() / "near" / f"{hashlib.sha256(identity).hexdigest()[:16]}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(list(find())))
+    return [(i, j, alike) for i, j, alike in json.loads(file.read_text(encoding="utf-8"))]

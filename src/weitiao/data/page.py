@@ -52,7 +52,11 @@ def _plots(report: DataReport) -> list[str]:
         shown = list(report.label_counts.items())[:40]
         bars = go.Figure(go.Bar(x=[str(label) for label, _ in shown], y=[n for _, n in shown]))
         bars.update_xaxes(type="category")
-        bars.update_layout(title="Rows a label", height=300, margin={"l": 50, "r": 15, "t": 45, "b": 40})
+        bars.update_layout(
+            title="Entities a type" if report.format["kind"] == "tokens" else "Rows a label",
+            height=300,
+            margin={"l": 50, "r": 15, "t": 45, "b": 40},
+        )
         figures.append(bars)
     return [
         f.to_html(full_html=False, include_plotlyjs=i == 0, config={"displayModeBar": False, "responsive": True})

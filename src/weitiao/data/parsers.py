@@ -1,7 +1,9 @@
 """One parser a file ending: a file -> (line, record) pairs, or :class:`Bad` where a record cannot be parsed."""
 
 import csv
+import itertools
 import json
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from weitiao.errors import DataError
 # A field longer than csv's 128 KB default is a long document, not an error.
 csv.field_size_limit(1 << 30)
 _SHOWN = 120
+_TAG = re.compile(r"O|[BIMELSU]-\S+")
+_LOOKED_AT = 200  # lines of a text file, to tell whether it holds tagged words
 
 
 @dataclass(frozen=True)
@@ -180,14 +184,14 @@ def whole_text(source: Source, encoding: str, errors: str) -> Parsed:
 
 
 def _conll(source: Source, encoding: str, errors: str) -> Parsed:
-    """Lines of token and tag (first and last column); a blank line ends a sentence."""
+    """Lines of token and tag (first and last column, blanks or tabs between); a blank line ends a sentence."""
     tokens: list[str] = []
     tags: list[str] = []
     first, broken = 0, False
     with source.path.open(encoding=encoding, errors=errors) as file:
-        for number, line in enumerate([*file, "\n"], start=1):
-            parts = line.split()
-            if not parts:
+        for number, line in enumerate(itertools.chain(file, ("\n",)), start=1):
+            parts = _columns(line)
+            if not line.strip():
                 if tokens and not broken:
                     yield first, {"tokens": tokens, "ner_tags": tags}
                 tokens, tags, broken = [], [], False
@@ -198,6 +202,19 @@ def _conll(source: Source, encoding: str, errors: str) -> Parsed:
                 first = number if not tokens else first
                 tokens.append(parts[0])
                 tags.append(parts[-1])
+
+
+def _columns(line: str) -> list[str]:
+    """A full-width blank may be a token, so only blanks and tabs part columns."""
+    return re.split("[ \t]+", line.strip(" \t\r\n"))
+
+
+def holds_tags(source: Source, encoding: str, errors: str) -> bool:
+    """Whether a text file looks like token and tag a line: so do all of its first lines."""
+    with source.path.open(encoding=encoding, errors=errors) as file:
+        lines = [_columns(line) for line in itertools.islice(file, _LOOKED_AT) if line.strip()]
+    lines = [columns for columns in lines if columns[0] != "-DOCSTART-"]
+    return bool(lines) and all(len(columns) > 1 and _TAG.fullmatch(columns[-1]) for columns in lines)
 
 
 def _yaml(source: Source, encoding: str, errors: str) -> Parsed:
@@ -274,6 +291,7 @@ TEXT: dict[str, Callable[[Source, str, str], Parsed]] = {
     "jsonl": _jsonl,
     "txt": _text_lines,
     "conll": _conll,
+    "bio": _conll,
     "yml": _yaml,
     "yaml": _yaml,
 }

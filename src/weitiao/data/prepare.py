@@ -1,22 +1,27 @@
 """Tables -> two sides that share no text. Every row that goes is counted, by reason."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weitiao import catalogue
-from weitiao.artifact import write_atomic
 from weitiao.config import DataConfig
-from weitiao.data.near import near_pairs
+from weitiao.data.near import kept_pairs, near_pairs
 from weitiao.data.table import EMPTY, Indices, Table, build
+from weitiao.data.tags import tag_names
 from weitiao.errors import DataError
 
 _SHOWN = 5
+# What a task needs, and how to come by it.
+_WANTED = {
+    "classification": ("a text and a label", "Name the columns: data.text=COLUMN data.label=COLUMN"),
+    "sft": ("conversations", "Name the columns instruction/output, prompt/completion, messages, or conversations"),
+    "tokens": ("words with a tag each", "Name the columns tokens and tags, or give a word and its tag a line (.conll)"),
+}
 FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
 
 
@@ -44,6 +49,21 @@ class Side:
     def conversations(self) -> list[list[dict[str, str]]]:
         """The messages [{role, content}] of each row, of rows that are conversations."""
         return [json.loads(text) for text in self.table.column("messages", self.rows)]
+
+    @property
+    def tagged(self) -> list[tuple[list[str], list[str]]]:
+        """The words and their BIO tags of each row, of rows that are words."""
+        return [(words, tags) for words, tags in map(json.loads, self.table.column("messages", self.rows))]
+
+    @property
+    def answers(self) -> list[str]:
+        """What is to be predicted of each row, as a text: its label, or the tags of its words."""
+        return [" ".join(tags) for _, tags in self.tagged] if self.table.kind == "tokens" else self.labels
+
+    @property
+    def every_label(self) -> Iterator[str]:
+        """The labels of all rows, or the tags of all words."""
+        return (tag for _, tags in self.tagged for tag in tags) if self.table.kind == "tokens" else iter(self.labels)
 
     @property
     def whole_texts(self) -> list[str]:
@@ -105,16 +125,19 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     train, near = _without_near(train, evaluation, config)
     if config.train_size is not None:
         train = _sample(train, config.train_size, config)
-    names = sort_labels(set(train.labels)) if kind == "classification" else ()
-    unknown = set(evaluation.labels) - set(names) if names else set()
+    names: tuple[str, ...] = ()
+    if kind != "sft":
+        known = set(train.every_label)
+        names = tag_names(known) if kind == "tokens" else sort_labels(known)
+    unknown = set(evaluation.every_label) - set(names) if names else set()
     if unknown:
         raise DataError(
             f"The evaluation rows have labels that no training row has: {sorted(unknown)}.\nExpected: {list(names)}.\n"
             "Add training rows for them, or correct the labels."
         )
-    if (kind == "classification" and len(names) < 2) or not len(train) or not len(evaluation):
-        labels = f" with the labels {list(names)}" if kind == "classification" else ""
-        wanted = "two labels" if kind == "classification" else "one training row"
+    if (kind != "sft" and len(names) < 2) or not len(train) or not len(evaluation):
+        labels = "" if kind == "sft" else f" with the labels {list(names)}"
+        wanted = {"classification": "two labels", "tokens": "one entity"}.get(kind, "one training row")
         raise DataError(
             f"After the policies {len(train)} training rows{labels} and {len(evaluation)} evaluation rows are left.\n"
             f"Expected at least {wanted} and one evaluation row.\n"
@@ -125,8 +148,8 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
         "near_duplicates": near,
         "num_train_rows": len(train),
         "num_eval_rows": len(evaluation),
-        "label_counts_train": _counts(train, names),
-        "label_counts_eval": _counts(evaluation, names),
+        "label_counts_train": label_counts(train, names),
+        "label_counts_eval": label_counts(evaluation, names),
     }
     return Prepared(train, evaluation, names, counts)
 
@@ -147,7 +170,8 @@ def prepare_evaluation(config: DataConfig) -> Prepared:
             "run name all labels.\nAdd rows of the others."
         )
     form = {key: table.facts[key] for key in ("name", "reason", "columns", "encodings")}
-    counts = {"eval": report, "format": form, "num_eval_rows": len(side), "label_counts_eval": _counts(side, names)}
+    in_eval = {"num_eval_rows": len(side), "label_counts_eval": label_counts(side, names)}
+    counts = {"eval": report, "format": form, **in_eval}
     return Prepared(side.keep(np.zeros(len(side), dtype=bool)), side, names, counts)
 
 
@@ -167,12 +191,9 @@ def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classific
             f"{spec}. See them all: weitiao data check {spec}\nOr leave them out, counted: data.bad_rows=skip"
         )
     if table.kind != kind:
-        wanted = {"classification": "a text and a label", "sft": "conversations"}[kind]
-        fix = {
-            "classification": "Name the columns: data.text=COLUMN data.label=COLUMN",
-            "sft": "Name the columns instruction and output, prompt and completion, messages, or conversations",
-        }[kind]
-        other = ", or learn to answer: task=causal_lm" if table.kind == "sft" else ""
+        wanted, fix = _WANTED[kind]
+        tasks = {"sft": "to answer: task=causal_lm", "tokens": "the tags: task=token_classification"}
+        other = f", or learn {tasks[table.kind]}" if table.kind in tasks else ""
         raise DataError(
             f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted}.\n{fix}{other}."
         )
@@ -190,12 +211,13 @@ def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
 def groups_of(
     side: Side, keys: NDArray[np.void] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """For every row: its group of equal texts, whether it is the group's first, whether the group has two labels.
+    """For every row: its group of equal texts, whether it is the group's first, whether the group has two labels (or tags).
 
     ``keys``: what makes rows equal, instead of their texts.
     """
     _, first, group = np.unique(side.keys if keys is None else keys, return_index=True, return_inverse=True)
-    codes = np.unique(np.array(side.labels, dtype=object).astype(str), return_inverse=True)[1]
+    numbers: dict[str, int] = {}
+    codes = np.array([numbers.setdefault(answer, len(numbers)) for answer in side.answers], dtype=np.int64)
     low, high = np.full(len(first), len(codes)), np.full(len(first), -1)
     np.minimum.at(low, group, codes)
     np.maximum.at(high, group, codes)
@@ -207,7 +229,7 @@ def groups_of(
 def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, dict[str, Any]]:
     group, is_first, conflicting = groups_of(side)
     examples = [
-        {"text": side.table.column("text", members[:1])[0][:80], "rows": dict(zip(side.table.ids(members), side.table.column("label", members), strict=True))}
+        {"text": side.table.column("text", members[:1])[0][:80], "rows": dict(zip(side.table.ids(members), Side(side.table, members).answers, strict=True))}
         for members in (side.rows[group == g] for g in np.unique(group[conflicting])[:_SHOWN])
     ]  # fmt: skip
     if conflicting.any() and config.conflicts == "fail":
@@ -236,7 +258,7 @@ def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, dict[str, Any
 def _first_of_label(side: Side, group: NDArray[np.int64]) -> NDArray[np.bool_]:
     seen: set[tuple[int, str]] = set()
     first = np.zeros(len(side), dtype=bool)
-    for i, pair in enumerate(zip(group.tolist(), side.labels, strict=True)):
+    for i, pair in enumerate(zip(group.tolist(), side.answers, strict=True)):
         first[i] = pair not in seen
         seen.add(pair)
     return first
@@ -246,7 +268,10 @@ def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Si
     """The training side without rows nearly equal to an evaluation row, and what was found."""
     if config.near_duplicates == "off":
         return train, {"policy": "off"}
-    pairs = _near_pairs(train, evaluation, config.near_threshold)
+    pairs = kept_pairs(
+        f"{config.near_threshold} {len(train)}".encode() + train.keys.tobytes() + evaluation.keys.tobytes(),
+        lambda: near_pairs(evaluation.whole_texts, train.whole_texts, config.near_threshold),
+    )
     close = sorted({i for i, _, _ in pairs})
     ids, held = train.ids, evaluation.ids
     report = {
@@ -263,19 +288,10 @@ def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Si
     return train.keep(mask), report
 
 
-def _near_pairs(train: Side, evaluation: Side, threshold: float) -> list[tuple[int, int, float]]:
-    """(position in train, position in evaluation, similarity); kept, since it is the slowest part of a start."""
-    digest = hashlib.sha256(f"{threshold} {len(train)}".encode() + train.keys.tobytes() + evaluation.keys.tobytes())
-    file = catalogue.home() / "near" / f"{digest.hexdigest()[:16]}.json"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(list(near_pairs(evaluation.whole_texts, train.whole_texts, threshold))))
-    return [(i, j, alike) for i, j, alike in json.loads(file.read_text(encoding="utf-8"))]
-
-
-def _counts(side: Side, names: tuple[str, ...]) -> dict[str, int]:
-    labels = side.labels
-    return {name: labels.count(name) for name in names}
+def label_counts(side: Side, names: Sequence[str]) -> dict[str, int]:
+    """Rows of each label, or words of each tag."""
+    found = Counter(side.every_label)
+    return {name: found[name] for name in names}
 
 
 def _by_label(side: Side, seed: int) -> dict[str, NDArray[np.int64]]:

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from weitiao.data.encoding import encoding_of, first_block
-from weitiao.data.parsers import BINARY, TEXT, Bad, Parsed, short, whole_text
+from weitiao.data.parsers import BINARY, TEXT, Bad, Parsed, holds_tags, short, whole_text
 from weitiao.data.source import Source, Sources, find
 from weitiao.errors import DataError
 
@@ -74,6 +74,8 @@ def _parse(source: Source, lenient: bool) -> Parsed:
     reader = TEXT[source.ending]
     if not source.by_line:
         reader = whole_text
+    elif source.ending == "txt" and source.label is None and holds_tags(source, encoding, errors):
+        reader = TEXT["conll"]
     return _without_surrogates(reader(source, encoding, errors), source)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from weitiao import catalogue
 from weitiao.errors import DataError
 
-ENDINGS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "txt", "conll", "yml", "yaml")
+ENDINGS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "txt", "conll", "bio", "yml", "yaml")
 
 
 @dataclass(frozen=True)

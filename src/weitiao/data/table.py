@@ -26,9 +26,11 @@ from weitiao.data.detect import Format, detect, to_messages
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Row, encodings, read_records
 from weitiao.data.source import find
+from weitiao.data.tags import Scheme, to_bio
+from weitiao.data.words import joined
 from weitiao.errors import DataError
 
-_VERSION = 3  # of what is written; a change makes every cached table anew
+_VERSION = 4  # of what is written; a change makes every cached table anew
 _BLOCK_ROWS = 4096
 _SCHEMA = pyarrow.schema(
     [
@@ -125,7 +127,7 @@ def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") ->
     """
     sources = find(spec)
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
-    columns = [config.text, config.label, config.text_pair]
+    columns = [config.text, config.label, config.text_pair, config.tag_scheme]
     identity = [_VERSION, sources.sample, columns, [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files]]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     folder = catalogue.home() / "tables" / digest
@@ -176,7 +178,8 @@ class _Writer:
         try:
             if self._form is None:
                 self._form = detect(record.fields, config.text, config.label, config.text_pair)
-            self._block.append({**canonical(record.fields, self._form), "source": record.source, "line": record.line})
+            row = canonical(record.fields, self._form, config.tag_scheme)
+            self._block.append({**row, "source": record.source, "line": record.line})
         except EmptyText as error:
             self.num_empty += 1
             self._write_rejected(record.id, str(error), short(record.fields))
@@ -228,8 +231,8 @@ class _Writer:
             self._block = []
 
 
-def canonical(fields: dict[str, Any], form: Format) -> dict[str, Any]:
-    """A row in the table's columns. Raises DataError (three parts) for a value that cannot be used."""
+def canonical(fields: dict[str, Any], form: Format, tag_scheme: Scheme = "auto") -> dict[str, Any]:
+    """A row in the table's columns; tags become BIO. Raises DataError (three parts) for a value that cannot be used."""
     match form.kind:
         case "classification" | "text":
             text = _text(fields, form.columns[0])
@@ -248,13 +251,10 @@ def canonical(fields: dict[str, Any], form: Format) -> dict[str, Any]:
             content = json.dumps(messages, ensure_ascii=False)
             return {"text": ask, "text_pair": answer, "messages": content, "key": key_bytes(ask, answer)}
         case "tokens":
-            tokens, tags = (fields.get(name) for name in form.columns)
-            if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags) or not tokens:
-                raise DataError(
-                    "tokens and tags are not two lists of one length.\nExpected a tag a token.\nCorrect it."
-                )
-            content = json.dumps([tokens, tags], ensure_ascii=False)
-            text = "".join(map(str, tokens))
+            words = fields.get(form.columns[0])
+            tags = to_bio(words, fields.get(form.columns[1]), tag_scheme)
+            text = _text({"words": joined(words)[0]}, "words")
+            content = json.dumps([words, tags], ensure_ascii=False)
             return {"text": text, "messages": content, "key": key_bytes(text, None)}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from weitiao.errors import ConfigError
 from weitiao.method_config import Ia3Config
 from weitiao.methods.lora import load, save
-from weitiao.methods.modules import leaves, target_modules, whole_modules, wrap
+from weitiao.methods.modules import leaves, target_modules, task_type, whole_modules, wrap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +56,7 @@ def apply(model: "PreTrainedModel", config: Ia3Config, new_parameters: Sequence[
         target_modules=targets,
         feedforward_modules=inside,
         modules_to_save=leaves(model, whole) or None,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=task_type(model),
         base_model_name_or_path=base,
     )
     return wrap(model, adapter, wanted, whole)

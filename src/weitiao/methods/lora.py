@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from weitiao.method_config import LoraConfig
 from weitiao.methods.earlier import find, take_over
-from weitiao.methods.modules import pattern, target_modules, upper_layers, whole_modules, wrap
+from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 from weitiao.pretrained import head_options
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
         rank_pattern=before.config.rank_pattern if before else {},
         alpha_pattern=before.config.alpha_pattern if before else {},
         modules_to_save=whole or None,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=task_type(model),
         base_model_name_or_path=base,
     )
     labels = list(model.config.id2label.values()) if not model.can_generate() else []

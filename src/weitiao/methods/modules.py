@@ -32,6 +32,13 @@ def wrap(model: "PreTrainedModel", adapter: Any, wanted: Any, whole: Sequence[st
         ) from None
 
 
+def task_type(model: "PreTrainedModel") -> str:
+    """What peft calls the model's task; it decides which class of peft loads the adapter."""
+    if model.can_generate():  # type: ignore[operator]
+        return "CAUSAL_LM"
+    return "TOKEN_CLS" if type(model).__name__.endswith("ForTokenClassification") else "SEQ_CLS"
+
+
 def whole_modules(model: "nn.Module", wanted: Sequence[str], new_parameters: Sequence[str]) -> list[str]:
     """Modules that are trained and saved whole: those asked for, and those that the checkpoint lacked.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from weitiao.method_config import VeraConfig
 from weitiao.methods.lora import load, save
-from weitiao.methods.modules import leaves, pattern, target_modules, upper_layers, whole_modules, wrap
+from weitiao.methods.modules import leaves, pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +35,7 @@ def apply(model: "PreTrainedModel", config: VeraConfig, new_parameters: Sequence
         save_projection=True,
         target_modules=targets,
         modules_to_save=leaves(model, whole) or None,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=task_type(model),
         base_model_name_or_path=base,
     )
     return wrap(model, adapter, config.target_modules, whole)

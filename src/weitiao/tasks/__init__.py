@@ -15,6 +15,10 @@ classes_of     precision, recall, f1 and rows of each class, out of the metrics
 
 from types import ModuleType
 
-from weitiao.tasks import causal_lm, classification
+from weitiao.tasks import causal_lm, classification, token_classification
 
-TASKS: dict[str, ModuleType] = {"classification": classification, "causal_lm": causal_lm}
+TASKS: dict[str, ModuleType] = {
+    "classification": classification,
+    "causal_lm": causal_lm,
+    "token_classification": token_classification,
+}

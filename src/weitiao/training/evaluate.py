@@ -21,13 +21,15 @@ def score(
 ) -> NDArray[np.float32]:
     """The task's ``row_scores`` [N, C] (logits of a classifier) of all inputs, in evaluation mode; the model's mode is put back.
 
-    The windows of one text are averaged, so there is one row of scores an owner, in order. With several processes each
-    scores its share, and all get all scores.
+    The windows of one text are averaged, so there is one row of scores an owner, in order; rows of words have one a word,
+    zero for a word that truncation cut. With several processes each scores its share, and all get all scores.
     """
     was_training = model.training
     device = next(model.parameters()).device
     model.eval()
-    scores: list[NDArray[np.float32] | None] = [None] * len(encoded)
+    starts, counts, size = encoded.scored
+    scores: NDArray[np.float32] | None = None
+    seen = np.zeros(size, dtype=bool)
     batches = plan_evaluation(encoded.lengths, tokens_per_batch)
     if world is not None and world.size > 1:  # equally many forward passes each: some do the first batch again
         shared = -(-len(batches) // world.size)
@@ -37,26 +39,25 @@ def score(
     with torch.no_grad():
         for rows in batches:
             batch = {key: value.to(device) for key, value in task.collate(encoded, rows, pad_id).items()}
-            for row, values in zip(rows, task.row_scores(model, batch).cpu().numpy(), strict=True):
-                scores[row] = values
+            found = task.row_scores(model, batch).cpu().numpy()
+            places = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in rows])
+            if scores is None:
+                scores = np.zeros((size, found.shape[1]), dtype=np.float32)
+            scores[places], seen[places] = found, True
     model.train(was_training)
+    assert scores is not None, "no rows"
     if world is not None and world.size > 1:
-        scores = _gathered(scores, world)
-    by_row = np.stack([values for values in scores if values is not None])
+        scores = _gathered(scores, seen, world)
     owners, group = np.unique(encoded.owner, return_inverse=True)
-    if len(owners) == len(by_row):
-        return by_row
-    sums = np.zeros((len(owners), by_row.shape[1]), dtype=np.float32)
-    np.add.at(sums, group, by_row)
+    if encoded.words is not None or len(owners) == len(scores):
+        return scores
+    sums = np.zeros((len(owners), scores.shape[1]), dtype=np.float32)
+    np.add.at(sums, group, scores)
     return np.asarray(sums / np.bincount(group)[:, None], dtype=np.float32)
 
 
-def _gathered(scores: list[NDArray[np.float32] | None], world: World) -> list[NDArray[np.float32] | None]:
-    """Every process's rows together; a row that two processes scored counts once."""
-    width = next(len(values) for values in scores if values is not None)
-    table = torch.zeros(len(scores), width + 1)
-    for row, values in zip(table, scores, strict=True):
-        if values is not None:
-            row[:width], row[width] = torch.from_numpy(values), 1.0
-    table = world.sum_tensor(table.to(world.accelerator.device)).cpu()
-    return list((table[:, :width] / table[:, width:]).numpy())
+def _gathered(scores: NDArray[np.float32], seen: NDArray[np.bool_], world: World) -> NDArray[np.float32]:
+    """Every process's scores together; what two processes scored counts once."""
+    table = np.concatenate([scores, seen[:, None].astype(np.float32)], axis=1)
+    table = world.sum_tensor(torch.from_numpy(table).to(world.accelerator.device)).cpu().numpy()
+    return np.asarray(table[:, :-1] / np.maximum(table[:, -1:], 1), dtype=np.float32)

@@ -16,7 +16,7 @@ from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
-from weitiao.data.prepare import Prepared, Side, prepare, prepare_evaluation
+from weitiao.data.prepare import Prepared, Side, label_counts, prepare, prepare_evaluation
 from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
 from weitiao.errors import DataError, RunError
@@ -47,9 +47,9 @@ class Inputs:
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns that held the text, or the two texts of a pair."""
+        """The columns that held the text, the two texts of a pair, or the words."""
         columns = self.prepared.report["format"]["columns"]
-        return tuple(columns[:-1] if self.task.KIND == "classification" else columns)
+        return tuple(columns if self.task.KIND == "sft" else columns[:-1])
 
     def train_ids(self, rows: Sequence[int]) -> list[str]:
         """Names of encoded training rows, for messages."""
@@ -201,12 +201,12 @@ def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming:
     report = dict(prepared.report)
     for name, side in sides.items():
         before = getattr(prepared, name)
-        labels = side.labels
         report[f"num_{name}_rows"] = len(side)
-        report[f"label_counts_{name}"] = {label: labels.count(label) for label in prepared.label_names}
+        report[f"label_counts_{name}"] = label_counts(side, prepared.label_names)
         gone = np.setdiff1d(before.rows, side.rows)
         report[f"over_length_dropped_from_{name}"] = side.table.ids(gone)
-    empty = [] if streaming else [n for n, count in report["label_counts_train"].items() if not count]
+    needs_all = not streaming and train.table.kind == "classification"  # a tag may be rare, or never there
+    empty = [n for n, count in report["label_counts_train"].items() if not count] if needs_all else []
     if empty:
         raise DataError(
             f"All training rows of the labels {empty} are too long, and data.over_length=drop.\n"

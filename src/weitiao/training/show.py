@@ -14,7 +14,8 @@ def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
 
     Returns:
         For each row its id, num_tokens, pieces [{text, learnt}] that make up the whole text (special tokens included,
-        padding not), and the label, or of a conversation num_targets: the tokens that carry loss.
+        padding not), and the label, or of a conversation num_targets: the tokens that carry loss. Of rows of words, a piece
+        is a token, with its ``tag`` where it carries one.
 
     Raises:
         DataError, ModelError: what training would refuse.
@@ -35,6 +36,16 @@ def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
             row["num_targets"] = sum(learnt)
         else:
             row["label"] = labels[owner]
+        if encoded.words is not None:
+            starts, _, _ = encoded.scored
+            carried = iter(encoded.words[starts[i] :].tolist())
+            shown = [tokenizer.decode([token]) for token in tokens]
+            row["pieces"] = [
+                {"text": text, "learnt": is_} | ({"tag": prepared.label_names[next(carried)]} if is_ else {})
+                for text, is_ in zip(shown, learnt, strict=True)
+            ]
+            rows.append(row)
+            continue
         stretches = groupby(zip(tokens, learnt, strict=True), key=lambda pair: pair[1])
         row["pieces"] = [{"text": tokenizer.decode([t for t, _ in part]), "learnt": is_} for is_, part in stretches]
         rows.append(row)
