@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from weitiao.method_config import FullConfig, MethodConfig
 from weitiao.section import Section
-from weitiao.task_config import Task, refuse_foreign_options, refuse_foreign_top_k, with_task_defaults
+from weitiao.task_config import Task, refuse_foreign_method, refuse_foreign_options, with_task_defaults
 
 
 class DataConfig(Section):
@@ -288,7 +288,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _options_of_the_task(self) -> "RunConfig":
         refuse_foreign_options(self.task, self.data, self.train)
-        refuse_foreign_top_k(self.task, self.method.top_k)
+        refuse_foreign_method(self.task, self.method)
         return self
 
     @model_validator(mode="after")

@@ -70,9 +70,13 @@ def refuse_foreign_options(task: Task, data: Any, train: Any) -> None:
         raise ValueError("data.streaming works with task=classification alone. Leave it out")
 
 
-def refuse_foreign_top_k(task: Task, top_k: Any) -> None:
-    """Raise ValueError where the upper layers alone cannot be trained, or not be chosen."""
-    if task == "causal_lm" and top_k is not None:
+def refuse_foreign_method(task: Task, method: Any) -> None:
+    """Raise ValueError where the upper layers alone cannot be trained or not be chosen, or tags lose their places."""
+    if task == "causal_lm" and method.top_k is not None:
         raise ValueError("method.top_k works with task=classification alone. Leave it out")
-    if task == "token_classification" and top_k == "auto":
+    if task == "token_classification" and method.top_k == "auto":
         raise ValueError("method.top_k=auto probes labels of whole texts. Give a number of layers")
+    if task == "token_classification" and method.type in ("prompt", "prefix"):
+        raise ValueError(
+            f"method.type={method.type} is not tested with tags of words, whose places its vectors shift. Use lora"
+        )

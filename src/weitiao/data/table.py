@@ -253,7 +253,7 @@ def canonical(fields: dict[str, Any], form: Format, tag_scheme: Scheme = "auto")
         case "tokens":
             words = fields.get(form.columns[0])
             tags = to_bio(words, fields.get(form.columns[1]), tag_scheme)
-            text = _text({"words": joined(words)[0]}, "words")
+            text = _text({"words": joined(words or ())[0]}, "words")
             content = json.dumps([words, tags], ensure_ascii=False)
             return {"text": text, "messages": content, "key": key_bytes(text, None)}
 

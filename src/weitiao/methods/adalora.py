@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.errors import ConfigError
 from weitiao.method_config import AdaloraConfig
 from weitiao.methods import lora
-from weitiao.methods.modules import pattern, target_modules, upper_layers, whole_modules, wrap
+from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def apply(
         orth_reg_weight=config.orth_reg_weight,
         total_step=1,  # peft wants one before the number of steps is known
         modules_to_save=whole or None,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=task_type(model),
         base_model_name_or_path=base,
     )
     return wrap(model, adapter, config.target_modules, whole)

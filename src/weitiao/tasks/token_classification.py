@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import Side
+from weitiao.data.tags import OUTSIDE
 from weitiao.data.words import Span, Tagged, encode_words, joined
 from weitiao.tasks import classification
 
@@ -26,6 +27,12 @@ HIGHER_IS_BETTER = {
     "token_accuracy": True,
     "log_loss": False,
 }
+# What follows from the tags alone; log_loss needs the scores, which predictions.jsonl does not keep.
+COMPARED = ("f1", "precision", "recall", "f1_macro", "token_accuracy")
+MARGIN_UNITS: dict[str, tuple[str, str]] = {}
+ROW_TESTS = {"f1": "swap", "precision": "swap", "recall": "swap", "token_accuracy": "swap"}
+SECTIONS = ("classes", "gaps")
+SCORED_ONLY: dict[str, Any] = {}
 IGNORED = -100  # the class of tokens that carry no word's tag, as in transformers
 Tensors = dict[str, torch.Tensor]
 
@@ -108,28 +115,33 @@ def metrics(scores: NDArray[np.float32], gold: Sequence[NDArray[np.int64]], name
     (micro), ``f1_macro`` all types that occur or are predicted. As in conlleval, an I- that continues nothing begins an
     entity. ``log_loss`` is nats a word.
     """
-    from seqeval.metrics import classification_report
-
     truth = np.concatenate(gold)
     true = _named(truth, gold, names)
     predicted = _named(scores.argmax(axis=1), gold, names)
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(truth)), truth]
+    return _metrics_of_tags(true, predicted) | {"log_loss": float(losses.mean())}
+
+
+def _metrics_of_tags(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """All of :func:`metrics` that the tags of every row say."""
+    from seqeval.metrics import classification_report
+
+    words = [pair for row in zip(true, predicted, strict=True) for pair in zip(*row, strict=True)]
     report: dict[str, Any] = {}
-    if any(tag != names[0] for row in (*true, *predicted) for tag in row):  # seqeval has no answer without any entity
-        report = classification_report(true, predicted, output_dict=True, zero_division=0)
+    if any(tag != OUTSIDE for pair in words for tag in pair):  # seqeval has no answer without any entity
+        report = classification_report(list(true), list(predicted), output_dict=True, zero_division=0)
     none = {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0}
     micro, macro = report.pop("micro avg", none), report.pop("macro avg", none)
     report.pop("weighted avg", None)
-    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(truth)), truth]
     return {
         "f1": float(micro["f1-score"]),
         "precision": float(micro["precision"]),
         "recall": float(micro["recall"]),
         "f1_macro": float(macro["f1-score"]),
-        "token_accuracy": float((scores.argmax(axis=1) == truth).mean()),
-        "log_loss": float(losses.mean()),
-        "num_rows": len(gold),
-        "num_words": len(truth),
+        "token_accuracy": sum(gold == guess for gold, guess in words) / len(words),
+        "num_rows": len(true),
+        "num_words": len(words),
         "num_entities": int(micro["support"]),
         "per_type": {
             name: {
@@ -154,6 +166,74 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
     for row_id, (words, gold), answer in zip(side.ids, rows, decode([w for w, _ in rows], scores, names), strict=True):
         entities = [{k: v for k, v in found.items() if k != "score"} for found in answer["entities"]]
         yield {"id": row_id, "tokens": words, "gold": gold, "predicted": answer["tags"], "entities": entities}
+
+
+def columns(side: Side) -> Mapping[str, Sequence[Any]]:
+    """The rows as columns that are read back as the same rows."""
+    words, tags = zip(*side.tagged, strict=True)
+    return {"tokens": words, "tags": tags}
+
+
+def metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``COMPARED`` and what belongs to it, from lines of predictions.jsonl."""
+    return _metrics_of_tags([row["gold"] for row in rows], [row["predicted"] for row in rows])
+
+
+def row_counts(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """[N, 5]: entities found and right, found, and true; words with the right tag, and words."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    counts = np.zeros((len(rows), 5))
+    for own, row in zip(counts, rows, strict=True):
+        true, found = (set(get_entities(row[key])) for key in ("gold", "predicted"))
+        right = sum(gold == guess for gold, guess in zip(row["gold"], row["predicted"], strict=True))
+        own[:] = len(true & found), len(found), len(true), right, len(row["gold"])
+    return counts
+
+
+def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The metrics of ``ROW_TESTS``, from sums [..., 5] of :func:`row_counts`; 0 where there is nothing to divide by."""
+    right, found, true, right_words, words = np.moveaxis(sums, -1, 0)
+
+    def share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
+
+    return {
+        "f1": share(2 * right, found + true),
+        "precision": share(right, found),
+        "recall": share(right, true),
+        "token_accuracy": share(right_words, words),
+    }
+
+
+def margin_of(metric: str, margin: float, level: float) -> float:
+    """``compare.margin`` is a share of every metric."""
+    return margin
+
+
+def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Precision, recall, f1 and entities of every type."""
+    return {
+        name: {"rows" if key == "entities" else key: value for key, value in found.items()}
+        for name, found in metrics["per_type"].items()
+    }
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """The words of a line of predictions.jsonl, and the entities that are in them."""
+    text, spans = joined(row["tokens"])
+    return f"{text}\n{_told(row['gold'], text, spans)}"
+
+
+def row_answer(row: Mapping[str, Any]) -> str:
+    """The entities that the model found."""
+    return _told(row["predicted"], *joined(row["tokens"]))
+
+
+def _told(tags: Sequence[str], text: str, spans: Sequence[Span]) -> str:
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    return "; ".join(f"{text[spans[a][0] : spans[b][1]]} {kind}" for kind, a, b in get_entities(list(tags))) or "-"
 
 
 def decode(
