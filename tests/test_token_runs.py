@@ -323,8 +323,9 @@ def test_what_means_nothing_is_refused(
 def test_other_refusals(options: dict[str, Any], tag_options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"data\.tag_scheme has no meaning for task=classification"):
         weitiao.train({**options, "data": {**options["data"], "tag_scheme": "iob1"}})
-    with pytest.raises(ConfigError, match="task=token_classification: a comparison's statistics"):
-        weitiao.compare({k: v for k, v in tag_options.items() if k not in ("method", "train")})
+    for kind in ("prompt", "prefix"):
+        with pytest.raises(ConfigError, match=f"method.type={kind} is not tested with tags of words"):
+            weitiao.train({**tag_options, "method": {"type": kind}})
 
 
 @pytest.mark.slow
