@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -258,6 +259,45 @@ def test_options_that_cannot_be_meant(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         load(CompareConfig, comparison_of(options, tmp_path, **compare))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_already(options: dict[str, Any], tmp_path: Path) -> None:
+    """RAY_ADDRESS: the cells go there, and the cluster is still there afterwards."""
+    pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
+    command += ["--include-dashboard=false", "--object-store-memory=83886080", "--node-ip-address=127.0.0.1"]
+    log = tmp_path / "head.log"
+    bare = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    with log.open("w", encoding="utf-8") as file:
+        head = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=bare)
+    try:
+        until = time.monotonic() + 60
+        while "Ray runtime started" not in log.read_text(encoding="utf-8"):
+            assert head.poll() is None, log.read_text(encoding="utf-8")
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        (tmp_path / "compare.yaml").write_text(
+            yaml.safe_dump(comparison_of(options, tmp_path / "ray", "full", "lora", executor="ray"))
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "weitiao", "compare", str(tmp_path / "compare.yaml"), "--json"],
+            capture_output=True,
+            text=True,
+            env={**bare, "RAY_ADDRESS": f"127.0.0.1:{port}"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert [arm["num_failed"] for arm in result["arms"]] == [0, 0]
+        assert {**result["executor"], "note": None} == {"name": "ray", "cells_at_once": 1, "machines": 1, "note": None}
+        assert head.poll() is None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGTERM)
+        head.wait()
 
 
 @pytest.mark.parametrize(
