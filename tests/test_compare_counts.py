@@ -282,7 +282,7 @@ def test_rows_of_the_largest_gaps_come_first() -> None:
     assert top["first"]["value"] == pytest.approx(HARDNESS[17], abs=0.1)
     assert top["second"]["value"] == pytest.approx(HARDNESS[17] + 3, abs=0.1)
     assert top["text"] == "user: 17?\nassistant: 17!"
-    assert top["first"]["answer"] == f"{first[1][17]['num_first_choice']} / {LENGTHS[17]}"
+    assert top["first"]["answer"] == f"first choice 首选 {first[1][17]['num_first_choice']} / {LENGTHS[17]}"
     assert len(found["examples"]) == 20
     assert largest_gaps(causal_lm, "log_loss", first, {})["examples"] == []
 

@@ -210,4 +210,4 @@ def row_text(row: Mapping[str, Any]) -> str:
 
 def row_answer(row: Mapping[str, Any]) -> str:
     """How much of the reference the model would have written itself: tokens that were its first choice, of those learnt."""
-    return f"{row['num_first_choice']} / {row['num_targets']}"
+    return f"first choice 首选 {row['num_first_choice']} / {row['num_targets']}"
