@@ -55,6 +55,17 @@ def test_directions_are_those_of_the_inputs(tiny_model: Path, rows: Encoded) -> 
     assert (centred @ drawn.T).square().sum() < 0.9 * most, "any directions catch as much: the test says nothing"
 
 
+def test_a_pooler_reads_one_state_a_row(tiny_model: Path, rows: Encoded, tmp_path: Path) -> None:
+    """Where the checkpoint has one, it gets an adapter like any other layer."""
+    from transformers import AutoModel
+
+    folder = tmp_path / "pooled"
+    AutoModel.from_pretrained(tiny_model).save_pretrained(folder)
+    model = started(folder, rows, r=4)
+    own = model.get_submodule("base_model.model.bert.pooler.dense").lora_A["default"].weight.detach()
+    torch.testing.assert_close(own @ own.T, torch.eye(4), atol=1e-4, rtol=0)
+
+
 def test_same_rows_give_the_same_start(tiny_model: Path, rows: Encoded) -> None:
     first, second = started(tiny_model, rows, r=4), started(tiny_model, rows, r=4)
     for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):

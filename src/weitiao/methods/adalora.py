@@ -54,7 +54,11 @@ def apply(
         task_type=task_type(model),
         base_model_name_or_path=base,
     )
-    return wrap(model, adapter, config.target_modules, whole)
+    wrapped = wrap(model, adapter, config.target_modules, whole)
+    for name, parameter in wrapped.named_parameters():
+        if ".ranknum." in name:  # a constant, which peft lets train on the meta device
+            parameter.requires_grad_(False)
+    return wrapped
 
 
 def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Tensor] | None" = None) -> None:

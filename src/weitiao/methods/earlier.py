@@ -132,8 +132,8 @@ def take_over(model: Any, earlier: Earlier, base: str, label_names: Sequence[str
             f"Expected the same layers.\nSet method.target_modules, method.top_k and method.modules_to_save to what it was "
             f"trained with ({_word(theirs.target_modules)})."
         )
-    log.info("going on from the adapter of %s; %s", earlier.given, "its head too" if keeps else "the head is new")
-    if next(model.parameters()).device.type != "meta":
+    if next(model.parameters()).device.type != "meta":  # a plan needs the shapes alone
+        log.info("going on from the adapter of %s; %s", earlier.given, "its head too" if keeps else "the head is new")
         peft.set_peft_model_state_dict(model, state)
 
 

@@ -66,13 +66,20 @@ def plan_arms(
     import weitiao.training.fit  # noqa: F401  # what a run imports is part of its memory
 
     machine = find_machine(device, first.train.bf16, inputs)
-    inputs = dataclasses.replace(inputs, resolved=machine.resolved)
+    read = {_in_front(first): inputs}  # a prompt takes room from the rows
     plans = []
     for name, arm in arms.items():
         measured = run_steps(arm) if calibrate else None
-        planned = plan_run(arm, inputs, machine, name, measured)
+        if _in_front(arm) not in read:
+            read[_in_front(arm)] = read_inputs(arm)
+        rows = dataclasses.replace(read[_in_front(arm)], resolved=machine.resolved)
+        planned = plan_run(arm, rows, machine, name, measured)
         plans.append(planned["methods"][0])
     return {**planned, "methods": plans}
+
+
+def _in_front(arm: RunConfig) -> int:
+    return int(getattr(arm.method, "num_virtual_tokens", 0))
 
 
 def plan_run(
