@@ -294,6 +294,7 @@ def test_show_plan_and_best(tag_options: dict[str, Any]) -> None:
     assert "/B-PER" in plain.stdout
     full, lora = weitiao.plan(tag_options)["methods"]
     assert full["num_trainable_params"] > lora["num_trainable_params"]
+    assert "task=token_classification" in weitiao.advise(tag_options)["next"]
     run = train(tag_options, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2)
     evaluations = [event for event in run.events() if event["event"] == "eval"]
     best = max(evaluations[:-1], key=lambda event: event["f1"])

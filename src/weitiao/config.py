@@ -75,6 +75,11 @@ class DataConfig(Section):
     )
     general_rows: int = Field(200, ge=2, description="How many of them.")
 
+    @field_validator("near_duplicates", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         if self.streaming and self.canaries:

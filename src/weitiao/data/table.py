@@ -251,7 +251,7 @@ def canonical(fields: dict[str, Any], form: Format, tag_scheme: Scheme = "auto")
             content = json.dumps(messages, ensure_ascii=False)
             return {"text": ask, "text_pair": answer, "messages": content, "key": key_bytes(ask, answer)}
         case "tokens":
-            words = fields.get(form.columns[0])
+            words: Any = fields.get(form.columns[0])
             tags = to_bio(words, fields.get(form.columns[1]), tag_scheme)
             text = _text({"words": joined(words or ())[0]}, "words")
             content = json.dumps([words, tags], ensure_ascii=False)
