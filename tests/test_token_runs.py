@@ -321,6 +321,20 @@ def test_what_means_nothing_is_refused(
         weitiao.train({**tag_options, section: {**tag_options[section], **change}})
 
 
+def test_going_on_from_an_earlier_adapter(tag_options: dict[str, Any], tmp_path: Path) -> None:
+    """The earlier run's own rows are scored again, as tags of words."""
+    first = train(tag_options, "lora")
+    later = {
+        **tag_options,
+        "method": {"type": "lora", "init_from": str(first.path)},
+        "output": {"dir": str(tmp_path / "on")},
+    }
+    found = weitiao.train({**later, "train": {**later["train"], "max_steps": 1}}).summary["effects"]["earlier_task"]
+    assert found["rows"] == 24
+    assert found["metrics_before"]["f1"] == first.summary["metrics"]["f1"]
+    assert set(found["metrics"]) == {"f1", "precision", "recall", "f1_macro", "token_accuracy", "log_loss"}
+
+
 def test_other_refusals(options: dict[str, Any], tag_options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"data\.tag_scheme has no meaning for task=classification"):
         weitiao.train({**options, "data": {**options["data"], "tag_scheme": "iob1"}})
