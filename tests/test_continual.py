@@ -239,6 +239,22 @@ def test_a_named_head_is_kept(runs: Trained, tmp_path: Path) -> None:
         assert torch.equal(value, tensors(tmp_path / "both")[name])
 
 
+def test_a_combination_knows_its_labels(
+    runs: Trained, base: dict[str, Any], other_labels: Path, tmp_path: Path
+) -> None:
+    """Going on with other labels draws the head anew, as from a run."""
+    both = tmp_path / "both"
+    combine([runs["a"].path, runs["b"].path], output=both)
+    other = {**base, "data": {**base["data"], "train": str(other_labels)}}
+    rank = json.loads((both / "adapter_config.json").read_text(encoding="utf-8"))
+    method = {"init_from": str(both), "r": rank["r"], "lora_alpha": rank["lora_alpha"]}
+    run = trained(other, tmp_path / "run", method, **STILL)
+    before, after = head(load_file(both / FILE)), tensors(run)
+    assert all(
+        not torch.allclose(after[n], value, atol=1e-7) for n, value in before.items() if ".classifier.weight" in n
+    )
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
@@ -250,6 +266,7 @@ def test_a_named_head_is_kept(runs: Trained, tmp_path: Path) -> None:
         (("a", "b"), {"density": 0.5}, "alone"),
         (("a", "b"), {"head": "c"}, "Name one of the adapters"),
         (("a", "b"), {"weights": [1.0, -1.0]}, "have the sum 0"),
+        (("a", "b"), {"weights": [float("nan"), 0.5]}, "Expected finite numbers"),
         (("a", "wide"), {"type": "linear"}, "Expected equal ranks"),
         (("a", "pissa"), {}, "which changed its base"),
         (("a", "dora"), {}, "whose magnitudes have no sum"),

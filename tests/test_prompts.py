@@ -118,6 +118,13 @@ def test_a_prompt_without_room_is_refused(options: dict[str, Any]) -> None:
         weitiao.train({**options, "method": {"type": "prompt", "num_virtual_tokens": 62}})
 
 
+def test_arms_that_would_drop_different_rows_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    options = {**options, "data": {**options["data"], "over_length": "drop"}}
+    arms = {"methods": ["lora", {"type": "prompt", "num_virtual_tokens": 50}], "seeds": [1]}
+    with pytest.raises(ConfigError, match="longer rows would be left out of some arms alone"):
+        weitiao.compare({**{k: v for k, v in options.items() if k != "method"}, "compare": arms})
+
+
 @each
 def test_nothing_to_forget(config: Any, options: dict[str, Any]) -> None:
     data = {**options["data"], "general_text": options["data"]["train"]}

@@ -13,6 +13,7 @@ import weitiao
 from conftest import write_jsonl
 from test_distributed import launch, losses
 from test_run_dir import ALWAYS, MODEL, files
+from weitiao.adapters import combine
 from weitiao.artifact import read_jsonl
 from weitiao.cli import app
 from weitiao.errors import ConfigError, DataError
@@ -333,6 +334,29 @@ def test_going_on_from_an_earlier_adapter(tag_options: dict[str, Any], tmp_path:
     assert found["rows"] == 24
     assert found["metrics_before"]["f1"] == first.summary["metrics"]["f1"]
     assert set(found["metrics"]) == {"f1", "precision", "recall", "f1_macro", "token_accuracy", "log_loss"}
+
+
+def test_adapters_of_tags_are_combined(tag_options: dict[str, Any], tmp_path: Path) -> None:
+    found = [
+        weitiao.train({**tag_options, "method": {"type": "lora"}, "train": {**tag_options["train"], "seed": seed},
+                       "output": {"dir": str(tmp_path / str(seed))}})
+        for seed in (1, 2)
+    ]  # fmt: skip
+    result = combine([run.path for run in found], output=tmp_path / "both")
+    assert [scores["metrics_before"]["f1"] for scores in result["scores"]] == [
+        run.summary["metrics"]["f1"] for run in found
+    ]
+    assert result["label_names"] == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+
+
+def test_iob1_is_checked_as_the_message_says(tmp_path: Path) -> None:
+    path = tmp_path / "old.conll"
+    path.write_text("John I-PER\nlives O\nin O\nParis I-LOC\n\nMary I-PER\nstays O\n", encoding="utf-8")
+    told = CliRunner().invoke(app, ["data", "check", str(path)])
+    assert "data.tag_scheme=iob1" in str(told.output) + str(told.exception)
+    checked = CliRunner().invoke(app, ["data", "check", str(path), "data.tag_scheme=iob1", "--json"])
+    assert not isinstance(checked.exception, ConfigError), checked.exception
+    assert json.loads(checked.stdout.splitlines()[-1])["num_rows"] == 2
 
 
 def test_other_refusals(options: dict[str, Any], tag_options: dict[str, Any]) -> None:

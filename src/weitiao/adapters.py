@@ -1,6 +1,7 @@
 """combine(adapters): several LoRA adapters of one base into one, through peft, saved as plain peft reads it."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any, Literal, get_args
 from weitiao import pretrained
 from weitiao.artifact import RunDir, to_json, write_atomic, writing
 from weitiao.errors import ConfigError
-from weitiao.methods.earlier import CHANGES_BASE, WEIGHTS, Earlier, find, is_head, same_base
+from weitiao.methods.earlier import CHANGES_BASE, COMBINED, WEIGHTS, Earlier, find, is_head, same_base
 
 log = logging.getLogger("weitiao")
 Combination = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
 _PRUNES = ("ties", "dare_linear", "dare_ties")
-_AUTO = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
-_NAME = "combined.json"
+_AUTO = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+}
 
 
 def combine(
@@ -73,7 +77,7 @@ def combine(
         "label_names": list(names),
         "scores": _scores(found, folder, config, names),
     }
-    write_atomic(folder / _NAME, to_json(result))
+    write_atomic(folder / COMBINED, to_json(result))
     return result
 
 
@@ -85,6 +89,8 @@ def _refuse_wrong_options(
             f"Found {len(adapters)} adapters and {len(weights)} weights.\nExpected two adapters or more, and a weight for each.\n"
             "Example: weitiao adapters combine runs/a runs/b --weights 0.5,0.5 --output runs/both"
         )
+    if not all(map(math.isfinite, weights)):
+        raise ConfigError(f"--weights {weights}.\nExpected finite numbers.\nExample: --weights 0.7,0.3")
     if kind not in get_args(Combination):
         raise ConfigError(f"--type {kind}.\nExpected one of: {', '.join(get_args(Combination))}.\nUse --type cat.")
     if (kind in _PRUNES) != (density is not None) or (density is not None and not 0 < density <= 1):

@@ -25,7 +25,7 @@ def combine(
         str, typer.Option(help="cat (exact; ranks add up), svd, linear, ties, dare_linear or dare_ties.")
     ] = "cat",
     density: Annotated[float | None, typer.Option(help="Share of the values that ties and dare keep.")] = None,
-    head: Annotated[str | None, typer.Option(help="Whose head is kept; without it they are averaged.")] = None,
+    head: Annotated[Path | None, typer.Option(help="Whose head is kept; without it they are averaged.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what dare drops.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +37,7 @@ def combine(
     except ValueError:
         raise ConfigError(f"--weights {weights}.\nExpected numbers.\nExample: --weights 0.7,0.3") from None
     result = run_combine(
-        list(map(str, adapters)), output=output, weights=numbers, type=type, density=density, head=head, seed=seed  # type: ignore[arg-type]
+        list(map(str, adapters)), output=output, weights=numbers, type=type, density=density, head=None if head is None else str(head), seed=seed  # type: ignore[arg-type]
     )  # fmt: skip
     if as_json:
         print_json({"output": str(output), **result})

@@ -9,7 +9,7 @@ from weitiao.method_config import FullConfig, LoraConfig, MethodConfig
 from weitiao.section import Section
 from weitiao.task_config import Task, refuse_foreign_options, with_task_defaults
 
-_MANY_EPOCHS = 100  # under a budget of seconds the clock ends the run, not the rows
+_MANY_EPOCHS = 1_000_000  # under a budget of seconds the clock ends the run, not the rows
 _MARGINS = {"causal_lm": 0.01}  # a perplexity 1 % higher; docs/compare.md
 
 
@@ -136,6 +136,19 @@ class CompareConfig(Section):
             raise ValueError("compare.lr_search cuts rows from the training rows, and a stream has none at hand")
         if self.data.streaming and not (train.max_steps or compare.budget == "steps"):
             raise ValueError("data.streaming needs compare.budget=steps: how long a stream is, is not known beforehand")
+        return self
+
+    @model_validator(mode="after")
+    def _the_same_rows(self) -> "CompareConfig":
+        """Vectors in front of a row take its room, so what is left out by length would differ from arm to arm."""
+        fronts = {getattr(arm.method, "num_virtual_tokens", 0) for arm in self.compare.methods}
+        leaves_out = self.data.over_length == "drop" or (self.task == "causal_lm" and self.data.check != "strict")
+        if len(fronts) > 1 and leaves_out:
+            raise ValueError(
+                "arms with and without method.num_virtual_tokens (or with different numbers of them) have room for rows of "
+                "different lengths, and longer rows would be left out of some arms alone. Set data.over_length=truncate "
+                "and data.check=strict, or leave such arms out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -69,7 +69,11 @@ def comparison(
             "same command again."
         )
     splits = [cell.run.read_json("split.json") for cell in finished]
-    assert all(split == splits[0] for split in splits), "the arms saw different rows"
+    if odd := [cell.name for cell, split in zip(finished, splits, strict=True) if split != splits[0]]:
+        raise RunError(
+            f"{', '.join(odd)} saw other rows than {finished[0].name}, so they cannot be compared.\nExpected one split for all.\n"
+            "Set data.over_length=truncate, or leave those arms out."
+        )
     task = TASKS[config.task]
     rows = read_all(cells)
     sure = {

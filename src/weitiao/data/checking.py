@@ -74,7 +74,8 @@ def source_config(
         config = load(kind, tree, words)
         return config.data, config.model
     # model and output are asked for by every run configuration; here they only let the same words be parsed
-    config = load(RunConfig, {"model": "-", "data": {"train": str(source)}, "output": {"dir": "-"}}, words)
+    task = {"task": "token_classification"} if any(w.startswith("data.tag_scheme=") for w in words) else {}
+    config = load(RunConfig, {**task, "model": "-", "data": {"train": str(source)}, "output": {"dir": "-"}}, words)
     return config.data, None if config.model == "-" else config.model
 
 

@@ -133,7 +133,7 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     if unknown:
         raise DataError(
             f"The evaluation rows have labels that no training row has: {sorted(unknown)}.\nExpected: {list(names)}.\n"
-            "Add training rows for them, or correct the labels."
+            f"Add training rows for them, {'take another data.split_seed, ' if kind == 'tokens' else ''}or correct the labels."
         )
     if (kind != "sft" and len(names) < 2) or not len(train) or not len(evaluation):
         labels = "" if kind == "sft" else f" with the labels {list(names)}"

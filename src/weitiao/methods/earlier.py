@@ -1,5 +1,6 @@
 """Adapters that earlier runs left: found, checked, and put into a model so that training goes on from them."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.errors import ConfigError
 
 log = logging.getLogger("weitiao")
+COMBINED = "combined.json"  # in the folder of a combination: what it was made of
 WEIGHTS = "adapter_model.safetensors"
 # their start changes the base: two of them, or another start, would be of two bases
 CHANGES_BASE = ("pissa", "olora")
@@ -60,6 +62,8 @@ def find(given: str | Path, option: str) -> Earlier:
     if (path / "config.yaml").is_file():
         run = RunDir.open(path)
         path, names = run.model, tuple(run.summary["label_names"])
+    elif (path / COMBINED).is_file():
+        names = tuple(json.loads((path / COMBINED).read_text(encoding="utf-8"))["label_names"])
     if not (path / "adapter_config.json").is_file() or not (path / WEIGHTS).is_file():
         raise ConfigError(
             f"{option}: {given} holds no adapter (adapter_config.json, {WEIGHTS}).\nExpected a run of LoRA or an adapter's "
@@ -126,6 +130,12 @@ def take_over(model: Any, earlier: Earlier, base: str, label_names: Sequence[str
     odd = sorted(
         n for n in state.keys() | fresh.keys() if n not in state or n not in fresh or state[n].shape != fresh[n].shape
     )
+    if odd and theirs.task_type != own.task_type:
+        raise ConfigError(
+            f"method.init_from={earlier.given}: it was trained for {theirs.task_type}, this run for {own.task_type}, and {len(odd)} tensors of "
+            f"its adapter have no place, such as {odd[0]}.\nExpected an adapter of layers that both models have.\nTrain both with "
+            "the same method.target_modules, such as [query,value]."
+        )
     if odd:
         raise ConfigError(
             f"method.init_from={earlier.given}: its adapter is on other layers; {len(odd)} tensors differ, such as {odd[0]}.\n"

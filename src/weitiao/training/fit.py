@@ -82,9 +82,10 @@ def fit(
     total_steps = schedule.total_steps()
     optimizer.beside = beside(config.method, adapted.model, optimizer.masters, total_steps, options.seed)
     if optimizer.beside is not None and world.size > 1:
+        what = "method.lisa_layers" if config.method.type == "full" else f"method.type={config.method.type}"
         raise ConfigError(
-            f"method.type={config.method.type} with {world.size} processes, and it changes what trains between steps.\n"
-            "Expected one process.\nStart it without a launcher, or use method.type=lora."
+            f"{what} with {world.size} processes, and it changes what trains between steps.\nExpected one process.\n"
+            "Start it without a launcher, or take another method."
         )
     rate = options.learning_rate or default_rate(config.method)
     log.info(
@@ -249,6 +250,7 @@ def _schedule(
         accumulation,
         options.num_train_epochs,
         options.max_steps,
+        clocked=options.max_seconds is not None,
     )
     log.info("batches: %s; %.1f%% padding", plan.describe(), 100 * _padding(schedule))
     return schedule

@@ -42,6 +42,9 @@ class Schedule(Protocol):
         """The batch with the most padded tokens (the longest rows where several tie)."""
 
 
+_COUNTED_EPOCHS = 100  # planning each of a million would take longer than the run
+
+
 @dataclass(frozen=True)
 class EpochSchedule:
     """Every row once an epoch."""
@@ -53,15 +56,18 @@ class EpochSchedule:
     num_epochs: int
     max_steps: int | None = None
     parts: int = 1
+    clocked: bool = False  # the clock ends the run, so its steps need not be known
 
     @cached_property
     def lengths(self) -> list[int]:
         return self.encoded.lengths
 
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run; of a clocked one with very many epochs about as many."""
         total = 0
         for epoch in range(self.num_epochs):
+            if self.clocked and epoch == _COUNTED_EPOCHS:
+                return total * self.num_epochs // epoch
             total += steps_per_epoch(len(plan_epoch(self.lengths, self.plan, self.seed, epoch)), self.accumulation)
             if self.max_steps is not None and total >= self.max_steps:
                 return self.max_steps
