@@ -219,7 +219,7 @@ def test_predict_and_eval(tag_options: dict[str, Any], tmp_path: Path) -> None:
     assert [(e["type"], e["text"]) for e in first["entities"]] == [("PER", "孩子")]
     assert [(e["type"], e["text"]) for e in second["entities"]] == [("LOC", "酒店")]
     assert (first["id"], first["tags"][:4]) == ("asked.jsonl:1", ["O", "O", "B-PER", "I-PER"])
-    with pytest.raises(DataError, match=r"asked\.jsonl:1: no text in the column 'tokens'"):
+    with pytest.raises(DataError, match=r"asked\.jsonl:1: 'tokens' is no list of words: "):
         weitiao.predict(run.path, input=write_jsonl(tmp_path / "asked.jsonl", [{"tokens": []}]))
     again = weitiao.eval(run.path, data=tag_options["data"]["train"])["metrics"]
     assert again["num_rows"] == 72

@@ -208,6 +208,10 @@ def _answer_rows(predictor: Predictor, rows: Iterator[Row], columns: Sequence[st
                 value = row.fields.get(column)
                 if predictor.task.KIND == "tokens" and _has_words(row, column):
                     continue
+                if predictor.task.KIND == "tokens" and isinstance(value, list):
+                    raise DataError(
+                        f"{row.id}: '{column}' is no list of words: {value!r}.\nExpected texts, at least one.\nCorrect the row."
+                    )
                 if not isinstance(value, str) or not value.strip():
                     raise DataError(
                         f"{row.id}: no text in the column '{column}'. Found: {', '.join(map(str, row.fields))}.\n"

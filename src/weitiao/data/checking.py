@@ -130,7 +130,8 @@ def refuse_errors(report: DataReport, config: DataConfig) -> None:
     if not report.errors or config.check == "warn":
         return
     lines = [
-        f"  - {f.count:,} {f.message}. First at {f.where[0] if f.where else 'all'}. Fix: {f.fix}" for f in report.errors
+        f"  - {f.count:,} {f.message.rstrip('.')}. First at {f.where[0] if f.where else 'all'}. Fix: {f.fix}"
+        for f in report.errors
     ]
     trains_anyway = all(finding.code not in ("rejected", "empty") for finding in report.errors)
     last = "\nTo train all the same: data.check=warn" if trains_anyway else ""

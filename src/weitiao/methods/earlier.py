@@ -143,7 +143,8 @@ def take_over(model: Any, earlier: Earlier, base: str, label_names: Sequence[str
             f"trained with ({_word(theirs.target_modules)})."
         )
     if next(model.parameters()).device.type != "meta":  # a plan needs the shapes alone
-        log.info("going on from the adapter of %s; %s", earlier.given, "its head too" if keeps else "the head is new")
+        told = ("; its head too" if keeps else "; the head is new") if head else ""
+        log.info("going on from the adapter of %s%s", earlier.given, told)
         peft.set_peft_model_state_dict(model, state)
 
 

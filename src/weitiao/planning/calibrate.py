@@ -86,7 +86,10 @@ def measure(config: RunConfig) -> dict[str, Any]:
     plan = BatchPlan(1024, config.train.per_device_train_batch_size, config.train.group_by_length)
     schedule = ChosenSteps(rows, [batches.members[i] for i in chosen], plan)
     optimizer = adapted.optimizer
-    optimizer.beside = beside(config.method, adapted.model, optimizer.masters, len(chosen), config.train.seed)
+    method = config.method
+    if method.type == "adalora":  # its cuts are placed in the run's steps, which these few are not
+        method = method.model_copy(update={"tinit": None, "tfinal": None})
+    optimizer.beside = beside(method, adapted.model, optimizer.masters, len(chosen), config.train.seed)
     times: list[float] = []
     steps = train_steps(adapted.model, inputs.task, inputs.pad_id, schedule, optimizer, 1e-6, config.train, accelerator)
     started = time.perf_counter()
