@@ -81,7 +81,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_step(e5: Path, tmp_path: P
     outcomes = {}
     for auto in ("no", "yes"):
         command = [sys.executable, "-c", _LIMITED, str(e5), str(rows), str(tmp_path / auto), auto]
-        environment = os.environ | {"OMP_NUM_THREADS": "2", "MALLOC_ARENA_MAX": "2"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
         outcomes[auto] = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert outcomes["no"].returncode != 0
     assert "does not fit into memory" in outcomes["no"].stderr
