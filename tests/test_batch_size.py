@@ -72,6 +72,7 @@ train({"model": sys.argv[1], "data": {"train": sys.argv[2], "test_size": 0.1}, "
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory through RLIMIT_AS")
 @pytest.mark.slow
+@pytest.mark.fault("memory runs out: refused before step 1, or the batch cut and the step kept")
 def test_out_of_memory_halves_the_batch_and_keeps_the_step(e5: Path, tmp_path: Path) -> None:
     """A real limit on the address space: refused without auto_batch, trained with it, all rows in the one step."""
     rows = write_jsonl(
@@ -115,6 +116,7 @@ def clean(path: Path) -> Path:
     return write_jsonl(path, [{"text": "太差了" + "啊" * i, "label": "ab"[i % 2]} for i in range(8)])
 
 
+@pytest.mark.fault("a loss that is no number: stopped with its rows named, or left out and counted")
 def test_a_loss_that_is_no_number_stops_and_names_the_rows(poisoned: tuple[Path, str], tmp_path: Path) -> None:
     model, character = poisoned
     rows = rows_with(character, tmp_path / "rows.jsonl")
@@ -124,6 +126,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_rows(poisoned: tuple[Path,
         train(options)
 
 
+@pytest.mark.fault("a loss that is no number: stopped with its rows named, or left out and counted")
 def test_such_a_step_can_be_left_out(poisoned: tuple[Path, str], tmp_path: Path) -> None:
     model, character = poisoned
     options = config(tmp_path / "run", model, rows_with(character, tmp_path / "rows.jsonl"), non_finite="skip")
