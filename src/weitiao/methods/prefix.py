@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from weitiao.errors import ConfigError
 from weitiao.method_config import PrefixConfig
-from weitiao.methods.modules import whole_modules
+from weitiao.methods.modules import task_type, whole_modules
 from weitiao.methods.prompt import load, rate_factor, save, soften
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def apply(
     adapter = peft.PrefixTuningConfig(
         num_virtual_tokens=config.num_virtual_tokens,
         modules_to_save=whole or None,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=task_type(model),
         base_model_name_or_path=base,
     )
     return soften(model, adapter)

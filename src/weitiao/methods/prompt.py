@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.method_config import PromptConfig
 from weitiao.methods import lora
 from weitiao.methods.lora import save
-from weitiao.methods.modules import whole_modules
+from weitiao.methods.modules import task_type, whole_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +38,7 @@ def apply(
         num_virtual_tokens=config.num_virtual_tokens,
         prompt_tuning_init=config.prompt_tuning_init.upper(),
         modules_to_save=whole or None,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=task_type(model),
         base_model_name_or_path=base,
     )
     return soften(model, adapter)
