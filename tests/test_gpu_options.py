@@ -30,12 +30,12 @@ def test_without_a_gpu_its_options_are_refused(option: dict[str, Any], said: str
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_compiled_training_has_the_same_losses(method: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_compiled_training_has_the_same_losses(options: dict[str, Any], tmp_path: Path) -> None:
+    """With LoRA, whose layers are our own autograd function; compiling takes most of a minute."""
     losses = []
     for compiled in (False, True):
         seen: list[float] = []
-        options["method"] = {"type": method}
+        options["method"] = {"type": "lora"}
         options["train"] |= {"compile": compiled, "max_steps": 4, "eval_strategy": "no"}
         options["output"] = {"dir": str(tmp_path / str(compiled))}
         weitiao.train(options, listener=lambda e, seen=seen: seen.append(e["loss"]) if e["event"] == "log" else None)  # type: ignore[misc]
