@@ -109,13 +109,16 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the stored cells")
     parser.add_argument("--render", action="store_true", help="run nothing, render docs/plan.md")
     options = parser.parse_args()
+    if options.render:
+        kept = json.loads((RESULTS / "plan_error.json").read_text("utf-8"))
+        return render(kept["cells"], kept["environment"])
     cells = []
     for model, method, tokens, length in itertools.product(MODELS, METHODS, TOKENS, LENGTHS):
         settings = {"model": model, "method": method, "tokens_per_batch": tokens, "max_length": length}
         settings["max_steps"] = STEPS
         cells.append(Cell(settings, lambda settings=settings: measure(settings)))
     results = Results(RESULTS / "plan_error.json", machine(), options.fresh)
-    todo = [cell for cell in results.plan(cells) if options.only in cell.name][: 0 if options.render else options.limit]
+    todo = [cell for cell in results.plan(cells) if options.only in cell.name][: options.limit]
     for i, cell in enumerate(todo, start=1):
         print(f"[{i}/{len(todo)}] {cell.name}", file=sys.stderr)
         others = Others()
