@@ -14,7 +14,7 @@ from weitiao.kernels.attention import MODEL_TYPES, ShortAttention, attention, re
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
-from weitiao.kernels.rows import RowsEmbedding, restore_embedding, shrink_embedding
+from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, restore_embedding, shrink_embedding
 from weitiao.training.optim import MasterAdamW, decay_factor, learning_rate_at
 
 
@@ -137,6 +137,30 @@ def test_rows_embedding_answers_for_unseen_ids_in_evaluation() -> None:
     assert small is not None
     net.eval()
     torch.testing.assert_close(net.words(torch.tensor([4, 30, 1])), before[[4, 30, 1]])
+
+
+def test_known_rows_answer_alike_and_for_known_ids_alone() -> None:
+    net = Net()
+    net.words.requires_grad_(False)
+    before = net.words.weight.detach().clone()
+    known = keep_known_rows(net, [4, 30, 4])
+    assert known is not None
+    assert known.weight.shape == (3, 8)  # the padding row is always there
+    assert not known.weight.requires_grad
+    torch.testing.assert_close(
+        net.words(torch.tensor([[4, 30], [1, 4]])), before[torch.tensor([[4, 30], [1, 4]])], atol=0, rtol=0
+    )
+    with pytest.raises(IndexError):
+        net.words(torch.tensor([5]))
+
+
+def test_known_rows_keep_away_from_a_table_that_trains_or_is_tied() -> None:
+    assert keep_known_rows(Net(), [1]) is None
+    tied = Net()
+    tied.words.requires_grad_(False)
+    tied.out = nn.Linear(8, 50, bias=False)
+    tied.out.weight = tied.words.weight
+    assert keep_known_rows(tied, [1]) is None
 
 
 def test_rows_embedding_keeps_away_where_it_would_change_the_result() -> None:

@@ -1,4 +1,4 @@
-"""Train only those rows of an embedding that the training data can touch, with AdamW's exact dense result.
+"""Train, or hold, only those rows of an embedding that the data can touch; trained with AdamW's exact dense result.
 
 A row whose token never occurs has gradient 0, so its AdamW moments stay 0 and only weight decay moves it, by the same
 factor as every other untouched row. Training the occurring rows alone and applying that factor once at the end is
@@ -60,17 +60,57 @@ def shrink_embedding(model: nn.Module, ids: Iterable[int]) -> RowsEmbedding | No
     It does not apply when the table is frozen, tied to an output head (whose gradient touches every row), or one of
     the modules that peft saves whole (it would save the rows alone).
     """
-    full = model.get_input_embeddings()  # type: ignore[operator]
-    if type(full) is not nn.Embedding or not full.weight.requires_grad or full.max_norm is not None:
+    full = _plain_embedding(model)
+    if full is None or not full.weight.requires_grad:
         return None
-    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is full.weight]
-    if len(names) != 1 or ".modules_to_save." in names[0]:
-        return None
-    padding = set() if full.padding_idx is None else {full.padding_idx}
-    rows = torch.tensor(sorted(set(ids) | padding))
-    small = RowsEmbedding(full, rows)
+    small = RowsEmbedding(full, _sorted_rows(full, ids))
     model.set_input_embeddings(small)  # type: ignore[operator]
     return small
+
+
+class KnownRows(nn.Module):
+    """The rows ``weight`` [R, H] of a frozen embedding [V, H] whose ids will come; the others are not held at all."""
+
+    place: torch.Tensor
+
+    def __init__(self, full: nn.Embedding, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(full.weight.detach()[rows].clone(), requires_grad=False)
+        place = torch.full((full.num_embeddings,), -1)
+        place[rows] = torch.arange(len(rows))
+        self.register_buffer("place", place, persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids [...] -> vectors [..., H]. Raises IndexError for an id that was not announced."""
+        return nn.functional.embedding(self.place[ids], self.weight)
+
+
+def keep_known_rows(model: nn.Module, ids: Iterable[int]) -> KnownRows | None:
+    """Replace a frozen input embedding by the rows of ``ids``; None where that does not apply.
+
+    For models whose artifact leaves the embedding out (adapters): the whole table is not there any more. It does not apply
+    when the table trains, is tied to an output head, or has an adapter of its own.
+    """
+    full = _plain_embedding(model)
+    if full is None or full.weight.requires_grad:
+        return None
+    small = KnownRows(full, _sorted_rows(full, ids))
+    model.set_input_embeddings(small)  # type: ignore[operator]
+    return small
+
+
+def _plain_embedding(model: nn.Module) -> nn.Embedding | None:
+    """The input embedding, where nothing else uses its table."""
+    full = model.get_input_embeddings()  # type: ignore[operator]
+    if type(full) is not nn.Embedding or full.max_norm is not None:
+        return None
+    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is full.weight]
+    return full if len(names) == 1 and ".modules_to_save." not in names[0] else None
+
+
+def _sorted_rows(full: nn.Embedding, ids: Iterable[int]) -> torch.Tensor:
+    padding = set() if full.padding_idx is None else {full.padding_idx}
+    return torch.tensor(sorted(set(ids) | padding))
 
 
 def restore_embedding(model: nn.Module, small: RowsEmbedding, decay: float) -> None:

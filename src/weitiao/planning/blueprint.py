@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from weitiao import pretrained
@@ -15,10 +14,9 @@ from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.int8 import is_supported
 from weitiao.kernels.lora import FusedForward, fuse_lora
 from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
-from weitiao.kernels.rows import shrink_embedding
 from weitiao.measure.cost import Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS
-from weitiao.training.adapt import count_parameters
+from weitiao.training.adapt import count_parameters, occurring_rows
 from weitiao.training.inputs import Inputs
 
 _SVD_STARTS = ("pissa", "olora")  # they need values; the shapes are those of the default start
@@ -83,7 +81,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     pretrained.to_compute_dtype(model, inputs.resolved.dtype)
     artifact = _artifact_bytes(model, method.type)
     if options.sparse_embedding and not config.data.streaming:
-        shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
+        occurring_rows(model, method.type, inputs)
     model = model.to("meta")  # the index of embedding rows was made of values
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -19,7 +19,7 @@ from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.prefix import Prefix, depth, layers
-from weitiao.kernels.rows import RowsEmbedding, shrink_embedding
+from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
 from weitiao.methods import METHODS, rate_factor, refuse_unfit
 from weitiao.methods.earlier import find
 from weitiao.methods.eva import start_from_data
@@ -99,11 +99,7 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     )
     rows = None
     if options.sparse_embedding and inputs.stream is None:
-        rows = shrink_embedding(model, [inputs.pad_id, *np.unique(inputs.train.flat).tolist()])
-        if rows is not None:
-            log.info(
-                "embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{rows.table.shape[0]:,}"
-            )
+        rows = occurring_rows(model, config.method.type, inputs)
     model = model.to(accelerator.device)
     pretrained.to_compute_dtype(model, resolved.dtype)
     if told := inputs.task.prepare_model(model):
@@ -130,6 +126,20 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if isinstance(method.top_k, int) and not sharded:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
     return Adapted(model, optimizer, rows, counts, inputs, prefix)
+
+
+def occurring_rows(model: Any, method: str, inputs: Inputs) -> RowsEmbedding | None:
+    """The embedding cut down to the rows that occur: trained ones are returned, of a frozen one the others are let go."""
+    ids = [inputs.pad_id, *np.unique(inputs.train.flat).tolist()]
+    if (rows := shrink_embedding(model, ids)) is not None:
+        log.info("embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{len(rows.place):,}")
+    elif method != "full":  # an adapter is saved without the embedding
+        known = keep_known_rows(model, [*ids, *np.unique(inputs.eval.flat).tolist()])
+        if known is not None:
+            log.info(
+                "embedding: the %s of %s rows that occur are held", f"{len(known.weight):,}", f"{len(known.place):,}"
+            )
+    return rows
 
 
 def _stored_prefix(
