@@ -44,6 +44,49 @@ def distributed_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# The figures of a recipe that are shown, best known first.
+SHOWN = (
+    "accuracy",
+    "f1",
+    "f1_micro",
+    "f1_macro",
+    "spearman",
+    "pearson",
+    "mse",
+    "log_loss",
+    "perplexity",
+    "token_accuracy",
+)
+SHOWN += ("chrf", "rouge_l")
+ANSWERS = 4
+
+
+def recipes_table(found: dict[str, Any]) -> str:
+    lines = [
+        "| recipe | trained | steps | seconds | peak memory | stored | held-out rows | base, untrained |",
+        "|" + "---|" * 8,
+    ]
+    for name, run in found["recipes"].items():
+        metrics, before = ({key: f"{run.get(side, {})[key]:.3f}" for key in SHOWN if key in run.get(side, {})} for side in ("metrics", "metrics_before"))  # fmt: skip
+        cells = [name, f"{run['num_trainable_params']:,}", f"{run['steps']:,}", f"{run['train_seconds']:.0f}"]
+        cells += [f"{run['peak_memory_bytes'] / 1e9:.2f} GB", f"{run['artifact_bytes'] / 1e6:,.1f} MB"]
+        cells += [", ".join(f"{key} {value}" for key, value in side.items()) for side in (metrics, before)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def answers_table(found: dict[str, Any]) -> str:
+    """The same held-out questions, answered by the base and by what each recipe made of it."""
+    runs = {name: run for name, run in found["recipes"].items() if run["samples"]}
+    lines = [f"| question | reference | base | {' | '.join(runs)} |", "|" + "---|" * (3 + len(runs))]
+    for samples in list(zip(*(run["samples"] for run in runs.values()), strict=True))[:ANSWERS]:
+        first = samples[0]
+        question = first["question"][-1]["content"]
+        cells = [question, first["reference"], first["before"], *(sample["after"] for sample in samples)]
+        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def page() -> str:
     demo = load("demo")
     distributed = load("distributed")
@@ -58,7 +101,14 @@ def page() -> str:
         demo_table(demo),
         "One seed cannot tell a small difference in quality from chance.",
     ]
+    recipes = load("recipes")
     more = [
+        "## Every task's recipes, as they stand",
+        "```\npython benchmarks/recipes.py\n```",
+        f"One run each, so one seed. {machine(recipes['environment'])}.",
+        recipes_table(recipes),
+        "What the language model answers to held-out questions, before and after:",
+        answers_table(recipes),
         "## Data as rows grow",
         "```\npython benchmarks/data_scale.py\n```",
         "A process a line, imports not counted. *read* builds the memory-mapped table, *check* is the whole data check (near-duplicates "

@@ -1,7 +1,8 @@
 """How far `weitiao plan` is from what a run then measures: python benchmarks/plan_error.py [--only TEXT] [--limit N]
 
 A cell is a model, method, batch and length: its plan, its calibrated plan and its run, each a process of its own. Finished
-cells are kept in results/plan_error.json, so the command goes on where it was stopped. --fresh measures all anew.
+cells are kept in results/plan_error.json, so the command goes on where it was stopped, and shown in docs/plan.md. --fresh
+measures all anew, --render only shows.
 """
 
 import argparse
@@ -13,13 +14,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS, Cell, CellFailed, Others, Results, last_json, machine, train
+from figures import table
+from record import DISTURBED, RESULTS, ROOT, Cell, CellFailed, Others, Results, last_json, machine, train
 
+PAGE = ROOT / "docs" / "plan.md"
+MARKS = ("<!-- errors -->\n", "<!-- /errors -->\n")
 MODELS = ("multilingual-e5-small", "all-MiniLM-L6-v2")
 METHODS = ("full", "lora")
 TOKENS = (512, 1024, 2048)
 LENGTHS = (64, 256)
-STEPS = 150
+STEPS = 100
 GOALS = {"plan": {"memory": 0.15, "time": 0.30, "storage": 0.01}, "calibrated": {"memory": 0.05, "time": 0.10, "storage": 0.01}}  # fmt: skip
 
 
@@ -64,12 +68,50 @@ def medians(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
+def render(cells: list[dict[str, Any]], environment: dict[str, Any]) -> None:
+    """The table of docs/plan.md: a line a cell, each error with its sign, then the medians without it."""
+    rows = []
+    for cell in cells:
+        settings, result = cell["settings"], cell["result"]
+        measured = result["measured"]
+        line = [settings["model"], settings["method"], f"{settings['tokens_per_batch']:,}", str(settings["max_length"])]
+        for quantity, value in (
+            ("memory", f"{measured['peak_memory_bytes'] / 1e9:.2f}"),
+            ("time", f"{measured['train_seconds']:.1f}"),
+            ("storage", f"{measured['artifact_bytes'] / 1e6:.1f}"),
+        ):
+            line += [value, *(f"{100 * result[kind][quantity]:+.1f}" for kind in GOALS)]
+        rows.append(line)
+    found = medians(cells)
+    last = ["median of absolute errors", "", "", ""]
+    for quantity in ("memory", "time", "storage"):
+        last += ["", *(f"{100 * found[kind][quantity]:.1f}" for kind in GOALS)]
+    goals = ["goal", "", "", ""]
+    for quantity in ("memory", "time", "storage"):
+        goals += ["", *(f"{100 * GOALS[kind][quantity]:.0f}" for kind in GOALS)]
+    head = ["model", "method", "tokens a batch", "longest"]
+    for name in ("peak, GB", "training, s", "stored, MB"):
+        head += [name, "plan, %", "calibrated, %"]
+    disturbed = sum((cell.get("others_cpu_share") or 0) > DISTURBED for cell in cells)
+    text = (
+        f"{len(cells)} runs of {cells[0]['settings']['max_steps']} steps on {environment['cpu']['name']}, "
+        f"{environment['cpu']['cores']} cores; during {disturbed} of them others took over {DISTURBED:.0%} of the machine. "
+        "Rows: results/plan_error.json of `benchmarks/`.\n\n" + table(head, [*rows, last, goals]) + "\n"
+    )
+    before, _, rest = PAGE.read_text("utf-8").partition(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2], "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cells whose name holds this text")
     parser.add_argument("--limit", type=int, help="measure at most this many cells now")
     parser.add_argument("--fresh", action="store_true", help="forget the stored cells")
+    parser.add_argument("--render", action="store_true", help="run nothing, render docs/plan.md")
     options = parser.parse_args()
+    if options.render:
+        kept = json.loads((RESULTS / "plan_error.json").read_text("utf-8"))
+        return render(kept["cells"], kept["environment"])
     cells = []
     for model, method, tokens, length in itertools.product(MODELS, METHODS, TOKENS, LENGTHS):
         settings = {"model": model, "method": method, "tokens_per_batch": tokens, "max_length": length}
@@ -89,6 +131,7 @@ def main() -> None:
         print(json.dumps({kind: result[kind] for kind in GOALS}), file=sys.stderr)
     done = results.data["cells"]
     if done:
+        render(done, results.data["environment"])
         found = medians(done)
         met = all(found[kind][key] <= goal for kind, goals in GOALS.items() for key, goal in goals.items())
         print(json.dumps({"cells": len(done), "median_absolute_error": found, "goals": GOALS, "met": met}))

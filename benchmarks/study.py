@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from study_page import SIZES, page
+from study_page import SIZES, kept, page
+from study_plots import drawings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,6 +45,9 @@ def main() -> None:
         keep(rows)
     text = page(RESULTS)
     (ROOT / "docs" / "study.md").write_text(text, "utf-8")
+    for name, drawing in drawings(kept(RESULTS)).items():
+        (ROOT / "docs" / "plots").mkdir(exist_ok=True)
+        (ROOT / "docs" / "plots" / name).write_text(drawing, "utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from figures import table
 
 SIZES = [300, 1000, 3000]
+PLOTS = {"arms": "every seed of every arm", "costs": "quality against time, memory and storage"}
 Comparison = dict[str, Any]
 
 
@@ -114,8 +115,12 @@ def page(results: Path) -> str:
     main = found.get(1000) or next(iter(found.values()))
     parts += ["## What articles say, and what was measured", f"{main['data']['num_train_rows']:,} rows.", claims(main)]
     parts += ["## As rows grow", by_size(found)]
+    if len(found) > 1:
+        parts.append("![full and LoRA over training rows](plots/study-sizes.svg)")
     for size, one in found.items():
         margin = f"Margin, set before the runs: {100 * one['margin']:g} points."
         parts += [f"## {size:,} training rows", margin, arms_table(one), machine(one)]
+        if len(one["arms"]) > 2:
+            parts += [f"![{what}](plots/study-{size}-{name}.svg)" for name, what in PLOTS.items()]
         parts += [f"- {arm['arm']}: {arm['english']}" for arm in one["unfair"]]
     return "\n\n".join(parts) + "\n"

