@@ -111,7 +111,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.render:
         kept = json.loads((RESULTS / "plan_error.json").read_text("utf-8"))
-        return render(kept["cells"], kept["environment"])
+        render(kept["cells"], kept["environment"])
+        return
     cells = []
     for model, method, tokens, length in itertools.product(MODELS, METHODS, TOKENS, LENGTHS):
         settings = {"model": model, "method": method, "tokens_per_batch": tokens, "max_length": length}

@@ -110,7 +110,9 @@ def test_peoples_daily_counts() -> None:
 
 @pytest.mark.slow
 def test_kinds_and_ratings_are_all_there() -> None:
-    rows = [json.loads(line) for line in catalogue.fetch("peoples-daily-kinds").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in catalogue.fetch("peoples-daily-kinds").read_text(encoding="utf-8").splitlines()
+    ]
     counts = collections.Counter(tuple(row["labels"]) for row in rows)
     assert (len(rows), counts[()], counts[("PER", "LOC", "ORG")]) == (19484, 6140, 1355)
     tagged = json.loads(catalogue.fetch("peoples-daily-ner").read_text(encoding="utf-8").partition("\n")[0])

@@ -1,5 +1,6 @@
 """Any number of labels for a text, and numbers: what is read, what is refused, how rows are split and checked."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -125,16 +126,15 @@ def test_the_order_of_labels_is_no_conflict_and_other_labels_are(tmp_path: Path)
 
 def test_a_split_of_sets_that_are_all_different_is_by_lot(tmp_path: Path) -> None:
     """One stratum a set would hold out whatever comes first in the alphabet."""
-    names = [f"{i:02d}" for i in range(40)]
-    rows = [{"text": varied(i), "labels": [names[i], names[(i + 1) % 40], "all"]} for i in range(40)]
-    file = write_jsonl(tmp_path / "r.jsonl", rows)
-    prepared = prepare(data_of(file, test_size=8, split_seed=1), "labels")
-    held = sorted(min(own) for own in prepared.eval.row_labels)
-    assert held != names[:8]
-    assert prepared.label_names == (*names, "all")
-    assert prepared.report["label_counts_eval"]["all"] == 8
+    sets = [list(pair) for pair in itertools.combinations("abcdefghij", 2)]
+    file = write_jsonl(tmp_path / "r.jsonl", [{"text": varied(i), "labels": own} for i, own in enumerate(sets)])
+    prepared = prepare(data_of(file, test_size=8), "labels")
+    assert sorted(prepared.eval.row_labels) != sets[:8]
+    assert prepared.label_names == tuple("abcdefghij")
+    assert sum(prepared.report["label_counts_eval"].values()) == 16
+    single = write_jsonl(tmp_path / "single.jsonl", [{"text": varied(i), "labels": [i]} for i in range(20)])
     with pytest.raises(DataError, match=r"take another data\.split_seed"):
-        prepare(data_of(file, test_size=24), "labels")
+        prepare(data_of(single), "labels")
 
 
 def test_rows_of_another_task_are_told(tmp_path: Path) -> None:
@@ -145,15 +145,15 @@ def test_rows_of_another_task_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             prepare(data_of(several), kind)
+    none = write_jsonl(tmp_path / "none.jsonl", [{"text": varied(i), "labels": []} for i in range(4)])
     with pytest.raises(DataError, match="Expected at least one label"):
-        none = write_jsonl(tmp_path / "none.jsonl", [{"text": varied(i), "labels": []} for i in range(4)])
         prepare(data_of(none), "labels")
     bare = write_jsonl(tmp_path / "bare.jsonl", [{"text": varied(i)} for i in range(4)])
     with pytest.raises(DataError, match="Expected a text and a number"):
         prepare(data_of(bare), "number")
 
 
-def test_the_check_knows_both(tmp_path: Path) -> None:
+def test_the_check_knows_both(tiny_model: Path, tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"text": varied(i), "labels": [[], ["a"], ["a", "b"]][i % 3]} for i in range(27)]
     rows[1]["labels"] = ["a", "rare"]
     report = weitiao.data.check(write_jsonl(tmp_path / "r.jsonl", rows), output=tmp_path / "out")
@@ -167,7 +167,8 @@ def test_the_check_knows_both(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "check", str(ratings), "task=regression", "--json"])
     shown = json.loads(done.stdout)
     assert (shown["format"]["kind"], [f["code"] for f in shown["findings"]]) == ("number", ["one_number"])
-    told = weitiao.data.check({"model": "-", "task": "regression", "data": {"train": str(ratings)}, "output": {"dir": "-"}})  # fmt: skip
+    tree = {"model": str(tiny_model), "task": "regression", "data": {"train": str(ratings)}, "output": {"dir": "-"}}
+    told = weitiao.data.check(tree)
     assert told.format["kind"] == weitiao.data.check(ratings, task="regression").format["kind"] == "number"
     assert weitiao.data.check(ratings).format["kind"] == "classification"
 

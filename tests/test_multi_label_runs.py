@@ -72,7 +72,9 @@ def test_the_loss_of_a_step_is_transformers_own(count: int, tiny_model: Path) ->
         tiny_model, num_labels=count, problem_type="multi_label_classification"
     ).eval()
     gold = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=np.float32)[:, :count]
-    batch = task.collate(Encoded.of([[2, 5, 3], [2, 7, 8, 3], [2, 9, 3]]), [0, 1, 2], 0) | {"labels": torch.tensor(gold)}
+    batch = task.collate(Encoded.of([[2, 5, 3], [2, 7, 8, 3], [2, 9, 3]]), [0, 1, 2], 0) | {
+        "labels": torch.tensor(gold)
+    }
     theirs = model(**batch).loss
     assert task.count_targets(batch) == 3
     assert (task.loss(model, batch) / 3).item() == pytest.approx(theirs.item(), rel=1e-6)
@@ -126,7 +128,7 @@ def test_metrics_by_hand_and_where_there_is_nothing_to_count() -> None:
 
 @both_methods
 def test_a_run_and_its_artifact_in_plain_libraries(method: str, set_options: dict[str, Any]) -> None:
-    run = weitiao.train({**set_options, "method": {"type": method}, "train": {**set_options["train"], "num_train_epochs": 12}})  # fmt: skip
+    run = weitiao.train({**set_options, "method": {"type": method}, "train": {**set_options["train"], "num_train_epochs": 25}})  # fmt: skip
     assert files(run.path) == ALWAYS | MODEL[method]
     summary = run.summary
     assert (summary["task"], tuple(summary["label_names"])) == ("multi_label", NAMES)
@@ -155,7 +157,7 @@ def test_a_run_and_its_artifact_in_plain_libraries(method: str, set_options: dic
 
 
 def test_predict_eval_plan_and_advise(set_options: dict[str, Any], tmp_path: Path) -> None:
-    run = weitiao.train({**set_options, "train": {**set_options["train"], "num_train_epochs": 12}})
+    run = weitiao.train({**set_options, "train": {**set_options["train"], "num_train_epochs": 25}})
     both, none = weitiao.predict(run.path, text=["很好孩子看酒店吧", "推荐啊"])
     assert (both["labels"], none["labels"]) == (["child", "hotel"], [])
     assert both["probabilities"]["child"] > 0.5 > both["probabilities"]["book"]
@@ -182,7 +184,7 @@ def test_rows_come_back_as_they_are(set_options: dict[str, Any], tmp_path: Path)
 def test_no_label_among_the_evaluation_rows(set_options: dict[str, Any], tmp_path: Path) -> None:
     bare = write_jsonl(tmp_path / "bare.jsonl", [{"text": "推荐两次", "labels": []}])
     data = {**set_options["data"], "eval": str(bare)}
-    with pytest.raises(ConfigError, match="no evaluation row has a label(.|\n)*Use exact_match or hamming_loss"):
+    with pytest.raises(ConfigError, match=r"no evaluation row has a label(.|\n)*Use exact_match or hamming_loss"):
         weitiao.train({**set_options, "data": data})
 
 
@@ -204,7 +206,11 @@ def test_both_methods_compared(set_options: dict[str, Any], tmp_path: Path) -> N
 def test_going_on_from_an_earlier_adapter(set_options: dict[str, Any], tmp_path: Path) -> None:
     """The earlier run's own rows are scored again, with their sets of labels."""
     first = weitiao.train({**set_options, "method": {"type": "lora"}})
-    later = {**set_options, "method": {"type": "lora", "init_from": str(first.path)}, "output": {"dir": str(tmp_path / "on")}}
+    later = {
+        **set_options,
+        "method": {"type": "lora", "init_from": str(first.path)},
+        "output": {"dir": str(tmp_path / "on")},
+    }
     found = weitiao.train({**later, "train": {**later["train"], "max_steps": 1}}).summary["effects"]["earlier_task"]
     assert (found["rows"], found["metrics_before"]["f1_micro"]) == (24, first.summary["metrics"]["f1_micro"])
 
@@ -219,7 +225,9 @@ def test_a_real_model_learns(method: str, tmp_path: Path) -> None:
         for j in range(6):
             left, right = (things.get(str(name), "Nothing else happened.") for name in (first, second))
             labels = sorted({name for name in (first, second) if name})
-            rows.append({"sentence1": f"Day {i}{j}: {left}", "sentence2": f"Also on day {j}{i}: {right}", "labels": labels})
+            rows.append(
+                {"sentence1": f"Day {i}{j}: {left}", "sentence2": f"Also on day {j}{i}: {right}", "labels": labels}
+            )
     run = weitiao.train(
         {
             "model": "all-MiniLM-L6-v2",

@@ -188,7 +188,9 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     table = usable(str(data), config.data, predictor.task.KIND)
     side = Side(table, np.arange(len(table)))
     labels = side.labels
-    unknown = next(((i, one) for i, own in enumerate(side.row_labels) for one in own if names and one not in names), None)
+    unknown = next(
+        ((i, one) for i, own in enumerate(side.row_labels) for one in own if names and one not in names), None
+    )
     if unknown is not None:
         found = f"{side.ids[unknown[0]]}: label '{unknown[1]}' is unknown"
         raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")

@@ -1,5 +1,6 @@
 """A label column's values as the texts that a table keeps: one label, a set of labels, or a number."""
 
+import itertools
 import json
 from typing import Any
 
@@ -36,7 +37,7 @@ def labels_of(value: Any, name: str) -> str:
             "them; an empty one for a text without any.\nCorrect the row."
         )
     labels = sorted(label_of(label, name) for label in given)
-    twice = next((one for one, other in zip(labels, labels[1:], strict=False) if one == other), None)
+    twice = next((one for one, other in itertools.pairwise(labels) if one == other), None)
     if twice is not None:
         raise DataError(
             f"{name} has {twice!r} twice: {short(value)!r}.\nExpected the names of a text's labels, each once; a vector of "

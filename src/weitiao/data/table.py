@@ -132,7 +132,13 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     sources, asked = find(spec), kind if kind in ASKED_KINDS.values() else None
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
     columns = [config.text, config.label, config.text_pair, config.tag_scheme]
-    identity = [_VERSION, asked, sources.sample, columns, [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files]]
+    identity = [
+        _VERSION,
+        asked,
+        sources.sample,
+        columns,
+        [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files],
+    ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     folder = catalogue.home() / "tables" / digest
     if (folder / "table.json").is_file():

@@ -31,7 +31,9 @@ MARGIN_UNITS: dict[str, tuple[str, str]] = {}
 ROW_TESTS = {"exact_match": "mcnemar", "f1_micro": "swap", "hamming_loss": "swap"}
 SECTIONS = ("classes", "gaps")
 SCORED_ONLY: dict[str, Any] = {}
-_PROBLEM_TYPE = "multi_label_classification"  # plain transformers computes the same loss, and its pipelines use a sigmoid
+_PROBLEM_TYPE = (
+    "multi_label_classification"  # plain transformers computes the same loss, and its pipelines use a sigmoid
+)
 Tensors = dict[str, torch.Tensor]
 # As with one label:
 rows_of = classification.rows_of

@@ -207,7 +207,10 @@ def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     n, x, y, xx, yy, xy, squared, absolute = np.moveaxis(sums, -1, 0)
     of_found, of_gold = (np.maximum(n * squares - total**2, 0) for squares, total in ((xx, x), (yy, y)))
     both = np.sqrt(of_found * of_gold)
-    varies, told = both > 1e-12 * n * np.sqrt(xx * yy), of_gold > 1e-12 * n * yy  # what is left of equal numbers is rounding
+    varies, told = (
+        both > 1e-12 * n * np.sqrt(xx * yy),
+        of_gold > 1e-12 * n * yy,
+    )  # what is left of equal numbers is rounding
     mse = squared / n
     return {
         "pearson": np.divide(n * xy - x * y, both, out=np.zeros_like(both), where=varies),

@@ -67,7 +67,11 @@ def fit(
             "Use train.max_steps."
         )
     if problem := task.metric_problem(options.metric_for_best_model, inputs.label_names, inputs.eval.gold):
-        known = [name for name in task.HIGHER_IS_BETTER if not task.metric_problem(name, inputs.label_names, inputs.eval.gold)]
+        known = [
+            name
+            for name in task.HIGHER_IS_BETTER
+            if not task.metric_problem(name, inputs.label_names, inputs.eval.gold)
+        ]
         raise ConfigError(
             f"train.metric_for_best_model={options.metric_for_best_model}, and {problem}.\nExpected a metric that these "
             f"evaluation rows have.\nUse {' or '.join(known[:2])}."
