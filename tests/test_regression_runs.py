@@ -1,6 +1,7 @@
 """Runs of regression: loss and metrics against transformers, scipy and scikit-learn, numbers of any size, comparing, resuming."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,13 @@ def test_a_head_trains_in_deviations_and_is_saved_in_units(bias: bool, tiny_mode
 @both_methods
 def test_a_run_and_its_artifact_in_plain_libraries(method: str, year_options: dict[str, Any]) -> None:
     """Numbers far from 0 are learnt from the first step on, and the saved model answers in their units."""
-    run = weitiao.train({**year_options, "method": {"type": method}, "train": {**year_options["train"], "num_train_epochs": 25}})  # fmt: skip
+    run = weitiao.train({**year_options, "method": {"type": method}, "train": {**year_options["train"], "num_train_epochs": 25, "learning_rate": 3e-3}})  # fmt: skip
     assert files(run.path) == ALWAYS | MODEL[method]
     summary = run.summary
     assert (summary["task"], summary["label_names"]) == ("regression", ["score"])
     assert abs(summary["plan_error"]["storage"]) < 0.01
-    assert summary["metrics"]["pearson"] > 0.5
-    assert summary["metrics"]["rmse"] < 5
+    assert summary["metrics"]["pearson"] > 0.7
+    assert summary["metrics"]["rmse"] < 7  # the mean alone has 9
     losses = [event["loss"] for event in run.events() if event["event"] == "log"]
     assert losses[0] < 200  # squared error of the mean, not of 0
     model = loaded(run, year_options["model"], ("score",))
@@ -176,7 +177,24 @@ def test_a_run_and_its_artifact_in_plain_libraries(method: str, year_options: di
     assert answer["number"] == pytest.approx(rows[0]["predicted"], rel=1e-6)
     again = weitiao.eval(run.path, data=year_options["data"]["train"])["metrics"]
     assert again["num_rows"] == 72
-    assert again["pearson"] > 0.9
+    assert again["pearson"] > 0.7
+
+
+def test_training_is_the_same_whatever_the_unit(year_options: dict[str, Any], tmp_path: Path) -> None:
+    """Losses and answers in another unit are those of the first one, carried over: gradients, clipping and rates are alike."""
+    with Path(year_options["data"]["train"]).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    moved = write_jsonl(tmp_path / "moved.jsonl", [{**row, "score": row["score"] * 50 - 7000} for row in rows])
+    found = []
+    for name, file in (("years", year_options["data"]["train"]), ("moved", str(moved))):
+        data = {**year_options["data"], "train": file}
+        run = weitiao.train({**year_options, "data": data, "output": {"dir": str(tmp_path / name)}})
+        found.append(run)
+    norms = [[event["grad_norm"] for event in run.events() if event["event"] == "log"] for run in found]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-2)
+    answers = [[row["predicted"] for row in read_jsonl(run.path / "predictions.jsonl")] for run in found]
+    assert [value * 50 - 7000 for value in answers[0]] == pytest.approx(answers[1], abs=5)
+    assert found[1].summary["metrics"]["rmse"] == pytest.approx(50 * found[0].summary["metrics"]["rmse"], rel=1e-2)
 
 
 @both_methods
@@ -246,8 +264,6 @@ def test_plan_advise_and_compare(year_options: dict[str, Any], tmp_path: Path) -
 @both_methods
 def test_a_real_model_learns_in_bf16(method: str, tmp_path: Path) -> None:
     """Ratings of tweets, moved to where bf16 has steps of 8: learnt as deviations, they are learnt all the same."""
-    import json
-
     from weitiao.catalogue import fetch
 
     with fetch("vader-tweets").open(encoding="utf-8") as file:

@@ -128,7 +128,7 @@ def metrics(scores: NDArray[np.float32], gold: NDArray[np.float32], names: Seque
 def _share(part: Any, whole: Any) -> NDArray[np.float64]:
     """0 where there is nothing to divide by, as scikit-learn has it."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole)
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole != 0))
 
 
 def metric_problem(name: str, names: Sequence[str], gold: NDArray[np.float32]) -> str | None:

@@ -103,9 +103,12 @@ def scale_head(model: "PreTrainedModel", labels: NDArray[np.float64]) -> str:
 
 
 def _in_units(head: Any, _: Any, out: torch.Tensor) -> torch.Tensor:
-    """A forward hook: deviations -> numbers, in fp32."""
+    """A forward hook: deviations -> numbers, in fp32; back flow the gradients of the deviations' own squared error."""
     mean, scale = head.units
-    return out.float() * scale + mean
+    out = out.float()
+    if out.requires_grad:
+        out.register_hook(lambda gradient: gradient / scale**2)
+    return out * scale + mean  # type: ignore[no-any-return]
 
 
 def restore_head(model: "PreTrainedModel", state: Tensors | None = None) -> None:
