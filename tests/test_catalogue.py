@@ -108,6 +108,20 @@ def test_peoples_daily_counts() -> None:
     assert 15_000 < begins["B-PER"] < 35_267  # surname and given name are tagged apart in the source
 
 
+@pytest.mark.slow
+def test_kinds_and_ratings_are_all_there() -> None:
+    rows = [
+        json.loads(line) for line in catalogue.fetch("peoples-daily-kinds").read_text(encoding="utf-8").splitlines()
+    ]
+    counts = collections.Counter(tuple(row["labels"]) for row in rows)
+    assert (len(rows), counts[()], counts[("PER", "LOC", "ORG")]) == (19484, 6140, 1355)
+    tagged = json.loads(catalogue.fetch("peoples-daily-ner").read_text(encoding="utf-8").partition("\n")[0])
+    assert rows[0]["text"] == "".join(tagged["tokens"])
+    rows = [json.loads(line) for line in catalogue.fetch("vader-tweets").read_text(encoding="utf-8").splitlines()]
+    assert (len(rows), rows[1]) == (4200, {"text": "Yay. Another good phone interview.", "label": 1.443298969})
+    assert -4 <= min(row["label"] for row in rows) < max(row["label"] for row in rows) <= 4
+
+
 SENTENCES = [
     "质量很好，物流也快。", "太差了，再也不买了", "这本书写得非常好，值得一读再读。", "酒店离地铁站很近", "孩子很喜欢",
     "How much protein should a female eat?", "The weather is lovely today.", "ＡＢＣ　１２３", "Café naïve ﬁne", "价格 99 元/件",

@@ -175,8 +175,9 @@ def test_report_files_and_cache(tmp_path: Path) -> None:
 def test_sources_of_a_check(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("model: m\ndata: {train: t.jsonl}\noutput: {dir: o}\nmethod: {type: lora}\n")
     assert source_config(str(tmp_path / "c.yaml"))[1] == "m"
-    config, model = source_config("t.jsonl", ["data.bad_rows=skip", "text_column=review"])
-    assert (config.train, config.bad_rows, config.text, model) == ("t.jsonl", "skip", "review", None)
+    config, model, task = source_config("t.jsonl", ["data.bad_rows=skip", "text_column=review"])
+    assert (config.train, config.bad_rows, config.text, model, task) == ("t.jsonl", "skip", "review", None, None)
+    assert source_config("t.jsonl", ["task=regression"])[2] == "regression"
 
 
 def test_suspicious_texts() -> None:

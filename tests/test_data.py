@@ -13,8 +13,9 @@ from conftest import write_jsonl
 from weitiao.config import DataConfig
 from weitiao.data.detect import detect, to_messages
 from weitiao.data.encode import Encoded, encode_texts
-from weitiao.data.prepare import Side, prepare, sort_labels, usable
+from weitiao.data.prepare import prepare, sort_labels, usable
 from weitiao.data.read import Row, read_records, read_rows
+from weitiao.data.side import Side
 from weitiao.data.source import find
 from weitiao.data.table import Table, build, text_key
 from weitiao.errors import DataError
@@ -133,6 +134,8 @@ DETECTED: list[tuple[dict[str, Any], str, str]] = [
     ({"评论": "a", "标签": "b"}, "text and label", "classification"),
     ({"sentence1": "a", "sentence2": "b", "label": 0}, "text pair and label", "classification"),
     ({"premise": "a", "hypothesis": "b", "label": 0}, "text pair and label", "classification"),
+    ({"text": "a", "labels": ["x", "y"]}, "text and labels", "labels"),
+    ({"text": "a", "score": "x", "label": -1.5}, "text and number", "number"),
     ({"text": "a"}, "text", "text"),
     ({"instruction": "a", "input": "", "output": "b"}, "alpaca", "sft"),
     ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "sharegpt", "sft"),
@@ -190,8 +193,10 @@ REFUSED = [
     ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "  ", "label": 1}\n', "r.jsonl:2: no visible characters"),
     ("r.jsonl", b'{"text": 5, "label": 1}\n', "text is '5'"),
     ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', "r.jsonl:2: label is 'None'"),
-    ("r.jsonl", b'{"text": "a", "label": 1.5}\n', "Round it, or map it to classes"),
-    ("r.jsonl", b'{"text": "a", "label": [1]}\n', "label is '[1]'"),
+    ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": 1.5}\n', "Round it, or map it to classes"),
+    ("r.jsonl", b'{"text": "a", "label": 1.5}\n', "task=regression"),
+    ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": [1]}\n', "label is '[1]'"),
+    ("r.jsonl", b'{"text": "a", "label": [1]}\n', "task=multi_label"),
     (
         "r.jsonl",
         b'{"text": "a", "label": 1}\n{"text": "b", "label": 1}\n{"text": "c", "label": 1}\n',

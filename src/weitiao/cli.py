@@ -115,9 +115,9 @@ def data_check(
     """Duplicates, leaks, conflicts, damage, balance, lengths: a table, and with --output a page."""
     from weitiao.data.checking import check, source_config
 
-    config, named_model = source_config(source, overrides or [])
+    config, named_model, task = source_config(source, overrides or [])
     with _progress() as progress:
-        report = check(config, model=model or named_model, output=output, say=progress.say)
+        report = check(config, model=model or named_model, task=task, output=output, say=progress.say)
     if as_json:
         _print_json({**report.to_dict(), "output": str(output) if output else None})
         return

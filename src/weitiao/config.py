@@ -19,7 +19,9 @@ class DataConfig(Section):
     text: str | None = Field(None, description="Column with the text; without it, told from the columns' names.")
     text_pair: str | None = Field(None, description="Column with the second text of a pair.")
     label: str | None = Field(
-        None, description="Column with the label: strings, integers or booleans; without it, told from the names."
+        None,
+        description="Column with the label: strings, integers or booleans (multi_label: lists, regression: numbers); without "
+        "it, told from the names.",
     )
     tag_scheme: Literal["auto", "iob1"] = Field(
         "auto",
@@ -189,11 +191,12 @@ class TrainConfig(Section):
     eval_tokens_per_batch: int = Field(2048, ge=8, description="Padded tokens an evaluation batch may hold.")
     metric_for_best_model: Literal[
         "accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc", "perplexity", "token_accuracy", "f1", "precision",
-        "recall",
+        "recall", "f1_micro", "exact_match", "hamming_loss", "average_precision", "pearson", "spearman", "mse", "rmse", "mae",
+        "r2",
     ] = Field(
         "accuracy",
-        description="The metric that picks the best evaluation; unless given, causal_lm takes log_loss and "
-        "token_classification f1.",
+        description="The metric that picks the best evaluation; unless given, causal_lm takes log_loss, "
+        "token_classification f1, multi_label f1_micro and regression pearson.",
     )  # fmt: skip
     generate_rows: int = Field(
         4, ge=0, description="causal_lm: held-out rows answered at the end, by the base and by what was trained."
@@ -278,7 +281,8 @@ class RunConfig(Section):
     model: str = Field(description="Catalogue name, hub id, local folder or GGUF file.")
     task: Task = Field(
         "classification",
-        description="What the model learns: a label, (causal_lm) to answer, or (token_classification) tags of words.",
+        description="What the model learns: a label, (causal_lm) to answer, (token_classification) tags of words, "
+        "(multi_label) any number of labels, or (regression) a number.",
     )
     data: DataConfig
     method: MethodConfig = Field(FullConfig(), description="How the model is adapted.")

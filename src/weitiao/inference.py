@@ -14,8 +14,9 @@ from weitiao import pretrained
 from weitiao.artifact import RunDir, to_plain
 from weitiao.config import RunConfig
 from weitiao.data.encode import Encoded
-from weitiao.data.prepare import Side, usable
+from weitiao.data.prepare import usable
 from weitiao.data.read import Row, read_rows
+from weitiao.data.side import Side
 from weitiao.data.words import joined, split
 from weitiao.errors import DataError
 
@@ -65,9 +66,9 @@ class Predictor:
         return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
 
     def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """{"label", "score", "probabilities"} a text; from a run of token_classification {"text", "entities", "words", "tags"}.
+        """{"label", "score", "probabilities"} a text; see :func:`predict` for the other tasks.
 
-        For the latter a text may be a list of words; others are cut into words, Chinese into characters.
+        With token_classification a text may be a list of words; others are cut into words, Chinese into characters.
         """
         if not texts:
             return []
@@ -111,9 +112,10 @@ def predict(
         told: causal_lm: called with pieces of the answers as they are made.
 
     Returns:
-        One {"label", "score", "probabilities"} a text, or {"answer"}, or {"text", "entities", "words", "tags"}, where an
-        entity has its type, text, start and end (characters of the text) and score; for rows of a file also their "id" and the row as
-        "input". With ``output`` an empty list.
+        One {"label", "score", "probabilities"} a text, or {"answer"}, or {"labels", "probabilities"} (multi_label), or
+        {"number"} (regression), or {"text", "entities", "words", "tags"}, where an entity has its type, text, start and end
+        (characters of the text) and score; for rows of a file also their "id" and the row as "input". With ``output`` an empty
+        list.
 
     Raises:
         RunError: no finished run.  DataError: both or neither of text and input, or a row without text.
@@ -186,8 +188,9 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     table = usable(str(data), config.data, predictor.task.KIND)
     side = Side(table, np.arange(len(table)))
     labels = side.labels
-    given = [tags for _, tags in side.tagged] if table.kind == "tokens" else [[label] for label in labels]
-    unknown = next(((i, one) for i, own in enumerate(given) for one in own if names and one not in names), None)
+    unknown = next(
+        ((i, one) for i, own in enumerate(side.row_labels) for one in own if names and one not in names), None
+    )
     if unknown is not None:
         found = f"{side.ids[unknown[0]]}: label '{unknown[1]}' is unknown"
         raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")

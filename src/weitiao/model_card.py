@@ -46,7 +46,12 @@ def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dic
             code = _LORA.format(auto=f"AutoPeftModel{kind}", id2label=names, count=len(names))
         else:
             code = _FULL.format(auto=f"AutoModel{kind}")
-        what = f"{config.task} of the labels {', '.join(summary['label_names'])}"
+        labels = ", ".join(summary["label_names"])
+        what = f"{config.task} of the labels {labels}"
+        if config.task == "multi_label":
+            what += " (given where the sigmoid of its score is above one half)"
+        if config.task == "regression":
+            what = f"The number in the column `{labels}`"
     chosen = "\n**The evaluation rows also chose the step that was kept**, so these figures are optimistic.\n"
     return f"""# {config.model}, fine-tuned ({config.method.type})
 

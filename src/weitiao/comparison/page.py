@@ -183,9 +183,10 @@ def _disagreements(result: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[
 def _gaps(
     result: dict[str, Any], cells: Sequence[Cell], task: ModuleType
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Of the metric that decides, or of the first that follows from counts of rows."""
+    """Of the metric that decides, or of one that follows from counts of single rows."""
     by_arm = read_all(cells)
-    metric = result["metric"] if result["metric"] in task.ROW_TESTS else next(iter(task.ROW_TESTS))
+    decides = result["metric"] if result["metric"] in task.ROW_TESTS else next(iter(task.ROW_TESTS))
+    metric = getattr(task, "GAP_METRIC", decides)
     return [
         (pair, largest_gaps(task, metric, by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {})))
         for pair in result["pairs"]

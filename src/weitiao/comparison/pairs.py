@@ -260,7 +260,8 @@ def resolution_text(result: dict[str, Any], metric: str) -> tuple[str, str]:
         se, name = f"{error:.2g}", (metric, f" {metric} ")
         points = ("", "")
         if result["mcnemar"]:
-            se, name, points = f"{100 * error:.2g}", ("accuracy", "准确率"), (" points", "个百分点")
+            chinese_name = "准确率" if metric == "accuracy" else f" {metric} "
+            se, name, points = f"{100 * error:.2g}", (metric, chinese_name), (" points", "个百分点")
         english.append(
             f"The {floor['num_rows']:,} test rows leave a standard error of {se}{points[0]} on the gap in {name[0]} of one pair of models."
         )

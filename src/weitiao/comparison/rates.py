@@ -11,7 +11,7 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.compare_config import CompareConfig
 from weitiao.comparison.cells import Cell
 from weitiao.config import DataConfig
-from weitiao.data.prepare import Side
+from weitiao.data.side import Side
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
 from weitiao.tasks import TASKS

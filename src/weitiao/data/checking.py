@@ -18,11 +18,12 @@ from weitiao.data.chat import chat_lengths, chat_of
 from weitiao.data.encode import fingerprint, token_lengths
 from weitiao.data.findings import DataReport, Finding, Lengths, inspect
 from weitiao.data.page import report_page
-from weitiao.data.prepare import Side
+from weitiao.data.side import Side
 from weitiao.data.table import Table, build
 from weitiao.data.words import word_lengths
 from weitiao.errors import DataError
 from weitiao.overrides import load, read_yaml
+from weitiao.task_config import ASKED_KINDS
 
 Say = Callable[[str], None]
 _VERSION = 5
@@ -32,6 +33,7 @@ def check(
     source: str | Path | dict[str, Any] | RunConfig | DataConfig,
     *,
     model: str | None = None,
+    task: str | None = None,
     output: str | Path | None = None,
     say: Say = lambda message: None,
 ) -> DataReport:
@@ -40,17 +42,18 @@ def check(
     Args:
         source: a run configuration (its data and model are used), data options, or data itself (file, folder, name).
         model: whose tokenizer counts lengths; without one, and without a configuration, characters are counted.
+        task: multi_label or regression: how the labels are read, where ``source`` is no configuration that says it.
         output: a folder for data_report.json and data_report.html.
 
     Raises:
         DataError: nothing could be read at all.
     """
     if not isinstance(source, DataConfig):
-        source, named = source_config(source)
-        model = model or named
+        source, named, own = source_config(source)
+        model, task = model or named, task or own
     config = source
     tokenizer = pretrained.load_tokenizer(model) if model is not None else None
-    report = cached_report(config, tokenizer, say)
+    report = cached_report(config, tokenizer, say, ASKED_KINDS.get(task or ""))
     if output is not None:
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,22 +64,23 @@ def check(
 
 def source_config(
     source: str | Path | dict[str, Any] | RunConfig, words: Sequence[str] = ()
-) -> tuple[DataConfig, str | None]:
-    """The data options and the model that a source names.
+) -> tuple[DataConfig, str | None, str | None]:
+    """The data options, the model and the task that a source names.
 
     ``words`` are overrides (``data.bad_rows=skip``); a source that is data itself becomes ``data.train``.
     """
     if isinstance(source, RunConfig):
-        return source.data, source.model
+        return source.data, source.model, source.task
     if isinstance(source, dict) or _is_config(Path(source)):
         tree = source if isinstance(source, dict) else read_yaml(Path(source))
         kind: Any = CompareConfig if "compare" in tree else RunConfig
         config = load(kind, tree, words)
-        return config.data, config.model
+        return config.data, config.model, config.task
     # model and output are asked for by every run configuration; here they only let the same words be parsed
     task = {"task": "token_classification"} if any(w.startswith("data.tag_scheme=") for w in words) else {}
     config = load(RunConfig, {**task, "model": "-", "data": {"train": str(source)}, "output": {"dir": "-"}}, words)
-    return config.data, None if config.model == "-" else config.model
+    told = config.task if any(word.startswith("task=") for word in words) else None
+    return config.data, None if config.model == "-" else config.model, told
 
 
 def _is_config(path: Path) -> bool:
@@ -87,11 +91,13 @@ def _is_config(path: Path) -> bool:
     return any(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("model", "data", "output"))
 
 
-def cached_report(config: DataConfig, tokenizer: Any, say: Say = lambda message: None) -> DataReport:
-    """The report, kept beside the table it speaks of."""
+def cached_report(
+    config: DataConfig, tokenizer: Any, say: Say = lambda message: None, kind: str | None = None
+) -> DataReport:
+    """The report, kept beside the table it speaks of; ``kind``: what the task needs."""
     say(f"reading {config.train}")
-    table = build(config.train, config)
-    other = build(config.eval, config).folder.name if config.eval is not None else None
+    table = build(config.train, config, kind)
+    other = build(config.eval, config, kind).folder.name if config.eval is not None else None
     options = config.model_dump(include={"max_length", "over_length", "bad_rows", "duplicates", "near_duplicates", "near_threshold", "conflicts", "chat_template", "train_on_prompt"})  # fmt: skip
     identity = [
         _VERSION,
@@ -108,7 +114,7 @@ def cached_report(config: DataConfig, tokenizer: Any, say: Say = lambda message:
             Finding(**{**f, "where": tuple(f["where"]), "examples": tuple(f["examples"])}) for f in kept.pop("findings")
         )
         return DataReport(**kept, findings=findings)
-    report = inspect(config, None if tokenizer is None else partial(_lengths, config, tokenizer), say)
+    report = inspect(config, None if tokenizer is None else partial(_lengths, config, tokenizer), say, kind)
     write_atomic(file, json.dumps(report.to_dict(), ensure_ascii=False))
     return report
 

@@ -6,10 +6,13 @@ from typing import Any, Literal
 
 from weitiao.errors import DataError
 
-Kind = Literal["classification", "text", "sft", "tokens"]
+Kind = Literal["classification", "text", "sft", "tokens", "labels", "number"]
 
 _TEXT = ("text", "sentence", "review", "content", "comment", "title", "query", "文本", "内容", "评论")
 _LABEL = ("label", "labels", "class", "category", "sentiment", "target", "rating", "intent", "标签", "类别")
+# Further names where a task asks for labels or for a number.
+_ASKED = {"labels": (*_LABEL, "tags", "categories"), "number": (*_LABEL, "score", "value", "分数", "评分")}
+_NAMES = {"classification": "label", "labels": "labels", "number": "number"}
 _PAIRS = (
     ("sentence1", "sentence2"),
     ("text_a", "text_b"),
@@ -33,13 +36,18 @@ class Format:
 
 
 def detect(
-    fields: Mapping[str, Any], text: str | None = None, label: str | None = None, text_pair: str | None = None
+    fields: Mapping[str, Any],
+    text: str | None = None,
+    label: str | None = None,
+    text_pair: str | None = None,
+    asked: str | None = None,
 ) -> Format:
     """The format of a row's columns.
 
     Args:
         fields: the first row.
         text, label, text_pair: columns that the user has named; they win over everything.
+        asked: "labels" or "number", where the task says how the label is read; else a list is labels, a fraction a number.
 
     Raises:
         DataError: a named column is missing, or no known format fits.
@@ -53,13 +61,13 @@ def detect(
     if text is None and label is None and (found := _conversation(fields)):
         return found
     words, tags = text or _first(fields, _WORDS), label or _first(fields, _TAGS)
-    if words is not None and tags is not None:
+    if words is not None and tags is not None and asked is None:
         lists = isinstance(fields[words], list) and isinstance(fields[tags], list)
         if lists or (text is None and label is None and _first(fields, _TEXT) is None):
             return Format("tokens and tags", "tokens", (words, tags), f"columns '{words}' and '{tags}'")
     pair = next((p for p in _PAIRS if set(p) <= set(fields)), None) if text is None and text_pair is None else None
     chosen_text = text or (pair[0] if pair else _first(fields, _TEXT))
-    chosen_label = label or _first([name for name in fields if name != chosen_text], _LABEL)
+    chosen_label = label or _first([name for name in fields if name != chosen_text], _ASKED.get(asked or "", _LABEL))
     second = text_pair or (pair[1] if pair else None)
     if chosen_text is None:
         raise DataError(
@@ -71,8 +79,19 @@ def detect(
     columns = (chosen_text,) + ((second,) if second else ())
     if chosen_label is None:
         return Format("text", "text", columns, f"{named}, and no label column")
-    name = "text pair and label" if second else "text and label"
-    return Format(name, "classification", (*columns, chosen_label), f"{named}, label in '{chosen_label}'")
+    kind = _labelled(fields[chosen_label], asked)
+    what = _NAMES[kind]
+    name = f"text pair and {what}" if second else f"text and {what}"
+    return Format(name, kind, (*columns, chosen_label), f"{named}, {what} in '{chosen_label}'")
+
+
+def _labelled(value: Any, asked: str | None) -> Kind:
+    """What a label column holds, by what is asked or by its first value."""
+    if asked == "labels" or (asked is None and isinstance(value, list)):
+        return "labels"
+    if asked == "number" or (asked is None and isinstance(value, float) and not value.is_integer()):
+        return "number"
+    return "classification"
 
 
 def _conversation(fields: Mapping[str, Any]) -> Format | None:

@@ -31,7 +31,8 @@ class Encoded:
     Args:
         flat: int32 [T]; ``types`` uint8 [T] tells the texts of a pair apart where the model wants that.
         offsets: int64 [N + 1].
-        labels: int64 [N] class indices, empty when the rows are unlabelled.
+        labels: int64 [N] class indices, float32 [N, C] of zeros and ones (any number of labels), or float64 [N] numbers; empty
+            when the rows are unlabelled.
         owner: int64 [N]: which input each row came from; several rows share an owner when texts are cut into windows,
             and inputs that were left out own none.
         states: [T, H], what a frozen prefix of the model makes of ``flat`` (training/prefix.py).
@@ -42,7 +43,7 @@ class Encoded:
 
     flat: NDArray[np.int32]
     offsets: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     owner: NDArray[np.int64]
     types: NDArray[np.uint8] | None = None
     num_over_length: int = 0
@@ -70,7 +71,7 @@ class Encoded:
 
     @property
     def gold(self) -> Any:
-        """One class index an owner, in order, empty when the rows are unlabelled; of rows of words, their classes."""
+        """The labels of each owner, in order, empty when the rows are unlabelled; of rows of words, their classes."""
         firsts = np.unique(self.owner, return_index=True)[1]
         if self.words is not None and self.word_offsets is not None:
             return np.split(self.words, self.word_offsets[firsts[1:]])
@@ -118,7 +119,7 @@ def _types(encoded: Encoded) -> NDArray[np.uint8]:
 def encode_texts(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
-    labels: Sequence[int],
+    labels: Sequence[int] | NDArray[Any],
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
     over_length: OverLength = "truncate",
@@ -251,7 +252,7 @@ def _cut(
     return cut
 
 
-def _read(folder: Path, labels: Sequence[int], in_memory: bool = False) -> Encoded:
+def _read(folder: Path, labels: Sequence[int] | NDArray[Any], in_memory: bool = False) -> Encoded:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     offsets, owner = np.load(folder / "offsets.npy"), np.load(folder / "owner.npy")
 
@@ -260,7 +261,7 @@ def _read(folder: Path, labels: Sequence[int], in_memory: bool = False) -> Encod
             return np.fromfile(folder / name, dtype=dtype)
         return np.memmap(folder / name, dtype=dtype, mode="r")
 
-    of_rows = np.array(labels, dtype=np.int64)
+    of_rows = labels if isinstance(labels, np.ndarray) else np.array(labels, dtype=np.int64)
     return Encoded(
         flat("ids", np.int32),
         offsets,

@@ -9,7 +9,8 @@ import numpy as np
 
 from weitiao.config import DataConfig
 from weitiao.data.near import near_pairs
-from weitiao.data.prepare import FEW_EMPTY, Side, groups_of
+from weitiao.data.prepare import FEW_EMPTY, groups_of
+from weitiao.data.side import Side
 from weitiao.data.suspicious import has_control, has_replacement, is_mojibake, script_of
 from weitiao.data.table import EMPTY, Table, build
 from weitiao.data.tags import count_entities
@@ -57,19 +58,23 @@ class DataReport:
 
 
 def inspect(
-    config: DataConfig, lengths_of: Callable[[Table], Lengths] | None = None, say: Say = lambda message: None
+    config: DataConfig,
+    lengths_of: Callable[[Table], Lengths] | None = None,
+    say: Say = lambda message: None,
+    kind: str | None = None,
 ) -> DataReport:
     """Look at the rows of a configuration.
 
     Args:
         lengths_of: counts tokens, when a model is known; else characters are counted.
         say: told what is being done.
+        kind: what the task needs; see :func:`weitiao.data.table.build`.
 
     Raises:
         DataError: nothing could be read at all.
     """
     say(f"reading {config.train}")
-    table = build(config.train, config)
+    table = build(config.train, config, kind)
     findings = _rejected(table, config)
     if ignored := table.facts["ignored"]:
         names = tuple(ignored[:_SHOWN])
@@ -81,6 +86,11 @@ def inspect(
     if table.kind == "classification":
         labels = dict(sorted(Counter(table.column("label")).items(), key=lambda item: -item[1]))
         findings += _labels(table, labels)
+    if table.kind == "labels":
+        labels = dict(Counter(Side(table, np.arange(len(table))).every_label).most_common())
+        findings += _label_sets(table, labels)
+    if table.kind == "number":
+        findings += _numbers(table)
     if table.kind == "tokens":
         labels = count_entities(tags for _, tags in Side(table, np.arange(len(table))).tagged)
         findings += _types(table, labels)
@@ -89,7 +99,7 @@ def inspect(
         say("looking for near-duplicates")
         findings += _near(table, config)
     if config.eval is not None:
-        findings += _across(table, build(config.eval, config), config)
+        findings += _across(table, build(config.eval, config, kind), config)
     say("counting lengths")
     lengths, found = _lengths(table, config, lengths_of)
     order = {"error": 0, "warning": 1, "info": 2}
@@ -186,6 +196,28 @@ def _labels(table: Table, counts: dict[str, int]) -> list[Finding]:
     return findings
 
 
+def _label_sets(table: Table, counts: dict[str, int]) -> list[Finding]:
+    """``counts``: rows of each label."""
+    if not counts:
+        return [Finding("no_labels", "error", len(table), "no row has a label", "name the column of the labels: data.label=COLUMN")]  # fmt: skip
+    findings = []
+    bare = [i for i, labels in enumerate(table.column("label")) if labels == "[]"]
+    if bare:
+        findings.append(_finding("unlabelled", "info", table, bare, "rows without any label", "they teach when to give none"))  # fmt: skip
+    rare = [label for label, n in counts.items() if n < 10]
+    if rare:
+        names = ", ".join(f"{label!r} ({counts[label]})" for label in rare[:8])
+        findings.append(Finding("rare_labels", "warning", len(rare), f"labels with fewer than 10 rows: {names}", "add rows, merge labels, or leave them out"))  # fmt: skip
+    return findings
+
+
+def _numbers(table: Table) -> list[Finding]:
+    numbers = set(table.column("label"))
+    if len(numbers) > 1:
+        return []
+    return [Finding("one_number", "error", len(table), f"all rows have the number {next(iter(numbers))}", "name the column of the numbers: data.label=COLUMN")]  # fmt: skip
+
+
 def _types(table: Table, counts: dict[str, int]) -> list[Finding]:
     """``counts``: entities of each type."""
     if not counts:
@@ -200,7 +232,7 @@ def _types(table: Table, counts: dict[str, int]) -> list[Finding]:
 
 def _equal(table: Table, config: DataConfig) -> list[Finding]:
     findings = []
-    if table.kind in ("classification", "tokens"):
+    if table.kind in ("classification", "tokens", "labels", "number"):
         _, is_first, conflicting = groups_of(Side(table, np.arange(len(table))))
     else:
         is_first, conflicting = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)

@@ -1,8 +1,7 @@
 """Tables -> two sides that share no text. Every row that goes is counted, by reason."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,11 @@ from numpy.typing import NDArray
 
 from weitiao.config import DataConfig
 from weitiao.data.near import kept_pairs, near_pairs
-from weitiao.data.table import EMPTY, Indices, Table, build
+from weitiao.data.side import Side
+from weitiao.data.table import EMPTY, Table, build
 from weitiao.data.tags import tag_names
 from weitiao.errors import DataError
+from weitiao.task_config import ASKED_KINDS
 
 _SHOWN = 5
 # What a task needs, and how to come by it.
@@ -21,75 +22,18 @@ _WANTED = {
     "classification": ("a text and a label", "Name the columns: data.text=COLUMN data.label=COLUMN"),
     "sft": ("conversations", "Name the columns instruction/output, prompt/completion, messages, or conversations"),
     "tokens": ("words with a tag each", "Name the columns tokens and tags, or give a word and its tag a line (.conll)"),
+    "labels": ("a text and its labels", "Name the columns: data.text=COLUMN data.label=COLUMN"),
+    "number": ("a text and a number", "Name the columns: data.text=COLUMN data.label=COLUMN"),
 }
+# What else rows are for, to say where they came to the wrong task.
+_OTHERS = {
+    "sft": "to answer: task=causal_lm",
+    "tokens": "the tags: task=token_classification",
+    "labels": "all labels of a text: task=multi_label",
+    "number": "a number: task=regression",
+}
+_FEWEST = {"classification": 2, "tokens": 2, "labels": 1, "number": 1, "sft": 0}  # names of labels
 FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
-
-
-@dataclass(frozen=True)
-class Side:
-    """Rows of a table, in order."""
-
-    table: Table
-    rows: Indices
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def texts(self) -> list[str]:
-        return self.table.column("text", self.rows)
-
-    @property
-    def pairs(self) -> list[str] | None:
-        """The second texts, or None when rows have one text."""
-        pairs = self.table.column("text_pair", self.rows)
-        return pairs if pairs and pairs[0] is not None else None
-
-    @property
-    def conversations(self) -> list[list[dict[str, str]]]:
-        """The messages [{role, content}] of each row, of rows that are conversations."""
-        return [json.loads(text) for text in self.table.column("messages", self.rows)]
-
-    @property
-    def tagged(self) -> list[tuple[list[str], list[str]]]:
-        """The words and their BIO tags of each row, of rows that are words."""
-        return [(words, tags) for words, tags in map(json.loads, self.table.column("messages", self.rows))]
-
-    @property
-    def answers(self) -> list[str]:
-        """What is to be predicted of each row, as a text: its label, or the tags of its words."""
-        return [" ".join(tags) for _, tags in self.tagged] if self.table.kind == "tokens" else self.labels
-
-    @property
-    def every_label(self) -> Iterator[str]:
-        """The labels of all rows, or the tags of all words."""
-        return (tag for _, tags in self.tagged for tag in tags) if self.table.kind == "tokens" else iter(self.labels)
-
-    @property
-    def whole_texts(self) -> list[str]:
-        """What is compared for near-duplicates: the text, or both texts of a pair."""
-        return self.table.whole_texts(self.rows)
-
-    @property
-    def labels(self) -> list[str]:
-        """The label of each row; "" where rows have none."""
-        return [label or "" for label in self.table.column("label", self.rows)]
-
-    @property
-    def ids(self) -> list[str]:
-        return self.table.ids(self.rows)
-
-    @property
-    def keys(self) -> NDArray[np.void]:
-        return self.table.keys[self.rows]
-
-    @property
-    def apart(self) -> NDArray[np.void]:
-        """What must never be on both sides of a split: the text, or of conversations what is asked."""
-        return self.table.asked[self.rows] if self.table.kind == "sft" else self.keys
-
-    def keep(self, mask: NDArray[np.bool_]) -> "Side":
-        return Side(self.table, self.rows[mask])
 
 
 @dataclass(frozen=True)
@@ -128,16 +72,18 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     names: tuple[str, ...] = ()
     if kind != "sft":
         known = set(train.every_label)
-        names = tag_names(known) if kind == "tokens" else sort_labels(known)
+        names = (train.table.facts["columns"][-1],) if kind == "number" else sort_labels(known)
+        names = tag_names(known) if kind == "tokens" else names
     unknown = set(evaluation.every_label) - set(names) if names else set()
     if unknown:
         raise DataError(
             f"The evaluation rows have labels that no training row has: {sorted(unknown)}.\nExpected: {list(names)}.\n"
-            f"Add training rows for them, {'take another data.split_seed, ' if kind == 'tokens' else ''}or correct the labels."
+            f"Add training rows for them, {'' if kind == 'classification' else 'take another data.split_seed, '}or correct the labels."
         )
-    if (kind != "sft" and len(names) < 2) or not len(train) or not len(evaluation):
+    if len(names) < _FEWEST[kind] or not len(train) or not len(evaluation):
         labels = "" if kind == "sft" else f" with the labels {list(names)}"
-        wanted = {"classification": "two labels", "tokens": "one entity"}.get(kind, "one training row")
+        least = {"classification": "two labels", "tokens": "one entity", "labels": "one label"}
+        wanted = least.get(kind, "one training row")
         raise DataError(
             f"After the policies {len(train)} training rows{labels} and {len(evaluation)} evaluation rows are left.\n"
             f"Expected at least {wanted} and one evaluation row.\n"
@@ -181,23 +127,27 @@ def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classific
     Raises:
         DataError: rows were rejected under ``bad_rows=fail``, or the rows are of another kind.
     """
-    table = build(spec, config)
+    table = build(spec, config, kind)
+    if table.kind != kind:
+        wanted, fix = _WANTED[kind]
+        other = f", or learn {_OTHERS[table.kind]}" if table.kind in _OTHERS else ""
+        raise DataError(
+            f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted}.\n{fix}{other}."
+        )
     empty, rejected = table.facts["num_empty"], table.facts["num_rejected"]
     many_empty = empty > FEW_EMPTY * (len(table) + empty)
     if (rejected or many_empty) and config.bad_rows == "fail":
         first = next(row for row in table.rejected() if many_empty or not row["reason"].startswith(EMPTY))
         raise DataError(
             f"{first['id']}: {first['reason']}\nFound: {first['found']}\n{rejected + empty:,} such rows in "
-            f"{spec}. See them all: weitiao data check {spec}\nOr leave them out, counted: data.bad_rows=skip"
-        )
-    if table.kind != kind:
-        wanted, fix = _WANTED[kind]
-        tasks = {"sft": "to answer: task=causal_lm", "tokens": "the tags: task=token_classification"}
-        other = f", or learn {tasks[table.kind]}" if table.kind in tasks else ""
-        raise DataError(
-            f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted}.\n{fix}{other}."
+            f"{spec}. See them all: weitiao data check {spec}{_task_word(kind)}\nOr leave them out, counted: data.bad_rows=skip"
         )
     return table
+
+
+def _task_word(kind: str) -> str:
+    """The task where a check has to be told it."""
+    return next((f" task={task}" for task, asked in ASKED_KINDS.items() if asked == kind), "")
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -289,14 +239,16 @@ def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Si
 
 
 def label_counts(side: Side, names: Sequence[str]) -> dict[str, int]:
-    """Rows of each label, or words of each tag."""
+    """Rows of each label, or words of each tag; nothing where rows have a number."""
     found = Counter(side.every_label)
+    if side.table.kind == "number":
+        return {}
     return {name: found[name] for name in names}
 
 
 def _by_label(side: Side, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Positions of each label's texts, shuffled; equal texts (kept duplicates) travel together."""
-    labels = np.array(side.labels, dtype=object)
+    """Positions of each stratum's texts, shuffled; equal texts (kept duplicates) travel together."""
+    labels = np.array(side.strata, dtype=object)
     rng = np.random.default_rng(seed)
     return {label: rng.permutation(np.flatnonzero(labels == label)) for label in sort_labels(set(labels))}
 

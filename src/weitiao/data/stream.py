@@ -17,8 +17,8 @@ from weitiao.data.detect import Format, detect
 from weitiao.data.encode import Encoded
 from weitiao.data.near import near_pairs
 from weitiao.data.parsers import Bad, short
-from weitiao.data.prepare import Side
 from weitiao.data.read import Record, read_records
+from weitiao.data.side import Side
 from weitiao.data.source import find
 from weitiao.data.table import EmptyText, canonical
 from weitiao.errors import DataError

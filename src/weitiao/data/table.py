@@ -23,14 +23,16 @@ from weitiao.artifact import read_jsonl
 from weitiao.catalogue.download import sha256_of
 from weitiao.config import DataConfig
 from weitiao.data.detect import Format, detect, to_messages
+from weitiao.data.labels import label_of, labels_of, number_of
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Row, encodings, read_records
 from weitiao.data.source import find
 from weitiao.data.tags import Scheme, to_bio
 from weitiao.data.words import joined
 from weitiao.errors import DataError
+from weitiao.task_config import ASKED_KINDS
 
-_VERSION = 4  # of what is written; a change makes every cached table anew
+_VERSION = 5  # of what is written; a change makes every cached table anew
 _BLOCK_ROWS = 4096
 _SCHEMA = pyarrow.schema(
     [
@@ -116,8 +118,10 @@ def key_bytes(text: str, pair: str | None) -> bytes:
     return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") -> Table:
+def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None) -> Table:
     """The table of a source, from the cache if the same content was read before.
+
+    ``kind``: what a task needs; "labels" and "number" say how the label column is read.
 
     Records that cannot be used never stop the building: they are in ``rejected``, and the caller applies
     ``data.bad_rows``.
@@ -125,10 +129,16 @@ def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") ->
     Raises:
         DataError: nothing matches the source, a file cannot be read as a whole, or no row is usable.
     """
-    sources = find(spec)
+    sources, asked = find(spec), kind if kind in ASKED_KINDS.values() else None
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
     columns = [config.text, config.label, config.text_pair, config.tag_scheme]
-    identity = [_VERSION, sources.sample, columns, [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files]]
+    identity = [
+        _VERSION,
+        asked,
+        sources.sample,
+        columns,
+        [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files],
+    ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     folder = catalogue.home() / "tables" / digest
     if (folder / "table.json").is_file():
@@ -137,7 +147,7 @@ def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") ->
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        with _Writer(made) as writer:
+        with _Writer(made, asked) as writer:
             for record in read_records(sources, "skip"):
                 writer.add(record, config)
         form = writer.form(spec)
@@ -162,7 +172,8 @@ def build(spec: str | Sequence[str], config: DataConfig, side: str = "train") ->
 class _Writer:
     """Takes records one by one, keeps a block of rows, writes blocks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, asked: str | None) -> None:
+        self._asked = asked
         self._sink = pyarrow.OSFile(str(folder / "rows.arrow"), "wb")
         self._file = pyarrow.ipc.new_file(self._sink, _SCHEMA)
         self._rejected = (folder / "rejected.jsonl").open("w", encoding="utf-8")
@@ -177,7 +188,7 @@ class _Writer:
             return
         try:
             if self._form is None:
-                self._form = detect(record.fields, config.text, config.label, config.text_pair)
+                self._form = detect(record.fields, config.text, config.label, config.text_pair, self._asked)
             row = canonical(record.fields, self._form, config.tag_scheme)
             self._block.append({**row, "source": record.source, "line": record.line})
         except EmptyText as error:
@@ -234,11 +245,14 @@ class _Writer:
 def canonical(fields: dict[str, Any], form: Format, tag_scheme: Scheme = "auto") -> dict[str, Any]:
     """A row in the table's columns; tags become BIO. Raises DataError (three parts) for a value that cannot be used."""
     match form.kind:
-        case "classification" | "text":
+        case "classification" | "labels" | "number" | "text":
             text = _text(fields, form.columns[0])
-            has_pair = len(form.columns) == (3 if form.kind == "classification" else 2)
+            has_pair = len(form.columns) == (2 if form.kind == "text" else 3)
             pair = _text(fields, form.columns[1]) if has_pair else None
-            label = _label(fields, form.columns[-1]) if form.kind == "classification" else None
+            label = None
+            if form.kind != "text":
+                read = {"classification": label_of, "labels": labels_of, "number": number_of}[form.kind]
+                label = read(_column(fields, form.columns[-1]), form.columns[-1])
             return {"text": text, "text_pair": pair, "label": label, "key": key_bytes(text, pair)}
         case "sft":
             messages = to_messages(fields, form)
@@ -273,13 +287,3 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{name} is {short(value)!r}, not a text.\nExpected a string.\nCorrect the row.")
     return value
-
-
-def _label(fields: dict[str, Any], name: str) -> str:
-    value = _column(fields, name)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int) or not str(value).strip():
-        hint = "Round it, or map it to classes" if isinstance(value, float) else "Correct the row"
-        raise DataError(f"{name} is {short(value)!r}.\nExpected a string, an integer or a boolean.\n{hint}.")
-    return str(value).strip()

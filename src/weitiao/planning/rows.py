@@ -11,7 +11,8 @@ from weitiao import pretrained
 from weitiao.config import RunConfig
 from weitiao.data.batch import BatchPlan, plan_epoch, plan_evaluation, steps_per_epoch
 from weitiao.data.encode import Encoded
-from weitiao.data.prepare import Side, prepare, prepare_evaluation
+from weitiao.data.prepare import prepare, prepare_evaluation
+from weitiao.data.side import Side
 from weitiao.kernels.limits import return_free_memory
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from weitiao.config import DataConfig
 from weitiao.data.chat import Conversation, chat_of, encode_chats
 from weitiao.data.encode import Encoded
-from weitiao.data.prepare import Side
+from weitiao.data.side import Side
 from weitiao.kernels.head import use_targets
 
 if TYPE_CHECKING:

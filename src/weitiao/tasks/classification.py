@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded, encode_texts
-from weitiao.data.prepare import Side
+from weitiao.data.side import Side
 from weitiao.errors import ConfigError
 
 if TYPE_CHECKING:

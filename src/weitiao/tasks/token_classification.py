@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded
-from weitiao.data.prepare import Side
+from weitiao.data.side import Side
 from weitiao.data.tags import OUTSIDE
 from weitiao.data.words import Span, Tagged, encode_words, joined
 from weitiao.tasks import classification

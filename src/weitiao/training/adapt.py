@@ -86,7 +86,11 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if method.top_k == "auto":
         top_k = probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)
         method = method.model_copy(update={"top_k": top_k})
+    if hasattr(inputs.task, "start_head"):
+        inputs.task.start_head(model, new, inputs.train.labels)
     model = METHODS[method.type].apply(model, method, new, pretrained.locate(config.model))
+    if hasattr(inputs.task, "scale_head"):
+        log.info("%s", inputs.task.scale_head(model, inputs.train.labels))
     if getattr(method, "init_lora_weights", None) == "eva":
         start_from_data(model, inputs.train, inputs.pad_id, options.seed)
     counts = count_parameters(model) | ({} if method.top_k is None else {"top_k": method.top_k})

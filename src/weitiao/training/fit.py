@@ -67,9 +67,14 @@ def fit(
             "Use train.max_steps."
         )
     if problem := task.metric_problem(options.metric_for_best_model, inputs.label_names, inputs.eval.gold):
+        known = [
+            name
+            for name in task.HIGHER_IS_BETTER
+            if not task.metric_problem(name, inputs.label_names, inputs.eval.gold)
+        ]
         raise ConfigError(
             f"train.metric_for_best_model={options.metric_for_best_model}, and {problem}.\nExpected a metric that these "
-            "evaluation rows have.\nUse accuracy or f1_macro."
+            f"evaluation rows have.\nUse {' or '.join(known[:2])}."
         )
     events.write("stage", message=f"loading {config.model}")
     saved = world.share(saved_state(run)) if resuming else None
@@ -211,10 +216,14 @@ def fit(
         if adapted.rows is not None:
             name = next(name for name, p in optimizer.parameters.items() if p is adapted.rows.weight)
             state[name] = adapted.rows.whole(decay, state[name]).weight.detach()
+        if hasattr(task, "restore_head"):
+            task.restore_head(adapted.model, state)
         if world.rank == 0:
             METHODS[config.method.type].save(adapted.model, run.model, state)
         return summary
     optimizer.adopt_masters()
+    if hasattr(task, "restore_head"):
+        task.restore_head(adapted.model)
     if adapted.prefix is not None:
         adapted.prefix.restore()
     if adapted.rows is not None:

@@ -16,7 +16,8 @@ from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
-from weitiao.data.prepare import Prepared, Side, label_counts, prepare, prepare_evaluation
+from weitiao.data.prepare import Prepared, label_counts, prepare, prepare_evaluation
+from weitiao.data.side import Side
 from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
 from weitiao.errors import DataError, RunError
@@ -90,7 +91,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     data = config.data.model_copy(update={"max_length": max_length})
     # of a stream only the evaluation rows can be checked beforehand
     looked_at = data.model_copy(update={"train": data.eval, "eval": None}) if data.streaming else data
-    found = cached_report(looked_at, tokenizer, lambda message: events.write("stage", message=message))
+    found = cached_report(looked_at, tokenizer, lambda message: events.write("stage", message=message), task.KIND)
     encodings = ", ".join(sorted(set(found.format["encodings"].values()))) or "binary"
     log.info("data: %s, read as %s (%s), %s", found.source, found.format["name"], found.format["reason"], encodings)
     for finding in found.findings:
@@ -205,7 +206,7 @@ def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming:
         report[f"label_counts_{name}"] = label_counts(side, prepared.label_names)
         gone = np.setdiff1d(before.rows, side.rows)
         report[f"over_length_dropped_from_{name}"] = side.table.ids(gone)
-    needs_all = not streaming and train.table.kind == "classification"  # a tag may be rare, or never there
+    needs_all = not streaming and train.table.kind in ("classification", "labels")  # a tag may be rare, or never there
     empty = [n for n, count in report["label_counts_train"].items() if not count] if needs_all else []
     if empty:
         raise DataError(

@@ -5,7 +5,8 @@ from typing import Any
 
 from weitiao import pretrained
 from weitiao.config import RunConfig
-from weitiao.data.prepare import Side, prepare
+from weitiao.data.prepare import prepare
+from weitiao.data.side import Side
 from weitiao.tasks import TASKS
 
 

@@ -1,0 +1,95 @@
+"""Some rows of a table, in order: one side of a split, or what is read of it."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weitiao.data.table import Indices, Table
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of a table, in order."""
+
+    table: Table
+    rows: Indices
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def texts(self) -> list[str]:
+        return self.table.column("text", self.rows)
+
+    @property
+    def pairs(self) -> list[str] | None:
+        """The second texts, or None when rows have one text."""
+        pairs = self.table.column("text_pair", self.rows)
+        return pairs if pairs and pairs[0] is not None else None
+
+    @property
+    def conversations(self) -> list[list[dict[str, str]]]:
+        """The messages [{role, content}] of each row, of rows that are conversations."""
+        return [json.loads(text) for text in self.table.column("messages", self.rows)]
+
+    @property
+    def tagged(self) -> list[tuple[list[str], list[str]]]:
+        """The words and their BIO tags of each row, of rows that are words."""
+        return [(words, tags) for words, tags in map(json.loads, self.table.column("messages", self.rows))]
+
+    @property
+    def answers(self) -> list[str]:
+        """What is to be predicted of each row, as a text: its label, or the tags of its words."""
+        return [" ".join(tags) for _, tags in self.tagged] if self.table.kind == "tokens" else self.labels
+
+    @property
+    def row_labels(self) -> list[list[str]]:
+        """The labels of each row: one, any number (multi_label), the tags of its words, or none where rows have a number."""
+        match self.table.kind:
+            case "tokens":
+                return [tags for _, tags in self.tagged]
+            case "labels":
+                return [json.loads(labels) for labels in self.labels]
+            case "number":
+                return [[] for _ in self.rows]
+        return [[label] for label in self.labels]
+
+    @property
+    def every_label(self) -> Iterator[str]:
+        """The labels of all rows, one after another."""
+        return itertools.chain.from_iterable(self.row_labels)
+
+    @property
+    def strata(self) -> list[str]:
+        """What a split keeps in proportion: the one label of each row; the same for all rows where there is no such thing."""
+        return self.labels if self.table.kind == "classification" else [""] * len(self)
+
+    @property
+    def whole_texts(self) -> list[str]:
+        """What is compared for near-duplicates: the text, or both texts of a pair."""
+        return self.table.whole_texts(self.rows)
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each row as a text: several as a JSON list, a number in digits; "" where rows have none."""
+        return [label or "" for label in self.table.column("label", self.rows)]
+
+    @property
+    def ids(self) -> list[str]:
+        return self.table.ids(self.rows)
+
+    @property
+    def keys(self) -> NDArray[np.void]:
+        return self.table.keys[self.rows]
+
+    @property
+    def apart(self) -> NDArray[np.void]:
+        """What must never be on both sides of a split: the text, or of conversations what is asked."""
+        return self.table.asked[self.rows] if self.table.kind == "sft" else self.keys
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Side":
+        return Side(self.table, self.rows[mask])
