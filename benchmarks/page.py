@@ -87,6 +87,20 @@ def answers_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def recipes_section() -> list[str]:
+    if not (HERE / "results" / "recipes.json").is_file():
+        return []
+    recipes = load("recipes")
+    return [
+        "## Every task's recipes, as they stand",
+        "```\npython benchmarks/recipes.py\n```",
+        f"One run each, so one seed. {machine(recipes['environment'])}.",
+        recipes_table(recipes),
+        "What the language model answers to held-out questions, before and after:",
+        answers_table(recipes),
+    ]
+
+
 def page() -> str:
     demo = load("demo")
     distributed = load("distributed")
@@ -101,14 +115,7 @@ def page() -> str:
         demo_table(demo),
         "One seed cannot tell a small difference in quality from chance.",
     ]
-    recipes = load("recipes")
     more = [
-        "## Every task's recipes, as they stand",
-        "```\npython benchmarks/recipes.py\n```",
-        f"One run each, so one seed. {machine(recipes['environment'])}.",
-        recipes_table(recipes),
-        "What the language model answers to held-out questions, before and after:",
-        answers_table(recipes),
         "## Data as rows grow",
         "```\npython benchmarks/data_scale.py\n```",
         "A process a line, imports not counted. *read* builds the memory-mapped table, *check* is the whole data check (near-duplicates "
@@ -121,7 +128,7 @@ def page() -> str:
         distributed_table(distributed),
         "Speed, memory and quality against other tools and as the work grows: [performance.md](performance.md).",
     ]
-    return "\n\n".join([*parts, *more]) + "\n"
+    return "\n\n".join([*parts, *recipes_section(), *more]) + "\n"
 
 
 if __name__ == "__main__":
