@@ -157,7 +157,9 @@ def test_a_run_and_its_artifact_in_plain_libraries(method: str, set_options: dic
 
 
 def test_predict_eval_plan_and_advise(set_options: dict[str, Any], tmp_path: Path) -> None:
-    run = weitiao.train({**set_options, "train": {**set_options["train"], "num_train_epochs": 25, "learning_rate": 3e-3}})
+    run = weitiao.train(
+        {**set_options, "train": {**set_options["train"], "num_train_epochs": 25, "learning_rate": 3e-3}}
+    )
     both, none = weitiao.predict(run.path, text=["很好孩子看酒店吧", "推荐啊"])
     for answer in (both, none):
         assert answer["labels"] == [name for name in NAMES if answer["probabilities"][name] > 0.5]
