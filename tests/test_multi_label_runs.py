@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
+from typer.testing import CliRunner
 
 import weitiao
 from conftest import write_jsonl
@@ -15,6 +16,7 @@ from test_compare_statistics import config_of, finish_cells
 from test_run_dir import ALWAYS, MODEL, files
 from weitiao import comparison
 from weitiao.artifact import read_jsonl
+from weitiao.cli import app
 from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare
@@ -172,6 +174,11 @@ def test_predict_eval_plan_and_advise(set_options: dict[str, Any], tmp_path: Pat
     full, lora = weitiao.plan(set_options)["methods"]
     assert full["num_trainable_params"] > lora["num_trainable_params"]
     assert "task=multi_label" in weitiao.advise(set_options)["next"]
+    words = [f"model={set_options['model']}", "task=multi_label", f"data.train={set_options['data']['train']}", "train.max_steps=2"]  # fmt: skip
+    done = CliRunner().invoke(app, ["train", *words, f"output.dir={tmp_path / 'cli'}"])
+    assert "f1_micro" in done.stdout, done.stderr
+    assert "  hotel: precision " in CliRunner().invoke(app, ["eval", str(run.path)]).stdout
+    assert ', label ["' in CliRunner().invoke(app, ["data", "show", *words, "output.dir=unused", "--n", "5"]).stdout
 
 
 def test_rows_come_back_as_they_are(set_options: dict[str, Any], tmp_path: Path) -> None:

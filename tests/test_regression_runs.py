@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from scipy import stats
 from sklearn.metrics import r2_score
+from typer.testing import CliRunner
 
 import weitiao
 from conftest import write_jsonl
@@ -19,6 +20,7 @@ from test_multi_label_runs import loaded
 from test_run_dir import ALWAYS, MODEL, files
 from weitiao import comparison
 from weitiao.artifact import read_jsonl
+from weitiao.cli import app
 from weitiao.comparison.over_counts import swap_test
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
@@ -235,6 +237,16 @@ def test_going_on_starts_where_the_earlier_run_ended(year_options: dict[str, Any
             assert on.summary["effects"]["earlier_task"]["metrics"]["pearson"] > 0.5
 
 
+def test_the_commands_show_it(year_options: dict[str, Any], tmp_path: Path) -> None:
+    words = [f"model={year_options['model']}", "task=regression", f"data.train={year_options['data']['train']}", "train.max_steps=2"]  # fmt: skip
+    done = CliRunner().invoke(app, ["train", *words, f"output.dir={tmp_path / 'run'}"])
+    assert "pearson" in done.stdout, done.stderr
+    shown = CliRunner().invoke(app, ["eval", str(tmp_path / "run")])
+    assert ", mse " in shown.stdout
+    row = CliRunner().invoke(app, ["data", "show", *words, "output.dir=unused", "--n", "1"])
+    assert ", label 19" in row.stdout
+
+
 def test_all_evaluation_rows_alike(year_options: dict[str, Any], tmp_path: Path) -> None:
     same = write_jsonl(tmp_path / "same.jsonl", [{"text": text, "score": 5} for text in ("推荐两次", "再来")])
     data = {**year_options["data"], "eval": str(same)}
@@ -279,5 +291,5 @@ def test_a_real_model_learns_in_bf16(method: str, tmp_path: Path) -> None:
             "output": {"dir": str(tmp_path / "run")},
         }
     )  # fmt: skip
-    assert run.summary["metrics"]["pearson"] > 0.3
-    assert run.summary["metrics"]["rmse"] < 2
+    assert run.summary["metrics"]["pearson"] > 0.8
+    assert run.summary["metrics"]["rmse"] < 1  # 3 with a head in the unit itself, 1,990 with one that begins at 0

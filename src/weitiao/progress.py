@@ -82,7 +82,8 @@ class Progress:
 
 
 def _quality(metrics: dict[str, Any]) -> str:
-    name = next(name for name in ("accuracy", "f1", "log_loss") if name in metrics)
+    known = ("accuracy", "f1", "f1_micro", "pearson", "log_loss", "mse")
+    name = next(name for name in known if name in metrics)
     return f"{name} {metrics[name]:.4f}"
 
 
