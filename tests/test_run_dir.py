@@ -141,15 +141,17 @@ def test_predict_refusals_lose_nothing(options: dict[str, Any], tmp_path: Path) 
             weitiao.predict(run.path, **arguments)
 
 
-def test_sparse_embedding_saves_the_same_model(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_sparse_embedding_saves_the_same_model(method: str, options: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from torch.testing import assert_close
 
     saved = []
     for sparse in (True, False):
         train = {**options["train"], "sparse_embedding": sparse, "learning_rate": 3e-3, "weight_decay": 0.1}
-        run = weitiao.train({**options, "train": train, "output": {"dir": str(tmp_path / str(sparse))}})
-        saved.append(load_file(run.model / "model.safetensors"))
+        changed = {"method": {"type": method}, "train": train, "output": {"dir": str(tmp_path / str(sparse))}}
+        run = weitiao.train(options | changed)
+        saved.append(load_file(next(run.model.glob("*model.safetensors"))))
     assert saved[0].keys() == saved[1].keys()
     for name, value in saved[0].items():
         assert_close(value, saved[1][name], atol=2e-5, rtol=1e-4, msg=name)

@@ -143,7 +143,9 @@ class TrainConfig(Section):
         0.0, description="Dropout inside the model: a rate, or `model` to keep the checkpoint's own."
     )
     sparse_embedding: bool = Field(
-        True, description="Train only the embedding rows that occur in the data: the same result, less work and memory."
+        True,
+        description="Train, or for adapters hold, only the embedding rows that occur in the data: the same result, less work "
+        "and memory.",
     )
     fused_lora: bool = Field(
         True, description="Compute LoRA layers with our own kernel where it applies, else with peft's."
