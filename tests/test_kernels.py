@@ -329,7 +329,7 @@ def test_a_lora_layer_on_an_int8_base_has_nearly_the_same_gradients() -> None:
         net = nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 64))
         net = peft.get_peft_model(net, peft.LoraConfig(r=8, target_modules=["0", "2"], init_lora_weights=False))
         net = net.bfloat16() if quantised else net
-        assert fuse_lora(net, int8=quantised) == (2, 0)
+        assert fuse_lora(net, "int8" if quantised else "as it is") == (2, 0)
         x = torch.randn(96, 256).to(torch.bfloat16 if quantised else torch.float32).requires_grad_()
         net(x).float().square().sum().backward()
         grads.append({"x": x.grad, **{n: p.grad for n, p in net.named_parameters() if p.grad is not None}})
@@ -338,3 +338,38 @@ def test_a_lora_layer_on_an_int8_base_has_nearly_the_same_gradients() -> None:
     for name, exact in grads[0].items():
         near = grads[1][name].float()
         assert torch.nn.functional.cosine_similarity(near.flatten(), exact.flatten(), dim=0) > 0.99, name
+
+
+def test_a_4_bit_base_is_the_one_that_peft_makes_of_it() -> None:
+    """Output and every gradient of a LoRA layer equal those of peft over bitsandbytes' own 4-bit layer; 4.13 bits a value."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    import peft
+
+    grads, outputs = [], []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 64))
+        x = torch.randn(96, 256).requires_grad_()
+        if not ours:
+            for i in (0, 2):
+                packed = bitsandbytes.nn.Linear4bit(
+                    net[i].in_features, net[i].out_features, compute_dtype=torch.float32, quant_type="nf4"
+                )
+                packed.load_state_dict(net[i].state_dict())
+                net[i] = packed.to("cpu")
+        torch.manual_seed(1)
+        net = peft.get_peft_model(net, peft.LoraConfig(r=8, target_modules=["0", "2"], init_lora_weights=False))
+        if ours:
+            assert fuse_lora(net, "nf4") == (2, 0)
+            held = sum(b.numel() * b.element_size() for n, b in net.named_buffers() if n.endswith("nf4"))
+            assert held == (256 * 512 + 512 * 64) // 2
+            assert not any(n.endswith("nf4") for n in net.state_dict())
+        y = net(x)
+        y.square().sum().backward()
+        outputs.append(y.detach())
+        grads.append({"x": x.grad, **{n: p.grad for n, p in net.named_parameters() if p.grad is not None}})
+    assert grads[0].keys() == grads[1].keys()
+    assert len(grads[0]) == 5
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
+    for name, expected in grads[1].items():
+        torch.testing.assert_close(grads[0][name], expected, rtol=1e-3, atol=1e-3, msg=name)

@@ -42,6 +42,8 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "adalora": (AdaloraConfig(init_r=4, target_r=2), {"lora_", "pooler", "classifier"}),
     "head-only": (FullConfig(top_k=0), {"pooler", "classifier"}),
     "lisa": (FullConfig(lisa_layers=1, lisa_steps=2), {""}),
+    "galore": (FullConfig(galore_rank=4, galore_gap=2), {""}),
+    "qlora": (LoraConfig(r=4, load_in_4bit=True), {"lora_", "pooler", "classifier"}),
     "prompt": (PromptConfig(num_virtual_tokens=4), {"prompt_encoder", "pooler", "classifier"}),
     "prefix": (PrefixConfig(num_virtual_tokens=4), {"prompt_encoder", "pooler", "classifier"}),
     "bitfit": (FullConfig(parameters="bias"), {"bias", "pooler", "classifier"}),

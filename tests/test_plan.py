@@ -3,21 +3,23 @@
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import weitiao
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.attention import ShortAttention
-from weitiao.kernels.lora import LoraLinearFunction
+from weitiao.kernels.lora import FusedForward, LoraLinearFunction
 from weitiao.measure import devices
 from weitiao.measure.cost import Rates, safetensors_bytes, step_cost
-from weitiao.planning.blueprint import draw
+from weitiao.planning.blueprint import Blueprint, draw
 from weitiao.planning.estimate import Memory, measured_memory
 from weitiao.planning.plan import plan_errors
 from weitiao.planning.rows import batches_of, read_inputs
@@ -67,6 +69,31 @@ def test_int8_base_is_planned(options: dict[str, Any]) -> None:
     assert slow.seconds > 2 * fast.seconds
     run = weitiao.train(config)
     assert run.read_json("plan.json")["methods"][0]["num_trainable_params"] == run.summary["num_trainable_params"]
+
+
+def test_packed_weights_and_projected_moments_are_planned(options: dict[str, Any]) -> None:
+    """The plan's frozen bytes fall by what NF4 spares; its moments are those that the optimizer of a run holds."""
+
+    def drawn(method: dict[str, Any]) -> Blueprint:
+        config = RunConfig.model_validate({**options, "method": method})
+        return draw(config, read_inputs(config))
+
+    plain, packed = drawn({"type": "lora"}), drawn({"type": "qlora"})
+    counts = [f.base.in_features * f.base.out_features for f in fused_of(plain)]
+    assert len(counts) == len(list(fused_of(packed))) == 2 * 6
+    assert plain.frozen_bytes - packed.frozen_bytes == sum(plain.dtype.itemsize * n - n // 2 - n // 64 for n in counts)
+    assert plain.frozen_parameter_bytes == packed.frozen_parameter_bytes  # loaded whole
+
+    train = {**options["train"], "max_steps": 2, "save_steps": 2}
+    run = weitiao.train({**options, "method": {"type": "galore", "galore_rank": 4}, "train": train})
+    (moments,) = run.checkpoints.glob("step-2/optimizer.safetensors")
+    held = sum(t.numel() * t.element_size() for key, t in load_file(moments).items() if not key.endswith("|step"))
+    assert drawn({"type": "galore", "galore_rank": 4}).moment_bytes == held
+
+
+def fused_of(blueprint: Blueprint) -> Iterator[FusedForward]:
+    forwards = (module.__dict__.get("forward") for module in blueprint.model.modules())
+    return (f for f in forwards if isinstance(f, FusedForward))
 
 
 def test_a_plan_that_fails_stops_no_run(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +183,8 @@ def test_wrong_words_are_refused(options: dict[str, Any]) -> None:
         weitiao.plan(options, device="A100")
     assert all(name in str(error.value) for name in devices.DEVICES)
     assert "Did you mean" in str(error.value)
-    with pytest.raises(ConfigError, match="qlora"):
-        weitiao.plan(options, methods=["qlora"])
+    with pytest.raises(ConfigError, match="apollo"):
+        weitiao.plan(options, methods=["apollo"])
     with pytest.raises(ConfigError, match="--calibrate"):
         weitiao.plan(options, device="T4-16GB", calibrate=True)
 

@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "the model's dropout": ["train.dropout=model"],
         "fp32": ["train.bf16=false"],
         "base in int8": ["train.int8_base=true"],
+        "base in 4 bits": ["method.load_in_4bit=true"],
         "upper half alone": ["method.top_k=6"],
         "deterministic algorithms": ["train.deterministic=true"],
         "all kernels off": ALL_OFF,
@@ -39,6 +40,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "eager attention": ["train.attention=eager"],
         "updated in the backward pass": IN_BACKWARD,
         "bf16 weights, stochastic rounding": ["train.stochastic_rounding=true"],
+        "GaLore, rank 64": ["method.galore_rank=64"],
         "both": [*IN_BACKWARD, "train.stochastic_rounding=true"],
         "deterministic algorithms": ["train.deterministic=true"],
         "all kernels off": ALL_OFF,
@@ -46,7 +48,12 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
 }
 # On the larger shape only what the goals speak of.
 LARGER: dict[str, dict[str, list[str]]] = {
-    "lora": {"defaults": [], **PEFT_LAYERS, "base in int8": ["train.int8_base=true"]},
+    "lora": {
+        "defaults": [],
+        **PEFT_LAYERS,
+        "base in int8": ["train.int8_base=true"],
+        "base in 4 bits": ["method.load_in_4bit=true"],
+    },
     "full": {"defaults": [], "updated in the backward pass": IN_BACKWARD},
 }
 

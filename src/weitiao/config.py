@@ -264,6 +264,10 @@ def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainCon
         raise ValueError(
             "method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out"
         )
+    if getattr(method, "load_in_4bit", False) and (train.int8_base or not train.fused_lora):
+        raise ValueError(
+            "method.load_in_4bit (qlora) needs train.fused_lora, and does not go with train.int8_base. Leave those out"
+        )
     if method.type in ("prompt", "prefix") and data.general_text:
         raise ValueError(
             f"data.general_text measures what the model forgets, and method.type={method.type} leaves it as it is. Leave it out"

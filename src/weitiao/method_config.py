@@ -28,8 +28,26 @@ class FullConfig(Section):
     )
     lisa_steps: int | None = Field(None, ge=1, description="With lisa_layers: steps until others are drawn (20).")
 
+    galore_rank: int | None = Field(
+        None,
+        ge=1,
+        description="GaLore (arXiv 2403.03507): AdamW's moments of the layers' matrices in so many dimensions.",
+    )
+    galore_gap: int | None = Field(None, ge=1, description="With galore_rank: steps between two projections (200).")
+    galore_scale: float | None = Field(
+        None, gt=0, description="With galore_rank: by which the projected update is multiplied (2)."
+    )
+
     @model_validator(mode="after")
     def _one_choice(self) -> "FullConfig":
+        if self.galore_rank is None and (self.galore_gap is not None or self.galore_scale is not None):
+            raise ValueError("galore_gap and galore_scale belong to galore_rank. Set galore_rank, or leave them out")
+        if self.galore_rank is not None and (
+            self.lisa_layers is not None or self.parameters != "all" or self.top_k == 0
+        ):
+            raise ValueError(
+                "galore_rank is for trained matrices of layers. Leave lisa_layers, parameters and top_k=0 out"
+            )
         if self.lisa_steps is not None and self.lisa_layers is None:
             raise ValueError("lisa_steps belongs to lisa_layers. Set lisa_layers, or leave it out")
         if self.lisa_layers is not None and (self.top_k is not None or self.parameters != "all"):
@@ -65,6 +83,10 @@ class LoraConfig(Section):
     loraplus_lr_ratio: float | None = Field(
         None, gt=0, description="LoRA+ (arXiv 2402.12354): the learning rate of B over that of A; the paper's is 16."
     )
+    load_in_4bit: bool = Field(
+        False,
+        description="QLoRA (arXiv 2305.14314): the frozen weights in NF4, by bitsandbytes. Less memory, more time.",
+    )
     init_from: str | None = Field(
         None, description="Go on from the adapter of this run (or adapter folder): same base, same shape."
     )
@@ -78,6 +100,14 @@ class LoraConfig(Section):
             raise ValueError("eva_rho belongs to init_lora_weights=eva. Leave it out")
         if self.init_from is not None and self.init_lora_weights == "eva":
             raise ValueError("init_from brings A, and init_lora_weights=eva makes another one. Leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _plain_on_4_bits(self) -> "LoraConfig":
+        if self.load_in_4bit and (self.use_dora or self.lora_dropout or self.bias != "none"):
+            raise ValueError(
+                "load_in_4bit goes with plain adapters: no use_dora, no lora_dropout, no trained bias. Leave one of them out"
+            )
         return self
 
 
@@ -169,23 +199,21 @@ ALIASES: dict[str, dict[str, Any]] = {
     "bitfit": {"type": "full", "parameters": "bias"},
     "lisa": {"type": "full", "lisa_layers": 2},
     "norm-only": {"type": "full", "parameters": "norm"},
+    "galore": {"type": "full", "galore_rank": 64},
     "rslora": {"type": "lora", "use_rslora": True},
     "dora": {"type": "lora", "use_dora": True},
     "lora+": {"type": "lora", "loraplus_lr_ratio": 16.0},
     "pissa": {"type": "lora", "init_lora_weights": "pissa"},
     "olora": {"type": "lora", "init_lora_weights": "olora"},
     "eva": {"type": "lora", "init_lora_weights": "eva"},
+    "qlora": {"type": "lora", "load_in_4bit": True},
 }
 
 
 # Names that users bring from other tools -> why they are not here, and what serves the same end.
 REFUSED = {
-    "qlora": "its 4-bit base needs bitsandbytes, made for GPUs and not measured here on a CPU. Use method.type=lora with "
-    "train.int8_base=true (from a hidden size of 768 on), or lora alone: the frozen base is in bf16 already",
-    "galore": "galore-torch brings an AdamW of its own, without fp32 master weights, and imports bitsandbytes and tensorly. Use "
-    "method.type=lisa, or full with train.stochastic_rounding=true",
-    "apollo": "apollo-torch brings an AdamW of its own, without fp32 master weights. Use method.type=lisa, or full with "
-    "train.stochastic_rounding=true",
+    "apollo": "the kept library that has it (pytorch-optimizer 4.1) scales the projected gradient, not the whole one as the paper "
+    "does. Use method.type=galore or lisa, or full with train.stochastic_rounding=true",
 }
 
 

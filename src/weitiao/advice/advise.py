@@ -159,7 +159,7 @@ def _methods(config: RunConfig | CompareConfig) -> dict[Method, dict[str, Any]]:
 
 def _is_whole(method: FullConfig) -> bool:
     """Full fine-tuning in the word's own sense, not its biases, norms or upper layers."""
-    return method.parameters == "all" and method.top_k is None and method.lisa_layers is None
+    return method.parameters == "all" and not any((method.top_k is not None, method.lisa_layers, method.galore_rank))
 
 
 def _compared(

@@ -3,16 +3,19 @@
 peft runs five operations forward, each with its own saved tensors and full-size temporaries for the scaling and the
 sum. Here the scale goes into the product with B, the adapter's part is added in place by the matrix product itself,
 and only x and the narrow x A^T are kept. Layers that the function does not cover stay with peft. The frozen W may be
-an :class:`Int8Linear`, which then does both products with W in int8.
+an :class:`Int8Linear`, which then does both products with W in int8, or an :class:`Nf4Linear`, which holds it in 4 bits.
 """
 
 import weakref
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from weitiao.kernels.int8 import Int8Linear, Quantised, quantise
+from weitiao.kernels.nf4 import Nf4Linear
+
+Base = Literal["as it is", "int8", "nf4"]  # how a frozen weight is held
 
 
 class LoraLinearFunction(torch.autograd.Function):
@@ -22,7 +25,7 @@ class LoraLinearFunction(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor | Int8Linear,
+        weight: torch.Tensor | Int8Linear | Nf4Linear,
         bias: torch.Tensor | None,
         a: torch.Tensor,
         b: torch.Tensor,
@@ -36,7 +39,8 @@ class LoraLinearFunction(torch.autograd.Function):
             y = weight.forward_weight.product(quantised)
             y = y.mul_(quantised.scale) if bias is None else torch.addcmul(bias, y, quantised.scale)
         else:
-            y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+            dense = weight.dense(x.dtype) if isinstance(weight, Nf4Linear) else weight
+            y = x @ dense.t() if bias is None else torch.addmm(bias, x, dense.t())
         y.addmm_(narrow, b.t().contiguous(), alpha=scale)  # the copy is tiny, and the product 0.8 of the time
         ctx.save_for_backward(x, a, b, narrow)
         ctx.weight, ctx.scale = weight, scale  # frozen: no version to guard
@@ -57,7 +61,8 @@ class LoraLinearFunction(torch.autograd.Function):
                 quantised = quantise(gradient)
                 grad_x = ctx.weight.backward_weight.product(quantised).mul_(quantised.scale)
             else:
-                grad_x = gradient @ ctx.weight
+                dense = ctx.weight.dense(gradient.dtype) if isinstance(ctx.weight, Nf4Linear) else ctx.weight
+                grad_x = gradient @ dense
             grad_x.addmm_(narrow_gradient, a)
         return grad_x, None, None, grad_a, grad_b, None, None
 
@@ -79,41 +84,43 @@ class _SharedInput:
 class FusedForward:
     """Stands in for the forward of one peft layer."""
 
-    def __init__(self, layer: Any, adapter: str, int8: _SharedInput | None = None) -> None:
+    def __init__(self, layer: Any, adapter: str, base: Base = "as it is", shared: _SharedInput | None = None) -> None:
         self.base: nn.Linear = layer.base_layer
-        self.int8 = int8
-        self.packed: Int8Linear | None = None
-        if int8 is not None:
-            self.packed = Int8Linear(self.base.weight.detach())
+        self.shared = shared if base == "int8" else None
+        self.packed: Int8Linear | Nf4Linear | None = None
+        if base != "as it is":
+            self.packed = (Int8Linear if base == "int8" else Nf4Linear)(self.base.weight.detach())
             self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
+        if isinstance(self.packed, Nf4Linear):
+            self.base.register_buffer("nf4", self.packed.codes, persistent=False)  # counted with the model's memory
         self.a: nn.Linear = layer.lora_A[adapter]
         self.b: nn.Linear = layer.lora_B[adapter]
         self.scale = float(layer.scaling[adapter])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., I] -> [..., O]."""
-        quantised = None if self.int8 is None else self.int8.quantise(x)
+        quantised = None if self.shared is None else self.shared.quantise(x)
         flat = x.reshape(-1, x.shape[-1])
         weight = self.packed or self.base.weight  # read now: sharding swaps the parameter
         y = LoraLinearFunction.apply(flat, weight, self.base.bias, self.a.weight, self.b.weight, self.scale, quantised)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
 
 
-def fuse_lora(model: nn.Module, int8: bool = False) -> tuple[int, int]:
+def fuse_lora(model: nn.Module, base: Base = "as it is") -> tuple[int, int]:
     """Give every layer that allows it the fused forward; returns (fused, left to peft).
 
     Args:
-        int8: keep the frozen weights of these layers in int8 alone (bfloat16 compute on a CPU with VNNI).
+        base: keep the frozen weights of these layers in int8 alone (bfloat16 compute on a CPU with VNNI) or in NF4 alone.
     """
     from peft.tuners.lora.layer import Linear, LoraLayer
 
     fused = left = 0
-    shared = _SharedInput() if int8 else None
+    shared = _SharedInput()
     for layer in model.modules():
         if not isinstance(layer, LoraLayer):
             continue
         if type(layer) is Linear and _is_plain(layer):
-            layer.forward = FusedForward(layer, layer.active_adapters[0], shared)
+            layer.forward = FusedForward(layer, layer.active_adapters[0], base, shared)
             fused += 1
         else:
             left += 1

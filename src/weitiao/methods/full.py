@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.errors import ConfigError
 from weitiao.kernels.prefix import frozen_names
 from weitiao.method_config import FullConfig
+from weitiao.methods import galore
 from weitiao.methods.lisa import STEPS, Lisa
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et
 def learning_rate(config: FullConfig) -> float:
     """The default: few trained parameters take larger steps."""
     return LEARNING_RATE if config.parameters == "all" and config.top_k != 0 else PARTIAL_LEARNING_RATE
+
+
+def refuse(config: FullConfig, model_type: str, generates: bool) -> None:
+    """Raise ConfigError for ``galore_rank`` without the package that projects."""
+    if config.galore_rank is not None:
+        galore.refuse()
 
 
 def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":

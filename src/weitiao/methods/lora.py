@@ -4,9 +4,11 @@ Source: Hu et al. 2021, arXiv 2106.09685; options and file format: peft.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from weitiao.errors import ConfigError
 from weitiao.method_config import LoraConfig
 from weitiao.methods.earlier import find, take_over
 from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
@@ -22,6 +24,15 @@ LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA With
 def learning_rate(config: LoraConfig) -> float:
     """The default."""
     return LEARNING_RATE
+
+
+def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:
+    """Raise ConfigError for a 4-bit base where bitsandbytes is not installed."""
+    if config.load_in_4bit and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "method.load_in_4bit=true (qlora), but the package bitsandbytes is not installed.\nExpected it: it packs the "
+            "frozen weights.\nInstall it: pip install 'weitiao[qlora]', or use method.type=lora."
+        )
 
 
 def rate_factor(config: LoraConfig, name: str) -> float:

@@ -14,9 +14,10 @@ from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.int8 import is_supported
 from weitiao.kernels.lora import FusedForward, fuse_lora
 from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
-from weitiao.measure.cost import Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
+from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS
-from weitiao.training.adapt import count_parameters, occurring_rows
+from weitiao.methods.galore import GaLore
+from weitiao.training.adapt import count_parameters, lora_base, occurring_rows
 from weitiao.training.inputs import Inputs
 
 _SVD_STARTS = ("pissa", "olora")  # they need values; the shapes are those of the default start
@@ -30,9 +31,10 @@ class Blueprint:
     inputs: Inputs
     counts: dict[str, Any]
     frozen_bytes: int  # in the run's compute dtype; tables of untrained embedding rows included
-    frozen_parameter_bytes: int  # the same without those tables
+    frozen_parameter_bytes: int  # the same without those tables, as they are before any is packed
     trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
     resting: int  # of them without gradient and moments at a time
+    moment_bytes: int  # of the optimizer
     trained_tensors: int
     largest_trained: int
     loads_bytes: int  # the checkpoint's fp32 parameters
@@ -89,8 +91,9 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     inputs.task.prepare_model(model)
     if options.first_token:
         use_first_token(model)
+    frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.type == "lora":
-        fuse_lora(model)
+        fuse_lora(model, "nf4" if lora_base(config) == "nf4" else "as it is")
     int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     resting = 0
@@ -98,8 +101,12 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         METHODS["full"].beside(method, model, trained, 0, options.seed)
         resting = sum(n for name, n in trained.items() if not model.get_parameter(name).requires_grad)
         notes.append("lisa: planned with the layers of the first steps")
+    moments = MOMENT_BYTES * (sum(trained.values()) - resting)
+    if method.type == "full" and (galore := GaLore.of(method, model)) is not None:
+        shapes = [tuple(model.get_parameter(name).shape) for name in galore.names]
+        moments += galore.moment_bytes(shapes) - sum(MOMENT_BYTES * a * b for a, b in shapes)
+        notes.append("galore: the time of its singular value decompositions is not planned")
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
-    frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     states = 0
     if isinstance(method.top_k, int):
         prefix = Prefix(model, depth(model, method.top_k))
@@ -109,7 +116,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
             states = tokens * int(model.config.hidden_size) * dtype.itemsize
     model.train()
     return Blueprint(
-        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), resting, len(trained), max(trained.values(), default=0), loads, dtype, artifact,
+        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), resting, moments, len(trained), max(trained.values(), default=0), loads, dtype, artifact,
         int8, states, tuple(notes),
     )  # fmt: skip
 

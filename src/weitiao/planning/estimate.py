@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from weitiao.config import TrainConfig
 from weitiao.kernels.limits import KEPT_KERNELS
-from weitiao.measure.cost import MASTER_BYTES, MOMENT_BYTES, Rates
+from weitiao.measure.cost import MASTER_BYTES, Rates
 from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
 
@@ -94,7 +94,7 @@ def memory_of(
     kept = item != MASTER_BYTES and not options.stochastic_rounding
     masters = MASTER_BYTES * blueprint.trained if kept else 0
     active = blueprint.trained - blueprint.resting
-    gradients, moments = active * item, MOMENT_BYTES * active
+    gradients, moments = active * item, blueprint.moment_bytes
     batch = int(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths).max())
     if options.gradient_accumulation_steps > 1:
         batch += gradients
@@ -190,7 +190,7 @@ def seconds_of(
 
 def checkpoints_bytes(blueprint: Blueprint, batches: Batches, options: TrainConfig) -> tuple[int, int]:
     """(bytes of one checkpoint, bytes of all that the finished run keeps)."""
-    one = MASTER_BYTES * blueprint.trained + MOMENT_BYTES * (blueprint.trained - blueprint.resting)
+    one = MASTER_BYTES * blueprint.trained + blueprint.moment_bytes
     kept = 0 if options.save_steps is None else min(options.save_total_limit, batches.steps // options.save_steps)
     best = MASTER_BYTES * blueprint.trained if options.load_best_model_at_end else 0
     return one, kept * one + best

@@ -17,12 +17,13 @@ from weitiao.errors import ConfigError
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.int8 import is_supported as int8_is_supported
-from weitiao.kernels.lora import fuse_lora
+from weitiao.kernels.lora import Base, fuse_lora
 from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
 from weitiao.methods import METHODS, rate_factor, refuse_unfit
 from weitiao.methods.earlier import find
 from weitiao.methods.eva import start_from_data
+from weitiao.methods.galore import GaLore
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
@@ -65,6 +66,16 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         raise ConfigError(
             f"train.stochastic_rounding=true, and the run computes in {resolved.dtype}.\nExpected bfloat16 weights to round "
             "to.\nLeave train.stochastic_rounding out."
+        )
+    if sharded and lora_base(config) == "nf4":
+        raise ConfigError(
+            "method.load_in_4bit=true with FSDP2, which cannot share packed weights out.\nExpected DDP or one process.\n"
+            "Use train.distributed=ddp."
+        )
+    if sharded and getattr(config.method, "galore_rank", None) is not None:
+        raise ConfigError(
+            "method.galore_rank with FSDP2, whose processes hold parts of a matrix.\nExpected DDP or one process.\n"
+            "Use train.distributed=ddp."
         )
     if options.optimizer_in_backward and world.size > 1:
         raise ConfigError(
@@ -111,25 +122,29 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     if options.fused_lora and config.method.type == "lora":
-        fused, left = fuse_lora(model, options.int8_base)
-        log.info(
-            "LoRA layers: %d with the fused kernel%s, %d with peft's own",
-            fused,
-            " (base in int8)" if options.int8_base else "",
-            left,
-        )
+        base = lora_base(config)
+        fused, left = fuse_lora(model, base)
+        log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
     if options.compile:
         model.compile(dynamic=True)  # in place: names in the state dict stay
     if sharded:
         world.shard(model, list(layers(model)[1]))
         log.info("FSDP2: the weights are shared out among %d processes", world.size)
+    galore = GaLore.of(method, model) if method.type == "full" else None
     optimizer = MasterAdamW(
-        model.named_parameters(), options, getattr(torch, resolved.dtype), partial(rate_factor, config.method)
+        model.named_parameters(), options, getattr(torch, resolved.dtype), partial(rate_factor, config.method), galore
     )
     prefix = None
     if isinstance(method.top_k, int) and not sharded:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
     return Adapted(model, optimizer, rows, counts, inputs, prefix)
+
+
+def lora_base(config: RunConfig) -> Base:
+    """How the frozen weights under adapters are held."""
+    if getattr(config.method, "load_in_4bit", False):
+        return "nf4"
+    return "int8" if config.train.int8_base else "as it is"
 
 
 def occurring_rows(model: Any, method: str, inputs: Inputs) -> RowsEmbedding | None:

@@ -8,6 +8,7 @@ import torch
 
 from weitiao.config import TrainConfig
 from weitiao.methods.beside import Beside
+from weitiao.methods.galore import GaLore
 from weitiao.training.shards import local, part_of, whole
 
 # Gradients are widened to fp32 one chunk at a time, so that their copy never holds a whole model.
@@ -19,7 +20,8 @@ class MasterAdamW:
 
     With ``compute_dtype`` bfloat16, every trainable parameter is cast to it and its fp32 values become its master: the
     step updates the master and rounds it back. With float32 a parameter is its own master. Biases and norm weights are
-    not decayed. ``rate_factor``: by which the learning rate of a parameter is multiplied, by name.
+    not decayed. ``rate_factor``: by which the learning rate of a parameter is multiplied, by name. ``galore``: has the
+    moments of some parameters in a projection.
 
     ``config.stochastic_rounding``: the masters live for one chunk's update and are rounded back at random, so that an
     update below bfloat16's step still counts on average (Gupta et al. 2015, arXiv 1502.02551).
@@ -33,6 +35,7 @@ class MasterAdamW:
         config: TrainConfig,
         compute_dtype: torch.dtype = torch.float32,
         rate_factor: Callable[[str], float] = lambda name: 1.0,
+        galore: GaLore | None = None,
     ) -> None:
         self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
         self.masters = {name: _own(p) for name, p in self.parameters.items()}
@@ -44,8 +47,12 @@ class MasterAdamW:
                 parameter.data = parameter.data.to(compute_dtype)
                 if self.rounds:
                     self._forget_master(name)
-        self._chunks: list[tuple[list[str], torch.optim.AdamW]] = []
-        for names in _chunks(self.parameters, 0 if self.in_backward else _CHUNK_ELEMENTS):
+        self.galore = galore
+        self._chunks: list[tuple[list[str], torch.optim.Optimizer]] = []
+        projected = galore.names if galore is not None else frozenset[str]()
+        parts = [{n: p for n, p in self.parameters.items() if (n in projected) is part} for part in (False, True)]
+        most = 0 if self.in_backward else _CHUNK_ELEMENTS
+        for names in (names for part in parts for names in _chunks(part, most)):
             alike: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
             for name in names:
                 kind = (self.parameters[name].ndim > 1, rate_factor(name))
@@ -54,14 +61,11 @@ class MasterAdamW:
                 {"params": chosen, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
                 for (decays, factor), chosen in alike.items()
             ]
-            optimizer = torch.optim.AdamW(
-                groups,
-                lr=0.0,
-                betas=(config.adam_beta1, config.adam_beta2),
-                eps=config.adam_epsilon,
-                fused=True,
-            )
-            self._chunks.append((names, optimizer))
+            betas, eps = (config.adam_beta1, config.adam_beta2), config.adam_epsilon
+            if galore is not None and names[0] in projected:
+                self._chunks.append((names, galore.optimizer(groups, betas, eps)))
+            else:
+                self._chunks.append((names, torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)))
         self.beside: Beside | None = None  # what the method does between steps
         self._number = 0
         self._rate: float | None = None
@@ -79,7 +83,7 @@ class MasterAdamW:
         if self.beside is not None:
             self._forget_moments(self.beside.before(step))
 
-    def _update_one(self, names: list[str], optimizer: torch.optim.AdamW, parameter: torch.nn.Parameter) -> None:
+    def _update_one(self, names: list[str], optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> None:
         if self._rate is not None:
             self._squares.append(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square())
             self._update(names, optimizer, self._rate, None)
@@ -117,7 +121,7 @@ class MasterAdamW:
         return norm  # type: ignore[no-any-return]
 
     def _update(
-        self, names: list[str], optimizer: torch.optim.AdamW, learning_rate: float, scale: torch.Tensor | None
+        self, names: list[str], optimizer: torch.optim.Optimizer, learning_rate: float, scale: torch.Tensor | None
     ) -> None:
         """One chunk: widen, update, round back, clear the gradients."""
         for name in names:
@@ -206,13 +210,20 @@ class MasterAdamW:
             by_name.setdefault(name, {})[key] = part_of(value, self.parameters[name])
         for names, optimizer in self._chunks:
             for name in names:
-                if name in by_name:
+                if name not in by_name:
+                    continue
+                if self.galore is not None and name in self.galore.names:
+                    self.galore.restore(optimizer, self.masters[name], by_name[name])
+                else:
                     optimizer.state[self.masters[name]] = by_name[name]
 
     def _moments(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
         for names, optimizer in self._chunks:
             for name in names:
-                yield name, optimizer.state.get(self.masters[name], {})
+                if self.galore is not None and name in self.galore.names:
+                    yield name, self.galore.tensors(optimizer, self.masters[name])
+                else:
+                    yield name, optimizer.state.get(self.masters[name], {})
 
 
 def _own(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
