@@ -178,6 +178,18 @@ def test_a_tiny_device_does_not_fit(options: dict[str, Any], monkeypatch: pytest
     assert not (tmp_path / "x").exists()
 
 
+def test_a_plan_needs_no_run_folder(options: dict[str, Any], tmp_path: Path) -> None:
+    """Neither as a dict nor as a file; a run still asks for one."""
+    without = {key: value for key, value in options.items() if key != "output"}
+    (tmp_path / "c.yaml").write_text(json.dumps(without))
+    counts = [
+        [m["num_trainable_params"] for m in weitiao.plan(c)["methods"]] for c in (options, without, tmp_path / "c.yaml")
+    ]
+    assert counts[0] == counts[1] == counts[2]
+    with pytest.raises(ConfigError, match="output"):
+        weitiao.train(without)
+
+
 def test_wrong_words_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as error:
         weitiao.plan(options, device="A100")

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -59,14 +59,22 @@ _SECTIONS = ("data", "method", "train", "output")
 
 
 def load(
-    kind: type[Config], source: str | Path | dict[str, Any] | None = None, overrides: Iterable[str] = ()
+    kind: type[Config],
+    source: str | Path | dict[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+    beneath: Mapping[str, Any] = {},
 ) -> Config:
     """Read ``source`` (a YAML file or a dict, if any), apply ``a.b=value`` words on top, and validate.
+
+    Args:
+        beneath: values by path for what neither gives.
 
     Raises:
         ConfigError: the file cannot be read, a word is not ``key=value``, or any option is unknown or out of bounds.
     """
     tree: dict[str, Any] = {}
+    for key, value in (beneath or {}).items():
+        _assign(tree, key, value)
     given = source if isinstance(source, dict) else read_yaml(Path(source)) if source is not None else {}
     known = set(option_paths(kind))
     for key, value in _flatten(given, known):

@@ -19,7 +19,7 @@ from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.method_config import FullConfig, LoraConfig, MethodConfig
 from weitiao.methods import default_rate
-from weitiao.overrides import as_config, validate
+from weitiao.overrides import validate
 from weitiao.planning.plan import load_config, plan_arms
 from weitiao.planning.rows import read_inputs
 from weitiao.training.inputs import Inputs
@@ -121,10 +121,8 @@ def advise(
 def _case(config: RunConfig | CompareConfig | dict[str, Any] | str | Path) -> RunConfig | CompareConfig:
     if isinstance(config, str | Path):
         path = Path(config)
-        return load_config(path / "compare.yaml" if path.is_dir() else path, ())
-    if isinstance(config, dict):
-        return as_config(CompareConfig, config) if "compare" in config else as_config(RunConfig, config)
-    return config
+        return load_config(path / "compare.yaml" if path.is_dir() else path)
+    return load_config(config) if isinstance(config, dict) else config
 
 
 def _answer(facts: Facts, decision: Decision, methods: dict[Method, dict[str, Any]]) -> dict[str, Any]:

@@ -179,24 +179,24 @@ def _method(
     }
 
 
-def load_config(source: Path | None, words: Sequence[str]) -> RunConfig | CompareConfig:
-    """A run's configuration, or a comparison's where the file or a word has ``compare`` options.
+def load_config(source: Path | dict[str, Any] | None, words: Sequence[str] = ()) -> RunConfig | CompareConfig:
+    """A run's configuration, or a comparison's where the source or a word has ``compare`` options; output.dir may be missing.
 
     Raises:
         ConfigError: see :func:`weitiao.overrides.load`.
     """
-    compares = any(word.startswith("compare.") for word in words) or (
-        source is not None and "compare" in read_yaml(source)
-    )
-    return load(CompareConfig, source, words) if compares else load(RunConfig, source, words)
+    given: Any = read_yaml(source) if isinstance(source, Path) else source or {}
+    compares = "compare" in given or any(word.startswith("compare.") for word in words)
+    beneath = {"output.dir": "runs/planned"}  # nothing is written there
+    return load(CompareConfig, source, words, beneath) if compares else load(RunConfig, source, words, beneath)
 
 
 def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
     """Name -> the run that it would be."""
-    if isinstance(config, str | Path):
-        config = load_config(Path(config), ())
-    if isinstance(config, CompareConfig) or (isinstance(config, dict) and "compare" in config):
-        compared = as_config(CompareConfig, config)
+    if isinstance(config, str | Path | dict):
+        config = load_config(Path(config) if isinstance(config, str) else config)
+    if isinstance(config, CompareConfig):
+        compared = config
         chosen = {
             arm.name: compared.cell_config(arm, compared.compare.seeds[0], compared.output.dir)
             for arm in compared.compare.methods
