@@ -197,6 +197,8 @@ def test_wrong_words_are_refused(options: dict[str, Any]) -> None:
     assert "Did you mean" in str(error.value)
     with pytest.raises(ConfigError, match="apollo"):
         weitiao.plan(options, methods=["apollo"])
+    with pytest.raises(ConfigError, match="two steps more than both"):
+        weitiao.plan({**options, "method": {"type": "adalora", "tinit": 1000}}, methods=["adalora"])
     with pytest.raises(ConfigError, match="--calibrate"):
         weitiao.plan(options, device="T4-16GB", calibrate=True)
 

@@ -83,6 +83,14 @@ def beside(
     config: AdaloraConfig, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int
 ) -> "Ranks":
     """The allocator of this run. Raises ConfigError where its steps leave no time to cut."""
+    tinit, tfinal = window(config, total_steps)
+    own = model.peft_config["default"]
+    own.total_step, own.tinit, own.tfinal = total_steps, tinit, tfinal
+    return Ranks(model, masters)
+
+
+def window(config: AdaloraConfig, total_steps: int) -> tuple[int, int]:
+    """Steps before and after the cuts. Raises ConfigError where that leaves no time to cut."""
     tinit = total_steps // _INITIAL if config.tinit is None else config.tinit
     tfinal = total_steps * _FINAL // 10 if config.tfinal is None else config.tfinal
     if tinit + tfinal + 2 > total_steps:
@@ -90,9 +98,7 @@ def beside(
             f"method.tinit={tinit} and method.tfinal={tfinal}, and the run has {total_steps} steps.\n"
             "Expected two steps more than both, so that ranks can be cut in between.\nLower them, or train longer."
         )
-    own = model.peft_config["default"]
-    own.total_step, own.tinit, own.tfinal = total_steps, tinit, tfinal
-    return Ranks(model, masters)
+    return tinit, tfinal
 
 
 class Ranks:

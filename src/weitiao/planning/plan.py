@@ -11,6 +11,7 @@ from weitiao.compare_config import CompareConfig
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.method_config import ALIASES, METHOD_TYPES
+from weitiao.methods.adalora import window
 from weitiao.overrides import as_config, load, read_yaml, validate
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
@@ -137,6 +138,8 @@ def _method(
     measured: dict[str, Any] | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
+    if config.method.type == "adalora":
+        window(config.method, batches.steps)  # refused before the run as by it
     blueprint = draw(config, inputs)
     rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
     shapes = trace_shapes(blueprint, batches, rates)
