@@ -1,6 +1,7 @@
 """The comparison: one process a cell, the same rows and start for every arm, resumable, six rows."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,23 +71,29 @@ def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) ->
 
 @pytest.mark.slow
 def test_a_failed_cell_is_shown_and_the_others_go_on(comparison_options: dict[str, Any]) -> None:
-    arms = [{"type": "lora", "target_modules": ["nothing"], "name": "broken"}, "full", "lora"]
+    arms = [{"type": "lora", "target_modules": ["nothing"], "name": "broken"}, "full", "lora", "bitfit"]
     result = weitiao.compare({**comparison_options, "compare": {"methods": arms}})
     failed = [cell for cell in result["cells"] if cell["failure"]]
     assert [cell["name"] for cell in failed] == ["broken-seed42"]
     assert "no module named nothing" in failed[0]["failure"]
-    assert [arm["num_failed"] for arm in result["arms"]] == [1, 0, 0]
+    assert [arm["num_failed"] for arm in result["arms"]] == [1, 0, 0, 0]
     assert result["rows"][4]["cells"][0] == "failed"
     assert result["arms"][2]["quality"]["accuracy"]["by_seed"].keys() == {"42"}
-    assert [pair["decision"]["because"] for pair in result["pairs"]] == ["failed", "failed"]
+    assert [pair["decision"]["because"] for pair in result["pairs"]] == ["failed"] * 3
     page = (Path(comparison_options["output"]["dir"]) / "report.html").read_text(encoding="utf-8")
     assert "no module named nothing" in page
+    (table,) = re.findall('<table class="arms">.*?</table>', page, re.DOTALL)  # so many stand below each other
+    by_arm = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', table, re.DOTALL))
+    assert list(by_arm) == ["broken", "full", "lora", "bitfit"]
+    assert all(cells.count("<td") == len(result["rows"]) for cells in by_arm.values())
+    assert f"{result['arms'][3]['quality']['accuracy']['mean']:.4f}" in by_arm["bitfit"]
+    assert page.count("<details") == page.count("</details>") > 3
     verified = comparison.verify(comparison_options["output"]["dir"])
-    assert (verified["holds"], verified["decided"], verified["cells"]) == (True, False, 3)
+    assert (verified["holds"], verified["decided"], verified["cells"]) == (True, False, 4)
     stored = Path(comparison_options["output"]["dir"]) / "compare.yaml"
     again = subprocess.run([sys.executable, "-m", "weitiao", "compare", str(stored)], capture_output=True, text=True)
     assert again.returncode == 2
-    assert "1 of 3 cells failed" in again.stderr
+    assert "1 of 4 cells failed" in again.stderr
     assert "Quality" in again.stdout  # the table comes first
 
 

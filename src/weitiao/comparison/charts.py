@@ -3,12 +3,14 @@
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from weitiao.artifact import RunDir
 from weitiao.comparison.cells import Cell
 
-COLOURS = ("#3b7dd8", "#d9542c", "#2b9a66", "#8e5bd0", "#c58a12", "#17a2b8")
+COLOURS = ("#3b7dd8", "#d9542c", "#2b9a66", "#8e5bd0", "#c58a12", "#17a2b8", "#d65a9a", "#7d8790", "#8a5a3c", "#8fa82e")
+_MOST_LINES = 6  # of single runs in a figure of curves; more are drawn as one mean an arm
 _MOST_CLASSES = 30
 _MOST_MATRIX = 20
 
@@ -37,10 +39,17 @@ def curves(result: dict[str, Any], cells: Sequence[Cell]) -> list[Any]:
     figures = []
     for kind, value, over, x_title, y_title in wanted:
         figure = _figure(x_title, y_title)
-        shown = set()
         # after a search the test rows are scored once only: the curve is that of the development rows
-        for name, what, run in searched if kind == "eval" and searched else runs:
-            points = [(e[over], e[value]) for e in run.events() if e["event"] == kind and over in e and value in e]
+        chosen = searched if kind == "eval" and searched else runs
+        lines = [(name, what, _points(run, kind, over, value)) for name, what, run in chosen]
+        if kind == "eval" and all(len(points) < 2 for _, _, points in lines):
+            continue  # scored once, at the end: no curve
+        if len(lines) > _MOST_LINES:
+            names = dict.fromkeys(name for name, _, _ in lines)
+            lines = [(name, "mean over seeds", _mean([p for n, _, p in lines if n == name])) for name in names]
+            figure.update_yaxes(title=f"{y_title}, mean over seeds 各种子平均")
+        shown = set()
+        for name, what, points in lines:
             figure.add_scatter(
                 x=[x for x, _ in points],
                 y=[y for _, y in points],
@@ -55,6 +64,16 @@ def curves(result: dict[str, Any], cells: Sequence[Cell]) -> list[Any]:
             shown.add(name)
         figures.append(figure)
     return figures
+
+
+def _points(run: RunDir, kind: str, over: str, value: str) -> list[tuple[float, float]]:
+    return [(e[over], e[value]) for e in run.events() if e["event"] == kind and over in e and value in e]
+
+
+def _mean(lines: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean of several curves, point by point, as far as all of them go."""
+    groups = zip(*(points for points in lines if points), strict=False)
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
 
 
 def trade_offs(result: dict[str, Any]) -> list[Any]:

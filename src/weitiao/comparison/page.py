@@ -15,6 +15,8 @@ from weitiao.tasks import TASKS
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _ROW_BREAKS = {"Training speed": ", ", "Quality": ", ", "Fits when": "; "}
+_MOST_COLUMNS = 3  # arms beside each other; more stand below each other
+_MOST_PAIRS = 2  # in full; more are a table, with the rest to unfold
 _OUTCOMES = {
     "first better": "前者更好",
     "second better": "后者更好",
@@ -40,6 +42,8 @@ def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> 
         folder=folder,
         number=_number,
         row_breaks=_ROW_BREAKS,
+        arm_rows=_arm_rows(result) if len(arms) > _MOST_COLUMNS else [],
+        folds=len(result["pairs"]) > _MOST_PAIRS,
         outcomes=_OUTCOMES,
         budget=_budget(result["budget"]),
         dtype=finished[0].run.summary["dtype"],
@@ -65,6 +69,28 @@ def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> 
         ],
         environment=_environment(result["environment"]),
     )
+
+
+def _arm_rows(result: dict[str, Any]) -> list[tuple[str, list[tuple[tuple[str, str], tuple[str, str]]]]]:
+    """(arm, for each row of the table (its value, its ratio to the first arm), each in English and Chinese), kept short."""
+
+    def short(row: dict[str, Any], text: str, separator: str) -> str:
+        parts = text.split(separator)
+        if row["name"] == "Quality":
+            parts = [part for part in parts if part.startswith(f"{result['metric']} ")]
+            return parts[0].removeprefix(f"{result['metric']} ") if parts else ""
+        return text if row["name"] == "Fits when" else parts[0].partition(" (")[0]
+
+    rows: list[tuple[str, list[tuple[tuple[str, str], tuple[str, str]]]]] = []
+    for i, arm in enumerate(result["arms"]):
+        cells = []
+        for row in result["rows"]:
+            tongues = (row, row["chinese"])
+            value = [short(row, r["cells"][i], ", ") for r in tongues]
+            ratio = [short(row, r["ratios"][i - 1], "; ") if i else "" for r in tongues]
+            cells.append(((value[0], value[1]), (ratio[0], ratio[1])))
+        rows.append((arm["name"], cells))
+    return rows
 
 
 def _number(value: float | None, sign: bool = False) -> str:
