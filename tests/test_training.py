@@ -154,6 +154,20 @@ def test_stochastic_rounding_is_right_on_average() -> None:
     assert stochastic_round(torch.tensor([float("nan")])).isnan()
 
 
+@pytest.mark.parametrize("trained", [10, 60])
+def test_a_few_masters_do_not_hold_the_whole_checkpoint(trained: int) -> None:
+    """A view of the file's memory would keep all of it; where most train it is all needed anyway, and not copied."""
+    file = torch.arange(100.0)
+    parts = [
+        ("frozen", torch.nn.Parameter(file[trained:], requires_grad=False)),
+        ("w", torch.nn.Parameter(file[:trained])),
+    ]
+    optimizer = MasterAdamW(parts, TrainConfig(), torch.bfloat16)
+    held = optimizer.masters["w"].untyped_storage().nbytes()
+    assert held == 4 * (10 if trained == 10 else 100)
+    assert torch.equal(optimizer.masters["w"], file[:trained])
+
+
 def test_stochastic_rounding_needs_no_masters_and_loses_no_small_updates() -> None:
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.ones(400, 400))

@@ -37,13 +37,17 @@ class MasterAdamW:
         rate_factor: Callable[[str], float] = lambda name: 1.0,
         galore: GaLore | None = None,
     ) -> None:
-        self.parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        named = list(named_parameters)
+        self.parameters = {name: p for name, p in named if p.requires_grad}
         self.masters = {name: _own(p) for name, p in self.parameters.items()}
         self.rounds = config.stochastic_rounding and compute_dtype == torch.bfloat16
         self.in_backward = config.optimizer_in_backward
         if compute_dtype != torch.float32:
+            # a view of the checkpoint's file holds all of it in memory: where few parameters train, they are copied
+            few = 2 * sum(p.numel() for p in self.parameters.values()) < sum(p.numel() for _, p in named)
             for name, parameter in self.parameters.items():
-                self.masters[name] = torch.nn.Parameter(local(parameter.detach()).float(), requires_grad=False)
+                master = local(parameter.detach()).to(torch.float32, copy=few)
+                self.masters[name] = torch.nn.Parameter(master, requires_grad=False)
                 parameter.data = parameter.data.to(compute_dtype)
                 if self.rounds:
                     self._forget_master(name)
