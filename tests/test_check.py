@@ -160,8 +160,8 @@ def test_errors_stop_training_unless_told_otherwise(tmp_path: Path) -> None:
     config = DataConfig(train=str(path))
     report = weitiao.data.check(config)
     with pytest.raises(DataError, match=r"r\.jsonl:2"):
-        refuse_errors(report, config)
-    refuse_errors(report, DataConfig(train=str(path), check="warn"))
+        refuse_errors(report, config, "classification")
+    refuse_errors(report, DataConfig(train=str(path), check="warn"), "classification")
 
 
 def test_report_files_and_cache(tmp_path: Path) -> None:

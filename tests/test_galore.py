@@ -67,6 +67,22 @@ def test_matrices_of_layers_hold_small_moments(in_backward: bool, tiny_model: Pa
     assert state[f"{embedding}|exp_avg"].shape == model.get_parameter(embedding).shape
 
 
+@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_without_singular_values_is_told_by_its_norm(in_backward: bool, value: float) -> None:
+    """The loop stops by the norm, as for AdamW; the decomposition would raise an error of its own."""
+    weight = torch.nn.Parameter(torch.ones(6, 4))
+    galore = GaLore(frozenset({"w"}), {"rank": 2, "update_proj_gap": 2, "scale": 1.0, "projection_type": "std"})
+    config = TrainConfig(optimizer_in_backward=in_backward, max_grad_norm=None)
+    optimizer = MasterAdamW([("w", weight)], config, galore=galore)
+    optimizer.arm(1e-2, 1)
+    (weight * value).sum().backward()
+    norm = optimizer.step(1e-2, None)
+    assert not torch.isfinite(norm)
+    assert torch.equal(weight.detach(), torch.ones(6, 4))
+    assert weight.grad is None
+
+
 def test_a_rank_that_no_matrix_exceeds_is_refused(tiny_model: Path) -> None:
     model, new = load(tiny_model)
     config = FullConfig(galore_rank=10_000)

@@ -132,15 +132,44 @@ def test_a_split_of_sets_that_are_all_different_is_by_lot(tmp_path: Path) -> Non
     assert sorted(prepared.eval.row_labels) != sets[:8]
     assert prepared.label_names == tuple("abcdefghij")
     assert sum(prepared.report["label_counts_eval"].values()) == 16
+
+
+@pytest.mark.parametrize("folds", [None, 4])
+def test_the_only_row_of_a_label_is_trained_on(folds: int | None, tmp_path: Path) -> None:
+    """Whatever the lot says; where every row is the only one of its label there is nothing to hold out."""
+    rows = [{"text": varied(i), "labels": ["a", "b"][: i % 3]} for i in range(20)]
+    rows += [{"text": varied(20 + i), "labels": ["a", f"rare{i}"]} for i in range(4)]
+    file = write_jsonl(tmp_path / "r.jsonl", rows)
+    sizes = []
+    for seed in range(6):
+        for options in [{"test_size": 8}] if folds is None else [{"num_folds": folds, "fold": i} for i in range(folds)]:
+            prepared = prepare(data_of(file, split_seed=seed, **options), "labels")
+            assert set(prepared.label_names) == {"a", "b", *(f"rare{i}" for i in range(4))}
+            assert len(prepared.train) + len(prepared.eval) == 24
+            sizes.append(len(prepared.eval))
+    assert 4 <= min(sizes) <= max(sizes) <= 8 if folds is None else 2 <= min(sizes) <= max(sizes) <= 6
     single = write_jsonl(tmp_path / "single.jsonl", [{"text": varied(i), "labels": [i]} for i in range(20)])
-    with pytest.raises(DataError, match=r"take another data\.split_seed"):
+    with pytest.raises(DataError, match="0 evaluation rows are left"):
         prepare(data_of(single), "labels")
+
+
+@pytest.mark.parametrize("odd", [0.5, ["a"]])
+@pytest.mark.parametrize("first", [True, False])
+def test_one_odd_label_is_a_bad_row_wherever_it_stands(odd: Any, first: bool, tmp_path: Path) -> None:
+    """It does not decide what the others are; what else could be learnt is said."""
+    good = [{"text": varied(i), "label": i % 2} for i in range(20)]
+    bad = [{"text": "odd", "label": odd}]
+    file = write_jsonl(tmp_path / "r.jsonl", bad + good if first else good + bad)
+    prepared = prepare(data_of(file, bad_rows="skip"), "classification")
+    assert len(prepared.train) + len(prepared.eval) == 20
+    with pytest.raises(DataError, match=r"task=(regression|multi_label)"):
+        prepare(data_of(file), "classification")
 
 
 def test_rows_of_another_task_are_told(tmp_path: Path) -> None:
     several = write_jsonl(tmp_path / "several.jsonl", [{"text": varied(i), "labels": ["a"]} for i in range(4)])
     for kind, message in (
-        ("classification", "Expected a text and a label(.|\n)*task=multi_label"),
+        ("classification", "Give one label, or learn several: task=multi_label"),
         ("tokens", "task=multi_label"),
     ):
         with pytest.raises(DataError, match=message):

@@ -217,6 +217,7 @@ def test_both_methods_compared(set_options: dict[str, Any], tmp_path: Path) -> N
 def test_going_on_from_an_earlier_adapter(set_options: dict[str, Any], tmp_path: Path) -> None:
     """The earlier run's own rows are scored again, with their sets of labels."""
     first = weitiao.train({**set_options, "method": {"type": "lora"}})
+    assert 'problem_type="multi_label_classification"' in (first.path / "README.md").read_text(encoding="utf-8")
     later = {
         **set_options,
         "method": {"type": "lora", "init_from": str(first.path)},

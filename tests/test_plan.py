@@ -19,6 +19,7 @@ from weitiao.kernels.attention import ShortAttention
 from weitiao.kernels.lora import FusedForward, LoraLinearFunction
 from weitiao.measure import devices
 from weitiao.measure.cost import Rates, safetensors_bytes, step_cost
+from weitiao.method_config import FullConfig, LoraConfig, name_of
 from weitiao.planning.blueprint import Blueprint, draw
 from weitiao.planning.estimate import Memory, measured_memory
 from weitiao.planning.plan import plan_errors
@@ -89,6 +90,23 @@ def test_packed_weights_and_projected_moments_are_planned(options: dict[str, Any
     (moments,) = run.checkpoints.glob("step-2/optimizer.safetensors")
     held = sum(t.numel() * t.element_size() for key, t in load_file(moments).items() if not key.endswith("|step"))
     assert drawn({"type": "galore", "galore_rank": 4}).moment_bytes == held
+
+
+def test_a_method_is_planned_by_its_own_name_and_options(options: dict[str, Any]) -> None:
+    """GaLore stands beside full fine-tuning, not in its place."""
+    galore = {**options, "method": {"type": "galore", "galore_rank": 4}}
+    planned = weitiao.plan(galore)["methods"]
+    assert [m["name"] for m in planned] == ["full", "lora", "galore"]
+    assert planned[2]["memory_bytes"]["optimizer"] < planned[0]["memory_bytes"]["optimizer"]
+    (alone,) = weitiao.plan(galore, methods=["galore"])["methods"]
+    assert alone["memory_bytes"]["optimizer"] == planned[2]["memory_bytes"]["optimizer"]
+    names = {
+        "full": {}, "head-only": {"top_k": 0}, "top-k": {"top_k": 1}, "bitfit": {"parameters": "bias"},
+        "lisa": {"lisa_layers": 3}, "galore": {"galore_rank": 9},
+    }  # fmt: skip
+    assert {name_of(FullConfig(**given)) for given in names.values()} == set(names)
+    assert name_of(LoraConfig(r=3)) == "lora"
+    assert name_of(LoraConfig(r=3, load_in_4bit=True)) == "qlora"
 
 
 def fused_of(blueprint: Blueprint) -> Iterator[FusedForward]:

@@ -210,6 +210,22 @@ ALIASES: dict[str, dict[str, Any]] = {
 }
 
 
+def name_of(method: Any) -> str:
+    """The name that `weitiao methods` has for a method's options; of several that fit, the first."""
+    given = method.model_dump()
+    for name, options in ALIASES.items():
+        own = {key: value for key, value in options.items() if key != "type"}
+        if method.type == options["type"] and all(_says(given[key], value) for key, value in own.items()):
+            return name
+    return "top-k" if method.type == "full" and method.top_k is not None else str(method.type)
+
+
+def _says(given: Any, value: Any) -> bool:
+    """Of a number that is not 0 any other will do: LISA of 3 layers is LISA."""
+    counts = isinstance(value, int | float) and not isinstance(value, bool) and value != 0
+    return given is not None if counts else bool(given == value)
+
+
 # Names that users bring from other tools -> why they are not here, and what serves the same end.
 REFUSED = {
     "apollo": "the kept library that has it (pytorch-optimizer 4.1) scales the projected gradient, not the whole one as the paper "

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from weitiao.config import RunConfig
+from weitiao.method_config import name_of
 
 _FULL = """from transformers import {auto}, AutoTokenizer
 
@@ -13,8 +14,10 @@ _LORA = """from peft import {auto}
 from transformers import AutoTokenizer
 
 id2label = {id2label}
-model = {auto}.from_pretrained("model", num_labels={count}, id2label=id2label)
+model = {auto}.from_pretrained("model", num_labels={count}, id2label=id2label{problem})
 tokenizer = AutoTokenizer.from_pretrained("model")"""
+# What plain transformers calls them. A full run has it in config.json, and an adapter has none.
+_PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
 _CHAT = """from {package} import {auto}
 from transformers import AutoTokenizer
 
@@ -43,7 +46,8 @@ def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dic
     else:
         kind = "ForTokenClassification" if config.task == "token_classification" else "ForSequenceClassification"
         if config.method.type != "full":
-            code = _LORA.format(auto=f"AutoPeftModel{kind}", id2label=names, count=len(names))
+            problem = f', problem_type="{_PROBLEMS[config.task]}"' if config.task in _PROBLEMS else ""
+            code = _LORA.format(auto=f"AutoPeftModel{kind}", id2label=names, count=len(names), problem=problem)
         else:
             code = _FULL.format(auto=f"AutoModel{kind}")
         labels = ", ".join(summary["label_names"])
@@ -53,7 +57,7 @@ def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dic
         if config.task == "regression":
             what = f"The number in the column `{labels}`"
     chosen = "\n**The evaluation rows also chose the step that was kept**, so these figures are optimistic.\n"
-    return f"""# {config.model}, fine-tuned ({config.method.type})
+    return f"""# {config.model}, fine-tuned ({name_of(config.method)})
 
 {what}, trained on `{config.data.train}` with weitiao.
 {summary["num_trainable_params"]:,} of {summary["num_params"]:,} parameters ({summary["trainable_percent"]:.2f} %) trained for

@@ -54,7 +54,7 @@ def locate(model: str) -> str:
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"{path} has no config.json.\nExpected a transformers model folder.\n"
-                "For a LoRA run use its base model here, or merge it first."
+                "For a LoRA run use its base model here, and go on from it by method.init_from."
             )
         refuse_pickled(path)
         return str(path)

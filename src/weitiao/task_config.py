@@ -53,6 +53,11 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def task_word(kind: str) -> str:
+    """What a data check has to be told, so that it reads labels as a task of this ``kind`` does; with a blank before it."""
+    return next((f" task={task}" for task, asked in ASKED_KINDS.items() if asked == kind), "")
+
+
 def with_task_defaults(value: Any) -> Any:
     """Before validation: the defaults that a task has of its own, such as its metric, unless others are given."""
     if isinstance(value, dict):

@@ -23,7 +23,7 @@ from weitiao.data.table import Table, build
 from weitiao.data.words import word_lengths
 from weitiao.errors import DataError
 from weitiao.overrides import load, read_yaml
-from weitiao.task_config import ASKED_KINDS
+from weitiao.task_config import ASKED_KINDS, task_word
 
 Say = Callable[[str], None]
 _VERSION = 5
@@ -131,8 +131,8 @@ def _lengths(config: DataConfig, tokenizer: Any, table: Table) -> Lengths:
     return counts, token_lengths(texts, None, tokenizer) if table.kind == "sft" else counts, counts
 
 
-def refuse_errors(report: DataReport, config: DataConfig) -> None:
-    """Raise DataError when the report holds errors and the configuration is strict."""
+def refuse_errors(report: DataReport, config: DataConfig, kind: str) -> None:
+    """Raise DataError when the report, of rows of a ``kind``, holds errors and the configuration is strict."""
     if not report.errors or config.check == "warn":
         return
     lines = [
@@ -143,5 +143,5 @@ def refuse_errors(report: DataReport, config: DataConfig) -> None:
     last = "\nTo train all the same: data.check=warn" if trains_anyway else ""
     raise DataError(
         f"The data check found errors in {report.source}:\n" + "\n".join(lines) + "\nExpected none. See all: "
-        f"weitiao data check {report.source}{last}"
+        f"weitiao data check {report.source}{task_word(kind)}{last}"
     )

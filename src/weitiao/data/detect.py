@@ -47,7 +47,8 @@ def detect(
     Args:
         fields: the first row.
         text, label, text_pair: columns that the user has named; they win over everything.
-        asked: "labels" or "number", where the task says how the label is read; else a list is labels, a fraction a number.
+        asked: "classification", "labels" or "number", where the task says how the label is read; else a list in this row is
+            labels, a fraction a number.
 
     Raises:
         DataError: a named column is missing, or no known format fits.
@@ -61,7 +62,7 @@ def detect(
     if text is None and label is None and (found := _conversation(fields)):
         return found
     words, tags = text or _first(fields, _WORDS), label or _first(fields, _TAGS)
-    if words is not None and tags is not None and asked is None:
+    if words is not None and tags is not None and asked in (None, "classification"):
         lists = isinstance(fields[words], list) and isinstance(fields[tags], list)
         if lists or (text is None and label is None and _first(fields, _TEXT) is None):
             return Format("tokens and tags", "tokens", (words, tags), f"columns '{words}' and '{tags}'")

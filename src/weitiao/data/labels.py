@@ -8,7 +8,7 @@ from weitiao.data.parsers import short
 from weitiao.errors import DataError
 
 _SEPARATORS = "|;,"
-_LARGEST = 3.4e38  # of the numbers that models compute with
+_LARGEST = 1e15  # the square of a distance, summed over rows, must still be an fp32 number
 
 
 def label_of(value: Any, name: str) -> str:
@@ -16,7 +16,11 @@ def label_of(value: Any, name: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str | int) or not str(value).strip():
-        hint = "Round it, or map it to classes" if isinstance(value, float) else "Correct the row"
+        hint = "Correct the row"
+        if isinstance(value, float):
+            hint = "Round it, map it to classes, or learn the number: task=regression"
+        elif isinstance(value, list):
+            hint = "Give one label, or learn several: task=multi_label"
         raise DataError(f"{name} is {short(value)!r}.\nExpected a string, an integer or a boolean.\n{hint}.")
     return str(value).strip()
 
@@ -67,5 +71,7 @@ def number_of(value: Any, name: str) -> str:
     except (ValueError, OverflowError):
         number = None
     if number is None or not abs(number) <= _LARGEST:  # also false for nan
-        raise DataError(f"{name} is {short(value)!r}.\nExpected a finite number.\nCorrect the row.")
+        raise DataError(
+            f"{name} is {short(value)!r}.\nExpected a finite number, at most 1e15 in size.\nCorrect the row, or scale the column."
+        )
     return repr(number + 0.0)  # -0.0 is 0.0

@@ -14,7 +14,7 @@ from weitiao.data.side import Side
 from weitiao.data.table import EMPTY, Table, build
 from weitiao.data.tags import tag_names
 from weitiao.errors import DataError
-from weitiao.task_config import ASKED_KINDS
+from weitiao.task_config import task_word
 
 _SHOWN = 5
 # What a task needs, and how to come by it.
@@ -140,14 +140,9 @@ def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classific
         first = next(row for row in table.rejected() if many_empty or not row["reason"].startswith(EMPTY))
         raise DataError(
             f"{first['id']}: {first['reason']}\nFound: {first['found']}\n{rejected + empty:,} such rows in "
-            f"{spec}. See them all: weitiao data check {spec}{_task_word(kind)}\nOr leave them out, counted: data.bad_rows=skip"
+            f"{spec}. See them all: weitiao data check {spec}{task_word(kind)}\nOr leave them out, counted: data.bad_rows=skip"
         )
     return table
-
-
-def _task_word(kind: str) -> str:
-    """The task where a check has to be told it."""
-    return next((f" task={task}" for task, asked in ASKED_KINDS.items() if asked == kind), "")
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -282,7 +277,21 @@ def _split(side: Side, config: DataConfig) -> tuple[Side, Side]:
     else:
         chosen = np.concatenate([rows[config.fold :: config.num_folds] for rows in shuffled.values()])
     held = np.isin(group, group[is_first][chosen])
+    if side.table.kind in ("labels", "tokens"):
+        held &= ~np.isin(group, group[_alone(side, held)])
     return side.keep(~held), side.keep(held)
+
+
+def _alone(side: Side, held: NDArray[np.bool_]) -> list[int]:
+    """Held-out rows without which training would lack a label: a split by lot may hold out the only row of one."""
+    labels = side.row_labels
+    known = {label for i in np.flatnonzero(~held) for label in labels[i]}
+    needed = []
+    for i in np.flatnonzero(held):
+        if not known.issuperset(labels[i]):
+            needed.append(int(i))
+            known.update(labels[i])
+    return needed
 
 
 def _sample(side: Side, count: int, config: DataConfig) -> Side:

@@ -70,7 +70,9 @@ class Stream:
             try:
                 if isinstance(record, Bad):
                     raise DataError(record.message)
-                form = form or detect(record.fields, self.config.text, self.config.label, self.config.text_pair)
+                form = form or detect(
+                    record.fields, self.config.text, self.config.label, self.config.text_pair, "classification"
+                )
                 row = canonical(record.fields, form)
                 if row.get("label") not in self.label_names:
                     raise DataError(f"the label {row.get('label')!r} is unknown.\nExpected one of {self.label_names}.")

@@ -26,8 +26,8 @@ def layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return name, module
     raise ConfigError(
-        f"method.top_k: {type(model).__name__} has no single stack of {wanted} layers.\nExpected an encoder or a decoder.\n"
-        "Leave method.top_k out."
+        f"{type(model).__name__} has no single stack of {wanted} layers.\nExpected an encoder or a decoder for top_k, "
+        "lisa_layers, galore_rank and FSDP2.\nLeave them out."
     )
 
 

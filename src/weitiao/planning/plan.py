@@ -10,7 +10,7 @@ from typing import Any
 from weitiao.compare_config import CompareConfig
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import ALIASES, METHOD_TYPES
+from weitiao.method_config import ALIASES, METHOD_TYPES, name_of
 from weitiao.methods.adalora import window
 from weitiao.overrides import as_config, load, read_yaml, validate
 from weitiao.planning.blueprint import draw
@@ -209,10 +209,10 @@ def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
             chosen = {name: arm for name, arm in chosen.items() if name in methods}
         return chosen
     run = as_config(RunConfig, config)
-    own = run.method.type
+    own = name_of(run.method)
     both = ["full", "lora"] if own in ("full", "lora") else ["full", "lora", own]
     wanted = list(methods or (["lora"] if run.train.int8_base else both))  # int8_base is LoRA's alone
-    _refuse_unknown(wanted, _KNOWN)
+    _refuse_unknown(wanted, (*_KNOWN, own))
     return {
         name: validate(
             RunConfig, {**run.model_dump(), "method": run.method.model_dump() if name == own else {"type": name}}

@@ -29,6 +29,7 @@ HIGHER_IS_BETTER = {
 COMPARED = tuple(HIGHER_IS_BETTER)
 MARGIN_UNITS: dict[str, tuple[str, str]] = {}
 ROW_TESTS = {"exact_match": "mcnemar", "f1_micro": "swap", "hamming_loss": "swap"}
+GAP_METRIC = "hamming_loss"  # f1_micro of a row without labels is 0, whatever is answered
 SECTIONS = ("classes", "gaps")
 SCORED_ONLY: dict[str, Any] = {}
 _PROBLEM_TYPE = (

@@ -26,7 +26,7 @@ ROW_TESTS = {"pearson": "swap", "mse": "swap", "rmse": "swap", "mae": "swap", "r
 GAP_METRIC = "mae"
 SECTIONS = ("gaps",)
 SCORED_ONLY: dict[str, Any] = {}
-_HEADS = {"classifier", "score"}  # what transformers calls the layer that gives the number
+_HEADS = {"classifier", "score", "classification_head"}  # what transformers calls the layer that gives the number
 Tensors = dict[str, torch.Tensor]
 # As with one label:
 rows_of = classification.rows_of
@@ -99,6 +99,10 @@ def scale_head(model: "PreTrainedModel", labels: NDArray[np.float64]) -> str:
             head.bias.data = (head.bias.data - mean) / scale
         head.register_forward_hook(_in_units)
         told = f"head: learns z of {mean:.4g} + {scale:.4g} z, by the mean and spread of the training numbers"
+        if head.bias is None:
+            told = f"head: learns z of {scale:.4g} z; it has no bias that could hold a mean"
+            if abs(float(np.mean(labels))) > 2 * float(np.std(labels)):
+                told += f", so subtract the mean of these numbers, {np.mean(labels):.4g}, from the data first"
     return told
 
 

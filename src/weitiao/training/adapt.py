@@ -124,6 +124,11 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if options.fused_lora and config.method.type == "lora":
         base = lora_base(config)
         fused, left = fuse_lora(model, base)
+        if base == "nf4" and left:
+            raise ConfigError(
+                f"method.load_in_4bit=true (qlora), and {left} of {fused + left} adapted layers of this model are no plain linear "
+                "ones.\nExpected linear layers, which are held in 4 bits.\nUse method.type=lora."
+            )
         log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
     if options.compile:
         model.compile(dynamic=True)  # in place: names in the state dict stay

@@ -97,7 +97,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     for finding in found.findings:
         if finding.severity != "info":
             log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
-    refuse_errors(found, data)
+    refuse_errors(found, data, task.KIND)
     prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
     events.write(
         "stage", message=f"encoding {len(prepared.train):,} training and {len(prepared.eval):,} evaluation rows"

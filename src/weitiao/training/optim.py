@@ -88,9 +88,14 @@ class MasterAdamW:
             self._forget_moments(self.beside.before(step))
 
     def _update_one(self, names: list[str], optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> None:
-        if self._rate is not None:
-            self._squares.append(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square())
-            self._update(names, optimizer, self._rate, None)
+        if self._rate is None:
+            return
+        square = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square()
+        self._squares.append(square)
+        if self.galore is not None and not torch.isfinite(square):
+            parameter.grad = None  # has no singular values; the run ends by its norm
+            return
+        self._update(names, optimizer, self._rate, None)
 
     def step(self, learning_rate: float, max_grad_norm: float | None, skip_non_finite: bool = False) -> torch.Tensor:
         """Clip, update, clear the gradients. Returns the gradient norm before clipping (a tensor: no sync).
@@ -115,7 +120,7 @@ class MasterAdamW:
             norm = norm.square()
             torch.distributed.all_reduce(norm)
             norm = norm.sqrt()
-        if skip_non_finite and not torch.isfinite(norm):
+        if (skip_non_finite or self.galore is not None) and not torch.isfinite(norm):  # infinity has no singular values
             for parameter in self.parameters.values():
                 parameter.grad = None
             return norm  # type: ignore[no-any-return]
