@@ -94,6 +94,57 @@ def claims(one: Comparison) -> str:
     return table(["", "articles say, full / LoRA", "measured here"], rows)
 
 
+def lost(one: Comparison, name: str) -> list[str]:
+    """Seeds at which an arm lies further below full's worst seed than full's mean lies above chance, halved: it learnt little."""
+    metric = one["metric"]
+    full, own = (arm_of(one, arm)["quality"][metric]["by_seed"] for arm in ("full", name))
+    chance = 1 / len(one["label_names"])
+    bar = min(full.values()) - (statistics.mean(full.values()) - chance) / 2
+    return [seed for seed, value in own.items() if value < bar]
+
+
+def named(outcome: dict[str, str], wanted: str) -> str:
+    return ", ".join(name for name, said in outcome.items() if said == wanted) or "none"
+
+
+def shown(found: dict[int, Comparison]) -> str:
+    """What the figures below say, in sentences; only what these data can say."""
+    lines = []
+    for size, one in found.items():
+        pair = next(pair for pair in one["pairs"] if pair["second"] == "lora")
+        lines.append(f"**{size:,} rows**: {pair['metrics'][one['metric']]['verdict']['english']}")
+    main = found.get(1000)
+    if main is None:
+        return "\n".join(f"- {line}" for line in lines)
+    outcome = {pair["second"]: pair["metrics"][main["metric"]]["verdict"]["outcome"] for pair in main["pairs"]}
+    fell = {arm["name"]: lost(main, arm["name"]) for arm in main["arms"]}
+    lines.append(
+        f"**Against full at 1,000 rows**: better {named(outcome, 'second better')}; the same within the margin "
+        f"{named(outcome, 'equivalent within margin')}; worse {named(outcome, 'first better')}. All at their default rates, not searched: "
+        "this is what one gets without a search, not what each could reach; and p is not corrected for the number of pairs."
+    )
+    for name, seeds in fell.items():
+        if seeds and name != "head-only":
+            lines.append(
+                f"**{name} learnt little at {len(seeds)} of {len(main['seeds'])} seeds** (seed {', '.join(seeds)}): a higher rank at the same "
+                "rate is a risk, not a gain. One seed alone would have shown either."
+            )
+    lines.append(
+        "**The head alone is far below** at its default rate: its steps cost next to nothing, so give it more of them or a search "
+        "(docs/LOG.md has other rates)."
+    )
+    lines.append(
+        f"**LoRA saves storage above all**: {arm_of(main, 'full')['artifact_bytes'] / arm_of(main, 'lora')['artifact_bytes']:,.0f} times less. Of "
+        f"full's peak memory it takes {ratio(main, 'lora', 'peak_memory_bytes')}, of its time {ratio(main, 'lora', 'train_seconds')}: here full "
+        "updates only the embedding rows that occur, or the gap were wider. What saves time is to leave the lower half alone: "
+        f"lora-top6 takes {ratio(main, 'lora-top6', 'train_seconds')}, full-top6 {ratio(main, 'full-top6', 'train_seconds')}."
+    )
+    lines.append(
+        "The memory of full-top6 and bitfit was measured before the masters of few weights were copied, and would be lower now (docs/LOG.md)."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def machine(one: Comparison) -> str:
     cpu, packages = one["environment"]["cpu"], one["environment"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft"))
@@ -113,6 +164,7 @@ def page(results: Path) -> str:
     if not found:
         return "\n\n".join([*parts, "Not run yet."]) + "\n"
     main = found.get(1000) or next(iter(found.values()))
+    parts += ["## What it shows", shown(found)]
     parts += ["## What articles say, and what was measured", f"{main['data']['num_train_rows']:,} rows.", claims(main)]
     parts += ["## As rows grow", by_size(found)]
     if len(found) > 1:

@@ -7,6 +7,8 @@ from typing import Any
 from study_page import Comparison, arm_of
 
 INK, ACCENT, OTHER = "#1f77b4", "#d62728", "#888888"
+MARKERS = "os^Dv<>ph"
+SHOWN = 5.0  # points below the best mean; what lies lower is named, or nothing could be told apart
 
 
 def _quality(found: Comparison, name: str) -> dict[str, float]:
@@ -67,18 +69,21 @@ def costs(found: Comparison) -> str:
         ("peak_memory_bytes", "peak memory, GB", 1e-9),
         ("artifact_bytes", "stored, MB", 1e-6),
     )
-    drawing, axes = plt.subplots(1, 3, figsize=(10.2, 3.2), layout="constrained", sharey=True)
+    means = {arm["name"]: statistics.mean(_quality(found, arm["name"]).values()) for arm in found["arms"]}
+    near = {name: mean for name, mean in means.items() if mean > max(means.values()) - SHOWN}
+    drawing, axes = plt.subplots(1, 3, figsize=(10.2, 3.6), layout="constrained", sharey=True)
     for ax, (cost, title, scale) in zip(axes, panels, strict=True):
-        for arm in found["arms"]:
+        for i, arm in enumerate(arm for arm in found["arms"] if arm["name"] in near):
             x = scale * arm[cost] if cost == "artifact_bytes" else _median(found, arm["name"], cost, scale)
-            y = statistics.mean(_quality(found, arm["name"]).values())
-            ax.plot([x], [y], "o", color=ACCENT if arm["name"] in ("full", "lora") else INK, markersize=5)
-            ax.annotate(arm["name"], (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7)
+            label = arm["name"] if ax is axes[0] else None
+            ax.plot([x], [near[arm["name"]]], MARKERS[i % len(MARKERS)], color=f"C{i % 10}", markersize=7, label=label)
         ax.set_xlabel(title)
-        ax.margins(x=0.2)
+        ax.margins(0.12)
         ax.grid(alpha=0.3)
     axes[2].set_xscale("log")
     axes[0].set_ylabel(f"{found['metric']}, %")
+    far = ", ".join(f"{name} {mean:.1f}" for name, mean in means.items() if name not in near)
+    drawing.legend(frameon=False, ncols=8, loc="outside lower center", title=f"far below: {far}" if far else None)
     return _svg(drawing)
 
 
