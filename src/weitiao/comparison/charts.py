@@ -111,6 +111,7 @@ def trade_offs(result: dict[str, Any]) -> list[Any]:
                 },
             )
         figure.update_xaxes(rangemode="tozero")
+        figure.update_layout(height=340 + 20 * max(0, len(arms) - 3))  # the legend of many arms takes room on a phone
         figures.append(figure)
     return figures
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 from typing import Any
 
@@ -141,14 +142,14 @@ def _cost_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, str, list[str]
 
 
 def _plan_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """What the plan was wrong by, where the runs had one: the mean over seeds, as a share of what was measured."""
+    """What the plan was wrong by, where the runs had one: the median over seeds, as a share of what was measured."""
     names = list(dict.fromkeys(name for arm in arms for error in arm["plan_error"] or [] for name in error))
     rows = []
     for name in names:
         values = []
         for arm in arms:
             found = [e[name] for e in arm["plan_error"] or [] if isinstance(e.get(name), int | float)]
-            values.append(f"{100 * sum(found) / len(found):+.1f} %" if found else "")
+            values.append(f"{100 * median(found):+.1f} %" if found else "")
         rows.append((name, values))
     return rows
 
