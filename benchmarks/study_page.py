@@ -148,7 +148,9 @@ def shown(found: dict[int, Comparison]) -> str:
 def machine(one: Comparison) -> str:
     cpu, packages = one["environment"]["cpu"], one["environment"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft"))
-    return f"{cpu['name']}, {cpu['torch_threads']} threads ({', '.join(cpu['features'])}); {versions}."
+    threads = cpu["torch_threads"]
+    how = "one thread a run, two halves of the seeds beside each other" if threads == 1 else f"{threads} threads"
+    return f"{cpu['name']}, {how} ({', '.join(cpu['features'])}); {versions}."
 
 
 def page(results: Path) -> str:
