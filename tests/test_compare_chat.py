@@ -114,7 +114,7 @@ def test_the_report_shows_rows_and_answers_and_no_classes(searched: tuple[dict[s
         for sample in read_jsonl(folder / "cells" / f"{arm['name']}-seed1" / "samples.jsonl"):
             assert sample["question"][-1]["content"] in own
             assert sample["reference"] in own
-    assert own.count('class="plot"') == 3 + 3 + 2  # curves (none of a metric that is scored once), trade-offs, costs
+    assert own.count('class="plot"') == 3 + 3 + 3  # curves (none of a metric that is scored once), trade-offs, costs
     assert own.count("<span lang=") == 2 * own.count('<span lang="zh"')
 
 

@@ -10,6 +10,15 @@ from weitiao.artifact import RunDir
 from weitiao.comparison.cells import Cell
 
 COLOURS = ("#3b7dd8", "#d9542c", "#2b9a66", "#8e5bd0", "#c58a12", "#17a2b8", "#d65a9a", "#7d8790", "#8a5a3c", "#8fa82e")
+_PARTS = {
+    "process": "process 进程",
+    "weights": "weights 权重",
+    "masters": "fp32 masters 主权重",
+    "gradients": "gradients 梯度",
+    "optimizer": "optimizer 优化器",
+    "activations": "activations 激活",
+    "other": "other 其余",
+}
 _MOST_LINES = 6  # of single runs in a figure of curves; more are drawn as one mean an arm
 _MOST_CLASSES = 30
 _MOST_MATRIX = 20
@@ -202,6 +211,28 @@ def costs(result: dict[str, Any]) -> list[Any]:
         figure.update_layout(barmode="stack", height=150 + 45 * len(arms))
         figure.update_yaxes(autorange="reversed", type="category")
     return [seconds, memory]
+
+
+def memory_parts(result: dict[str, Any], cells: Sequence[Cell]) -> Any | None:
+    """Memory by part as each arm's first run planned it, and a mark at the measured peak; None where no run has a plan."""
+    planned: dict[str, dict[str, int]] = {}
+    for cell in cells:
+        if cell.arm.name not in planned and (cell.run.path / "plan.json").is_file():
+            planned[cell.arm.name] = cell.run.read_json("plan.json")["methods"][0]["memory_bytes"]
+    arms = [arm for arm in result["arms"] if arm["name"] in planned and arm["peak_memory_bytes"]]
+    if not arms:
+        return None
+    names = [html.escape(arm["name"]) for arm in arms]
+    figure = _figure("planned by part, GB 按部分预估", "")
+    for shade, (part, title) in zip(COLOURS, _PARTS.items(), strict=False):
+        sizes = [planned[arm["name"]][part] / 1e9 for arm in arms]
+        figure.add_bar(y=names, x=sizes, name=title, orientation="h", marker={"color": shade})
+    peaks = [arm["peak_memory_bytes"] / 1e9 for arm in arms]
+    mark = {"symbol": "line-ns-open", "size": 22, "color": "#888", "line": {"width": 3}}
+    figure.add_scatter(y=names, x=peaks, mode="markers", name="measured peak 实测峰值", marker=mark)
+    figure.update_layout(barmode="stack", height=200 + 45 * len(arms))
+    figure.update_yaxes(autorange="reversed", type="category")
+    return figure
 
 
 def to_html(figure: Any, first: bool) -> str:

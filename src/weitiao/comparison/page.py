@@ -112,11 +112,12 @@ def _plots(result: dict[str, Any], cells: Sequence[Cell], sections: Collection[s
     """Every figure of the sections as HTML; the first on the page brings the library."""
     curves = charts.curves(result, cells)
     classes = charts.classes(result) if "classes" in sections else None
+    parts = charts.memory_parts(result, cells)
     matrices = charts.matrices(result) if "confusion" in sections else []
     return {
         "curves": [charts.to_html(figure, i == 0) for i, figure in enumerate(curves)],
         "trade_offs": [charts.to_html(figure, False) for figure in charts.trade_offs(result)],
-        "costs": [charts.to_html(figure, False) for figure in charts.costs(result)],
+        "costs": [charts.to_html(figure, False) for figure in [*charts.costs(result), parts] if figure is not None],
         "classes": charts.to_html(classes, False) if classes is not None else None,
         "matrices": [(name, charts.to_html(figure, False)) for name, figure in matrices],
         "reliability": charts.to_html(charts.reliability(result), False) if "calibration" in sections else None,
