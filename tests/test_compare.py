@@ -11,6 +11,7 @@ import pytest
 
 import weitiao
 from weitiao import comparison
+from weitiao.comparison import charts
 from weitiao.errors import DataError, RunError
 
 
@@ -129,3 +130,10 @@ def test_cells_of_changed_data_are_not_mixed(comparison_options: dict[str, Any],
     (tmp_path / "own.jsonl").write_text(text.replace("好", "坏"), encoding="utf-8")
     with pytest.raises(RunError, match="data has changed since the cell full-seed42"):
         weitiao.compare(options)
+
+
+def test_mean_curves_meet_at_the_same_step() -> None:
+    """Runs of different length, and one that was scored at other steps."""
+    lines = [[(32, 0.8), (64, 0.78)], [(32, 0.79), (48, 0.1), (64, 0.84), (96, 0.86)], []]
+    assert charts._mean(lines, aligned=True) == [(32, pytest.approx(0.795)), (64, pytest.approx(0.81))]
+    assert charts._mean([[(1.0, 2.0), (3.0, 4.0)], [(2.0, 4.0)]], aligned=False) == [(1.5, 3.0)]

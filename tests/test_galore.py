@@ -45,6 +45,32 @@ def test_the_update_is_the_papers() -> None:
         torch.testing.assert_close(bias.detach(), plain.detach())
 
 
+def test_a_resumed_run_goes_on_bit_for_bit() -> None:
+    """From what a checkpoint stores: contiguous tensors. The decomposition's own layout would be rounded otherwise."""
+
+    def go_on(optimizer: MasterAdamW, weight: torch.nn.Parameter, steps: range) -> None:
+        for step in steps:
+            weight.grad = torch.randn(96, 64, generator=torch.Generator().manual_seed(step))
+            optimizer.arm(1e-2, step)
+            optimizer.step(1e-2, None)
+
+    def fresh() -> tuple[MasterAdamW, torch.nn.Parameter]:
+        weight = torch.nn.Parameter(torch.randn(96, 64, generator=torch.Generator().manual_seed(0)))
+        options = {"rank": 4, "update_proj_gap": 5, "scale": 1.0, "projection_type": "std"}
+        return MasterAdamW([("w", weight)], TrainConfig(), galore=GaLore(frozenset({"w"}), options)), weight
+
+    whole, expected = fresh()
+    go_on(whole, expected, range(1, 9))
+    first, weight = fresh()
+    go_on(first, weight, range(1, 4))
+    stored = {name: value.clone(memory_format=torch.contiguous_format) for name, value in first.state().items()}
+    resumed, again = fresh()
+    resumed.load_masters(first.weights())
+    resumed.load_state(stored, 3)
+    go_on(resumed, again, range(4, 9))
+    assert torch.equal(again, expected)
+
+
 @pytest.mark.parametrize("in_backward", [False, True])
 def test_matrices_of_layers_hold_small_moments(in_backward: bool, tiny_model: Path) -> None:
     model, new = load(tiny_model)

@@ -149,8 +149,20 @@ def test_the_only_row_of_a_label_is_trained_on(folds: int | None, tmp_path: Path
             sizes.append(len(prepared.eval))
     assert 4 <= min(sizes) <= max(sizes) <= 8 if folds is None else 2 <= min(sizes) <= max(sizes) <= 6
     single = write_jsonl(tmp_path / "single.jsonl", [{"text": varied(i), "labels": [i]} for i in range(20)])
-    with pytest.raises(DataError, match="0 evaluation rows are left"):
+    with pytest.raises(DataError, match="the only one with one of its labels"):
         prepare(data_of(single), "labels")
+
+
+def test_a_sample_of_the_training_rows_keeps_every_label(tmp_path: Path) -> None:
+    """As long as so many rows can hold them; its size is what was asked for."""
+    rows = [{"text": varied(i), "labels": ["a", f"rare{i % 10}"] if i < 100 else ["a"]} for i in range(300)]
+    file = write_jsonl(tmp_path / "r.jsonl", rows)
+    for seed in range(8):
+        prepared = prepare(data_of(file, test_size=0.2, train_size=30, split_seed=seed), "labels")
+        assert len(prepared.train) == 30
+        assert len(prepared.label_names) == 11
+    with pytest.raises(DataError, match=r"take another data\.split_seed"):
+        prepare(data_of(file, test_size=0.2, train_size=5), "labels")
 
 
 @pytest.mark.parametrize("odd", [0.5, ["a"]])
@@ -162,8 +174,10 @@ def test_one_odd_label_is_a_bad_row_wherever_it_stands(odd: Any, first: bool, tm
     file = write_jsonl(tmp_path / "r.jsonl", bad + good if first else good + bad)
     prepared = prepare(data_of(file, bad_rows="skip"), "classification")
     assert len(prepared.train) + len(prepared.eval) == 20
-    with pytest.raises(DataError, match=r"task=(regression|multi_label)"):
+    with pytest.raises(DataError, match=r"task=(regression|multi_label)(.|\n)*data check \S+ task=classification"):
         prepare(data_of(file), "classification")
+    report = weitiao.data.check(data_of(file), task="classification")
+    assert (report.format["name"], [f.code for f in report.errors]) == ("text and label", ["rejected"])
 
 
 def test_rows_of_another_task_are_told(tmp_path: Path) -> None:

@@ -106,6 +106,10 @@ def test_a_method_is_planned_by_its_own_name_and_options(options: dict[str, Any]
     }  # fmt: skip
     assert {name_of(FullConfig(**given)) for given in names.values()} == set(names)
     assert name_of(LoraConfig(r=3)) == "lora"
+    train = {**options["train"], "int8_base": True}
+    (own,) = weitiao.plan({**options, "method": {"type": "rslora", "r": 7}, "train": train})["methods"]
+    rank7 = weitiao.plan({**options, "method": {"type": "lora", "r": 7}}, methods=["lora"])["methods"][0]
+    assert (own["name"], own["num_trainable_params"]) == ("rslora", rank7["num_trainable_params"])
     assert name_of(LoraConfig(r=3, load_in_4bit=True)) == "qlora"
 
 

@@ -200,13 +200,13 @@ ALIASES: dict[str, dict[str, Any]] = {
     "lisa": {"type": "full", "lisa_layers": 2},
     "norm-only": {"type": "full", "parameters": "norm"},
     "galore": {"type": "full", "galore_rank": 64},
+    "qlora": {"type": "lora", "load_in_4bit": True},
     "rslora": {"type": "lora", "use_rslora": True},
     "dora": {"type": "lora", "use_dora": True},
     "lora+": {"type": "lora", "loraplus_lr_ratio": 16.0},
     "pissa": {"type": "lora", "init_lora_weights": "pissa"},
     "olora": {"type": "lora", "init_lora_weights": "olora"},
     "eva": {"type": "lora", "init_lora_weights": "eva"},
-    "qlora": {"type": "lora", "load_in_4bit": True},
 }
 
 

@@ -3,8 +3,8 @@
 from typing import Any, Literal
 
 Task = Literal["classification", "causal_lm", "token_classification", "multi_label", "regression"]
-# How a label column is read for tasks whose rows may look like those of others: as labels, as a number.
-ASKED_KINDS = {"multi_label": "labels", "regression": "number"}
+# How a label column is read for tasks whose rows may look like those of others: as a label, as labels, as a number.
+ASKED_KINDS = {"classification": "classification", "multi_label": "labels", "regression": "number"}
 _NOT_OF_TEXTS = (
     "data.chat_template",
     "data.train_on_prompt",
@@ -90,7 +90,7 @@ def refuse_foreign_method(task: Task, method: Any) -> None:
         raise ValueError("method.top_k works with task=classification alone. Leave it out")
     if task == "token_classification" and method.top_k == "auto":
         raise ValueError("method.top_k=auto probes labels of whole texts. Give a number of layers")
-    if task in ASKED_KINDS and method.top_k == "auto":
+    if task in ("multi_label", "regression") and method.top_k == "auto":
         raise ValueError("method.top_k=auto probes texts of one label each. Give a number of layers")
     if task == "token_classification" and method.type in ("prompt", "prefix"):
         raise ValueError(

@@ -55,8 +55,11 @@ def curves(result: dict[str, Any], cells: Sequence[Cell]) -> list[Any]:
             continue  # scored once, at the end: no curve
         if len(lines) > _MOST_LINES:
             names = dict.fromkeys(name for name, _, _ in lines)
-            lines = [(name, "mean over seeds", _mean([p for n, _, p in lines if n == name])) for name in names]
-            figure.update_yaxes(title=f"{y_title}, mean over seeds 各种子平均")
+            lines = [
+                (name, "mean over runs", _mean([p for n, _, p in lines if n == name], aligned=over == "step"))
+                for name in names
+            ]
+            figure.update_yaxes(title=f"{y_title}, mean over runs 各次平均")
         shown = set()
         for name, what, points in lines:
             figure.add_scatter(
@@ -76,13 +79,21 @@ def curves(result: dict[str, Any], cells: Sequence[Cell]) -> list[Any]:
 
 
 def _points(run: RunDir, kind: str, over: str, value: str) -> list[tuple[float, float]]:
-    return [(e[over], e[value]) for e in run.events() if e["event"] == kind and over in e and value in e]
+    """Up to the end of training: the kept step is scored once more after it."""
+    points: list[tuple[float, float]] = []
+    for event in run.events():
+        if event["event"] == kind and over in event and value in event and (not points or event[over] > points[-1][0]):
+            points.append((event[over], event[value]))
+    return points
 
 
-def _mean(lines: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The mean of several curves, point by point, as far as all of them go."""
-    groups = zip(*(points for points in lines if points), strict=False)
-    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
+def _mean(lines: list[list[tuple[float, float]]], aligned: bool) -> list[tuple[float, float]]:
+    """The mean of several curves as far as all of them go: at the same x, or where no x is shared point by point."""
+    lines = [points for points in lines if points]
+    if aligned:
+        shared = set.intersection(*({x for x, _ in points} for points in lines)) if lines else set()
+        lines = [[(x, y) for x, y in points if x in shared] for points in lines]
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in zip(*lines, strict=False)]
 
 
 def trade_offs(result: dict[str, Any]) -> list[Any]:

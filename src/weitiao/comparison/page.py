@@ -78,8 +78,8 @@ def _arm_rows(result: dict[str, Any]) -> list[tuple[str, list[tuple[tuple[str, s
     def short(row: dict[str, Any], text: str, separator: str) -> str:
         parts = text.split(separator)
         if row["name"] == "Quality":
-            parts = [part for part in parts if part.startswith(f"{result['metric']} ")]
-            return parts[0].removeprefix(f"{result['metric']} ") if parts else ""
+            own = [part for part in parts if part.startswith(f"{result['metric']} ")]
+            return own[0].removeprefix(f"{result['metric']} ") if own else text if len(parts) == 1 else ""
         return text if row["name"] == "Fits when" else parts[0].partition(" (")[0]
 
     rows: list[tuple[str, list[tuple[tuple[str, str], tuple[str, str]]]]] = []

@@ -42,7 +42,7 @@ def check(
     Args:
         source: a run configuration (its data and model are used), data options, or data itself (file, folder, name).
         model: whose tokenizer counts lengths; without one, and without a configuration, characters are counted.
-        task: multi_label or regression: how the labels are read, where ``source`` is no configuration that says it.
+        task: classification, multi_label or regression: how the labels are read, where ``source`` is no configuration that says it.
         output: a folder for data_report.json and data_report.html.
 
     Raises:

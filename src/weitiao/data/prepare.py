@@ -1,5 +1,6 @@
 """Tables -> two sides that share no text. Every row that goes is counted, by reason."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _OTHERS = {
     "labels": "all labels of a text: task=multi_label",
     "number": "a number: task=regression",
 }
+log = logging.getLogger("weitiao")
 _FEWEST = {"classification": 2, "tokens": 2, "labels": 1, "number": 1, "sft": 0}  # names of labels
 FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
 
@@ -277,13 +279,19 @@ def _split(side: Side, config: DataConfig) -> tuple[Side, Side]:
     else:
         chosen = np.concatenate([rows[config.fold :: config.num_folds] for rows in shuffled.values()])
     held = np.isin(group, group[is_first][chosen])
-    if side.table.kind in ("labels", "tokens"):
-        held &= ~np.isin(group, group[_alone(side, held)])
+    if side.table.kind in ("labels", "tokens") and (alone := _alone(side, held)):
+        held &= ~np.isin(group, group[alone])
+        log.info("split: %d rows that alone have one of their labels are trained on, not held out", len(alone))
+        if not held.any():
+            raise DataError(
+                "Every row that the split would hold out is the only one with one of its labels.\nExpected labels that several "
+                "rows share.\nAdd rows, or leave rare labels out."
+            )
     return side.keep(~held), side.keep(held)
 
 
 def _alone(side: Side, held: NDArray[np.bool_]) -> list[int]:
-    """Held-out rows without which training would lack a label: a split by lot may hold out the only row of one."""
+    """Rows left out without which the others would lack a label: a split by lot may hold out the only row of one."""
     labels = side.row_labels
     known = {label for i in np.flatnonzero(~held) for label in labels[i]}
     needed = []
@@ -305,4 +313,21 @@ def _sample(side: Side, count: int, config: DataConfig) -> Side:
     mask = np.zeros(len(side), dtype=bool)
     for label, rows in shuffled.items():
         mask[rows[: quota[label]]] = True
+    if side.table.kind in ("labels", "tokens"):
+        alone = _alone(side, ~mask)
+        spare = _spare(side, mask, alone)
+        if len(spare) == len(alone):  # else so few rows cannot hold all labels
+            mask[spare], mask[alone] = False, True
     return side.keep(mask)
+
+
+def _spare(side: Side, mask: NDArray[np.bool_], alone: Sequence[int]) -> list[int]:
+    """As many chosen rows as ``alone`` has, whose labels other chosen rows or those of ``alone`` have too."""
+    labels = side.row_labels
+    counts = Counter(label for i in [*np.flatnonzero(mask), *alone] for label in set(labels[i]))
+    spare: list[int] = []
+    for i in np.flatnonzero(mask):
+        if len(spare) < len(alone) and all(counts[label] > 1 for label in set(labels[i])):
+            counts.subtract(set(labels[i]))
+            spare.append(int(i))
+    return spare

@@ -129,7 +129,7 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     Raises:
         DataError: nothing matches the source, a file cannot be read as a whole, or no row is usable.
     """
-    sources, asked = find(spec), kind if kind in ("classification", *ASKED_KINDS.values()) else None
+    sources, asked = find(spec), kind if kind in ASKED_KINDS.values() else None
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
     columns = [config.text, config.label, config.text_pair, config.tag_scheme]
     identity = [

@@ -67,6 +67,12 @@ class GaLore:
         rank = int(self.options["rank"])
         return sum(4 * rank * (2 * max(shape) + min(shape)) for shape in shapes)
 
+    def settle(self, optimizer: "torch.optim.Optimizer") -> None:
+        """After a step: projections in the memory layout that a checkpoint gives them, or a resumed run rounds otherwise."""
+        for state in optimizer.state.values():
+            if (projector := state.get("projector")) is not None:
+                projector.ortho_matrix = projector.ortho_matrix.contiguous()
+
     def tensors(self, optimizer: "torch.optim.Optimizer", parameter: Any) -> "dict[str, torch.Tensor]":
         """What a resumed run needs of one parameter's state."""
         import torch

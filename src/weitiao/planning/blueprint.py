@@ -12,12 +12,12 @@ from weitiao.artifact import size_bytes
 from weitiao.config import RunConfig
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.int8 import is_supported
-from weitiao.kernels.lora import FusedForward, fuse_lora
+from weitiao.kernels.lora import FusedForward
 from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
 from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
-from weitiao.methods import METHODS
+from weitiao.methods import METHODS, refuse_unfit
 from weitiao.methods.galore import GaLore
-from weitiao.training.adapt import count_parameters, lora_base, occurring_rows
+from weitiao.training.adapt import count_parameters, fuse, lora_base, occurring_rows
 from weitiao.training.inputs import Inputs
 
 _SVD_STARTS = ("pissa", "olora")  # they need values; the shapes are those of the default start
@@ -62,6 +62,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     """
     options, method, notes = config.train, config.method, []
     dtype = getattr(torch, inputs.resolved.dtype)
+    refuse_unfit(method, pretrained.model_type(config.model), inputs.task.KIND == "sft")
     model, new = pretrained.load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved, meta=True
     )
@@ -93,7 +94,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         use_first_token(model)
     frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.type == "lora":
-        fuse_lora(model, "nf4" if lora_base(config) == "nf4" else "as it is")
+        fuse(model, "nf4" if lora_base(config) == "nf4" else "as it is")
     int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     resting = 0

@@ -211,7 +211,9 @@ def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
     run = as_config(RunConfig, config)
     own = name_of(run.method)
     both = ["full", "lora"] if own in ("full", "lora") else ["full", "lora", own]
-    wanted = list(methods or (["lora"] if run.train.int8_base else both))  # int8_base is LoRA's alone
+    if run.train.int8_base:  # LoRA's alone
+        both = ["lora" if own == "full" else own]
+    wanted = list(methods or both)
     _refuse_unknown(wanted, (*_KNOWN, own))
     return {
         name: validate(

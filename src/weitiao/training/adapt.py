@@ -123,12 +123,7 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     if options.fused_lora and config.method.type == "lora":
         base = lora_base(config)
-        fused, left = fuse_lora(model, base)
-        if base == "nf4" and left:
-            raise ConfigError(
-                f"method.load_in_4bit=true (qlora), and {left} of {fused + left} adapted layers of this model are no plain linear "
-                "ones.\nExpected linear layers, which are held in 4 bits.\nUse method.type=lora."
-            )
+        fused, left = fuse(model, base)
         log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
     if options.compile:
         model.compile(dynamic=True)  # in place: names in the state dict stay
@@ -143,6 +138,17 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if isinstance(method.top_k, int) and not sharded:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
     return Adapted(model, optimizer, rows, counts, inputs, prefix)
+
+
+def fuse(model: Any, base: Base) -> tuple[int, int]:
+    """:func:`fuse_lora`. Raises ConfigError where layers are left that cannot be held in 4 bits."""
+    fused, left = fuse_lora(model, base)
+    if base == "nf4" and left:
+        raise ConfigError(
+            f"method.load_in_4bit=true (qlora), and {left} of {fused + left} adapted layers of this model are no plain linear "
+            "ones.\nExpected linear layers, which are held in 4 bits.\nUse method.type=lora."
+        )
+    return fused, left
 
 
 def lora_base(config: RunConfig) -> Base:

@@ -146,6 +146,8 @@ class MasterAdamW:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["factor"]
         optimizer.step()
+        if self.galore is not None:
+            self.galore.settle(optimizer)
         if self.beside is not None:
             self.beside.updated(names)
         with torch.no_grad():
