@@ -60,7 +60,7 @@ def test_turns_are_fair_and_known_beforehand(tiny_model: Path) -> None:
 
 def test_plan_counts_what_rests(options: dict[str, Any]) -> None:
     def memory(method: dict[str, Any]) -> dict[str, int]:
-        planned = weitiao.plan({**options, "method": method}, methods=["full"])
+        planned = weitiao.plan({**options, "method": method}, methods=[method["type"]])
         return dict(planned["methods"][0]["memory_bytes"])
 
     whole, turns = memory({"type": "full"}), memory({"type": "lisa", "lisa_layers": 1})
