@@ -121,7 +121,13 @@ def shown(found: dict[int, Comparison]) -> str:
     lines.append(
         f"**Against full at 1,000 rows**: better {named(outcome, 'second better')}; the same within the margin "
         f"{named(outcome, 'equivalent within margin')}; worse {named(outcome, 'first better')}. All at their default rates, not searched: "
-        "this is what one gets without a search, not what each could reach; and p is not corrected for the number of pairs."
+        "this is what one gets without a search, not what each could reach."
+    )
+    least = min(pair["metrics"][main["metric"]]["sign_flip"]["p"] for pair in main["pairs"])
+    lines.append(
+        f"**Each p stands alone.** The smallest that {len(main['seeds'])} seeds can reach is {2 / 2 ** len(main['seeds']):.3f}; corrected for "
+        f"the {len(main['pairs'])} pairs at 1,000 rows by Holm's method the smallest would be {min(1, least * len(main['pairs'])):.2f}, and for the "
+        f"{len(found)} sizes of full against LoRA {min(1, least * len(found)):.2f}. The question of the study is full and LoRA."
     )
     for name, seeds in fell.items():
         if seeds and name != "head-only":
@@ -140,7 +146,12 @@ def shown(found: dict[int, Comparison]) -> str:
         f"lora-top6 takes {ratio(main, 'lora-top6', 'train_seconds')}, full-top6 {ratio(main, 'full-top6', 'train_seconds')}."
     )
     lines.append(
-        "The memory of full-top6 and bitfit was measured before the masters of few weights were copied, and would be lower now (docs/LOG.md)."
+        "**Times**: tests ran beside some of these runs, and full-top6 at seed 1 was paused for about a minute; so disturbed, a run took up "
+        "to three times as long, and medians are shown. The 3,000 rows ran as two comparisons of three seeds beside each other, one "
+        "thread a run, for ten minutes with a third run beside them; their cells were put into one folder, which `weitiao compare` reported."
+    )
+    lines.append(
+        "All runs are of commit eb6ee85. The memory of full-top6 and bitfit was measured before the masters of few weights were copied, and would be lower now (docs/LOG.md)."
     )
     return "\n".join(f"- {line}" for line in lines)
 

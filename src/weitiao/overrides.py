@@ -62,7 +62,7 @@ def load(
     kind: type[Config],
     source: str | Path | dict[str, Any] | None = None,
     overrides: Iterable[str] = (),
-    beneath: Mapping[str, Any] = {},
+    beneath: Mapping[str, Any] | None = None,
 ) -> Config:
     """Read ``source`` (a YAML file or a dict, if any), apply ``a.b=value`` words on top, and validate.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 GAP = 200  # steps between two projections: the paper's
-SCALE = 2.0  # docs/methods.md
+SCALE = 2.0  # a guess between no scaling and AdamW's norm (docs/methods.md)
 
 
 def refuse() -> None:
