@@ -54,6 +54,21 @@ def launch(words: list[str], processes: int = 2, launcher: str = "torchrun") -> 
     return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
 
 
+@pytest.mark.parametrize(("method", "more"), [("qlora", []), ("galore", ["method.galore_rank=4"])])
+def test_packed_and_projected_train_alike_in_two_processes(
+    method: str, more: list[str], tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    """DDP as one process with twice the accumulation; FSDP2 is refused."""
+    one = [*more, "train.gradient_accumulation_steps=2"]
+    for processes, folder, words in ((1, "one", one), (2, "two", more)):
+        done = launch(options(tiny_model, rows_file, method, tmp_path / folder, *words), processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+    same_training(tmp_path / "one", tmp_path / "two", "lora" if method == "qlora" else "full")
+    refused = launch(options(tiny_model, rows_file, method, tmp_path / "no", *more, "train.distributed=fsdp2"))
+    assert refused.returncode != 0
+    assert "Expected DDP or one process" in refused.stderr
+
+
 def losses(folder: Path) -> list[float]:
     lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     return [event["loss"] for event in map(json.loads, lines) if event["event"] == "log"]
