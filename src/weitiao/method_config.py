@@ -27,7 +27,6 @@ class FullConfig(Section):
         description="LISA (arXiv 2403.17919): so many layers train at a time, drawn by lot; the others rest.",
     )
     lisa_steps: int | None = Field(None, ge=1, description="With lisa_layers: steps until others are drawn (20).")
-
     galore_rank: int | None = Field(
         None,
         ge=1,

@@ -8,17 +8,9 @@ from typing import Any
 
 from weitiao.artifact import RunDir
 from weitiao.comparison.cells import Cell
+from weitiao.planning.table import PARTS
 
 COLOURS = ("#3b7dd8", "#d9542c", "#2b9a66", "#8e5bd0", "#c58a12", "#17a2b8", "#d65a9a", "#7d8790", "#8a5a3c", "#8fa82e")
-_PARTS = {
-    "process": "process 进程",
-    "weights": "weights 权重",
-    "masters": "fp32 masters 主权重",
-    "gradients": "gradients 梯度",
-    "optimizer": "optimizer 优化器",
-    "activations": "activations 激活",
-    "other": "other 其余",
-}
 _MOST_LINES = 6  # of single runs in a figure of curves; more are drawn as one mean an arm
 _MOST_CLASSES = 30
 _MOST_MATRIX = 20
@@ -235,9 +227,9 @@ def memory_parts(result: dict[str, Any], cells: Sequence[Cell]) -> Any | None:
         return None
     names = [html.escape(arm["name"]) for arm in arms]
     figure = _figure("planned by part, GB 按部分预估", "")
-    for shade, (part, title) in zip(COLOURS, _PARTS.items(), strict=False):
+    for shade, (part, names_of_part) in zip(COLOURS, PARTS.items(), strict=False):
         sizes = [planned[arm["name"]][part] / 1e9 for arm in arms]
-        figure.add_bar(y=names, x=sizes, name=title, orientation="h", marker={"color": shade})
+        figure.add_bar(y=names, x=sizes, name=" ".join(names_of_part), orientation="h", marker={"color": shade})
     peaks = [arm["peak_memory_bytes"] / 1e9 for arm in arms]
     mark = {"symbol": "line-ns-open", "size": 22, "color": "#888", "line": {"width": 3}}
     figure.add_scatter(y=names, x=peaks, mode="markers", name="measured peak 实测峰值", marker=mark)

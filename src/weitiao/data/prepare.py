@@ -17,6 +17,7 @@ from weitiao.data.tags import tag_names
 from weitiao.errors import DataError
 from weitiao.task_config import task_word
 
+log = logging.getLogger("weitiao")
 _SHOWN = 5
 # What a task needs, and how to come by it.
 _WANTED = {
@@ -33,7 +34,6 @@ _OTHERS = {
     "labels": "all labels of a text: task=multi_label",
     "number": "a number: task=regression",
 }
-log = logging.getLogger("weitiao")
 _FEWEST = {"classification": 2, "tokens": 2, "labels": 1, "number": 1, "sft": 0}  # names of labels
 FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
 

@@ -94,6 +94,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         use_first_token(model)
     frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.type == "lora":
+        # int8 packs a weight twice, which weighs what bf16 did
         fuse(model, "nf4" if lora_base(config) == "nf4" else "as it is")
     int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}

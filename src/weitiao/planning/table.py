@@ -2,14 +2,14 @@
 
 from typing import Any
 
-_PARTS = {
-    "process": "process",
-    "weights": "weights",
-    "masters": "fp32 masters",
-    "gradients": "gradients",
-    "optimizer": "optimizer",
-    "activations": "activations",
-    "other": "other",
+PARTS = {  # of a plan's memory: (English, Chinese)
+    "process": ("process", "进程"),
+    "weights": ("weights", "权重"),
+    "masters": ("fp32 masters", "主权重"),
+    "gradients": ("gradients", "梯度"),
+    "optimizer": ("optimizer", "优化器"),
+    "activations": ("activations", "激活"),
+    "other": ("other", "其余"),
 }
 _FITS = {"yes": "yes", "tight": "yes, but it is tight", "no": "NO"}
 
@@ -27,7 +27,7 @@ def table_rows(planned: dict[str, Any]) -> list[tuple[str, list[str]]]:
         row("Steps", lambda m: f"{m['steps']:,}"),
         row("Largest batch", lambda m: f"{m['largest_batch']['rows']} x {m['largest_batch']['tokens']} tokens"),
         row("Peak memory", lambda m: size(m["memory_bytes"]["total"])),
-        *(row(f"  {text}", lambda m, part=part: size(m["memory_bytes"][part])) for part, text in _PARTS.items()),
+        *(row(f"  {text}", lambda m, part=part: size(m["memory_bytes"][part])) for part, (text, _) in PARTS.items()),
         row("Fits", lambda m: f"{_FITS[m['fits']]} ({size(m['room_bytes'])} there)"),
         row("Training", lambda m: duration(m["seconds"]["training"])),
         row("With evaluation", lambda m: duration(m["seconds"]["total"])),
