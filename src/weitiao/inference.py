@@ -39,7 +39,7 @@ class Predictor:
         self.names: list[str] = run.summary["label_names"]
         self.tokenizer = AutoTokenizer.from_pretrained(run.model, **pretrained.NO_FOREIGN_CODE)
         self.max_length: int = run.summary["max_length"]
-        resolved = pretrained.resolve("auto", "auto")
+        resolved = pretrained.resolve(False, "auto")
         method = self.config.method.type
         base = "" if method == "full" else pretrained.locate(self.config.model)
         try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("weitiao")
+FP32_AHEAD = 1.2  # times the bf16 rate; below that, half the memory traffic makes up for it
 _SHORTEST = 4  # tokens, as data.max_length has it
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 NO_FOREIGN_CODE = {"trust_remote_code": False}  # said aloud: left open, transformers asks on a terminal
@@ -129,6 +130,8 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
     if bf16 is True and not fast:
         raise ModelError(f"train.bf16=true, but {evidence}.\nExpected bf16 hardware.\nUse train.bf16=auto or false.")
     use = fast if bf16 == "auto" else bf16
+    if bf16 == "auto" and fast and device == "cpu":
+        use, evidence = _bf16_pays(evidence)
     reasons = {"device": f"{device}: the best that torch sees here"}
     reasons["dtype"] = f"{'bfloat16' if use else 'float32'}: " + (evidence if bf16 == "auto" else "asked for")
     if attention == "auto":
@@ -141,6 +144,16 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
         chosen = attention
         reasons["attention"] = f"{chosen}: asked for"
     return Resolved(device, "bfloat16" if use else "float32", chosen, reasons)
+
+
+def _bf16_pays(evidence: str) -> tuple[bool, str]:
+    """A CPU's bf16 products are used unless fp32 ones are clearly faster."""
+    from weitiao.measure.rates import product_rates
+
+    bf16, fp32 = (rate / 1e9 for rate in product_rates())
+    pays = fp32 < FP32_AHEAD * bf16
+    measured = f"{bf16:.0f} GFLOP/s in bf16, {fp32:.0f} in fp32"
+    return pays, f"{evidence}; {measured}" if pays else f"{evidence}, but measured {measured}"
 
 
 def _bf16_support(device: str) -> tuple[bool, str]:

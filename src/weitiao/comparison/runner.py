@@ -75,15 +75,16 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
 
     search = None
     rates = {arm.name: arm.learning_rate for arm in config.compare.methods}
+    trained = _in_one_dtype(config, folder)
     if config.compare.lr_search:
-        search = search_rates(config, prepared.train, folder / "search", run)
+        search = search_rates(trained, prepared.train, folder / "search", run)
         rates = {name: found["chosen"] for name, found in search["arms"].items()}
         # the test rows are looked at once, after the last step
-        config = config.model_copy(update={"train": config.train.model_copy(update={"eval_strategy": "no"})})
+        config, trained = (_with_train(c, eval_strategy="no") for c in (config, trained))
     cells = []
     for arm, seed in planned:
         own, name = arm.model_copy(update={"learning_rate": rates[arm.name]}), f"{arm.name}-seed{seed}"
-        cell = Cell(name, own, seed, config.cell_config(own, seed, str(folder / "cells" / name)))
+        cell = Cell(name, own, seed, trained.cell_config(own, seed, str(folder / "cells" / name)))
         if search is not None and rates[arm.name] is None:
             cell = replace(cell, failure="every rate of the search failed: see search in comparison.json")
         cells.append(cell)
@@ -97,6 +98,20 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
     result = comparison(config, cells, command, executor, search)
     write_all(folder, result, cells)
     return result
+
+
+def _with_train(config: CompareConfig, **options: Any) -> CompareConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update=options)})
+
+
+def _in_one_dtype(config: CompareConfig, folder: Path) -> CompareConfig:
+    """``train.bf16=auto`` decided once for all cells of this machine, and as in those that are there already."""
+    if config.train.bf16 != "auto" or config.compare.executor == "ray":
+        return config
+    runs = [RunDir(path) for path in [*folder.glob("cells/*"), *folder.glob("search/cells/*")]]
+    dtypes = {run.summary["dtype"] for run in runs if run.is_done}
+    dtype = dtypes.pop() if len(dtypes) == 1 else pretrained.resolve("auto", config.train.attention).dtype
+    return _with_train(config, bf16=dtype == "bfloat16")
 
 
 def run_cells(

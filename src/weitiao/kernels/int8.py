@@ -1,7 +1,7 @@
 """A frozen weight in int8 for both products of a LoRA layer: y = x W^T forward, dx = dy W backward.
 
 LoRA has no gradient of the base weight, so every large product of a step has a frozen operand. oneDNN multiplies int8
-at about twice the bf16 rate on CPUs with VNNI. Activations and gradients are quantised row by row (a row is a token),
+at one and a half to eight times the bf16 rate on CPUs with VNNI. Activations and gradients are quantised row by row (a row is a token),
 weights column by column of the product's result, both symmetrically: the scheme of LLM.int8()
 (Dettmers et al. 2022, arXiv 2208.07339) without its outlier split.
 """
@@ -41,10 +41,10 @@ class Int8Weight:
         self.zero_points = torch.zeros(len(scale), dtype=torch.int8)
 
     def product(self, x: Quantised) -> torch.Tensor:
-        """x W^T [T, N] in bfloat16, the rows' scales still missing."""
+        """x W^T [T, N] in the dtype that x had, the rows' scales still missing."""
         return torch.ops.onednn.qlinear_pointwise(  # type: ignore[no-any-return]
             x.rows, 1.0, _ZERO_POINT, self.packed, self.scale, self.zero_points,
-            None, 1.0, 0, torch.bfloat16, "none", [], "",
+            None, 1.0, 0, x.scale.dtype, "none", [], "",
         )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def fuse_lora(model: nn.Module, base: Base = "as it is") -> tuple[int, int]:
     """Give every layer that allows it the fused forward; returns (fused, left to peft).
 
     Args:
-        base: keep the frozen weights of these layers in int8 alone (bfloat16 compute on a CPU with VNNI) or in NF4 alone.
+        base: keep the frozen weights of these layers in int8 alone (a CPU with VNNI) or in NF4 alone.
     """
     from peft.tuners.lora.layer import Linear, LoraLayer
 

@@ -8,6 +8,7 @@ from typing import Any
 from weitiao.measure.cost import Rates
 
 _SECONDS = 0.02  # of each measurement
+_ROUNDS = 12
 # A step finds its data colder than a repeated operation does: measured 1.13 to 1.30 times the seconds (docs/LOG.md).
 _IN_A_STEP = 1.21
 _OVERHEAD_OPERATIONS = 4  # a module call, autograd's node and the checks around it, in units of a small addition
@@ -43,6 +44,30 @@ def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8
         rate / _IN_A_STEP for rate in (gemm, batched, elementwise, memory, int8_rate)
     )
     return Rates(gemm, batched, elementwise, memory, int8_rate, overhead * _IN_A_STEP)
+
+
+@cache
+def product_rates() -> tuple[float, float]:
+    """Operations a second of this CPU's bf16 and fp32 products: the best of several each, taken in turn.
+
+    Having bf16 instructions does not mean that they are quick: half the fp32 rate was measured on a Xeon whose host hides AMX.
+    """
+    import torch
+
+    rows, width = 512, 768
+    sides = [
+        (torch.ones(rows, width, dtype=kind), torch.ones(width, width, dtype=kind))
+        for kind in (torch.bfloat16, torch.float32)
+    ]
+    times: list[list[float]] = [[], []]
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            for (x, weight), found in zip(sides, times, strict=True):
+                started = time.perf_counter()
+                x @ weight.t()
+                found.append(time.perf_counter() - started)
+    bf16, fp32 = (2 * rows * width * width / min(found) for found in times)
+    return bf16, fp32
 
 
 def _int8_rate(x: Any, weight: Any) -> float:

@@ -59,13 +59,13 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     sharded = world.size > 1 and world.strategy == "fsdp2"
     if options.int8_base and (problem := _int8_problem(config, resolved)):
         raise ConfigError(
-            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel in bfloat16 on a CPU with VNNI.\n"
+            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel on a CPU with VNNI.\n"
             "Leave train.int8_base out."
         )
     if options.stochastic_rounding and resolved.dtype != "bfloat16":
         raise ConfigError(
             f"train.stochastic_rounding=true, and the run computes in {resolved.dtype}.\nExpected bfloat16 weights to round "
-            "to.\nLeave train.stochastic_rounding out."
+            "to.\nSet train.bf16=true if this machine has bf16, or leave train.stochastic_rounding out."
         )
     if sharded and lora_base(config) == "nf4":
         raise ConfigError(
@@ -196,6 +196,6 @@ def _stored_prefix(
 def _int8_problem(config: RunConfig, resolved: pretrained.Resolved) -> str | None:
     if config.method.type != "lora" or not config.train.fused_lora:
         return "full fine-tuning needs the base's own weights" if config.method.type != "lora" else "fused_lora is off"
-    if resolved.device != "cpu" or resolved.dtype != "bfloat16":
-        return f"the run computes in {resolved.dtype} on {resolved.device}"
+    if resolved.device != "cpu":
+        return f"the run computes on {resolved.device}"
     return None if int8_is_supported() else "this CPU or this torch has no int8 product"

@@ -61,6 +61,11 @@ def fit(
     options, task = config.train, inputs.task
     accelerator = Accelerator(cpu=inputs.resolved.device == "cpu")
     world = World(accelerator, options.distributed)
+    if (dtype := world.share(inputs.resolved.dtype)) != inputs.resolved.dtype:
+        raise ConfigError(
+            f"Process {world.rank} would compute in {inputs.resolved.dtype}, the main process in {dtype}.\nExpected one dtype.\n"
+            "Set train.bf16=true or false."
+        )
     if options.max_seconds and world.size > 1:
         raise ConfigError(
             f"train.max_seconds with {world.size} processes, whose clocks differ.\nExpected a number of steps or epochs.\n"

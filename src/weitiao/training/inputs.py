@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         log.info("canaries: %d planted among the training rows, as many kept out", data.canaries)
     general = general_texts(data.general_text, data.general_rows) if data.general_text is not None else []
     stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
-    resolved = pretrained.resolve(config.train.bf16, config.train.attention)
+    resolved = pretrained.resolve(_bf16_of(config, run), config.train.attention)
     for reason in resolved.reasons.values():
         log.info("%s", reason)
     tokens = {"eval_tokens": _tokens(evaluation)} | ({} if data.streaming else {"train_tokens": _tokens(train)})
@@ -155,6 +155,17 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         tuple(general),
         canaries,
     )
+
+
+def _bf16_of(config: RunConfig, run: RunDir) -> bool | Literal["auto"]:
+    """A run that goes on computes as it began, whatever this machine is faster in now."""
+    if config.train.bf16 == "auto" and (run.path / "environment.json").is_file():
+        began = run.read_json("environment.json").get("resolved", {}).get("dtype", "")
+        if began.startswith("float32"):
+            return False
+        if began.startswith("bfloat16"):
+            return True
+    return config.train.bf16
 
 
 def with_canaries(
