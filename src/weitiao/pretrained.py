@@ -292,7 +292,8 @@ def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
     target = getattr(torch, dtype)
     for parameter in model.parameters():
         if parameter.is_floating_point() and not parameter.requires_grad:
-            parameter.data = parameter.data.to(target)
+            # copied in fp32 too: one view alone keeps the whole mapped file in memory, rows that nobody holds included
+            parameter.data = parameter.data.to(target, copy=True)
     for name, buffer in model.named_buffers():
         if ".vera_A." in name or ".vera_B." in name or name.startswith(("vera_A.", "vera_B.")):
             buffer.data = buffer.data.to(target)
