@@ -300,8 +300,9 @@ def test_other_models_keep_their_own_attention(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not int8.is_supported(), reason="this CPU or this torch has no int8 product")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(33, 24, 40), (960, 384, 1536), (7, 1536, 384)])
-def test_int8_products_are_near_the_exact_ones(shape: tuple[int, int, int]) -> None:
+def test_int8_products_are_near_the_exact_ones(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Both products within 2 % in norm, with rows of very different sizes and a row of zeros."""
     torch.manual_seed(0)
     tokens, inputs, outputs = shape
@@ -310,8 +311,10 @@ def test_int8_products_are_near_the_exact_ones(shape: tuple[int, int, int]) -> N
     for product, matrix in ((packed.forward_weight, weight), (packed.backward_weight, weight.t())):
         x = torch.randn(tokens, matrix.shape[1]) * torch.logspace(-6, 3, tokens)[:, None]
         x[1] = 0
-        quantised = int8.quantise(x.bfloat16())
-        y = product.product(quantised).mul_(quantised.scale).float()
+        quantised = int8.quantise(x.to(dtype))
+        y = product.product(quantised).mul_(quantised.scale)
+        assert y.dtype == dtype
+        y = y.float()
         expected = x @ matrix.t()
         error = (y - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1e-30)
         assert error.max() < 0.03
@@ -319,7 +322,8 @@ def test_int8_products_are_near_the_exact_ones(shape: tuple[int, int, int]) -> N
 
 
 @pytest.mark.skipif(not int8.is_supported(), reason="this CPU or this torch has no int8 product")
-def test_a_lora_layer_on_an_int8_base_has_nearly_the_same_gradients() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_lora_layer_on_an_int8_base_has_nearly_the_same_gradients(dtype: torch.dtype) -> None:
     """Cosine of every gradient with the fp32 one above 0.99, and the frozen weight is held once, in int8."""
     import peft
 
@@ -328,9 +332,9 @@ def test_a_lora_layer_on_an_int8_base_has_nearly_the_same_gradients() -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 64))
         net = peft.get_peft_model(net, peft.LoraConfig(r=8, target_modules=["0", "2"], init_lora_weights=False))
-        net = net.bfloat16() if quantised else net
+        net = net.to(dtype) if quantised else net
         assert fuse_lora(net, "int8" if quantised else "as it is") == (2, 0)
-        x = torch.randn(96, 256).to(torch.bfloat16 if quantised else torch.float32).requires_grad_()
+        x = torch.randn(96, 256).to(dtype if quantised else torch.float32).requires_grad_()
         net(x).float().square().sum().backward()
         grads.append({"x": x.grad, **{n: p.grad for n, p in net.named_parameters() if p.grad is not None}})
     assert grads[0].keys() == grads[1].keys()

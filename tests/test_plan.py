@@ -58,11 +58,10 @@ def test_counts_and_storage_are_those_of_the_run(name: str, options: dict[str, A
 
 def test_int8_base_is_planned(options: dict[str, Any]) -> None:
     from weitiao.kernels.int8 import is_supported
-    from weitiao.pretrained import resolve
 
-    if not is_supported() or resolve("auto", "auto").dtype != "bfloat16":
-        pytest.skip("this CPU computes without int8 or bf16 instructions")
-    train = {**options["train"], "bf16": True, "int8_base": True}
+    if not is_supported():
+        pytest.skip("this CPU or this torch has no int8 product")
+    train = {**options["train"], "int8_base": True}
     config = RunConfig.model_validate({**options, "method": {"type": "lora"}, "train": train})
     blueprint = draw(config, read_inputs(config))
     assert len(blueprint.int8_weights) == 2 * 6  # query, key, value, two outputs and the way up, in two layers
