@@ -11,6 +11,7 @@ from profile_step import GROUPS
 from record import DISTURBED, RESULTS
 from suites import SUITES
 from suites.against import B0, B1
+from suites.dtypes import VARIANTS as DTYPES
 from suites.growth import AXES
 from suites.own import LARGER, VARIANTS
 from suites.quality import MARGIN, SEEDS
@@ -167,6 +168,26 @@ def steps(suite: Suite, results: Path) -> list[str]:
     ]
 
 
+def dtypes(suite: Suite, results: Path) -> list[str]:
+    rows = []
+    for model in (E5, BASE):
+        for method, variants in DTYPES.items():
+            for variant in variants:
+                case = {"model": model, "method": method, "variant": variant}
+                share = spread(suite.ratios(case, case | {"variant": "bf16"}, "tokens_per_s"), 2)
+                speed, peak = (
+                    middle(suite.values(key, **case), *how) for key, *how in (("tokens_per_s",), (PEAK, ".2f", 1e-9))
+                )
+                taken = ", ".join(sorted({result["dtype"] for result in suite.rounds(**case).values()}))
+                rows.append([model, method, variant, taken or NOT_MEASURED, speed, share, peak])
+    head = ["model", "method", "run", "computed in", "tokens/s", "of bf16's speed", "peak GB"]
+    return [
+        "The same batches in bf16 and fp32, on the base's own weights and on int8 ones. `train.bf16=auto`, the default, times a product "
+        "in both at the start of a run: having bf16 instructions does not mean that they are quick.",
+        table(head, rows),
+    ]
+
+
 def profile(suite: Suite, results: Path) -> list[str]:
     rows = []
     for model in (E5, BASE):
@@ -259,6 +280,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "bert_base": ("The same on BERT-base's shape", bert_base),
     "utilisation": ("How much of the machine is used", utilisation),
     "steps": ("A step, and what each choice brings", steps),
+    "dtypes": ("bf16 or fp32", dtypes),
     "profile": ("Where the time of a step goes", profile),
     "products": ("What an adapter costs beside its layer", products),
     "first_use": ("First use", first_use),

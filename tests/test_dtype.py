@@ -12,7 +12,7 @@ from weitiao import pretrained
 from weitiao.artifact import RunDir
 from weitiao.measure import rates
 
-needs_bf16 = pytest.mark.skipif(not pretrained._bf16_support("cpu")[0], reason="no bf16 on this CPU")
+needs_bf16 = pytest.mark.skipif(not pretrained.bf16_support("cpu")[0], reason="no bf16 on this CPU")
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides otherwise")
 FASTER = {"float32": (1e11, 3e11), "bfloat16": (1e12, 3e11)}  # (bf16, fp32) products a second
 

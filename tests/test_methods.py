@@ -138,7 +138,7 @@ def test_merged_equals_unmerged(name: str, options: dict[str, Any], tmp_path: Pa
 
 
 LEAN = {"optimizer_in_backward": True, "max_grad_norm": None}
-NO_BF16 = not pretrained._bf16_support("cpu")[0]
+NO_BF16 = not pretrained.bf16_support("cpu")[0]
 
 
 # How a method adapts the model does not matter to the optimizer: its own modes are tried with two.

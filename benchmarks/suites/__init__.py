@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from record import Cell
-from suites import against, growth, inside, own, quality
+from suites import against, dtypes, growth, inside, own, quality
 from suites.bench import Bench
 
 
@@ -21,6 +21,7 @@ SUITES: dict[str, Suite] = {
     "bert_base": Suite(against.bert_base, "15 min"),
     "utilisation": Suite(own.utilisation, "15 min"),
     "steps": Suite(own.steps, "25 min"),
+    "dtypes": Suite(dtypes.dtypes, "25 min"),
     "profile": Suite(inside.profile, "4 min"),
     "products": Suite(inside.products, "2 min"),
     "first_use": Suite(own.first_use, "2 min"),

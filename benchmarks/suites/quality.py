@@ -28,7 +28,9 @@ OPTIONS: dict[str, Option] = {
     "own kernels": Option(plain=tuple(ALL_OFF)),
     "base in int8": Option(fast=("train.int8_base=true",), methods=("lora",)),
     "upper half alone": Option(fast=("method.top_k=6",)),
-    "stochastic rounding": Option(fast=("train.stochastic_rounding=true",), methods=("full",)),
+    "stochastic rounding": Option(
+        fast=("train.bf16=true", "train.stochastic_rounding=true"), plain=("train.bf16=true",), methods=("full",)
+    ),
     "batches of near-equal length": Option(plain=("train.group_by_length=false",)),
 }
 

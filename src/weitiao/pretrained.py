@@ -126,7 +126,7 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    fast, evidence = _bf16_support(device)
+    fast, evidence = bf16_support(device)
     if bf16 is True and not fast:
         raise ModelError(f"train.bf16=true, but {evidence}.\nExpected bf16 hardware.\nUse train.bf16=auto or false.")
     use = fast if bf16 == "auto" else bf16
@@ -156,7 +156,8 @@ def _bf16_pays(evidence: str) -> tuple[bool, str]:
     return pays, f"{evidence}; {measured}" if pays else f"{evidence}, but measured {measured}"
 
 
-def _bf16_support(device: str) -> tuple[bool, str]:
+def bf16_support(device: str) -> tuple[bool, str]:
+    """Whether the hardware computes in bf16, and what says so."""
     import torch
 
     if device == "cuda":
