@@ -83,6 +83,24 @@ def test_a_template_that_renders_the_last_turn_apart(tokenizer: Any) -> None:
     ]
 
 
+def test_a_thought_that_the_template_cuts_does_not_lengthen_its_turn(tokenizer: Any) -> None:
+    """Qwen3's way: earlier turns lose what they thought, and longer thoughts than the rest of the text do no harm."""
+    cutting = THINKING.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}").replace(
+        "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}", ""
+    )
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "<think>" + "long " * 3 + "</think>ok"},
+        {"role": "user", "content": "what is your name please tell me"},
+        {"role": "assistant", "content": "Bob"},
+    ]
+    assert learnt(Chat(tokenizer, cutting), messages) == ["ok<|im_end|>", "Bob<|im_end|>"]
+    apart = cutting.replace(
+        "{{ m.content.split", "{% if loop.last %}{{ m.content }}{% else %}{{ m.content.split"
+    ).replace("[-1] }}", "[-1] }}{% endif %}")
+    assert learnt(Chat(tokenizer, apart), messages) == ["ok<|im_end|>", "Bob<|im_end|>"]
+
+
 def test_a_template_without_end_tokens_ends_a_turn_with_its_line_break(tokenizer: Any) -> None:
     assert learnt(Chat(tokenizer, PLAIN), TURNS) == ["你好！\n", " 人工智能。\n是的\n"]
 

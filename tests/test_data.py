@@ -162,6 +162,33 @@ def test_messages_of_every_conversation_format() -> None:
     assert [m["role"] for m in to_messages(sharegpt, detect(sharegpt))] == ["user", "assistant"]
 
 
+MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+ALPACA = {"instruction": "q", "output": "a", "history": [["h", "i"]]}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        (MESSAGES, {"id": 2}, "messages is None, not a list of turns"),
+        (MESSAGES, {"messages": None}, "messages is None, not a list of turns"),
+        (MESSAGES, {"messages": "q"}, "messages is 'q', not a list of turns"),
+        (ALPACA, {**ALPACA, "history": [{"role": "user", "content": "q"}, {"role": "user", "content": "r"}]}, "pairs of texts"),
+        (ALPACA, {**ALPACA, "history": [["h"]]}, "pairs of texts"),
+        (ALPACA, {**ALPACA, "history": [["h", "i", "j"]]}, "pairs of texts"),
+        (ALPACA, {**ALPACA, "history": "hi"}, "pairs of texts"),
+    ],
+)  # fmt: skip
+def test_a_broken_conversation_is_one_rejected_row(
+    good: dict[str, Any], bad: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = write_jsonl(tmp_path / "r.jsonl", [good, bad, good])
+    table = build(str(file), DataConfig(train="x"))
+    assert len(table) == 2
+    (rejected,) = table.rejected()
+    assert "r.jsonl:2" in str(rejected)
+    assert said in str(rejected["reason"])
+
+
 def test_alpaca_demo_file_needs_no_registration() -> None:
     path = Path(__file__).parents[2] / "shared" / "data" / "alpaca_zh_demo.json"
     if not path.exists():

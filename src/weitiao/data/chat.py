@@ -28,6 +28,22 @@ Conversation = Sequence[Message]
 Span = tuple[int, int]
 
 
+def template_text(template: str | None) -> str | None:
+    """``template``: Jinja, or the name of a file with it.
+
+    Raises:
+        DataError: no such file.
+    """
+    if template is None or "{" in template:
+        return template
+    if not Path(template).is_file():
+        raise DataError(
+            f"No file '{template}'.\nExpected a Jinja chat template, or a file with one.\n"
+            "Correct data.chat_template, or leave it out to use the tokenizer's own."
+        )
+    return Path(template).read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Chat:
     """How conversations become tokens.
@@ -53,14 +69,7 @@ class Chat:
                 "The tokenizer has no chat template.\nExpected a model made for instructions, or a template.\n"
                 "Name a Jinja file: data.chat_template=FILE"
             )
-        if template is not None and "{" not in template:
-            if not Path(template).is_file():
-                raise DataError(
-                    f"No file '{template}'.\nExpected a Jinja chat template, or a file with one.\n"
-                    "Correct data.chat_template, or leave it out to use the tokenizer's own."
-                )
-            template = Path(template).read_text(encoding="utf-8")
-        return cls(tokenizer, template, train_on_prompt)
+        return cls(tokenizer, template_text(template), train_on_prompt)
 
     def render(self, messages: Conversation, *, ask: bool = False) -> str:
         """The text of a conversation; ``ask``: with the beginning of the assistant's next turn.
@@ -107,7 +116,7 @@ class Chat:
     def _end_of(self, content: str, text: str, start: int) -> int:
         """The end of the first special token behind a turn's content: some templates render the last turn apart."""
         found = text.find(content.strip(), start)
-        behind = max(found, start) + len(content.strip())
+        behind = start if found < 0 else found + len(content.strip())  # not found: a thought that the template cut
         ends = [text.find(token, behind) + len(token) for token in self._specials if token in text[behind:]]
         return min(ends, default=behind)
 

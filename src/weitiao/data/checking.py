@@ -14,7 +14,7 @@ from weitiao import pretrained
 from weitiao.artifact import write_atomic
 from weitiao.compare_config import CompareConfig
 from weitiao.config import DataConfig, RunConfig
-from weitiao.data.chat import chat_lengths, chat_of
+from weitiao.data.chat import chat_lengths, chat_of, template_text
 from weitiao.data.encode import fingerprint, token_lengths
 from weitiao.data.findings import DataReport, Finding, Lengths, inspect
 from weitiao.data.page import report_page
@@ -104,6 +104,7 @@ def cached_report(
         str(config.train),
         other,
         options,
+        template_text(config.chat_template),  # the file's own text: the name stays when it is edited
         None if tokenizer is None else [fingerprint(tokenizer), str(tokenizer.chat_template)],
     ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

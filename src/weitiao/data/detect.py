@@ -137,12 +137,19 @@ def to_messages(fields: Mapping[str, Any], form: Format) -> list[dict[str, str]]
             ask = "\n".join(filter(None, (_part(fields, "instruction"), _part(fields, "input"))))
             history = fields.get("history") or []
             turns = [("system", _part(fields, "system"))] if _part(fields, "system") else []
-            for question, answer in history:
-                turns += [("user", str(question)), ("assistant", str(answer))]
+            for pair in history:
+                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+                    raise DataError(
+                        f"history holds {pair!r}.\nExpected pairs of texts, [question, answer].\nCorrect the row."
+                    )
+                turns += [("user", pair[0]), ("assistant", pair[1])]
             turns += [("user", ask), ("assistant", _part(fields, "output"))]
         case "messages" | "sharegpt":
             who, what = ("role", "content") if form.name == "messages" else ("from", "value")
-            turns = [(_role(turn, who), _part(turn, what)) for turn in fields[form.columns[0]]]
+            told = fields.get(form.columns[0])
+            if not isinstance(told, list):
+                raise DataError(f"{form.columns[0]} is {told!r}, not a list of turns.\nCorrect the row.")
+            turns = [(_role(turn, who), _part(turn, what)) for turn in told]
         case _:
             turns = [("user", _part(fields, form.columns[0])), ("assistant", _part(fields, form.columns[1]))]
     return [{"role": role, "content": content} for role, content in turns]

@@ -13,6 +13,7 @@ from weitiao import pretrained
 from weitiao.artifact import RunDir, write_jsonl
 from weitiao.config import DataConfig, RunConfig
 from weitiao.data.canaries import Canary, make_canaries
+from weitiao.data.chat import template_text
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
@@ -127,6 +128,8 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         {"eval": prepared.eval.table} if config.data.eval else {}
     )
     hashes = {side: table.facts["sha256"] for side, table in tables.items()}
+    if (template := template_text(data.chat_template)) is not None:
+        hashes["chat_template"] = hashlib.sha256(template.encode()).hexdigest()
     _refuse_changed_data(run, hashes)
     run.write_json("data_report.json", {"check": found.to_dict(), "split": prepared.report | tokens})
     run.write_json("split.json", {"train": prepared.train.ids, "eval": prepared.eval.ids})
