@@ -155,6 +155,14 @@ def test_sft_rows_are_counted_through_the_chat_template(tmp_path: Path, smollm: 
     assert {f.code: f.where for f in report.findings}["no_stop"] == ("r.jsonl:2",)
 
 
+def test_a_conversation_that_the_template_refuses_is_named(tmp_path: Path, smollm: Path) -> None:
+    """SmolLM2's own template, and one turn with which it has nothing to go on from."""
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    path = write_jsonl(tmp_path / "r.jsonl", [{"conversations": turns}, {"conversations": turns[1:]}])
+    with pytest.raises(DataError, match=r"r\.jsonl:2: The chat template cannot render"):
+        weitiao.data.check(DataConfig(train=str(path)), model=str(smollm))
+
+
 def test_errors_stop_training_unless_told_otherwise(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "r.jsonl", [{"text": "a b c d", "label": 1}, {"text": "", "label": 0}])
     config = DataConfig(train=str(path))

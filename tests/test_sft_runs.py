@@ -15,7 +15,7 @@ from conftest import write_jsonl
 from test_run_dir import ALWAYS, MODEL, files
 from weitiao.artifact import read_jsonl
 from weitiao.cli import app
-from weitiao.errors import ConfigError, DataError
+from weitiao.errors import ConfigError, DataError, RunError
 from weitiao.tasks import causal_lm
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])
@@ -238,3 +238,31 @@ def test_plan_of_a_conversation_run(chat_options: dict[str, Any]) -> None:
     full, lora = planned["methods"]
     assert full["num_trainable_params"] > 1_500_000 > lora["num_trainable_params"]
     assert lora["flops_per_token"] < full["flops_per_token"]
+
+
+def test_an_edited_template_file_is_no_longer_the_same_data(chat_options: dict[str, Any], tmp_path: Path) -> None:
+    """A resume refuses it, and the check is made anew instead of being read from its cache."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 2:
+            raise Stop
+
+    model = Path(chat_options["model"])
+    own = tmp_path / "own.jinja"
+    own.write_text((model / "chat_template.jinja").read_text(encoding="utf-8"), encoding="utf-8")
+    chat_options["data"] = {**chat_options["data"], "chat_template": str(own)}
+    chat_options["train"] = {**chat_options["train"], "save_steps": 1}
+    with pytest.raises(Stop):
+        weitiao.train({**chat_options, "method": {"type": "lora"}}, listener=stop)
+    whole = own.read_text(encoding="utf-8")
+    own.write_text("S" * 5000 + whole, encoding="utf-8")
+    with pytest.raises(DataError, match="nothing of the answer"):  # the check speaks of what is in the file now
+        weitiao.train(resume=chat_options["output"]["dir"])
+    own.write_text(whole + "{# the same turns, another file #}", encoding="utf-8")
+    with pytest.raises(RunError, match=r"data of .* has changed"):
+        weitiao.train(resume=chat_options["output"]["dir"])
+    own.write_text(whole, encoding="utf-8")
+    assert weitiao.train(resume=chat_options["output"]["dir"]).is_done

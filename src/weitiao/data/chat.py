@@ -7,8 +7,9 @@ Learnt are the assistant's turns, each with the token that ends it. Where a turn
 conversation up to it, so no template has to be known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,9 +130,23 @@ class Chat:
     def _specials(self) -> list[str]:
         return list(self.tokenizer.all_special_tokens)
 
-    def tokens(self, conversations: Sequence[Conversation]) -> list[tuple[list[int], list[bool]]]:
-        """Token ids of each conversation and which of them are learnt, uncut. The first token is never predicted."""
-        rendered = [self.turns(messages) for messages in conversations]
+    def tokens(
+        self, conversations: Sequence[Conversation], name: Callable[[int], str] | None = None
+    ) -> list[tuple[list[int], list[bool]]]:
+        """Token ids of each conversation and which of them are learnt, uncut. The first token is never predicted.
+
+        Args:
+            name: of the conversation with a number, for messages.
+
+        Raises:
+            DataError: the template cannot render a conversation, or renders its turns otherwise as it grows.
+        """
+        rendered = []
+        for i, messages in enumerate(conversations):
+            try:
+                rendered.append(self.turns(messages))
+            except DataError as error:
+                raise DataError(f"{name(i)}: {error}" if name else str(error)) from None
         done = self.tokenizer(
             [text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
@@ -183,12 +198,14 @@ def encode_chats(
     mute: list[int] = []
     over = lost = 0
     for start in range(0, len(conversations), _BLOCK_ROWS):
-        for i, (tokens, mask) in enumerate(chat.tokens(conversations[start : start + _BLOCK_ROWS]), start=start):
+        for i, (tokens, mask) in enumerate(
+            chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)), start=start
+        ):
             if len(tokens) > max_length:
                 over += 1
                 if over_length == "fail":
                     raise DataError(
-                        f"{_name(ids, i)} has {len(tokens):,} tokens.\nExpected at most {max_length} "
+                        f"{_name(ids, 0, i)} has {len(tokens):,} tokens.\nExpected at most {max_length} "
                         "(data.over_length=fail).\nRaise data.max_length, or set data.over_length=truncate or drop."
                     )
                 if over_length == "drop":
@@ -203,7 +220,9 @@ def encode_chats(
         if progress is not None:
             progress(min(start + _BLOCK_ROWS, len(conversations)), len(conversations))
     if mute and (nothing_learnt == "fail" or not rows):
-        shown = ", ".join(_name(ids, i) for i in mute[:8]) + (f" and {len(mute) - 8:,} more" if len(mute) > 8 else "")
+        shown = ", ".join(_name(ids, 0, i) for i in mute[:8]) + (
+            f" and {len(mute) - 8:,} more" if len(mute) > 8 else ""
+        )
         raise DataError(
             f"{len(mute):,} rows have no token to learn within data.max_length={max_length}: {shown}.\n"
             "Expected room for the question and some of the answer.\nRaise data.max_length, shorten these rows, leave long "
@@ -217,11 +236,13 @@ def encode_chats(
     )
 
 
-def chat_lengths(conversations: Sequence[Conversation], chat: Chat) -> tuple[list[int], list[int], list[int]]:
+def chat_lengths(
+    conversations: Sequence[Conversation], chat: Chat, ids: Sequence[str] = ()
+) -> tuple[list[int], list[int], list[int]]:
     """For each conversation, uncut: its tokens, the place of its first learnt one (or NEVER), the place of its last."""
     counts, first, last = list[int](), list[int](), list[int]()
     for start in range(0, len(conversations), _BLOCK_ROWS):
-        for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS]):
+        for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)):
             places = np.flatnonzero(learnt)
             counts.append(len(tokens))
             first.append(int(places[0]) if len(places) else NEVER)
@@ -252,8 +273,8 @@ def question_of(fields: Mapping[str, Any]) -> Conversation:
     return messages
 
 
-def _name(ids: Sequence[str], i: int) -> str:
-    return ids[i] if ids else f"conversation {i + 1}"
+def _name(ids: Sequence[str], start: int, i: int) -> str:
+    return ids[start + i] if ids else f"conversation {start + i + 1}"
 
 
 def chat_of(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Chat:

@@ -123,7 +123,8 @@ def cached_report(
 def _lengths(config: DataConfig, tokenizer: Any, table: Table) -> Lengths:
     """See :data:`weitiao.data.findings.Lengths`. Without a chat template, a conversation is counted as a pair of texts."""
     if table.kind == "sft" and (config.chat_template or tokenizer.chat_template):
-        return chat_lengths(Side(table, np.arange(len(table))).conversations, chat_of(config, tokenizer))
+        side = Side(table, np.arange(len(table)))
+        return chat_lengths(side.conversations, chat_of(config, tokenizer), side.ids)
     if table.kind == "tokens":
         counts = word_lengths([words for words, _ in Side(table, np.arange(len(table))).tagged], tokenizer)
         return counts, counts, counts
