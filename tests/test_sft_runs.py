@@ -176,7 +176,7 @@ def test_a_step_of_eight_rows_is_one_step_however_it_is_cut(chat_options: dict[s
         ("data", {"over_length": "window"}, "cuts answers from their questions"),
         ("train", {"metric_for_best_model": "accuracy"}, "causal_lm has log_loss, perplexity, token_accuracy"),
         ("train", {"class_weights": "balanced"}, "train.class_weights has no meaning"),
-        ("method", {"type": "full", "top_k": 1}, "method.top_k works with task=classification alone"),
+        ("method", {"type": "full", "top_k": 1}, "method.top_k works with every task but causal_lm"),
     ],
 )
 def test_what_means_nothing_is_refused(

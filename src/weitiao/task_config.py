@@ -87,7 +87,7 @@ def refuse_foreign_options(task: Task, data: Any, train: Any) -> None:
 def refuse_foreign_method(task: Task, method: Any) -> None:
     """Raise ValueError where the upper layers alone cannot be trained or not be chosen, or tags lose their places."""
     if task == "causal_lm" and method.top_k is not None:
-        raise ValueError("method.top_k works with task=classification alone. Leave it out")
+        raise ValueError("method.top_k works with every task but causal_lm. Leave it out")
     if task == "token_classification" and method.top_k == "auto":
         raise ValueError("method.top_k=auto probes labels of whole texts. Give a number of layers")
     if task in ("multi_label", "regression") and method.top_k == "auto":
