@@ -79,6 +79,7 @@ def test_a_comparison_has_one_dtype(options: dict[str, Any], tmp_path: Path, mon
     for result in (first, again):
         runs = [RunDir(Path(cell["run_dir"])) for cell in result["cells"]]
         assert [run.summary["dtype"] for run in runs] == ["bfloat16", "bfloat16"]
+        assert [run.config.train.bf16 for run in runs] == [True, True]  # left open, each cell would measure for itself
     assert yaml.safe_load((tmp_path / "cmp" / "compare.yaml").read_text())["train"]["bf16"] == "auto"
 
 

@@ -1,9 +1,9 @@
 """A frozen weight in int8 for both products of a LoRA layer: y = x W^T forward, dx = dy W backward.
 
 LoRA has no gradient of the base weight, so every large product of a step has a frozen operand. oneDNN multiplies int8
-at one and a half to eight times the bf16 rate on CPUs with VNNI. Activations and gradients are quantised row by row (a row is a token),
-weights column by column of the product's result, both symmetrically: the scheme of LLM.int8()
-(Dettmers et al. 2022, arXiv 2208.07339) without its outlier split.
+faster than bf16 on CPUs with VNNI (docs/performance.md has what a run gains). Activations and gradients are quantised
+row by row (a row is a token), weights column by column of the product's result, both symmetrically: the scheme of
+LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339) without its outlier split.
 """
 
 from dataclasses import dataclass

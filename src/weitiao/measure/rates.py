@@ -50,7 +50,7 @@ def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8
 def product_rates() -> tuple[float, float]:
     """Operations a second of this CPU's bf16 and fp32 products: the best of several each, taken in turn.
 
-    Having bf16 instructions does not mean that they are quick: half the fp32 rate was measured on a Xeon whose host hides AMX.
+    Having bf16 instructions does not mean that they are quick: see docs/performance.md, bf16 or fp32.
     """
     import torch
 
