@@ -24,30 +24,29 @@ class Option:
 
 
 OPTIONS: dict[str, Option] = {
-    "dropout 0": Option(plain=("train.dropout=model",)),
-    "own kernels": Option(plain=tuple(ALL_OFF)),
     "base in int8": Option(fast=("train.int8_base=true",), methods=("lora",)),
+    "dropout 0": Option(plain=("train.dropout=model",)),
     "upper half alone": Option(fast=("method.top_k=6",)),
+    "own kernels": Option(plain=tuple(ALL_OFF)),
+    "batches of near-equal length": Option(plain=("train.group_by_length=false",)),
     "stochastic rounding": Option(
         fast=("train.bf16=true", "train.stochastic_rounding=true"), plain=("train.bf16=true",), methods=("full",)
     ),
-    "batches of near-equal length": Option(plain=("train.group_by_length=false",)),
 }
 
 
 def quality(bench: Bench) -> Iterator[Cell]:
-    """A seed after the other; runs that several options share (the defaults) are made once."""
+    """An option after the other, so that an interrupted suite has answered some; shared runs (the defaults) are made once."""
     rows = {
         "train_size": bench.size(1000, 100),
         "test_size": bench.size(2000, 50),
         "epochs": bench.size(2, 1),
     }
-    for i in range(bench.pairs or (1 if bench.smoke else SEEDS)):
-        for method in ("lora", "full"):
-            wanted = [side for o in OPTIONS.values() if method in o.methods for side in (o.fast, o.plain)]
-            for words in dict.fromkeys(wanted):
-                settings = {"round": i, "method": method, "words": list(words), **rows}
-                yield Cell(settings, partial(_run, bench, settings))
+    wanted = [(method, words) for o in OPTIONS.values() for method in o.methods for words in (o.fast, o.plain)]
+    for method, words in dict.fromkeys(wanted):
+        for i in range(bench.pairs or (1 if bench.smoke else SEEDS)):
+            settings = {"round": i, "method": method, "words": list(words), **rows}
+            yield Cell(settings, partial(_run, bench, settings))
 
 
 def _run(bench: Bench, settings: dict[str, Any]) -> dict[str, Any]:
