@@ -10,7 +10,7 @@ import pytest
 from conftest import write_jsonl
 from weitiao import pretrained
 from weitiao.config import DataConfig
-from weitiao.data.chat import Chat, encode_chats
+from weitiao.data.chat import Chat, chat_lengths, chat_of, encode_chats, question_of
 from weitiao.data.prepare import prepare
 from weitiao.errors import DataError
 
@@ -179,6 +179,39 @@ def test_every_form_of_rows_becomes_the_same_conversation(form: str, tmp_path: P
         )
         for i in range(4)
     ]
+
+
+def test_a_column_like_a_label_beside_question_and_answer_is_no_label_for_this_task(tmp_path: Path) -> None:
+    rows = [{"prompt": f"问{i}", "completion": f"答{i}", "category": "chat", "rating": 5} for i in range(4)]
+    data = DataConfig(train=str(write_jsonl(tmp_path / "rows.jsonl", rows)), test_size=1, near_duplicates="off")
+    prepared = prepare(data, "sft")
+    assert prepared.report["format"]["name"] == "prompt and completion"
+    assert {len(c) for c in prepared.train.conversations} == {2}
+    with pytest.raises(DataError, match="no column that holds texts"):
+        prepare(data)  # where nothing says that answers are learnt, a label is a label
+    assert question_of(rows[0]) == [{"role": "user", "content": "问0"}]
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+def test_conversations_that_the_template_refuses_stop_the_run_or_are_left_out(
+    policy: str, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SmolLM2's template has nothing to render in a conversation that only the assistant speaks in."""
+    good, bad = TURNS[1:3], [{"role": "assistant", "content": "a"}]
+    data = DataConfig(train="rows.jsonl", bad_rows=policy)
+    chat = chat_of(data, tokenizer)
+    if policy == "fail":
+        with pytest.raises(DataError, match=r"(?s)^b: .*data\.bad_rows=skip"):
+            encode_chats([good, bad], chat, 512, ids=["a", "b"])
+        return
+    with caplog.at_level("WARNING"):
+        encoded = encode_chats([bad, good, bad, good], chat, 512, ids=["a", "b", "c", "d"])
+    assert encoded.kept.tolist() == [1, 3]
+    assert encoded.lengths == [len(Chat(tokenizer).tokens([good])[0][0])] * 2
+    assert "left out: 2 conversations that the chat template refuses. a: " in caplog.text
+    counts, first, last = chat_lengths([bad, good], chat, ["a", "b"])
+    assert (counts[0], first[0], last[0]) == (0, 0, 0)
+    assert counts[1] == encoded.lengths[0]
 
 
 def test_no_question_is_on_both_sides(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import weitiao
 from weitiao.artifact import read_jsonl
 from weitiao.catalogue import fetch
 from weitiao.config import RunConfig
+from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError
 from weitiao.method_config import ALIASES
 from weitiao.methods import METHODS, default_rate
@@ -85,3 +86,58 @@ def test_command_line_lists_them() -> None:
 def test_a_given_option_outweighs_the_name() -> None:
     words = ["model=m", "data.train=d", "output.dir=o", "method.type=lora+", "method.loraplus_lr_ratio=4"]
     assert load(RunConfig, None, words).method.loraplus_lr_ratio == 4  # type: ignore[union-attr]
+
+
+REFUSED_FOR_TEXTS = {
+    "top-k": "every task but causal_lm",
+    "head-only": "every task but causal_lm",
+    "bitfit": "no bias parameters",  # a llama has none
+}
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")
+@pytest.mark.parametrize("member", FAMILY, ids=lambda m: m.name)
+def test_a_model_that_writes_takes_it_or_refuses_before_rows_are_read(
+    member: Any, tiny_chat_model: Path, chats_file: Path, tmp_path: Path
+) -> None:
+    """What is saved opens in plain transformers or peft, and gives held-out rows the loss that the run wrote down."""
+    import peft
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    words = [
+        f"model={tiny_chat_model}", "task=causal_lm", f"data.train={chats_file}", "data.test_size=8", "train.bf16=false",
+        "data.near_duplicates=off", "train.max_steps=3", "train.logging_steps=1", "train.eval_strategy=no",
+        "train.generate_rows=0", f"output.dir={tmp_path / 'run'}", *member.words.split(),
+        *(["method.galore_rank=8"] if member.name == "galore" else []),
+    ]  # fmt: skip
+    if member.name in REFUSED_FOR_TEXTS:
+        told: list[Any] = []
+        with pytest.raises(ConfigError, match=REFUSED_FOR_TEXTS[member.name]):
+            weitiao.train(load(RunConfig, None, words), listener=told.append)
+        assert told == []
+        return
+    run = weitiao.train(load(RunConfig, None, words))
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        run.model if member.config.type == "full" else tiny_chat_model, dtype=torch.float32
+    )
+    if member.config.type != "full":
+        model = peft.PeftModel.from_pretrained(model, run.model)
+    chat = Chat.of(AutoTokenizer.from_pretrained(tiny_chat_model), None)
+    for row in list(read_jsonl(run.path / "predictions.jsonl"))[:3]:
+        ((ids, learnt),) = chat.tokens([row["messages"]])
+        targets = torch.tensor([token if is_learnt else -100 for token, is_learnt in zip(ids, learnt, strict=True)])
+        with torch.no_grad():
+            logits = model.eval()(input_ids=torch.tensor([ids])).logits[0, -len(ids) :]
+        loss = torch.nn.functional.cross_entropy(logits[:-1], targets[1:], reduction="sum")
+        assert float(loss) == pytest.approx(row["loss_sum"], rel=2e-4)
+
+
+def test_shares_of_a_model_that_writes() -> None:
+    """SmolLM2 has no biases; its shapes are read as its own, not as a classifier's."""
+    found = {row["name"]: row["trainable_percent"] for row in methods(model="SmolLM2-135M-Instruct")}
+    assert [name for name, share in found.items() if share is None] == ["bitfit"]
+    assert found["full"] == 100
+    # r (in + out) of the seven layers of each of the 30 blocks: 4 of attention, 3 of the feed-forward part
+    widths = [(576, 576), (576, 192), (576, 192), (576, 576), (576, 1536), (576, 1536), (1536, 576)]
+    lora = 30 * sum(16 * (a + b) for a, b in widths)
+    assert found["lora"] == pytest.approx(100 * lora / (134_515_008 + lora), rel=1e-9)

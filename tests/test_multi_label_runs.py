@@ -253,3 +253,6 @@ def test_a_real_model_learns(method: str, tmp_path: Path) -> None:
     assert run.summary["metrics"]["f1_micro"] > 0.8
     (answer,) = weitiao.predict(run.path, text="Monday: The dog barked all night.", text_pair="We had tea at four.")
     assert answer["labels"] == ["dog", "tea"]
+    row = next(read_jsonl(run.path / "predictions.jsonl"))
+    assert row["text"].startswith("Day ")
+    assert row["text_pair"].startswith("Also on day ")

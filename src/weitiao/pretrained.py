@@ -190,6 +190,11 @@ def model_type(model: str) -> str:
     return str(_config_of(model).model_type)
 
 
+def is_causal_lm(model: str) -> bool:
+    """Whether the checkpoint was made to write texts. Raises ModelError if its config.json cannot be used."""
+    return any(str(name).endswith("ForCausalLM") for name in _config_of(model).architectures or ())
+
+
 def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
     """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
     positions = getattr(_config_of(model), "max_position_embeddings", None)

@@ -3,8 +3,8 @@
 from typing import Any, Literal
 
 Task = Literal["classification", "causal_lm", "token_classification", "multi_label", "regression"]
-# How a label column is read for tasks whose rows may look like those of others: as a label, as labels, as a number.
-ASKED_KINDS = {"classification": "classification", "multi_label": "labels", "regression": "number"}
+# How rows are read for tasks whose rows may look like those of others: a label, labels, a number; or a question and its answer.
+ASKED_KINDS = {"classification": "classification", "causal_lm": "sft", "multi_label": "labels", "regression": "number"}
 _NOT_OF_TEXTS = (
     "data.chat_template",
     "data.train_on_prompt",

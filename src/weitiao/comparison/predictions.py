@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weitiao.artifact import RunDir, read_jsonl
+from weitiao.data.side import shown_text
 
 Rows = Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
 MOST_EXAMPLES = 50
@@ -50,7 +51,8 @@ def by_id(rows: Rows) -> Rows:
 def labelled(rows: Rows) -> Predictions:
     """Rows that have one label each."""
     names = tuple(rows[0]["scores"])
-    ids, texts, gold, predicted = (tuple(str(row[key]) for row in rows) for key in ("id", "text", "gold", "predicted"))
+    ids, gold, predicted = (tuple(str(row[key]) for row in rows) for key in ("id", "gold", "predicted"))
+    texts = tuple(shown_text(row) for row in rows)
     scores = np.array([[row["scores"][name] for name in names] for row in rows], dtype=np.float32)
     return Predictions(ids, texts, gold, predicted, names, scores)
 

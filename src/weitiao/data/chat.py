@@ -7,6 +7,7 @@ Learnt are the assistant's turns, each with the token that ends it. Where a turn
 conversation up to it, so no template has to be known.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,7 @@ from weitiao.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
 _BLOCK_ROWS = 1024
 NEVER = 2**62
 Message = dict[str, str]
@@ -52,14 +54,22 @@ class Chat:
     Args:
         template: Jinja, instead of the tokenizer's own.
         train_on_prompt: learn every token instead of the assistant's turns alone.
+        skip_refused: leave out conversations that the template refuses, and say so, instead of stopping at the first.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     template: str | None = None
     train_on_prompt: bool = False
+    skip_refused: bool = False
 
     @classmethod
-    def of(cls, tokenizer: "PreTrainedTokenizerBase", template: str | None, train_on_prompt: bool = False) -> "Chat":
+    def of(
+        cls,
+        tokenizer: "PreTrainedTokenizerBase",
+        template: str | None,
+        train_on_prompt: bool = False,
+        skip_refused: bool = False,
+    ) -> "Chat":
         """``template``: Jinja, or the name of a file with it.
 
         Raises:
@@ -70,7 +80,7 @@ class Chat:
                 "The tokenizer has no chat template.\nExpected a model made for instructions, or a template.\n"
                 "Name a Jinja file: data.chat_template=FILE"
             )
-        return cls(tokenizer, template_text(template), train_on_prompt)
+        return cls(tokenizer, template_text(template), train_on_prompt, skip_refused)
 
     def render(self, messages: Conversation, *, ask: bool = False) -> str:
         """The text of a conversation; ``ask``: with the beginning of the assistant's next turn.
@@ -138,15 +148,23 @@ class Chat:
         Args:
             name: of the conversation with a number, for messages.
 
+        With ``skip_refused`` a conversation that the template refuses has no tokens at all.
+
         Raises:
             DataError: the template cannot render a conversation, or renders its turns otherwise as it grows.
         """
-        rendered = []
+        rendered, refused = [], list[str]()
         for i, messages in enumerate(conversations):
             try:
                 rendered.append(self.turns(messages))
             except DataError as error:
-                raise DataError(f"{name(i)}: {error}" if name else str(error)) from None
+                told = f"{name(i)}: {error}" if name else str(error)
+                if not self.skip_refused:
+                    raise DataError(f"{told}\nOr leave such rows out, counted: data.bad_rows=skip") from None
+                refused.append(told.split("\n")[0])
+                rendered.append(("", []))
+        if refused:
+            log.warning("left out: %d conversations that the chat template refuses. %s", len(refused), refused[0])
         done = self.tokenizer(
             [text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
@@ -201,6 +219,8 @@ def encode_chats(
         for i, (tokens, mask) in enumerate(
             chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)), start=start
         ):
+            if not tokens:  # refused by the template, and skipped
+                continue
             if len(tokens) > max_length:
                 over += 1
                 if over_length == "fail":
@@ -244,9 +264,10 @@ def chat_lengths(
     for start in range(0, len(conversations), _BLOCK_ROWS):
         for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)):
             places = np.flatnonzero(learnt)
+            never = NEVER if tokens else 0  # no tokens: left out, not mute
             counts.append(len(tokens))
-            first.append(int(places[0]) if len(places) else NEVER)
-            last.append(int(places[-1]) if len(places) else NEVER)
+            first.append(int(places[0]) if len(places) else never)
+            last.append(int(places[-1]) if len(places) else never)
     return counts, first, last
 
 
@@ -259,7 +280,7 @@ def question_of(fields: Mapping[str, Any]) -> Conversation:
     for ask, answer in (("instruction", "output"), ("prompt", "completion"), ("question", "answer")):
         if ask in fields and answer not in fields:
             fields = {**fields, answer: ""}
-    form = detect(fields)
+    form = detect(fields, asked="sft")
     if form.kind == "sft":
         messages = to_messages(fields, form)
         while messages and messages[-1]["role"] == "assistant":
@@ -279,4 +300,4 @@ def _name(ids: Sequence[str], start: int, i: int) -> str:
 
 def chat_of(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Chat:
     """The chat that data options ask for. Raises DataError: see :meth:`Chat.of`."""
-    return Chat.of(tokenizer, config.chat_template, config.train_on_prompt)
+    return Chat.of(tokenizer, config.chat_template, config.train_on_prompt, config.bad_rows == "skip")

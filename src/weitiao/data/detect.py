@@ -47,8 +47,8 @@ def detect(
     Args:
         fields: the first row.
         text, label, text_pair: columns that the user has named; they win over everything.
-        asked: "classification", "labels" or "number", where the task says how the label is read; else a list in this row is
-            labels, a fraction a number.
+        asked: "classification", "labels", "number" or "sft", where the task says how rows are read; else a list in this row is
+            labels, a fraction a number, and columns of question and answer beside a label are no conversation.
 
     Raises:
         DataError: a named column is missing, or no known format fits.
@@ -59,7 +59,7 @@ def detect(
                 f"no column '{name}'. Found: {', '.join(map(str, fields)) or 'none'}.\nExpected a column named by {option}.\n"
                 f"Name the right one: {option}=COLUMN"
             )
-    if text is None and label is None and (found := _conversation(fields)):
+    if text is None and label is None and (found := _conversation(fields, asked)):
         return found
     words, tags = text or _first(fields, _WORDS), label or _first(fields, _TAGS)
     if words is not None and tags is not None and asked in (None, "classification"):
@@ -95,7 +95,7 @@ def _labelled(value: Any, asked: str | None) -> Kind:
     return "classification"
 
 
-def _conversation(fields: Mapping[str, Any]) -> Format | None:
+def _conversation(fields: Mapping[str, Any], asked: str | None) -> Format | None:
     if "instruction" in fields and "output" in fields:
         extra = tuple(name for name in ("input", "system", "history") if name in fields)
         return Format("alpaca", "sft", ("instruction", "output", *extra), "columns 'instruction' and 'output'")
@@ -107,7 +107,7 @@ def _conversation(fields: Mapping[str, Any]) -> Format | None:
             if {"from", "value"} <= set(turns[0]):
                 return Format("sharegpt", "sft", (name,), f"'{name}' is a list of from and value")
     for ask, answer in _ASK:
-        if ask in fields and answer in fields and not _first(fields, _LABEL):
+        if ask in fields and answer in fields and (asked == "sft" or not _first(fields, _LABEL)):
             return Format("prompt and completion", "sft", (ask, answer), f"columns '{ask}' and '{answer}'")
     return None
 

@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,13 @@ class Side:
     def conversations(self) -> list[list[dict[str, str]]]:
         """The messages [{role, content}] of each row, of rows that are conversations."""
         return [json.loads(text) for text in self.table.column("messages", self.rows)]
+
+    @property
+    def shown(self) -> list[dict[str, str]]:
+        """The text of each row, and its second one where rows are pairs, as a line of predictions.jsonl has them."""
+        if self.pairs is None:
+            return [{"text": text} for text in self.texts]
+        return [{"text": text, "text_pair": pair} for text, pair in zip(self.texts, self.pairs, strict=True)]
 
     @property
     def tagged(self) -> list[tuple[list[str], list[str]]]:
@@ -93,3 +101,8 @@ class Side:
 
     def keep(self, mask: NDArray[np.bool_]) -> "Side":
         return Side(self.table, self.rows[mask])
+
+
+def shown_text(row: Mapping[str, Any]) -> str:
+    """What the model saw of a line of predictions.jsonl: its text, or both texts of a pair, a line each."""
+    return "\n".join(str(row[name]) for name in ("text", "text_pair") if name in row)

@@ -61,24 +61,20 @@ FAMILY: tuple[Member, ...] = (
 def shares(model: str) -> dict[str, float | None]:
     """Trained parameters of each method on ``model``, in percent; None where the model cannot take it. Reads no weights.
 
+    The head is that of a classifier of two labels, or of a model that writes texts its own.
+
     Raises:
         ModelError: no such model.
     """
     from weitiao import pretrained
     from weitiao.errors import ConfigError
-    from weitiao.methods import METHODS
+    from weitiao.methods.shapes import on_shapes
 
-    resolved = pretrained.Resolved("cpu", "float32", "eager", {})
     found: dict[str, float | None] = {}
+    auto_class = "AutoModelForCausalLM" if pretrained.is_causal_lm(model) else "AutoModelForSequenceClassification"
     for member in FAMILY:
-        drawn, new = pretrained.load_model(
-            model, "AutoModelForSequenceClassification", ("0", "1"), 0, resolved, meta=True
-        )
-        config = member.config
-        if getattr(config, "init_lora_weights", None) in ("pissa", "olora"):
-            config = config.model_copy(update={"init_lora_weights": True})  # what starts them needs the weights
         try:
-            adapted = METHODS[config.type].apply(drawn, config, new, pretrained.locate(model))
+            adapted = on_shapes(member.config, model, auto_class)
         except ConfigError:
             found[member.name] = None
             continue
@@ -91,7 +87,7 @@ def methods(*, model: str | None = None) -> list[dict[str, Any]]:
     """Every method: name, words, line, chinese, learning_rate, memory, paper; with ``model`` its trainable share too.
 
     Args:
-        model: a classification base; its config is read, not its weights.
+        model: a base for texts to classify or to go on with; its config is read, not its weights.
     """
     trained = shares(model) if model is not None else {}
     return [

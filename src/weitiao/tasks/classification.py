@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded, encode_texts
-from weitiao.data.side import Side
+from weitiao.data.side import Side, shown_text
 from weitiao.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -190,11 +190,11 @@ def metric_problem(name: str, names: Sequence[str], gold: Sequence[int]) -> str 
 def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Lines of predictions.jsonl."""
     answers = decode(scores, names)
-    for row_id, text, gold, answer, logits in zip(
-        side.ids, side.texts, side.labels, answers, scores.tolist(), strict=True
+    for row_id, texts, gold, answer, logits in zip(
+        side.ids, side.shown, side.labels, answers, scores.tolist(), strict=True
     ):
         own = {"predicted": answer["label"], "scores": dict(zip(names, logits, strict=True))}
-        yield {"id": row_id, "text": text, "gold": gold, **own}
+        yield {"id": row_id, **texts, "gold": gold, **own}
 
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
@@ -233,7 +233,7 @@ def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def row_text(row: Mapping[str, Any]) -> str:
     """What the model saw of a line of predictions.jsonl."""
-    return str(row["text"])
+    return shown_text(row)
 
 
 def row_answer(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded, encode_texts
-from weitiao.data.side import Side
+from weitiao.data.side import Side, shown_text
 from weitiao.tasks import classification
 
 if TYPE_CHECKING:
@@ -141,11 +141,11 @@ def metric_problem(name: str, names: Sequence[str], gold: NDArray[np.float32]) -
 
 def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Lines of predictions.jsonl: gold and predicted labels in class order, and the logit of every label."""
-    for row_id, text, gold, logits in zip(side.ids, side.texts, side.row_labels, scores.tolist(), strict=True):
+    for row_id, texts, gold, logits in zip(side.ids, side.shown, side.row_labels, scores.tolist(), strict=True):
         named = dict(zip(names, logits, strict=True))
         predicted = [name for name, logit in named.items() if logit > 0]
         gold = [name for name in names if name in gold]
-        yield {"id": row_id, "text": text, "gold": gold, "predicted": predicted, "scores": named}
+        yield {"id": row_id, **texts, "gold": gold, "predicted": predicted, "scores": named}
 
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
@@ -183,7 +183,7 @@ def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def row_text(row: Mapping[str, Any]) -> str:
     """What the model saw of a line of predictions.jsonl, and the labels that are right."""
-    return f"{row['text']}\n{', '.join(row['gold']) or '-'}"
+    return f"{shown_text(row)}\n{', '.join(row['gold']) or '-'}"
 
 
 def row_answer(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from weitiao.config import DataConfig
 from weitiao.data.encode import Encoded, encode_texts
-from weitiao.data.side import Side
+from weitiao.data.side import Side, shown_text
 from weitiao.tasks import classification
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ def metric_problem(name: str, names: Sequence[str], gold: Sequence[float]) -> st
 def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Lines of predictions.jsonl."""
     numbers = map(float, side.labels)
-    for row_id, text, gold, found in zip(side.ids, side.texts, numbers, scores[:, 0].tolist(), strict=True):
-        yield {"id": row_id, "text": text, "gold": gold, "predicted": found}
+    for row_id, texts, gold, found in zip(side.ids, side.shown, numbers, scores[:, 0].tolist(), strict=True):
+        yield {"id": row_id, **texts, "gold": gold, "predicted": found}
 
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
@@ -240,7 +240,7 @@ def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def row_text(row: Mapping[str, Any]) -> str:
     """What the model saw of a line of predictions.jsonl, and the number that it should have said."""
-    return f"{row['text']}\n{row['gold']:.4g}"
+    return f"{shown_text(row)}\n{row['gold']:.4g}"
 
 
 def row_answer(row: Mapping[str, Any]) -> str:

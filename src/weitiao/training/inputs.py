@@ -22,6 +22,7 @@ from weitiao.data.side import Side
 from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
 from weitiao.errors import DataError, RunError
+from weitiao.methods.shapes import on_shapes
 from weitiao.tasks import TASKS
 from weitiao.training.events import EventLog
 
@@ -86,6 +87,7 @@ class Inputs:
 def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     """Make the inputs; writes data_report.json, split.json and environment.json."""
     task = TASKS[config.task]
+    on_shapes(config.method, config.model, task.AUTO_MODEL)  # a method that the model cannot take is refused first
     events.write("stage", message=f"reading {config.data.train}")
     tokenizer = pretrained.load_tokenizer(config.model)
     max_length = pretrained.max_length(config, tokenizer)

@@ -1,0 +1,40 @@
+"""A method on a model's shapes alone: what it would train, or why it cannot. No weights are read."""
+
+from typing import TYPE_CHECKING, Any
+
+from weitiao import pretrained
+from weitiao.methods import METHODS, refuse_unfit
+from weitiao.methods.galore import GaLore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SVD_STARTS = ("pissa", "olora")  # what starts these needs the weights
+
+
+def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
+    """The model on torch's meta device with the method applied; a classifier has two labels.
+
+    Args:
+        auto_class: of transformers, "AutoModelForCausalLM" and the like.
+
+    Raises:
+        ConfigError: the model cannot take the method.
+        ModelError: no such model.
+    """
+    generates = auto_class == "AutoModelForCausalLM"
+    refuse_unfit(method, pretrained.model_type(model), generates)
+    resolved = pretrained.Resolved("cpu", "float32", "eager", {})
+    drawn, new = pretrained.load_model(model, auto_class, () if generates else ("0", "1"), 0, resolved, meta=True)
+    changes: dict[str, Any] = {}
+    if getattr(method, "init_lora_weights", None) in SVD_STARTS:
+        changes["init_lora_weights"] = True
+    if method.top_k == "auto":
+        changes["top_k"] = 1
+    method = method.model_copy(update=changes)
+    applied: PreTrainedModel = METHODS[method.type].apply(drawn, method, new, pretrained.locate(model))
+    if method.type == "full":  # LISA's layers and GaLore's matrices are looked for
+        trained: dict[str, Any] = {name: p for name, p in applied.named_parameters() if p.requires_grad}
+        METHODS["full"].beside(method, applied, trained, 0, 0)
+        GaLore.of(method, applied)
+    return applied
