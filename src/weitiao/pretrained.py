@@ -152,7 +152,7 @@ def _bf16_pays(evidence: str) -> tuple[bool, str]:
 
     bf16, fp32 = (rate / 1e9 for rate in product_rates())
     pays = fp32 < FP32_AHEAD * bf16
-    measured = f"{bf16:.0f} GFLOP/s in bf16, {fp32:.0f} in fp32"
+    measured = f"{bf16:.0f} GFLOP/s a core in bf16, {fp32:.0f} in fp32"
     return pays, f"{evidence}; {measured}" if pays else f"{evidence}, but measured {measured}"
 
 

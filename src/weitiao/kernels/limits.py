@@ -9,7 +9,7 @@ SHORT_UP_TO_TOKENS = 512
 
 
 # Batch shapes whose kernels are kept (docs/LOG.md).
-KEPT_KERNELS = 32
+KEPT_KERNELS = 16
 
 
 def bound_primitive_cache() -> None:

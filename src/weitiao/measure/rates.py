@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.cost import Rates
 
 _SECONDS = 0.02  # of each measurement
@@ -19,6 +20,7 @@ def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8
     """Rates of this CPU for products and tensors of a model's own sizes; other work on the machine slows them down."""
     import torch
 
+    bound_primitive_cache()
     kind = getattr(torch, dtype)
     x, wide = torch.ones(tokens, hidden).to(kind), torch.ones(tokens, intermediate).to(kind)
     weight = torch.ones(intermediate, hidden).to(kind)
@@ -48,24 +50,31 @@ def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8
 
 @cache
 def product_rates() -> tuple[float, float]:
-    """Operations a second of this CPU's bf16 and fp32 products: the best of several each, taken in turn.
+    """Operations a second of one core in bf16 and in fp32: the best of several products each, taken in turn.
 
-    Having bf16 instructions does not mean that they are quick: see docs/performance.md, bf16 or fp32.
+    Having bf16 instructions does not mean that they are quick: see docs/performance.md, bf16 or fp32. One core, because
+    threads that wait for a core which other work holds made both look alike.
     """
     import torch
 
+    bound_primitive_cache()  # oneDNN reads its bound at the first product, which may be one of these
     rows, width = 512, 768
     sides = [
         (torch.ones(rows, width, dtype=kind), torch.ones(width, width, dtype=kind))
         for kind in (torch.bfloat16, torch.float32)
     ]
     times: list[list[float]] = [[], []]
-    with torch.inference_mode():
-        for _ in range(_ROUNDS):
-            for (x, weight), found in zip(sides, times, strict=True):
-                started = time.perf_counter()
-                x @ weight.t()
-                found.append(time.perf_counter() - started)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(_ROUNDS):
+                for (x, weight), found in zip(sides, times, strict=True):
+                    started = time.perf_counter()
+                    x @ weight.t()
+                    found.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
     bf16, fp32 = (2 * rows * width * width / min(found) for found in times)
     return bf16, fp32
 
