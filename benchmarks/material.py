@@ -107,6 +107,16 @@ def instructions(scratch: Path, given: Path | None) -> Path:
     return write_jsonl(path, ({"instruction": q, "input": "", "output": a} for q, a in pairs))
 
 
+def instruction_sides(scratch: Path) -> tuple[Path, Path]:
+    """The catalogue's Chinese dialogues: all questions but every eighth, and those. A question is on one side alone."""
+    rows = [json.loads(line) for line in instructions(scratch, None).read_text(encoding="utf-8").splitlines()]
+    numbers = {question: i for i, question in enumerate(dict.fromkeys(row["instruction"] for row in rows))}
+    sides: list[list[dict[str, Any]]] = [[], []]
+    for row in rows:
+        sides[numbers[row["instruction"]] % 8 == 7].append(row)
+    return write_jsonl(scratch / "sft-train.jsonl", sides[0]), write_jsonl(scratch / "sft-held.jsonl", sides[1])
+
+
 def bert_base(scratch: Path) -> Path:
     """12 layers of 768 with random weights, and a WordPiece tokenizer over the reviews' characters.
 

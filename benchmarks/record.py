@@ -154,9 +154,10 @@ def script(name: str, *words: str | Path) -> dict[str, Any]:
 
 
 def train(words: list[str], folder: Path, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """`weitiao train` in a process of its own: its summary, ``prepare_seconds`` before the model and ``step_ms``.
+    """`weitiao train` in a process of its own: its summary, ``prepare_seconds`` before the model, ``step_ms`` and ``evals``.
 
-    ``step_ms`` is the median over the steps after warm-up, from the log; it needs ``train.logging_steps=1``.
+    ``step_ms`` is the median over the steps after warm-up, from the log; it needs ``train.logging_steps=1``. ``evals``: the
+    events of evaluations during training.
     The run folder is removed: weights of hundreds of megabytes a cell are not kept.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -169,8 +170,9 @@ def train(words: list[str], folder: Path, environment: dict[str, str] | None = N
     loading = [e["seconds"] for e in events if e["event"] == "stage" and e["message"].startswith("loading")]
     ends = [e["seconds"] for e in events if e["event"] == "log"]
     gaps = sorted(1000 * (b - a) for a, b in itertools.pairwise(ends[1:]))
+    evals = [e for e in events if e["event"] == "eval"]
     timing = {"prepare_seconds": loading[0] if loading else None, "step_ms": gaps[len(gaps) // 2] if gaps else None}
-    return summary | timing
+    return summary | timing | {"evals": evals}
 
 
 def costs(summary: dict[str, Any], *more: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A peer: TRL's SFTTrainer, packed and in bf16, with peft for LoRA, on rows of {"instruction", "input", "output"}.
 
 Loss on the answers alone (completion_only_loss), gradient checkpointing off: TRL turns it on, and it costs speed.
-Prints one JSON line.
+With --held, rows that are scored every few steps by the same masks as ours. Prints one JSON line.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import transformers
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
+from weitiao.data.chat import Chat
 from weitiao.measure.meters import peak_memory_bytes  # the meter of both sides: VmHWM
 
 
@@ -33,6 +34,35 @@ class Clock(transformers.TrainerCallback):
             self.started = time.perf_counter()
         elif state.global_step > self.warmup:
             self.seconds = time.perf_counter() - self.started
+
+
+class Score(transformers.TrainerCallback):
+    """Nats a learnt token of held-out rows, every few steps: [step, log_loss]."""
+
+    def __init__(self, rows: list[dict[str, Any]], every: int, chat: Chat) -> None:
+        self.rows = chat.tokens([row["prompt"] + row["completion"] for row in rows])
+        self.every, self.curve = every, list[tuple[int, float]]()
+
+    def on_step_end(self, args, state, control, model, **kwargs):  # type: ignore[no-untyped-def]
+        if state.global_step % self.every == 0:
+            self.curve.append((state.global_step, self.log_loss(model)))
+
+    @torch.no_grad()
+    def log_loss(self, model) -> float:  # type: ignore[no-untyped-def]
+        model.eval()
+        total, count = 0.0, 0
+        for ids, learnt in self.rows:
+            batch = torch.tensor([ids])
+            targets = torch.where(torch.tensor([learnt]), batch, -100)[0, 1:]
+            logits = model(input_ids=batch).logits[0, :-1].float()
+            total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+            count += int((targets >= 0).sum())
+        model.train()
+        return total / count
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    return [conversation(json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def conversation(row: dict[str, str]) -> dict[str, Any]:
@@ -50,6 +80,10 @@ def main() -> None:
     parser.add_argument("--method", choices=["full", "lora"], required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--held")
+    parser.add_argument("--score-every", type=int, default=4)
     parser.add_argument("--max-length", type=int, required=True)
     parser.add_argument("--warmup-steps", type=int, default=1)
     parser.add_argument("--output", required=True)
@@ -57,7 +91,6 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    rows = [json.loads(line) for line in Path(options.train).read_text(encoding="utf-8").splitlines()]
     arguments = SFTConfig(
         output_dir=options.output,
         per_device_train_batch_size=options.batch,
@@ -66,7 +99,8 @@ def main() -> None:
         packing=True,
         completion_only_loss=True,
         gradient_checkpointing=False,
-        learning_rate=5e-4 if options.method == "lora" else 5e-5,
+        learning_rate=options.learning_rate or (5e-4 if options.method == "lora" else 5e-5),
+        seed=options.seed,
         bf16=True,
         save_strategy="no",
         report_to=[],
@@ -75,13 +109,15 @@ def main() -> None:
     )
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     clock = Clock(options.warmup_steps)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    score = Score(read(options.held), options.score_every, Chat.of(tokenizer, None)) if options.held else None
     trainer = SFTTrainer(
         model=transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32),
         args=arguments,
-        train_dataset=datasets.Dataset.from_list([conversation(row) for row in rows]),
-        processing_class=transformers.AutoTokenizer.from_pretrained(options.model),
+        train_dataset=datasets.Dataset.from_list(read(options.train)),
+        processing_class=tokenizer,
         peft_config=adapter if options.method == "lora" else None,
-        callbacks=[clock],
+        callbacks=[clock, *([score] if score else [])],
     )
     collator = trainer.data_collator
     seen = {"batches": 0, "tokens": 0, "supervised": 0}
@@ -104,6 +140,7 @@ def main() -> None:
                 "supervised_tokens_per_s": seen["supervised"] / clock.seconds,
                 "seconds": clock.seconds,
                 "peak_memory_bytes": peak_memory_bytes(),
+                **({"curve": score.curve} if score else {}),
             }
         )
     )

@@ -98,5 +98,43 @@ def _causal_lm(bench: Bench, words: list[str]) -> dict[str, Any]:
     return costs(summary) | {"supervised_tokens_per_s": summary.get("supervised_tokens_per_s")}
 
 
+SFT_RATES = {"lora": 2e-3, "full": 1e-4}  # those of recipes/sft-*.yaml
+
+
+def trl_loss(bench: Bench) -> Iterator[Cell]:
+    """The loss of held-out answers while TRL and we train on the same rows, at one rate and as many tokens a step."""
+    steps = bench.size(20, 2)  # about one pass
+    for i in bench.rounds(3):
+        for method in METHODS:
+            case = {"round": i, "model": material.SMOLLM, "method": method, "steps": steps, "rate": SFT_RATES[method]}
+            yield Cell(case | {"side": "trl"}, partial(_trl_curve, bench, case))
+            yield Cell(case | {"side": "ours"}, partial(_own_curve, bench, case))
+
+
+def _trl_curve(bench: Bench, case: dict[str, Any]) -> dict[str, Any]:
+    rows, held = material.instruction_sides(bench.scratch)
+    words: list[str | Path] = ["--model", bench.model(case["model"]), "--method", case["method"], "--train", rows]
+    words += ["--held", held, "--output", bench.scratch / "peer", "--batch", "2", "--max-length", "512"]
+    words += ["--steps", str(case["steps"]), "--learning-rate", str(case["rate"]), "--seed", str(case["round"])]
+    return {"curve": script("peers/trl_sft.py", *words)["curve"]}
+
+
+def _own_curve(bench: Bench, case: dict[str, Any]) -> dict[str, Any]:
+    rows, held = material.instruction_sides(bench.scratch)
+    words = [
+        f"model={case['model']}",
+        "task=causal_lm",
+        f"data.train={rows}",
+        f"data.eval={held}",
+        "data.max_length=512",
+    ]
+    words += [f"method.type={case['method']}", f"train.learning_rate={case['rate']}", f"train.seed={case['round']}"]
+    # TRL's own defaults; ours warm up and decay
+    words += ["train.warmup_ratio=0", "train.weight_decay=0", "train.tokens_per_batch=1024"]
+    words += [f"train.max_steps={case['steps']}", "train.eval_strategy=steps", "train.eval_steps=4"]
+    found = train([*words, "train.generate_rows=0", "data.near_duplicates=off"], bench.run)
+    return {"curve": [(e["step"], e["log_loss"]) for e in found["evals"]], "end": found["metrics"]["log_loss"]}
+
+
 def _first(path: Path, count: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
