@@ -9,10 +9,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/reviews-compare.yaml
 
-# A process a core, a thread each: most of a test is starting things, which two threads do not hasten.
+# Three processes for two cores, a thread each: most of a test is starting things and waiting for them.
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 # FAULTS=few: some of the kills; test-faults tries them all.
 test: $(VENV)/.installed-dev
-	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.
 test-faults: $(VENV)/.installed-dev

@@ -63,13 +63,12 @@ ANSWERS = 4
 
 def recipes_table(found: dict[str, Any]) -> str:
     lines = [
-        "| recipe | trained | steps | seconds | peak memory | stored | held-out rows | base, untrained |",
-        "|" + "---|" * 8,
+        "| recipe | trained | steps | stored | held-out rows | base, untrained |",
+        "|" + "---|" * 6,
     ]
     for name, run in found["recipes"].items():
         metrics, before = ({key: f"{run.get(side, {})[key]:.3f}" for key in SHOWN if key in run.get(side, {})} for side in ("metrics", "metrics_before"))  # fmt: skip
-        cells = [name, f"{run['num_trainable_params']:,}", f"{run['steps']:,}", f"{run['train_seconds']:.0f}"]
-        cells += [f"{run['peak_memory_bytes'] / 1e9:.2f} GB", f"{run['artifact_bytes'] / 1e6:,.1f} MB"]
+        cells = [name, f"{run['num_trainable_params']:,}", f"{run['steps']:,}", f"{run['artifact_bytes'] / 1e6:,.1f} MB"]
         cells += [", ".join(f"{key} {value}" for key, value in side.items()) for side in (metrics, before)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Every task's recipes for full and for LoRA, run as they stand: python benchmarks/recipes.py [NAME ...]
 
-Keeps what each run measured, and what a language model answered before and after, in results/recipes.json.
+Keeps the quality of each run, and what a language model answered before and after, in results/recipes.json. Time and memory
+are bench.py's, which measures them alone on the machine.
 """
 
 import json
@@ -15,8 +16,6 @@ TASKS = ("reviews", "sft", "ner", "multi-label", "regression")
 STORED = RESULTS / "recipes.json"
 KEPT = (
     "steps",
-    "train_seconds",
-    "peak_memory_bytes",
     "artifact_bytes",
     "num_trainable_params",
     "metrics",

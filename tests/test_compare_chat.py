@@ -192,19 +192,19 @@ def test_a_cell_that_is_missing_is_run_and_the_others_are_kept(searched: tuple[d
 
 @pytest.mark.slow
 def test_the_real_model_by_the_command(tmp_path: Path) -> None:
-    """SmolLM2, both methods, two seeds."""
+    """SmolLM2, both methods."""
     words = [
         "model=SmolLM2-135M-Instruct", "task=causal_lm", "data.train=chatterbot-en", "data.train_size=8",
         "data.test_size=2", "data.max_length=48", "data.check=warn", "train.max_steps=2", "train.tokens_per_batch=96",
-        "train.generate_rows=1", "train.max_new_tokens=4", "train.eval_strategy=no", "compare.seeds=[1, 2]",
+        "train.generate_rows=1", "train.max_new_tokens=4", "train.eval_strategy=no", "compare.seeds=[1]",
         f"output.dir={tmp_path / 'cmp'}",
     ]  # fmt: skip
     command = [sys.executable, "-m", "weitiao", "compare", *words, "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert [cell["name"] for cell in result["cells"]] == ["full-seed1", "lora-seed1", "full-seed2", "lora-seed2"]
+    assert [cell["name"] for cell in result["cells"]] == ["full-seed1", "lora-seed1"]
     assert all(0 < arm["quality"]["log_loss"]["mean"] < 6 for arm in result["arms"])
-    assert result["pairs"][0]["decision"]["because"] == "open"  # two seeds decide nothing
+    assert result["pairs"][0]["decision"]["because"] == "open"  # one seed decides nothing
     assert comparison.verify(tmp_path / "cmp")["holds"]
     assert "Answers to the same questions" in (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
