@@ -161,9 +161,12 @@ def quality_row(results: Path) -> list[str]:
         return [text, "not measured", "", "not measured"]
     worst = min(known, key=lambda c: c.lower)
     measured = f"worst lower bound {100 * worst.lower:+.2f} points ({worst.name}, {worst.method})"
-    open_ones = [f"{c.name}, {c.method}" for c in all_of_them if c.verdict != "yes"]
-    answer = f"not shown for {'; '.join(open_ones)}" if open_ones else "yes"
-    return [text, measured, str(min(len(c.seeds) for c in all_of_them)), answer]
+    open_ones = [f"{c.name}, {c.method}" for c in known if c.verdict != "yes"]
+    unknown = len(all_of_them) - len(known)
+    parts = ([f"not shown for {'; '.join(open_ones)}"] if open_ones else []) + (
+        [f"{unknown} of {len(all_of_them)} not measured"] if unknown else []
+    )
+    return [text, measured, str(min(len(c.seeds) for c in known)), "; ".join(parts) or "yes"]
 
 
 def goals_rows(results: Path) -> list[list[str]]:
