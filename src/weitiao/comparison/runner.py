@@ -18,7 +18,6 @@ from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
 from weitiao.lock import NAME as LOCK
 from weitiao.lock import RunLock
-from weitiao.methods.shapes import on_shapes
 from weitiao.overrides import as_config, dump, load
 from weitiao.tasks import TASKS
 
@@ -57,9 +56,8 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
         if isinstance(name, str) and name in catalogue.ENTRIES and catalogue.cached(name) is None:
             _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, total)
             catalogue.fetch(name)
-    # What is wrong with model, methods or data is said at once, not by the first cell.
-    for arm in config.compare.methods:
-        on_shapes(arm.method, config.model, TASKS[config.task].AUTO_MODEL)
+    # What is wrong with model or data is said at once, not by the first cell.
+    pretrained.locate(config.model)
     prepared = (
         prepare_evaluation(config.data) if config.data.streaming else prepare(config.data, TASKS[config.task].KIND)
     )

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from weitiao import pretrained
 from weitiao.methods import METHODS, refuse_unfit
-from weitiao.methods.galore import GaLore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,8 +32,4 @@ def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
         changes["top_k"] = 1
     method = method.model_copy(update=changes)
     applied: PreTrainedModel = METHODS[method.type].apply(drawn, method, new, pretrained.locate(model))
-    if method.type == "full":  # LISA's layers and GaLore's matrices are looked for
-        trained: dict[str, Any] = {name: p for name, p in applied.named_parameters() if p.requires_grad}
-        METHODS["full"].beside(method, applied, trained, 0, 0)
-        GaLore.of(method, applied)
     return applied
