@@ -68,7 +68,12 @@ def recipes_table(found: dict[str, Any]) -> str:
     ]
     for name, run in found["recipes"].items():
         metrics, before = ({key: f"{run.get(side, {})[key]:.3f}" for key in SHOWN if key in run.get(side, {})} for side in ("metrics", "metrics_before"))  # fmt: skip
-        cells = [name, f"{run['num_trainable_params']:,}", f"{run['steps']:,}", f"{run['artifact_bytes'] / 1e6:,.1f} MB"]
+        cells = [
+            name,
+            f"{run['num_trainable_params']:,}",
+            f"{run['steps']:,}",
+            f"{run['artifact_bytes'] / 1e6:,.1f} MB",
+        ]
         cells += [", ".join(f"{key} {value}" for key, value in side.items()) for side in (metrics, before)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

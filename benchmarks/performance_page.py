@@ -15,6 +15,7 @@ from suites.dtypes import VARIANTS as DTYPES
 from suites.growth import AXES
 from suites.own import LARGER, VARIANTS
 from suites.quality import MARGIN, SEEDS
+from trl_loss_page import trl_loss
 
 E5, BASE = material.E5, material.BERT_BASE
 NOT_MEASURED = "Not measured."
@@ -108,25 +109,6 @@ def trl(suite: Suite, results: Path) -> list[str]:
         table(head, rows),
         *skipped,
         bare_line(suite),
-    ]
-
-
-def trl_loss(suite: Suite, results: Path) -> list[str]:
-    rows = []
-    for method in ("lora", "full"):
-        ours, theirs = (suite.rounds(method=method, side=side) for side in ("ours", "trl"))
-        both = sorted(ours.keys() & theirs.keys())
-        curves = [[dict(map(tuple, side[i]["curve"])) for i in both] for side in (ours, theirs)]
-        for step in sorted(set.intersection(*(set(c) for side in curves for c in side)) if both else ()):
-            a, b = ([curve[step] for curve in side] for side in curves)
-            apart = spread([x - y for x, y in zip(a, b, strict=True)], 3)
-            rows.append([method, str(step), spread(a, 3), spread(b, 3), apart])
-    head = ["method", "step", "ours", "TRL", "ours - TRL, same seed"]
-    return [
-        "Nats a learnt token of held-out answers while both train on the catalogue's Chinese dialogues: about one pass, one rate, no "
-        "warm-up, 1,024 tokens a step, scored row by row with the same masks. Batches differ: TRL packs rows to 512 tokens, ours "
-        "holds rows of near-equal length. In brackets the seeds.",
-        table(head, rows),
     ]
 
 
@@ -304,7 +286,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "products": ("What an adapter costs beside its layer", products),
     "first_use": ("First use", first_use),
     "trl": ("Instruction tuning against TRL", trl),
-    "trl_loss": ("The same loss as TRL's", trl_loss),
+    "trl_loss": ("Held-out loss beside TRL's", trl_loss),
     "growth": ("As the work grows", growth),
     "quality": ("Whether speed costs quality", quality),
 }

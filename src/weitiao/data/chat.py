@@ -181,7 +181,10 @@ class Chat:
     def end_ids(self) -> list[int]:
         """The token that ends an assistant's turn; none where the template has no such token."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        ((ids, learnt),) = replace(self, train_on_prompt=False).tokens([turns])
+        try:
+            ((ids, learnt),) = replace(self, train_on_prompt=False, skip_refused=False).tokens([turns])
+        except DataError:  # a template that wants other turns, such as a system's
+            return []
         last = [token for token, is_learnt in zip(ids, learnt, strict=True) if is_learnt][-1]
         return [last] if last in self.tokenizer.all_special_ids else []
 
@@ -219,7 +222,7 @@ def encode_chats(
         for i, (tokens, mask) in enumerate(
             chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)), start=start
         ):
-            if not tokens:  # refused by the template, and skipped
+            if not tokens and chat.skip_refused:  # refused by the template
                 continue
             if len(tokens) > max_length:
                 over += 1
@@ -264,7 +267,7 @@ def chat_lengths(
     for start in range(0, len(conversations), _BLOCK_ROWS):
         for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)):
             places = np.flatnonzero(learnt)
-            never = NEVER if tokens else 0  # no tokens: left out, not mute
+            never = NEVER if tokens or not chat.skip_refused else 0  # refused: left out, not mute
             counts.append(len(tokens))
             first.append(int(places[0]) if len(places) else never)
             last.append(int(places[-1]) if len(places) else never)

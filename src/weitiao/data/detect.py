@@ -61,6 +61,7 @@ def detect(
             )
     if text is None and label is None and (found := _conversation(fields, asked)):
         return found
+    asked = None if asked == "sft" else asked  # no conversation: what it is instead tells which task fits
     words, tags = text or _first(fields, _WORDS), label or _first(fields, _TAGS)
     if words is not None and tags is not None and asked in (None, "classification"):
         lists = isinstance(fields[words], list) and isinstance(fields[tags], list)

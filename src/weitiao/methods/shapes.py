@@ -26,6 +26,8 @@ def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
     resolved = pretrained.Resolved("cpu", "float32", "eager", {})
     drawn, new = pretrained.load_model(model, auto_class, () if generates else ("0", "1"), 0, resolved, meta=True)
     changes: dict[str, Any] = {}
+    if getattr(method, "init_from", None) is not None:
+        changes["init_from"] = None  # its head has the labels of the rows, which are not read yet
     if getattr(method, "init_lora_weights", None) in SVD_STARTS:
         changes["init_lora_weights"] = True
     if method.top_k == "auto":
