@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-faults check audit format options results bench clean
@@ -9,8 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/reviews-compare.yaml
 
-# Three processes for two cores, a thread each: most of a test is starting things and waiting for them.
-WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
+# Three processes for two cores (WORKERS), a thread each: most of a test is starting things and waiting for them.
 # FAULTS=few: some of the kills; test-faults tries them all.
 test: $(VENV)/.installed-dev
 	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -10,7 +10,7 @@ import pytest
 from conftest import write_jsonl
 from weitiao import pretrained
 from weitiao.config import DataConfig
-from weitiao.data.chat import Chat, chat_lengths, chat_of, encode_chats, question_of
+from weitiao.data.chat import REFUSED, Chat, chat_lengths, chat_of, encode_chats, question_of
 from weitiao.data.prepare import prepare
 from weitiao.errors import DataError
 
@@ -210,8 +210,30 @@ def test_conversations_that_the_template_refuses_stop_the_run_or_are_left_out(
     assert encoded.lengths == [len(Chat(tokenizer).tokens([good])[0][0])] * 2
     assert "left out: 2 conversations that the chat template refuses. a: " in caplog.text
     counts, first, last = chat_lengths([bad, good], chat, ["a", "b"])
-    assert (counts[0], first[0], last[0]) == (0, 0, 0)
+    assert (counts[0], first[0], last[0]) == (REFUSED, 0, 0)
     assert counts[1] == encoded.lengths[0]
+    with pytest.raises(DataError, match="refuses 2 of 2 conversations"):
+        encode_chats([bad, bad], chat, 512)
+
+
+def test_a_template_that_wants_a_system_turn_has_no_known_end(tokenizer: Any) -> None:
+    wants = "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}" + PLAIN
+    for skip in (False, True):
+        assert Chat(tokenizer, wants, skip_refused=skip).end_ids() == []
+
+
+@pytest.mark.parametrize(
+    ("row", "task"),
+    [
+        ({"tokens": ["a"], "ner_tags": ["O"]}, "token_classification"),
+        ({"text": "a", "label": ["x"]}, "multi_label"),
+        ({"text": "a", "label": 0.5}, "regression"),
+    ],
+)
+def test_rows_of_another_task_name_it(row: dict[str, Any], task: str, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [row] * 4)
+    with pytest.raises(DataError, match=f"task={task}"):
+        prepare(DataConfig(train=str(file)), "sft")
 
 
 def test_no_question_is_on_both_sides(tmp_path: Path) -> None:

@@ -161,6 +161,14 @@ def test_a_conversation_that_the_template_refuses_is_named(tmp_path: Path, smoll
     path = write_jsonl(tmp_path / "r.jsonl", [{"conversations": turns}, {"conversations": turns[1:]}])
     with pytest.raises(DataError, match=r"r\.jsonl:2: The chat template cannot render"):
         weitiao.data.check(DataConfig(train=str(path)), model=str(smollm))
+    for _ in range(2):  # the second is the one that was kept
+        report = weitiao.data.check(DataConfig(train=str(path), bad_rows="skip"), model=str(smollm))
+        (found,) = [f for f in report.findings if f.code == "refused_by_template"]
+        assert (found.count, found.where) == (1, ("r.jsonl:2",))
+        assert min(report.lengths["percentiles"].values()) > 0
+    path = write_jsonl(tmp_path / "all.jsonl", [{"conversations": turns[1:]}] * 2)
+    with pytest.raises(DataError, match="refuses all 2 conversations"):
+        weitiao.data.check(DataConfig(train=str(path), bad_rows="skip"), model=str(smollm))
 
 
 def test_errors_stop_training_unless_told_otherwise(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from weitiao.catalogue import fetch
 from weitiao.config import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError
-from weitiao.method_config import ALIASES
-from weitiao.methods import METHODS, default_rate
+from weitiao.method_config import ALIASES, LoraConfig
+from weitiao.methods import METHODS, default_rate, galore, lora
 from weitiao.methods.family import FAMILY, methods
+from weitiao.methods.shapes import on_shapes
 from weitiao.overrides import load
 
 
@@ -132,12 +133,22 @@ def test_a_model_that_writes_takes_it_or_refuses_before_rows_are_read(
         assert float(loss) == pytest.approx(row["loss_sum"], rel=2e-4)
 
 
-def test_shares_of_a_model_that_writes() -> None:
-    """SmolLM2 has no biases; its shapes are read as its own, not as a classifier's."""
+def test_an_earlier_adapter_is_not_judged_by_a_head_of_two_labels(tiny_model: Path) -> None:
+    """Rows tell how many labels there are, and they are not read yet: training itself compares the adapters."""
+    config = LoraConfig(init_from="nowhere")
+    on_shapes(config, str(tiny_model), "AutoModelForSequenceClassification")
+    with pytest.raises(ConfigError, match="no module named nothing"):
+        on_shapes(LoraConfig(target_modules=["nothing"]), str(tiny_model), "AutoModelForSequenceClassification")
+
+
+def test_shares_of_a_model_that_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolLM2 has no biases; its shapes are read as its own, not as a classifier's. Missing packages do not matter."""
+    monkeypatch.setattr(galore, "find_spec", lambda name: None)
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
     found = {row["name"]: row["trainable_percent"] for row in methods(model="SmolLM2-135M-Instruct")}
-    assert [name for name, share in found.items() if share is None] == ["bitfit"]
+    assert [name for name, share in found.items() if share is None] == ["top-k", "head-only", "bitfit"]
     assert found["full"] == 100
     # r (in + out) of the seven layers of each of the 30 blocks: 4 of attention, 3 of the feed-forward part
     widths = [(576, 576), (576, 192), (576, 192), (576, 576), (576, 1536), (576, 1536), (1536, 576)]
-    lora = 30 * sum(16 * (a + b) for a, b in widths)
-    assert found["lora"] == pytest.approx(100 * lora / (134_515_008 + lora), rel=1e-9)
+    pairs = 30 * sum(16 * (a + b) for a, b in widths)
+    assert found["lora"] == pytest.approx(100 * pairs / (134_515_008 + pairs), rel=1e-9)

@@ -48,7 +48,13 @@ class Predictor:
             raise pretrained.cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
         self.model = model.to(resolved.device)
 
-    def scores(self, texts: Sequence[Any], pairs: Sequence[str] | None = None, labels: Sequence[str] = ()) -> Scored:
+    def scores(
+        self,
+        texts: Sequence[Any],
+        pairs: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
+        ids: Sequence[str] = (),
+    ) -> Scored:
         """Logits [N, C] in the order of ``texts`` (of all their words), and the encoded rows.
 
         Longer texts are cut, or averaged by window.
@@ -61,7 +67,7 @@ class Predictor:
         # the saved tokenizer has the chat template that the run was given
         changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
         data = self.config.data.model_copy(update=changed)
-        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs)
+        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs, ids=ids)
         budget = self.config.train.eval_tokens_per_batch
         return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
 
@@ -195,11 +201,12 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
         found = f"{side.ids[unknown[0]]}: label '{unknown[1]}' is unknown"
         raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")
     texts, pairs = predictor.task.rows_of(side)
-    scores, encoded = predictor.scores(texts, pairs, labels)
+    scores, encoded = predictor.scores(texts, pairs, labels, side.ids)
     return {
         "run_dir": str(run),
         "data": str(data),
         "rows_over_length": encoded.num_over_length,
+        "rows_left_out": len(side) - len(encoded.kept),
         "metrics": predictor.task.metrics(scores, encoded.gold, names),
     }
 

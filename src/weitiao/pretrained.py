@@ -192,7 +192,10 @@ def model_type(model: str) -> str:
 
 def is_causal_lm(model: str) -> bool:
     """Whether the checkpoint was made to write texts. Raises ModelError if its config.json cannot be used."""
-    return any(str(name).endswith("ForCausalLM") for name in _config_of(model).architectures or ())
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    return any(name in known for name in _config_of(model).architectures or ())
 
 
 def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:

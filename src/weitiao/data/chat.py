@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _BLOCK_ROWS = 1024
 NEVER = 2**62
+REFUSED = -1
 Message = dict[str, str]
 Conversation = Sequence[Message]
 Span = tuple[int, int]
@@ -217,12 +218,13 @@ def encode_chats(
     learnt: list[bool] = []
     owner: list[int] = []
     mute: list[int] = []
-    over = lost = 0
+    over = lost = refused = 0
     for start in range(0, len(conversations), _BLOCK_ROWS):
         for i, (tokens, mask) in enumerate(
             chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)), start=start
         ):
             if not tokens and chat.skip_refused:  # refused by the template
+                refused += 1
                 continue
             if len(tokens) > max_length:
                 over += 1
@@ -251,6 +253,11 @@ def encode_chats(
             "Expected room for the question and some of the answer.\nRaise data.max_length, shorten these rows, leave long "
             "rows out with data.over_length=drop, or leave such rows out with data.check=warn."
         )
+    if refused and not rows:
+        raise DataError(
+            f"No row is left to encode: the chat template refuses {refused:,} of {len(conversations):,} conversations.\n"
+            "Expected conversations that it renders.\nCorrect the rows, or give another template: data.chat_template=FILE"
+        )
     flat = np.fromiter((token for row in rows for token in row), dtype=np.int32)
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     none = np.zeros(0, dtype=np.int64)
@@ -262,13 +269,17 @@ def encode_chats(
 def chat_lengths(
     conversations: Sequence[Conversation], chat: Chat, ids: Sequence[str] = ()
 ) -> tuple[list[int], list[int], list[int]]:
-    """For each conversation, uncut: its tokens, the place of its first learnt one (or NEVER), the place of its last."""
+    """For each conversation, uncut: its tokens, the place of its first learnt one (or NEVER), the place of its last.
+
+    One that is left out because the template refuses it has REFUSED tokens.
+    """
     counts, first, last = list[int](), list[int](), list[int]()
     for start in range(0, len(conversations), _BLOCK_ROWS):
         for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)):
             places = np.flatnonzero(learnt)
-            never = NEVER if tokens or not chat.skip_refused else 0  # refused: left out, not mute
-            counts.append(len(tokens))
+            is_refused = not tokens and chat.skip_refused
+            never = 0 if is_refused else NEVER
+            counts.append(REFUSED if is_refused else len(tokens))
             first.append(int(places[0]) if len(places) else never)
             last.append(int(places[-1]) if len(places) else never)
     return counts, first, last

@@ -8,16 +8,19 @@ from typing import Any, Literal
 import numpy as np
 
 from weitiao.config import DataConfig
+from weitiao.data.chat import REFUSED
 from weitiao.data.near import near_pairs
 from weitiao.data.prepare import FEW_EMPTY, groups_of
 from weitiao.data.side import Side
 from weitiao.data.suspicious import has_control, has_replacement, is_mojibake, script_of
 from weitiao.data.table import EMPTY, Table, build
 from weitiao.data.tags import count_entities
+from weitiao.errors import DataError
 
 Severity = Literal["error", "warning", "info"]
 Say = Callable[[str], None]
-# Of each row: its tokens, uncut; of conversations also the places of the first and the last token that is learnt.
+# Of each row: its tokens, uncut; of conversations also the places of the first and the last token
+# that is learnt, and REFUSED tokens where the chat template does not render it.
 Lengths = tuple[Sequence[int], Sequence[int], Sequence[int]]
 _SHOWN = 20
 _NEAR_ROWS = 200_000  # the MinHash index of more rows would not fit an ordinary machine
@@ -297,6 +300,13 @@ def _lengths(
         counts = first = last = np.array([len(text) + len(pair or "") for text, pair in pairs])
     else:
         counts, first, last = map(np.asarray, lengths_of(table))
+    refused, whole = np.flatnonzero(counts == REFUSED).tolist(), counts
+    if len(refused) == len(counts):
+        raise DataError(
+            f"The chat template refuses all {len(counts):,} conversations of {config.train}.\nExpected some that it renders.\n"
+            "Correct the rows, or give another template: data.chat_template=FILE"
+        )
+    counts = counts[counts != REFUSED]
     values, edges = np.histogram(counts, bins=min(60, max(1, int(counts.max()))))
     facts = {
         "unit": unit,
@@ -310,9 +320,11 @@ def _lengths(
     if lengths_of is None:
         return facts, []
     findings = []
-    long = np.flatnonzero(counts > config.max_length).tolist()
+    if refused:
+        findings.append(_finding("refused_by_template", "warning", table, refused, "conversations that the chat template refuses: left out", "correct them, or give another template by data.chat_template"))  # fmt: skip
+    long = np.flatnonzero(whole > config.max_length).tolist()
     if long:
-        lost = int((counts[long] - config.max_length).sum())
+        lost = int((whole[long] - config.max_length).sum())
         severity: Severity = "error" if config.over_length == "fail" else "warning"
         message = (
             f"rows longer than {config.max_length} tokens ({lost:,} tokens, {100 * lost / counts.sum():.2f} % of all)"

@@ -69,13 +69,16 @@ def shares(model: str) -> dict[str, float | None]:
     from weitiao import pretrained
     from weitiao.errors import ConfigError
     from weitiao.methods.shapes import on_shapes
+    from weitiao.task_config import refuse_foreign_method
 
     found: dict[str, float | None] = {}
-    auto_class = "AutoModelForCausalLM" if pretrained.is_causal_lm(model) else "AutoModelForSequenceClassification"
+    writes = pretrained.is_causal_lm(model)
+    auto_class = "AutoModelForCausalLM" if writes else "AutoModelForSequenceClassification"
     for member in FAMILY:
         try:
+            refuse_foreign_method("causal_lm" if writes else "classification", member.config)
             adapted = on_shapes(member.config, model, auto_class)
-        except ConfigError:
+        except (ConfigError, ValueError):
             found[member.name] = None
             continue
         own = [p for name, p in adapted.named_parameters() if ".original_module." not in name]

@@ -3,12 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 from weitiao import pretrained
-from weitiao.methods import METHODS, refuse_unfit
+from weitiao.methods import METHODS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SVD_STARTS = ("pissa", "olora")  # what starts these needs the weights
+_SVD_STARTS = ("pissa", "olora")
+
+
+def with_plain_start(method: Any) -> Any:
+    """The method without a start that is computed from the weights; the shapes are the same."""
+    if getattr(method, "init_lora_weights", None) in _SVD_STARTS:
+        return method.model_copy(update={"init_lora_weights": True})
+    return method
 
 
 def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
@@ -21,17 +28,14 @@ def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
         ConfigError: the model cannot take the method.
         ModelError: no such model.
     """
-    generates = auto_class == "AutoModelForCausalLM"
-    refuse_unfit(method, pretrained.model_type(model), generates)
+    names = () if auto_class == "AutoModelForCausalLM" else ("0", "1")
     resolved = pretrained.Resolved("cpu", "float32", "eager", {})
-    drawn, new = pretrained.load_model(model, auto_class, () if generates else ("0", "1"), 0, resolved, meta=True)
+    drawn, new = pretrained.load_model(model, auto_class, names, 0, resolved, meta=True)
     changes: dict[str, Any] = {}
     if getattr(method, "init_from", None) is not None:
         changes["init_from"] = None  # its head has the labels of the rows, which are not read yet
-    if getattr(method, "init_lora_weights", None) in SVD_STARTS:
-        changes["init_lora_weights"] = True
     if method.top_k == "auto":
         changes["top_k"] = 1
-    method = method.model_copy(update=changes)
+    method = with_plain_start(method.model_copy(update=changes))
     applied: PreTrainedModel = METHODS[method.type].apply(drawn, method, new, pretrained.locate(model))
     return applied

@@ -17,7 +17,7 @@ from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
 from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS, refuse_unfit
 from weitiao.methods.galore import GaLore
-from weitiao.methods.shapes import SVD_STARTS
+from weitiao.methods.shapes import with_plain_start
 from weitiao.training.adapt import count_parameters, fuse, lora_base, occurring_rows
 from weitiao.training.inputs import Inputs
 
@@ -70,8 +70,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if method.top_k == "auto":
         method = method.model_copy(update={"top_k": len(layers(model)[1])})
         notes.append("top_k=auto is chosen from the weights: planned with all layers, the most it can be")
-    if getattr(method, "init_lora_weights", None) in SVD_STARTS:  # the shapes are those of the default start
-        method = method.model_copy(update={"init_lora_weights": True})
+    method = with_plain_start(method)
     if getattr(method, "eva_rho", None):
         notes.append("eva_rho: planned with r ranks in every layer")
     if method.type == "adalora":

@@ -20,7 +20,7 @@ from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.lora import Base, fuse_lora
 from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
-from weitiao.methods import METHODS, rate_factor, refuse_unfit
+from weitiao.methods import METHODS, rate_factor
 from weitiao.methods.earlier import find
 from weitiao.methods.eva import start_from_data
 from weitiao.methods.galore import GaLore
@@ -82,7 +82,6 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
             f"train.optimizer_in_backward=true with {world.size} processes, whose gradients are summed first.\nExpected one "
             "process.\nLeave train.optimizer_in_backward out."
         )
-    refuse_unfit(config.method, pretrained.model_type(config.model), inputs.task.KIND == "sft")
     set_seed(options.seed)  # before loading, so that a new head starts the same for every method
     model, new = pretrained.load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved

@@ -22,6 +22,7 @@ from weitiao.data.side import Side
 from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
 from weitiao.errors import DataError, RunError
+from weitiao.methods import refuse_unfit
 from weitiao.methods.shapes import on_shapes
 from weitiao.tasks import TASKS
 from weitiao.training.events import EventLog
@@ -87,7 +88,9 @@ class Inputs:
 def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     """Make the inputs; writes data_report.json, split.json and environment.json."""
     task = TASKS[config.task]
-    on_shapes(config.method, config.model, task.AUTO_MODEL)  # a method that the model cannot take is refused first
+    # what the model cannot take is refused before anything is read
+    refuse_unfit(config.method, pretrained.model_type(config.model), task.KIND == "sft")
+    on_shapes(config.method, config.model, task.AUTO_MODEL)
     events.write("stage", message=f"reading {config.data.train}")
     tokenizer = pretrained.load_tokenizer(config.model)
     max_length = pretrained.max_length(config, tokenizer)
@@ -209,7 +212,7 @@ def _refuse_changed_data(run: RunDir, hashes: dict[str, Any]) -> None:
 
 
 def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming: bool) -> dict[str, Any]:
-    """The report with what ``over_length=drop`` left.
+    """The report with what encoding left: rows that are too long, keep nothing to learn or are refused by a chat template go.
 
     Raises:
         DataError: a label has no training row any more.
@@ -221,7 +224,7 @@ def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming:
         report[f"num_{name}_rows"] = len(side)
         report[f"label_counts_{name}"] = label_counts(side, prepared.label_names)
         gone = np.setdiff1d(before.rows, side.rows)
-        report[f"over_length_dropped_from_{name}"] = side.table.ids(gone)
+        report[f"dropped_in_encoding_from_{name}"] = side.table.ids(gone)
     needs_all = not streaming and train.table.kind in ("classification", "labels")  # a tag may be rare, or never there
     empty = [n for n, count in report["label_counts_train"].items() if not count] if needs_all else []
     if empty:
