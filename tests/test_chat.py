@@ -231,7 +231,8 @@ def test_a_template_that_wants_a_system_turn_has_no_known_end(tokenizer: Any) ->
     ],
 )
 def test_rows_of_another_task_name_it(row: dict[str, Any], task: str, tmp_path: Path) -> None:
-    file = write_jsonl(tmp_path / "rows.jsonl", [row] * 4)
+    # read anew every time: tables are kept by content
+    file = write_jsonl(tmp_path / "rows.jsonl", [row | {"note": str(tmp_path)}] * 4)
     with pytest.raises(DataError, match=f"task={task}"):
         prepare(DataConfig(train=str(file)), "sft")
 

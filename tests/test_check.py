@@ -157,7 +157,7 @@ def test_sft_rows_are_counted_through_the_chat_template(tmp_path: Path, smollm: 
 
 def test_a_conversation_that_the_template_refuses_is_named(tmp_path: Path, smollm: Path) -> None:
     """SmolLM2's own template, and one turn with which it has nothing to go on from."""
-    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    turns = [{"from": "human", "value": f"q {tmp_path}"}, {"from": "gpt", "value": "a"}]  # no kept report fits
     path = write_jsonl(tmp_path / "r.jsonl", [{"conversations": turns}, {"conversations": turns[1:]}])
     with pytest.raises(DataError, match=r"r\.jsonl:2: The chat template cannot render"):
         weitiao.data.check(DataConfig(train=str(path)), model=str(smollm))
@@ -165,7 +165,7 @@ def test_a_conversation_that_the_template_refuses_is_named(tmp_path: Path, smoll
         report = weitiao.data.check(DataConfig(train=str(path), bad_rows="skip"), model=str(smollm))
         (found,) = [f for f in report.findings if f.code == "refused_by_template"]
         assert (found.count, found.where) == (1, ("r.jsonl:2",))
-        assert min(report.lengths["percentiles"].values()) > 0
+        assert report.lengths["percentiles"]["5"] == report.lengths["percentiles"]["100"] > 0  # of the one row
     path = write_jsonl(tmp_path / "all.jsonl", [{"conversations": turns[1:]}] * 2)
     with pytest.raises(DataError, match="refuses all 2 conversations"):
         weitiao.data.check(DataConfig(train=str(path), bad_rows="skip"), model=str(smollm))

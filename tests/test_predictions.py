@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from weitiao.comparison.predictions import Predictions, calibration, disagreements
+from weitiao.comparison.predictions import Predictions, calibration, disagreements, labelled
 
 
 def predictions(gold: str, sure_of_a: list[float], ids: str | None = None) -> Predictions:
@@ -45,3 +45,9 @@ def test_at_most_fifty_examples() -> None:
 
 def test_correct_rows_are_laid_side_by_side_by_id() -> None:
     assert predictions("ab", [0.9, 0.9], "21").correct.tolist() == [False, True]
+
+
+def test_both_texts_of_a_pair_are_shown() -> None:
+    row = {"id": "1", "gold": "a", "predicted": "a", "scores": {"a": 1.0, "b": 0.0}}
+    found = labelled([row | {"text": "one"}, row | {"text": "one", "text_pair": "two"}])
+    assert found.texts == ("one", "one\ntwo")
