@@ -12,7 +12,7 @@ from typing import Any
 
 from record import RESULTS, ROOT, code_version, last_json, machine
 
-TASKS = ("reviews", "sft", "ner", "multi-label", "regression")
+TASKS = ("reviews", "pairs", "sft", "ner", "multi-label", "regression")
 STORED = RESULTS / "recipes.json"
 KEPT = (
     "steps",

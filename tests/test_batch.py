@@ -45,14 +45,16 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 def test_padding_waste_stays_small_where_random_batches_waste_most() -> None:
     rng = random.Random(0)
     lengths = [min(512, int(rng.lognormvariate(3.7, 0.8)) + 3) for _ in range(3000)]
-    grouped = padding_waste(plan_epoch(lengths, BatchPlan(1024), 0, 0), lengths)
-    scattered = padding_waste(plan_epoch(lengths, BatchPlan(1024, group_by_length=False), 0, 0), lengths)
+    grouped = padding_waste(plan_epoch(lengths, BatchPlan(1024), 0, 0), lengths, BatchPlan(1024))
+    at_random = BatchPlan(1024, group_by_length=False)
+    scattered = padding_waste(plan_epoch(lengths, at_random, 0, 0), lengths, at_random)
     assert grouped < 0.04
     assert scattered > 0.3
 
 
 def test_padding_waste_by_hand() -> None:
-    assert padding_waste([[0, 1], [2]], [2, 4, 5]) == pytest.approx(2 / 13)
+    assert padding_waste([[0, 1], [2]], [2, 4, 5], BatchPlan(8)) == pytest.approx(2 / 13)
+    assert padding_waste([[0, 1], [2]], [2, 4, 5], BatchPlan(8, packing=True)) == 0
 
 
 def test_evaluation_starts_with_the_longest() -> None:

@@ -122,6 +122,20 @@ def test_kinds_and_ratings_are_all_there() -> None:
     assert -4 <= min(row["label"] for row in rows) < max(row["label"] for row in rows) <= 4
 
 
+@pytest.mark.slow
+def test_pairs_are_halves_of_sentences() -> None:
+    rows, tagged = (
+        [json.loads(line) for line in catalogue.fetch(name).read_text(encoding="utf-8").splitlines()]
+        for name in ("peoples-daily-pairs", "peoples-daily-ner")
+    )
+    sentences = {"".join(row["tokens"]) for row in tagged}
+    counts = collections.Counter((row["label"], row["text"] + row["text_pair"] in sentences) for row in rows)
+    assert counts.keys() == {("continues", True), ("another", False)}
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert all(row["text"].endswith("，") and min(len(row["text"]), len(row["text_pair"])) >= 8 for row in rows)
+    assert len(rows) > 10_000
+
+
 SENTENCES = [
     "质量很好，物流也快。", "太差了，再也不买了", "这本书写得非常好，值得一读再读。", "酒店离地铁站很近", "孩子很喜欢",
     "How much protein should a female eat?", "The weather is lovely today.", "ＡＢＣ　１２３", "Café naïve ﬁne", "价格 99 元/件",

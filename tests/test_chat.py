@@ -101,10 +101,6 @@ def test_a_thought_that_the_template_cuts_does_not_lengthen_its_turn(tokenizer: 
     assert learnt(Chat(tokenizer, apart), messages) == ["ok<|im_end|>", "Bob<|im_end|>"]
 
 
-def test_a_template_without_end_tokens_ends_a_turn_with_its_line_break(tokenizer: Any) -> None:
-    assert learnt(Chat(tokenizer, PLAIN), TURNS) == ["你好！\n", " 人工智能。\n是的\n"]
-
-
 def test_end_tokens_inside_an_answer_do_not_end_it(tokenizer: Any) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x<|im_end|>y"}]
     assert learnt(Chat(tokenizer), messages) == ["x<|im_end|>y<|im_end|>"]
@@ -214,6 +210,21 @@ def test_conversations_that_the_template_refuses_stop_the_run_or_are_left_out(
     assert counts[1] == encoded.lengths[0]
     with pytest.raises(DataError, match="refuses 2 of 2 conversations"):
         encode_chats([bad, bad], chat, 512)
+
+
+def test_where_a_template_ends_no_answer_the_end_token_is_put_and_learnt(tokenizer: Any) -> None:
+    """Or the model would never stop. By hand: the last answer alone, blanks in front of the end token gone."""
+    chat, end = Chat(tokenizer, PLAIN), tokenizer.eos_token
+    assert learnt(chat, TURNS) == ["你好！\n", f" 人工智能。\n是的{end}"]
+    assert chat.end_ids() == [tokenizer.eos_token_id]
+    ((ids, _),) = chat.tokens([TURNS])
+    assert ids == tokenizer(chat.render(TURNS).rstrip(), add_special_tokens=False)["input_ids"] + [ids[-1]]
+    # nothing is put behind a question, nor where the template ends its answers
+    assert chat.tokens([TURNS[:4]])[0][0][-1] != tokenizer.eos_token_id
+    ended = Chat(tokenizer).tokens([[*TURNS[:4], {"role": "assistant", "content": ""}]])[0][0]
+    assert ended == tokenizer(Chat(tokenizer).render([*TURNS[:4], {"role": "assistant", "content": ""}]))["input_ids"]
+    skipping = Chat(tokenizer, PLAIN, train_on_prompt=True)
+    assert skipping.tokens([TURNS])[0][1] == [False] + [True] * (len(ids) - 1)
 
 
 def test_a_template_that_wants_a_system_turn_has_no_known_end(tokenizer: Any) -> None:

@@ -97,6 +97,15 @@ def test_synonyms_reach_the_same_configuration() -> None:
     assert load(RunConfig, None, [*GOOD, "cutoff_len=99"]).data.max_length == 99
 
 
+def test_names_that_say_the_opposite(tmp_path: Path) -> None:
+    chat = [*GOOD, "task=causal_lm"]
+    for name in ("completion_only_loss", "data.completion_only_loss", "train.assistant_only_loss"):
+        assert load(RunConfig, None, [*chat, f"{name}=false"]).data.train_on_prompt is True
+        assert load(RunConfig, None, [*chat, f"{name}=true"]).data.train_on_prompt is False
+    with pytest.raises(ConfigError, match=r"completion_only_loss: no such option"):
+        load(RunConfig, None, [*chat, "completion_only_loss=often"])
+
+
 def test_file_and_overrides(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("model: m\ndata: {train: t.jsonl}\noutput: {dir: o}\ntrain: {lr: 1e-3, epochs: 7}\n")

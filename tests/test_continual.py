@@ -285,3 +285,26 @@ def test_command_line(runs: Trained, tmp_path: Path) -> None:
     again = subprocess.run([*command, str(tmp_path / "both")], capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "already exists and is not empty" in again.stderr
+
+
+# Language models
+
+
+def test_a_language_model_goes_on_from_an_adapter_and_its_adapters_combine(
+    chat_options: dict[str, Any], tmp_path: Path
+) -> None:
+    base = {**chat_options, "method": {"type": "lora", "r": 4}}
+    base["train"] = {**chat_options["train"], "generate_rows": 0}
+    first, second = trained(base, tmp_path / "a"), trained(base, tmp_path / "b", seed=7)
+    on = trained(base, tmp_path / "on", {"init_from": str(first.path)}, **STILL)
+    for name, value in tensors(first).items():
+        torch.testing.assert_close(tensors(on)[name], value, atol=1e-7, rtol=1e-6)
+    loss = first.summary["metrics"]["log_loss"]
+    assert abs(loss - second.summary["metrics"]["log_loss"]) > 1e-4, "so that equality is no accident"
+    assert on.summary["metrics"]["log_loss"] == pytest.approx(loss, abs=1e-5)
+    assert on.summary["effects"]["earlier_task"]["metrics_before"]["log_loss"] == loss
+    result = combine([first.path, second.path], weights=[1.0, 0.0], type="linear", output=tmp_path / "both")
+    assert result["scores"][0]["metrics"]["log_loss"] == pytest.approx(loss, abs=1e-4)
+    names = tensors(tmp_path / "both").keys()
+    assert names == tensors(first).keys()
+    assert all(torch.isfinite(value).all() for value in tensors(tmp_path / "both").values())

@@ -118,6 +118,28 @@ def test_two_processes_train_as_one(
         assert "shared out among 2 processes" in done.stderr, "FSDP2 engaged"
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("full", ["train.packing=true", "train.generate_rows=1"]),
+        ("lora", ["train.distributed=fsdp2", "train.generate_rows=0"]),
+    ],
+    ids=["ddp-full-packed", "fsdp2-lora"],
+)
+def test_a_language_model_trains_alike_in_two_processes(
+    method: str, more: list[str], tiny_chat_model: Path, chats_file: Path, tmp_path: Path
+) -> None:
+    more += ["task=causal_lm", "data.near_duplicates=off", "train.max_new_tokens=4", "train.tokens_per_batch=200"]
+    one = [*more, "train.gradient_accumulation_steps=2"]
+    for processes, folder, words in ((1, "one", one), (2, "two", more)):
+        done = launch(options(tiny_chat_model, chats_file, method, tmp_path / folder, *words), processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+    same_training(tmp_path / "one", tmp_path / "two", method)
+    found = [json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8")) for name in ("one", "two")]
+    assert found[1]["num_processes"] == 2
+    assert found[1]["metrics"]["log_loss"] == pytest.approx(found[0]["metrics"]["log_loss"], abs=1e-4)
+
+
 def test_the_saved_adapter_loads_in_plain_peft(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
     import peft
     from transformers import AutoModelForSequenceClassification

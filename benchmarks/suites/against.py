@@ -131,9 +131,27 @@ def _own_curve(bench: Bench, case: dict[str, Any]) -> dict[str, Any]:
     words += [f"method.type={case['method']}", f"train.learning_rate={case['rate']}", f"train.seed={case['round']}"]
     # TRL's own defaults; ours warm up and decay
     words += ["train.warmup_ratio=0", "train.weight_decay=0", "train.tokens_per_batch=1024"]
+    words += ["train.packing=true", "train.bf16=true", "data.duplicates=keep"]  # as TRL does
     words += [f"train.max_steps={case['steps']}", "train.eval_strategy=steps", "train.eval_steps=4"]
     found = train([*words, "train.generate_rows=0", "data.near_duplicates=off"], bench.run)
     return {"curve": [(e["step"], e["log_loss"]) for e in found["evals"]], "end": found["metrics"]["log_loss"]}
+
+
+BATCHES = {
+    "of near-equal length": [],
+    "packed": ["train.packing=true"],
+    "random": ["train.group_by_length=false"],
+}
+
+
+def packing(bench: Bench) -> Iterator[Cell]:
+    """Instruction tuning with rows of near-equal length, packed, and padded at random. Up to 1,024 tokens a step."""
+    for i in bench.rounds(3):
+        for method in METHODS:
+            for batches, own in BATCHES.items():
+                words = ["task=causal_lm", f"method.type={method}", f"train.max_steps={bench.size(20, 4)}", *own]
+                case = {"round": i, "model": material.SMOLLM, "method": method, "batches": batches, "words": words}
+                yield Cell(case, partial(_causal_lm, bench, words))
 
 
 def _first(path: Path, count: int) -> list[dict[str, Any]]:

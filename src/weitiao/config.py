@@ -124,6 +124,10 @@ class TrainConfig(Section):
         False, description="Where a batch does not fit into memory, cut it; the optimizer step keeps its rows."
     )
     group_by_length: bool = Field(True, description="Put rows of near-equal length together (less padding).")
+    packing: bool = Field(
+        False,
+        description="causal_lm: random rows one behind the other, up to tokens_per_batch, none seeing another: no padding.",
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches an optimizer step.")
     distributed: Literal["ddp", "fsdp2"] = Field(
         "ddp",
@@ -236,6 +240,10 @@ class TrainConfig(Section):
     def _consistent(self) -> "TrainConfig":
         if isinstance(self.dropout, float) and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}. Expected a rate from 0 to below 1, or 'model'")
+        if self.packing and self.per_device_train_batch_size:
+            raise ValueError(
+                "packing fills a batch up to tokens_per_batch, and per_device_train_batch_size counts rows. Leave one of them out"
+            )
         needs_eval = "load_best_model_at_end" if self.load_best_model_at_end else None
         needs_eval = "early_stopping_patience" if self.early_stopping_patience else needs_eval
         if needs_eval and self.eval_strategy == "no":
@@ -268,6 +276,11 @@ def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainCon
     if getattr(method, "load_in_4bit", False) and (train.int8_base or not train.fused_lora):
         raise ValueError(
             "method.load_in_4bit (qlora) needs train.fused_lora, and does not go with train.int8_base. Leave those out"
+        )
+    if method.type in ("prompt", "prefix") and train.packing:
+        raise ValueError(
+            f"train.packing puts rows behind each other, and method.type={method.type} a prompt in front of each. "
+            "Leave one of them out"
         )
     if method.type in ("prompt", "prefix") and data.general_text:
         raise ValueError(

@@ -53,6 +53,8 @@ SYNONYMS = {
     "lr_scheduler": "train.lr_scheduler_type",
     "output_dir": "output.dir",
 }  # fmt: skip
+# Names that say the opposite (TRL): true there is false here.
+OPPOSITES = {"completion_only_loss": "data.train_on_prompt", "assistant_only_loss": "data.train_on_prompt"}
 
 
 _SECTIONS = ("data", "method", "train", "output")
@@ -78,12 +80,12 @@ def load(
     given = source if isinstance(source, dict) else read_yaml(Path(source)) if source is not None else {}
     known = set(option_paths(kind))
     for key, value in _flatten(given, known):
-        _assign(tree, _canonical_key(key, kind), value)
+        _assign(tree, *_canonical(key, value, kind))
     for word in overrides:
         key, sep, text = word.partition("=")
         if not sep or not key.strip():
             raise ConfigError(f"Found the word '{word}'.\nExpected key=value.\nExample: train.learning_rate=1e-4")
-        _assign(tree, _canonical_key(key.strip(), kind), _parse_value(text))
+        _assign(tree, *_canonical(key.strip(), _parse_value(text), kind))
     return validate(kind, tree)
 
 
@@ -169,19 +171,23 @@ def _flatten(tree: dict[Any, Any], known: set[str], prefix: str = "") -> Iterabl
             yield path, str(value) if isinstance(value, Path) else value
 
 
-def _canonical_key(key: str, kind: type[BaseModel]) -> str:
+def _canonical(key: str, value: Any, kind: type[BaseModel]) -> tuple[str, Any]:
+    """The path that a name of another tool stands for, and the value as it is meant there."""
     known = option_paths(kind)
     if key in known or key.split(".")[0] == "compare":
-        return key
+        return key, value
     section, _, leaf = key.rpartition(".")
+    if (opposite := OPPOSITES.get(leaf)) in known and (not section or section in _SECTIONS) and isinstance(value, bool):
+        log.info("option %s=%s is read as %s=%s", key, value, opposite, not value)
+        return str(opposite), not value
     target = SYNONYMS.get(key) or (SYNONYMS.get(leaf) if section in _SECTIONS else None)
     if target is None and "." not in key:  # a bare option name that only one section has: seed=1
         hits = [path for path in known if path.rpartition(".")[2] == key]
         target = hits[0] if len(hits) == 1 else None
     if target is None or (target not in known and not target.startswith("method.")):
-        return key
+        return key, value
     log.info("option %s is read as %s", key, target)
-    return target
+    return target, value
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

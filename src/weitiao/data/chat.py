@@ -4,7 +4,8 @@
     ------------------------- not learnt --------------------------- ---- learnt ------- not
 
 Learnt are the assistant's turns, each with the token that ends it. Where a turn begins and ends is seen by rendering the
-conversation up to it, so no template has to be known.
+conversation up to it, so no template has to be known. Where a template puts nothing behind the last answer, the tokenizer's
+end token is put there, or the model would never learn to stop.
 """
 
 import logging
@@ -125,6 +126,13 @@ class Chat:
             spans.append((len(before), self._without_blanks(text, len(before), end)))
         return text, spans
 
+    def _never_ends(self, messages: Conversation, text: str) -> bool:
+        """Whether the conversation ends with an answer and no token that says so."""
+        if self.tokenizer.eos_token_id is None or not messages or messages[-1]["role"] != "assistant":
+            return False
+        answer = messages[-1]["content"].strip()
+        return bool(answer) and text.rstrip().endswith(answer)
+
     def _end_of(self, content: str, text: str, start: int) -> int:
         """The end of the first special token behind a turn's content: some templates render the last turn apart."""
         found = text.find(content.strip(), start)
@@ -166,17 +174,22 @@ class Chat:
                 rendered.append(("", []))
         if refused:
             log.warning("left out: %d conversations that the chat template refuses. %s", len(refused), refused[0])
-        done = self.tokenizer(
-            [text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
+        endless = [
+            self._never_ends(messages, text) for messages, (text, _) in zip(conversations, rendered, strict=True)
+        ]
+        texts = [text.rstrip() if is_endless else text for (text, _), is_endless in zip(rendered, endless, strict=True)]
+        done = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         rows = []
-        for ids, offsets, (_, spans) in zip(done["input_ids"], done["offset_mapping"], rendered, strict=True):
+        for ids, offsets, (_, spans), is_endless in zip(
+            done["input_ids"], done["offset_mapping"], rendered, endless, strict=True
+        ):
             starts = np.array([start for start, _ in offsets])
             learnt = np.full(len(ids), self.train_on_prompt)
             for start, end in spans:
                 learnt |= (starts >= start) & (starts < end)
             learnt[:1] = False
-            rows.append((list(ids), learnt.tolist()))
+            closing = [self.tokenizer.eos_token_id] if is_endless else []
+            rows.append(([*ids, *closing], learnt.tolist() + [True] * len(closing)))
         return rows
 
     def end_ids(self) -> list[int]:

@@ -39,6 +39,7 @@ class Encoded:
         supervised: bool [T], which tokens a causal model learns to predict, or which carry the tag of a word.
         words: int64 [W], the class of every word of rows of words; row i has ``words[word_offsets[i]:word_offsets[i + 1]]``,
             of which those that truncation cut come last and have no token. ``word_offsets``: int64 [N + 1].
+        packed: the rows of a batch lie one behind the other instead of one below the other (causal_lm).
     """
 
     flat: NDArray[np.int32]
@@ -52,6 +53,7 @@ class Encoded:
     supervised: NDArray[np.bool_] | None = None
     words: NDArray[np.int64] | None = None
     word_offsets: NDArray[np.int64] | None = None
+    packed: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

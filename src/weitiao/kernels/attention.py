@@ -6,6 +6,7 @@ Grouped heads (several query heads share a key) are rows of one product with tha
 generation, whose queries are fewer than its keys, go to PyTorch's ``scaled_dot_product_attention``.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -63,9 +64,24 @@ def attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: q [B, H, L, D], k, v [B, H / G, L, D] -> [B, L, H, D]."""
+    """transformers' attention interface: q [B, H, L, D], k, v [B, H / G, L, D] -> [B, L, H, D].
+
+    Args:
+        cu_seq_lens_q: [N + 1], of packed rows (B = 1) where each begins, and the end. Each attends to itself alone.
+    """
+    if cu_seq_lens_q is not None:
+        spans = [slice(start, end) for start, end in itertools.pairwise(cu_seq_lens_q.tolist())]
+        lengths = [span.stop - span.start for span in spans]  # split, whose backward is one concatenation
+        parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        masks = [None if attention_mask is None else attention_mask[..., span, span] for span in spans]
+        rows = [
+            attention(module, q, k, v, mask, dropout, scaling, **kwargs)[0]
+            for (q, k, v), mask in zip(parts, masks, strict=True)
+        ]
+        return torch.cat(rows, dim=1), None
     batch, heads, length, size = query.shape
     if dropout or length > SHORT_UP_TO_TOKENS or key.shape[2] != length:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -21,7 +21,7 @@ from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError
 from weitiao.planning.estimate import CALIBRATION_STEPS
 from weitiao.planning.rows import Batches, batches_of, read_inputs
-from weitiao.training.schedule import Step
+from weitiao.training.schedule import Step, batch_plan
 from weitiao.training.world import World
 
 _WARMUP = 2  # steps that are run and not timed
@@ -83,8 +83,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         adapted = adapt(config, inputs, accelerator, events, World(accelerator, config.train.distributed))
     inputs = adapted.inputs
     rows = inputs.eval if config.data.streaming else inputs.train
-    plan = BatchPlan(1024, config.train.per_device_train_batch_size, config.train.group_by_length)
-    schedule = ChosenSteps(rows, [batches.members[i] for i in chosen], plan)
+    schedule = ChosenSteps(rows, [batches.members[i] for i in chosen], batch_plan(config.train))
     optimizer = adapted.optimizer
     method = config.method
     if method.type == "adalora":  # its cuts are placed in the run's steps, which these few are not

@@ -2,22 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weitiao import pretrained
 from weitiao.config import RunConfig
-from weitiao.data.batch import BatchPlan, plan_epoch, plan_evaluation, steps_per_epoch
+from weitiao.data.batch import plan_epoch, plan_evaluation, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.side import Side
 from weitiao.kernels.limits import return_free_memory
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
-
-_AUTO_TOKENS = 1024  # what tokens_per_batch=auto starts from
+from weitiao.training.schedule import batch_plan
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ def _read(config: RunConfig) -> Inputs:
     evaluation = encode(prepared.eval)
     train = evaluation if data.streaming else encode(prepared.train)
     train, canaries = with_canaries(train, prepared.train, prepared.label_names, task, tokenizer, data)
+    train = replace(train, packed=config.train.packing)
     resolved = pretrained.resolve(config.train.bf16, config.train.attention)
     return Inputs(
         task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, canaries=canaries
@@ -78,19 +78,24 @@ def _read(config: RunConfig) -> Inputs:
 def batches_of(config: RunConfig, inputs: Inputs) -> Batches:
     """The shapes of the first epoch's batches; later epochs have nearly the same ones."""
     options, rows = config.train, inputs.eval if config.data.streaming else inputs.train
-    budget = _AUTO_TOKENS if options.tokens_per_batch == "auto" else options.tokens_per_batch
-    plan = BatchPlan(budget, options.per_device_train_batch_size, options.group_by_length)
-    members = plan_epoch(rows.lengths, plan, options.seed, 0)
+    members = plan_epoch(rows.lengths, batch_plan(options), options.seed, 0)
     per_epoch = steps_per_epoch(len(members), options.gradient_accumulation_steps)
     steps = per_epoch * options.num_train_epochs
     if options.max_steps is not None:
         steps = options.max_steps if config.data.streaming else min(steps, options.max_steps)
     evaluation = plan_evaluation(inputs.eval.lengths, options.eval_tokens_per_batch)
     return Batches(
-        *_shapes(members, rows.lengths), members, steps, steps / per_epoch,
+        *_shapes(members, rows.lengths, options.packing), members, steps, steps / per_epoch,
         *_shapes(evaluation, inputs.eval.lengths), evaluation,
     )  # fmt: skip
 
 
-def _shapes(batches: list[list[int]], lengths: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.array([len(b) for b in batches]), np.array([max(lengths[i] for i in b) for b in batches])
+def _shapes(
+    batches: list[list[int]], lengths: Sequence[int], packed: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if not packed:
+        return np.array([len(b) for b in batches]), np.array([max(lengths[i] for i in b) for b in batches])
+    # rows of one length that have as many tokens and about as many pairs of tokens that attend to each other
+    own = [np.array([lengths[i] for i in batch], dtype=np.float64) for batch in batches]
+    rows = np.array([max(1, round(o.sum() ** 2 / (o**2).sum())) for o in own])
+    return rows, np.array([round(o.sum() / n) for o, n in zip(own, rows, strict=True)])

@@ -73,8 +73,13 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
 
     A target's position is that of the token before it, in the flattened batch. There is no attention mask: padding lies
     behind the row, where causal attention never looks from a real token, and it carries no loss.
+
+    Packed rows are one row, [1, T], with ``position_ids`` that start anew with each and ``cu_seq_lens_q`` [B + 1] int32, where
+    each begins: the names by which transformers' attention tells them apart.
     """
     assert encoded.supervised is not None
+    if encoded.packed:
+        return _packed(encoded, rows)
     lengths = [int(encoded.offsets[i + 1] - encoded.offsets[i]) for i in rows]
     padded = np.full((len(lengths), max(lengths)), pad_id, dtype=np.int64)
     learnt = np.zeros(padded.shape, dtype=bool)
@@ -87,6 +92,23 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
         "target_positions": torch.from_numpy(targets - 1),  # a row's first token is never learnt
         "target_ids": torch.from_numpy(padded.ravel()[targets]),
         "target_rows": torch.from_numpy(targets // padded.shape[1]),
+    }
+
+
+def _packed(encoded: Encoded, rows: Sequence[int]) -> Tensors:
+    assert encoded.supervised is not None
+    spans = [slice(encoded.offsets[i], encoded.offsets[i + 1]) for i in rows]
+    ids = np.concatenate([encoded.flat[span] for span in spans]).astype(np.int64)
+    lengths = [span.stop - span.start for span in spans]
+    targets = np.flatnonzero(np.concatenate([encoded.supervised[span] for span in spans]))
+    bounds = np.cumsum([0, *lengths], dtype=np.int32)
+    return {
+        "input_ids": torch.from_numpy(ids[None]),
+        "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])[None]),
+        "cu_seq_lens_q": torch.from_numpy(bounds),
+        "target_positions": torch.from_numpy(targets - 1),
+        "target_ids": torch.from_numpy(ids[targets]),
+        "target_rows": torch.from_numpy(np.searchsorted(bounds, targets, side="right") - 1),
     }
 
 
@@ -119,7 +141,8 @@ def row_scores(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
     """What evaluation needs of each row, [B, 3]: summed loss, learnt tokens, how many were the model's first choice."""
     use_targets(model)
     _, stats = _targets(model, batch)
-    sums = stats.new_zeros(len(batch["input_ids"]), 3)
+    rows = len(batch["cu_seq_lens_q"]) - 1 if "cu_seq_lens_q" in batch else len(batch["input_ids"])
+    sums = stats.new_zeros(rows, 3)
     ones = torch.ones_like(stats[:, :1])
     return sums.index_add_(0, batch["target_rows"], torch.cat([stats[:, :1], ones, stats[:, 1:]], dim=1))
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from weitiao.artifact import RunDir, writing
 from weitiao.config import RunConfig, TrainConfig
-from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
+from weitiao.data.batch import padding_waste, plan_epoch
 from weitiao.errors import ConfigError, RunError, Stopped
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.kernels.rows import restore_embedding
@@ -25,7 +25,8 @@ from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.loop import StepInfo, train_steps
 from weitiao.training.optim import decay_factor, gathered, learning_rate_at
-from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule
+from weitiao.training.packing import refuse_leaks
+from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule, batch_plan
 from weitiao.training.signals import StopRequest
 from weitiao.training.world import World
 
@@ -101,6 +102,8 @@ def fit(
     log.info(
         "learning rate %g: %s", rate, "asked for" if options.learning_rate else f"the default of {config.method.type}"
     )
+    if options.packing:
+        refuse_leaks(adapted.model, task, inputs.train, inputs.pad_id, accelerator)
     schedule = try_longest_batch(
         adapted.model, task, inputs, schedule, accelerator, options.auto_batch and world.size == 1
     )
@@ -244,7 +247,7 @@ def _schedule(
 ) -> EpochSchedule | StreamSchedule:
     budget = options.tokens_per_batch
     accumulation = options.gradient_accumulation_steps * started_with
-    plan = BatchPlan(1024 if budget == "auto" else budget, options.per_device_train_batch_size, options.group_by_length)
+    plan = batch_plan(options)
     if budget == "auto" and saved is not None:  # another measurement would cut other batches
         plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
     elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
@@ -271,7 +274,8 @@ def _schedule(
 
 
 def _padding(schedule: EpochSchedule) -> float:
-    return padding_waste(plan_epoch(schedule.lengths, schedule.plan, schedule.seed, 0), schedule.lengths)
+    batches = plan_epoch(schedule.lengths, schedule.plan, schedule.seed, 0)
+    return padding_waste(batches, schedule.lengths, schedule.plan)
 
 
 def _evaluation_is_due(info: StepInfo, options: TrainConfig, total_steps: int) -> bool:

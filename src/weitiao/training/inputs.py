@@ -121,6 +121,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         report=_after_lengths(prepared, train_side, eval_side, data.streaming),
     )
     train, canaries = with_canaries(train, train_side, names, task, tokenizer, data)
+    train = replace(train, packed=config.train.packing)
     if canaries:
         log.info("canaries: %d planted among the training rows, as many kept out", data.canaries)
     general = general_texts(data.general_text, data.general_rows) if data.general_text is not None else []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+from weitiao.config import TrainConfig
 from weitiao.data.batch import Batch, BatchPlan, plan_epoch, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.stream import Stream
@@ -145,7 +146,15 @@ def cut_batches(batches: list[Batch], parts: int) -> list[Batch]:
     return pieces
 
 
+def batch_plan(options: TrainConfig) -> BatchPlan:
+    """How a run's rows become batches; ``tokens_per_batch=auto`` starts from 1,024."""
+    budget = 1024 if options.tokens_per_batch == "auto" else options.tokens_per_batch
+    return BatchPlan(budget, options.per_device_train_batch_size, options.group_by_length, options.packing)
+
+
 def _longest(lengths: list[int], plan: BatchPlan, seed: int) -> Batch:
-    batches = plan_epoch(lengths, plan, seed, 0)
-    longest = [max(lengths[i] for i in batch) for batch in batches]
-    return max(zip(batches, longest, strict=True), key=lambda b: (len(b[0]) * b[1], b[1]))[0]
+    def size(batch: Batch) -> tuple[int, int]:
+        own = [lengths[i] for i in batch]
+        return plan.tokens(own), max(own)
+
+    return max(plan_epoch(lengths, plan, seed, 0), key=size)

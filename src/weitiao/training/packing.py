@@ -1,0 +1,58 @@
+"""Packed rows must not see each other: tried with the run's own model before step 1."""
+
+from dataclasses import replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from weitiao.data.encode import Encoded
+from weitiao.errors import ModelError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_ADVICE = (
+    "Expected a model whose attention keeps to position_ids, as llama's and qwen's does.\nLeave train.packing out."
+)
+
+
+def refuse_leaks(model: Any, task: ModuleType, rows: Encoded, pad_id: int, accelerator: "Accelerator") -> None:
+    """Other tokens in front of a row must leave its loss as it is: the shapes are the same, and so are the bits.
+
+    Raises:
+        ModelError: they do not, or the model does not take packed rows.
+    """
+    front, behind = (int(i) for i in np.argsort(rows.lengths, kind="stable")[[0, len(rows) // 2]])
+    losses = []
+    was_training = model.training
+    model.eval()
+    try:
+        for tokens in (rows.row(front), rows.row(front)[::-1]):
+            batch = task.collate(_behind(tokens, rows, behind), [0, 1], pad_id)
+            batch = {key: value.to(accelerator.device) for key, value in batch.items()}
+            with torch.no_grad():
+                losses.append(task.row_scores(model, batch)[1, 0].item())
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"The model does not take packed rows: {error}.\n{_ADVICE}") from None
+    finally:
+        model.train(was_training)
+    if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[0]):
+        raise ModelError(
+            f"Packed rows see each other in this model: a row's loss goes from {losses[0]:.4f} to {losses[1]:.4f} "
+            f"with the tokens in front of it.\n{_ADVICE}"
+        )
+
+
+def _behind(tokens: Any, rows: Encoded, i: int) -> Encoded:
+    """Two packed rows: ``tokens`` with nothing to learn, and row i."""
+    assert rows.supervised is not None
+    learnt = rows.supervised[rows.offsets[i] : rows.offsets[i + 1]]
+    return replace(
+        rows,
+        flat=np.concatenate([tokens, rows.row(i)]),
+        offsets=np.cumsum([0, len(tokens), len(learnt)]),
+        owner=np.arange(2),
+        supervised=np.concatenate([np.zeros(len(tokens), dtype=bool), learnt]),
+    )
