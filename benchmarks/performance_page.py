@@ -6,7 +6,7 @@ from pathlib import Path
 import material
 from figures import Suite, middle, spread, table
 from goals import SPEED, against_peft_layers, comparisons, full_to_lora_step, goals_rows
-from instruction_page import packing, trl_loss
+from instruction_page import sft_steps, trl_loss
 from plots import TITLES, figures
 from profile_step import GROUPS
 from record import DISTURBED, RESULTS
@@ -287,7 +287,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "first_use": ("First use", first_use),
     "trl": ("Instruction tuning against TRL", trl),
     "trl_loss": ("Held-out loss beside TRL's", trl_loss),
-    "packing": ("Rows one behind the other", packing),
+    "sft_steps": ("Instruction tuning, a choice at a time", sft_steps),
     "growth": ("As the work grows", growth),
     "quality": ("Whether speed costs quality", quality),
 }

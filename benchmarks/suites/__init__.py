@@ -27,7 +27,7 @@ SUITES: dict[str, Suite] = {
     "first_use": Suite(own.first_use, "2 min"),
     "trl": Suite(against.trl, "20 min"),
     "trl_loss": Suite(against.trl_loss, "25 min"),
-    "packing": Suite(against.packing, "15 min"),
+    "sft_steps": Suite(against.sft_steps, "35 min"),
     "growth": Suite(growth.growth, "30 min"),
     "quality": Suite(quality.quality, "100 min", default=False),
 }

@@ -137,20 +137,23 @@ def _own_curve(bench: Bench, case: dict[str, Any]) -> dict[str, Any]:
     return {"curve": [(e["step"], e["log_loss"]) for e in found["evals"]], "end": found["metrics"]["log_loss"]}
 
 
-BATCHES = {
-    "of near-equal length": [],
-    "packed": ["train.packing=true"],
-    "random": ["train.group_by_length=false"],
+SFT_CHOICES = {
+    "defaults": [],
+    "packed rows": ["train.packing=true"],
+    "random rows, padded": ["train.group_by_length=false"],
+    "transformers' norms and gated layers": ["train.fused_layers=false"],
+    "bf16": ["train.bf16=true"],
+    "bf16, transformers' norms and gated layers": ["train.bf16=true", "train.fused_layers=false"],
 }
 
 
-def packing(bench: Bench) -> Iterator[Cell]:
-    """Instruction tuning with rows of near-equal length, packed, and padded at random. Up to 1,024 tokens a step."""
+def sft_steps(bench: Bench) -> Iterator[Cell]:
+    """Instruction tuning, a choice at a time: how rows become batches, and our norms and gated layers."""
     for i in bench.rounds(3):
         for method in METHODS:
-            for batches, own in BATCHES.items():
+            for choice, own in SFT_CHOICES.items():
                 words = ["task=causal_lm", f"method.type={method}", f"train.max_steps={bench.size(20, 4)}", *own]
-                case = {"round": i, "model": material.SMOLLM, "method": method, "batches": batches, "words": words}
+                case = {"round": i, "model": material.SMOLLM, "method": method, "choice": choice, "words": words}
                 yield Cell(case, partial(_causal_lm, bench, words))
 
 

@@ -26,9 +26,9 @@ class Option:
 OPTIONS: dict[str, Option] = {
     "base in int8": Option(fast=("train.int8_base=true",), methods=("lora",)),
     "dropout 0": Option(plain=("train.dropout=model",)),
+    "batches of near-equal length": Option(plain=("train.group_by_length=false",)),
     "upper half alone": Option(fast=("method.top_k=6",)),
     "own kernels": Option(plain=tuple(ALL_OFF)),
-    "batches of near-equal length": Option(plain=("train.group_by_length=false",)),
     "stochastic rounding": Option(
         fast=("train.bf16=true", "train.stochastic_rounding=true"), plain=("train.bf16=true",), methods=("full",)
     ),

@@ -155,6 +155,10 @@ class TrainConfig(Section):
     fused_lora: bool = Field(
         True, description="Compute LoRA layers with our own kernel where it applies, else with peft's."
     )
+    fused_layers: bool = Field(
+        True,
+        description="llama and its like: norms and gated layers that keep less for the backward pass; the same result.",
+    )
     cache_prefix: bool = Field(
         True, description="With method.top_k: compute the frozen lower layers once and keep their outputs on disk."
     )

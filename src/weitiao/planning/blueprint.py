@@ -12,6 +12,7 @@ from weitiao.artifact import size_bytes
 from weitiao.config import RunConfig
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.int8 import is_supported
+from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import FusedForward
 from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
 from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
@@ -90,6 +91,8 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     inputs.task.prepare_model(model)
     if options.first_token:
         use_first_token(model)
+    if options.fused_layers:
+        fuse_layers(model)
     frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.type == "lora":
         # int8 packs a weight twice, which weighs what bf16 did

@@ -17,6 +17,7 @@ from weitiao.errors import ConfigError
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.int8 import is_supported as int8_is_supported
+from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import Base, fuse_lora
 from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
@@ -120,6 +121,8 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         log.info("%s", told)
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
+    if options.fused_layers and not options.liger and (count := fuse_layers(model)):
+        log.info("norms and gated layers: %d with our own functions", count)
     if options.fused_lora and config.method.type == "lora":
         base = lora_base(config)
         fused, left = fuse(model, base)

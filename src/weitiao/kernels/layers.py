@@ -1,0 +1,87 @@
+"""The norms and gated layers of llama-like models, each one autograd function that keeps no more than its inputs.
+
+transformers' RMSNorm keeps its input in fp32 and its output before the weight; its gated layer keeps silu(gate) beside gate
+and up. Here those are computed again in the backward pass: passes over memory, no products.
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+# Models whose layers these are tested to equal (tests/test_layers.py).
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class RMSNormFunction(torch.autograd.Function):
+    """weight * x / rms(x) over the last dimension, the quotient in fp32 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        wide = _wide(x)
+        scale = (torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1] + eps).rsqrt()
+        ctx.save_for_backward(x, weight, scale)
+        output: torch.Tensor = weight * (wide * scale).to(x.dtype)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        (output,) = gradients
+        x, weight, scale = ctx.saved_tensors
+        normed = _wide(x) * scale
+        grad_weight = grad_x = None
+        if ctx.needs_input_grad[1]:
+            rows = output * normed.to(output.dtype)
+            grad_weight = rows.flatten(0, -2).sum(0).to(weight.dtype)
+        if ctx.needs_input_grad[0]:
+            wide = _wide(output * weight)
+            mean = (wide * normed).mean(-1, keepdim=True)
+            grad_x = wide.sub_(normed.mul_(mean)).mul_(scale).to(x.dtype)
+        return grad_x, grad_weight, None
+
+
+class GatedFunction(torch.autograd.Function):
+    """silu(gate) * up (Shazeer 2020, arXiv 2002.05202)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (output,) = gradients
+        gate, up = ctx.saved_tensors
+        grad_gate = torch.ops.aten.silu_backward(output * up, gate)
+        return grad_gate, nn.functional.silu(gate).mul_(output)
+
+
+def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = RMSNormFunction.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _gated(self: Any, x: torch.Tensor) -> Any:
+    return self.down_proj(GatedFunction.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-untyped-call]
+
+
+def fuse_layers(model: nn.Module) -> int:
+    """Let norms and gated layers use these functions; how many do. Doing it again changes nothing."""
+    if getattr(model.config, "model_type", None) not in MODEL_TYPES:
+        return 0
+    fused = 0
+    for module in model.modules():
+        name = type(module).__name__
+        if name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.forward = MethodType(_norm, module)
+        elif name.endswith("MLP") and type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation"):
+            module.forward = MethodType(_gated, module)
+        else:
+            continue
+        fused += 1
+    return fused

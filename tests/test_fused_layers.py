@@ -1,0 +1,104 @@
+"""kernels/layers.py: the norms and gated layers of five families against transformers' own, forward and backward."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import tiny_llama
+from test_causal_lm import encode, load, reference
+from test_packing import of_family
+from weitiao.kernels import layers
+from weitiao.kernels.layers import GatedFunction, RMSNormFunction, fuse_layers
+from weitiao.tasks import causal_lm
+
+
+def test_gradients_of_the_functions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, gate, up = (torch.randn(2, 3, 5, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3))
+    weight = torch.randn(5, dtype=torch.float64, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(GatedFunction.apply, (gate, up))
+    assert torch.autograd.gradcheck(RMSNormFunction.apply, (x, weight, 1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_norm_is_transformers_norm(frozen: bool, dtype: torch.dtype) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(64, 1e-5).to(dtype)
+    torch.nn.init.normal_(norm.weight, 1.0, 0.2)
+    norm.weight.requires_grad_(not frozen)
+    x, outward = torch.randn(2, 7, 64).to(dtype), torch.randn(2, 7, 64).to(dtype)
+    found = []
+    for forward in (norm, lambda x: RMSNormFunction.apply(x, norm.weight, norm.variance_epsilon)):
+        own = x.clone().requires_grad_()
+        norm.weight.grad = None
+        output = forward(own)
+        output.backward(outward)
+        found.append([output.detach(), own.grad, norm.weight.grad])
+    assert found[1][0].dtype == dtype
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 4e-2}
+    for expected, got in zip(*found, strict=True):
+        assert (expected is None) == (got is None)
+        if expected is not None:
+            torch.testing.assert_close(got, expected, **close)
+    assert (found[0][2] is None) == frozen
+
+
+@pytest.mark.parametrize("family", layers.MODEL_TYPES)
+def test_loss_and_gradients_are_those_of_the_family(family: str, smollm: Path, tmp_path: Path) -> None:
+    folder, encoded = of_family(family, tmp_path), encode(smollm)
+    model, expected = load(folder, "eager"), load(folder, "eager")
+    norms = 2 * 2 + 1 + (4 if family == "qwen3" else 0)  # two a layer and the last; qwen3 has norms of heads
+    assert fuse_layers(model) == norms + 2
+    assert fuse_layers(model) == norms + 2
+    causal_lm.prepare_model(model)
+    loss = causal_lm.loss(model, causal_lm.collate(encoded, range(len(encoded)), 2))
+    expected_loss = reference(expected, encoded, list(range(len(encoded))))
+    loss.backward()
+    expected_loss.backward()
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=1e-5)
+    for (name, p), (_, q) in zip(model.named_parameters(), expected.named_parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert (p.grad - q.grad).norm() <= 1e-5 * q.grad.norm(), name
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
+def test_other_families_are_left_alone(family: str, tmp_path: Path) -> None:
+    assert fuse_layers(load(of_family(family, tmp_path), "eager")) == 0
+
+
+def test_the_chunked_head_and_fused_layers_are_those_of_five_families(smollm: Path, tmp_path: Path) -> None:
+    for family in layers.MODEL_TYPES:
+        told = causal_lm.prepare_model(load(of_family(family, tmp_path / family)))
+        assert told == "head and loss: for the learnt tokens alone, in chunks", family
+
+
+def test_less_is_kept_for_the_backward_pass(tmp_path: Path) -> None:
+    """Bytes that autograd holds after a forward pass, counted by its own hooks."""
+
+    def kept(fused: bool) -> int:
+        model: Any = load(tiny_llama(tmp_path), "eager").to(torch.bfloat16)
+        if fused:
+            fuse_layers(model)
+        held: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = model.model(input_ids=torch.arange(512).view(4, 128)).last_hidden_state
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        total = sum(size for place, size in held.items() if place not in weights)
+        assert output.requires_grad
+        return total
+
+    tokens, hidden, inner, layers_ = 512, 32, 64, 2
+    saved = kept(fused=False) - kept(fused=True)
+    # at least silu(gate) of each layer in bf16, and of each norm its fp32 input less the bf16 one that is kept instead
+    assert saved >= layers_ * tokens * inner * 2 + (2 * layers_ + 1) * tokens * hidden * 2
