@@ -134,6 +134,7 @@ def test_pairs_are_halves_of_sentences() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
     assert all(row["text"].endswith("，") and min(len(row["text"]), len(row["text_pair"])) >= 8 for row in rows)
     assert len(rows) > 10_000
+    assert len({row["text_pair"] for row in rows}) == len(rows), "a rest under both labels gives itself away"
 
 
 SENTENCES = [

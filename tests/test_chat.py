@@ -223,12 +223,18 @@ def test_where_a_template_ends_no_answer_the_end_token_is_put_and_learnt(tokeniz
     assert chat.tokens([TURNS[:4]])[0][0][-1] != tokenizer.eos_token_id
     ended = Chat(tokenizer).tokens([[*TURNS[:4], {"role": "assistant", "content": ""}]])[0][0]
     assert ended == tokenizer(Chat(tokenizer).render([*TURNS[:4], {"role": "assistant", "content": ""}]))["input_ids"]
+    assert learnt(Chat(tokenizer), [TURNS[1], {"role": "assistant", "content": ">"}]) == ["><|im_end|>"]
+    assert learnt(chat, [TURNS[1], {"role": "assistant", "content": f"x{end}"}]) == [f"x{end}"]
+    cutting = PLAIN.replace("m.content", "m.content.split('</think>')[-1].strip()")
+    thought = [TURNS[1], {"role": "assistant", "content": "<think>\nhm</think>\nyes"}]
+    assert learnt(Chat(tokenizer, cutting), thought) == [f"yes{end}"]
     skipping = Chat(tokenizer, PLAIN, train_on_prompt=True)
     assert skipping.tokens([TURNS])[0][1] == [False] + [True] * (len(ids) - 1)
 
 
 def test_a_template_that_wants_a_system_turn_has_no_known_end(tokenizer: Any) -> None:
     wants = "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}" + PLAIN
+    assert learnt(Chat(tokenizer, wants), TURNS)[-1].endswith(tokenizer.eos_token)
     for skip in (False, True):
         assert Chat(tokenizer, wants, skip_refused=skip).end_ids() == []
 

@@ -99,11 +99,29 @@ def test_synonyms_reach_the_same_configuration() -> None:
 
 def test_names_that_say_the_opposite(tmp_path: Path) -> None:
     chat = [*GOOD, "task=causal_lm"]
-    for name in ("completion_only_loss", "data.completion_only_loss", "train.assistant_only_loss"):
-        assert load(RunConfig, None, [*chat, f"{name}=false"]).data.train_on_prompt is True
-        assert load(RunConfig, None, [*chat, f"{name}=true"]).data.train_on_prompt is False
-    with pytest.raises(ConfigError, match=r"completion_only_loss: no such option"):
-        load(RunConfig, None, [*chat, "completion_only_loss=often"])
+
+    def on_prompt(*words: str) -> bool:
+        return load(RunConfig, None, [*chat, *words]).data.train_on_prompt
+
+    assert on_prompt("completion_only_loss=false")
+    assert on_prompt("data.completion_only_loss=false", "assistant_only_loss=false")
+    # what TRL has as defaults asks for nothing
+    for word in ("completion_only_loss=true", "completion_only_loss=null", "train.assistant_only_loss=false"):
+        assert not on_prompt(word)
+    both = ["completion_only_loss=true", "assistant_only_loss=false"]
+    assert not on_prompt(*both)
+    assert not on_prompt(*reversed(both))
+    for against in ("assistant_only_loss=true", "data.train_on_prompt=false"):
+        with pytest.raises(ConfigError, match="one learns the prompt and the other does not"):
+            on_prompt("completion_only_loss=false", against)
+    with pytest.raises(ConfigError, match=r"Found completion_only_loss='often'\.\nExpected true or false"):
+        on_prompt("completion_only_loss=often")
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "model: m\ntask: causal_lm\ndata: {train: t.jsonl}\noutput: {dir: o}\ncompletion_only_loss: false\n"
+    )
+    assert load(RunConfig, file).data.train_on_prompt
+    assert not load(RunConfig, file, ["data.train_on_prompt=false"]).data.train_on_prompt  # words win over files
 
 
 def test_file_and_overrides(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import weitiao
 from test_causal_lm import encode, load
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
+from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError, ModelError
 from weitiao.tasks import causal_lm
 from weitiao.training.packing import refuse_leaks
@@ -94,12 +95,13 @@ def test_packed_batches_hold_random_rows_and_no_padding() -> None:
     assert plan_epoch([2000, 5], plan, 0, 0) in ([[0], [1]], [[1], [0]])
 
 
-def test_the_longest_packed_batch_is_the_one_with_most_tokens(smollm: Path) -> None:
-    encoded = replace(encode(smollm), packed=True)
-    budget = sum(sorted(encoded.lengths)[-2:])
-    schedule = EpochSchedule(encoded, BatchPlan(budget, packing=True), 0, 1, 1)
-    sums = [sum(encoded.lengths[i] for i in batch) for batch in plan_epoch(encoded.lengths, schedule.plan, 0, 0)]
-    assert sum(encoded.lengths[i] for i in schedule.longest_batch()[1]) == max(sums)
+def test_the_batch_that_is_tried_first_is_the_one_that_needs_most() -> None:
+    """Of equally many tokens those whose rows are longest: they attend to more."""
+    encoded = replace(Encoded.of([[1] * n for n in (100, 900, *[50] * 60)]), packed=True)
+    chosen = {
+        tuple(EpochSchedule(encoded, BatchPlan(1000, packing=True), seed, 1, 1).longest_batch()[1]) for seed in range(5)
+    }
+    assert all(1 in batch for batch in chosen)
 
 
 def test_a_model_whose_rows_see_each_other_is_refused(smollm: Path, tmp_path: Path) -> None:
@@ -170,6 +172,8 @@ def test_the_plan_of_packed_rows_keeps_their_tokens_and_pairs(chat_options: dict
         own = lengths[members]
         assert abs(rows * length - own.sum()) <= rows
         assert rows * length**2 == pytest.approx((own**2).sum(), rel=0.25)
+    masked = replace(inputs, resolved=replace(inputs.resolved, attention="sdpa"))
+    assert set(batches_of(config, masked).rows.tolist()) == {1}
 
 
 @pytest.mark.parametrize(

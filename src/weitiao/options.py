@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from weitiao.compare_config import CompareSection
 from weitiao.config import RunConfig
-from weitiao.overrides import OPPOSITES, SYNONYMS, option_paths
+from weitiao.overrides import ANSWERS_ONLY, SYNONYMS, option_paths
 
 
 def options_table(kind: type[BaseModel], prefix: str = "") -> str:
@@ -21,7 +21,7 @@ def options_table(kind: type[BaseModel], prefix: str = "") -> str:
 def synonyms() -> str:
     """Other tools' names and where they lead."""
     told = [f"`{other}` → `{ours}`" for other, ours in SYNONYMS.items()]
-    return ", ".join(told + [f"`{other}` → the opposite of `{ours}`" for other, ours in OPPOSITES.items()])
+    return ", ".join(told + [f"`{other}` → the opposite of `data.train_on_prompt`" for other in ANSWERS_ONLY])
 
 
 def _plain(value: Any) -> str:

@@ -53,8 +53,9 @@ SYNONYMS = {
     "lr_scheduler": "train.lr_scheduler_type",
     "output_dir": "output.dir",
 }  # fmt: skip
-# Names that say the opposite (TRL): true there is false here.
-OPPOSITES = {"completion_only_loss": "data.train_on_prompt", "assistant_only_loss": "data.train_on_prompt"}
+# TRL's names of what data.train_on_prompt turns off. Its defaults, null and false for assistant_only_loss, ask for nothing.
+ANSWERS_ONLY = {"completion_only_loss": (True, False), "assistant_only_loss": (True,)}
+_PROMPT = "data.train_on_prompt"
 
 
 _SECTIONS = ("data", "method", "train", "output")
@@ -79,13 +80,16 @@ def load(
         _assign(tree, key, value)
     given = source if isinstance(source, dict) else read_yaml(Path(source)) if source is not None else {}
     known = set(option_paths(kind))
-    for key, value in _flatten(given, known):
-        _assign(tree, *_canonical(key, value, kind))
+    for key, value in _read(_flatten(given, known), kind):
+        _assign(tree, key, value)
+    words = []
     for word in overrides:
         key, sep, text = word.partition("=")
         if not sep or not key.strip():
             raise ConfigError(f"Found the word '{word}'.\nExpected key=value.\nExample: train.learning_rate=1e-4")
-        _assign(tree, *_canonical(key.strip(), _parse_value(text), kind))
+        words.append((key.strip(), _parse_value(text)))
+    for key, value in _read(words, kind):
+        _assign(tree, key, value)
     return validate(kind, tree)
 
 
@@ -171,23 +175,43 @@ def _flatten(tree: dict[Any, Any], known: set[str], prefix: str = "") -> Iterabl
             yield path, str(value) if isinstance(value, Path) else value
 
 
-def _canonical(key: str, value: Any, kind: type[BaseModel]) -> tuple[str, Any]:
-    """The path that a name of another tool stands for, and the value as it is meant there."""
+def _read(pairs: Iterable[tuple[str, Any]], kind: type[BaseModel]) -> Iterable[tuple[str, Any]]:
+    """Names of one source as paths of ours, with their values. Raises ConfigError where they contradict each other."""
+    on_prompt: dict[bool, str] = {}
+    for key, value in pairs:
+        section, _, leaf = key.rpartition(".")
+        if leaf in ANSWERS_ONLY and (not section or section in _SECTIONS):
+            if value is not None and not isinstance(value, bool):
+                raise ConfigError(f"Found {key}={value!r}.\nExpected true or false.\nIn our own words: {_PROMPT}")
+            if value not in ANSWERS_ONLY[leaf]:
+                continue
+            log.info("option %s=%s is read as %s=%s", key, value, _PROMPT, not value)
+            path, meant = _PROMPT, not value
+        else:
+            path, meant = _canonical_key(key, kind), value
+        if path == _PROMPT and isinstance(meant, bool):
+            on_prompt.setdefault(meant, key)
+            if len(on_prompt) > 1:
+                raise ConfigError(
+                    f"Found {on_prompt[True]} and {on_prompt[False]}, of which one learns the prompt and the other does not.\n"
+                    f"Expected one of them.\nIn our own words: {_PROMPT}=true or false"
+                )
+        yield path, meant
+
+
+def _canonical_key(key: str, kind: type[BaseModel]) -> str:
     known = option_paths(kind)
     if key in known or key.split(".")[0] == "compare":
-        return key, value
+        return key
     section, _, leaf = key.rpartition(".")
-    if (opposite := OPPOSITES.get(leaf)) in known and (not section or section in _SECTIONS) and isinstance(value, bool):
-        log.info("option %s=%s is read as %s=%s", key, value, opposite, not value)
-        return str(opposite), not value
     target = SYNONYMS.get(key) or (SYNONYMS.get(leaf) if section in _SECTIONS else None)
     if target is None and "." not in key:  # a bare option name that only one section has: seed=1
         hits = [path for path in known if path.rpartition(".")[2] == key]
         target = hits[0] if len(hits) == 1 else None
     if target is None or (target not in known and not target.startswith("method.")):
-        return key, value
+        return key
     log.info("option %s is read as %s", key, target)
-    return target, value
+    return target
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

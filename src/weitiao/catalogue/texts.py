@@ -46,19 +46,29 @@ def peoples_daily_kinds(archive: Path, folder: Path) -> None:
 
 
 _SHORTEST_PART = 8  # characters on either side of the comma
-_FAR = 997  # sentences further on: another article
+_FAR = 499  # places further on: another article
 
 
 def peoples_daily_pairs(archive: Path, folder: Path) -> None:
-    """Rows {"text", "text_pair", "label"}: a sentence up to a comma, and its own rest or, every second time, another's."""
+    """Rows {"text", "text_pair", "label"}: a sentence up to a comma, and its own rest or, every second time, another's.
+
+    Every rest stands in one row, so that none is known from a row with the other label.
+    """
 
     def rows() -> Iterator[dict[str, object]]:
-        halves = [pair for row in _sentences(archive) if (pair := _halves("".join(row["tokens"])))]
+        sentences = dict.fromkeys("".join(row["tokens"]) for row in _sentences(archive))
+        rests, halves = set[str](), list[tuple[str, str]]()
+        for sentence in sentences:
+            parts = _halves(sentence)
+            if parts is not None and parts[1] not in rests:
+                rests.add(parts[1])
+                halves.append(parts)
+        split = halves[1::2]  # their rests change places among themselves
         for i, (front, rest) in enumerate(halves):
             if i % 2 == 0:
                 yield {"text": front, "text_pair": rest, "label": "continues"}
             else:
-                yield {"text": front, "text_pair": halves[(i + _FAR) % len(halves)][1], "label": "another"}
+                yield {"text": front, "text_pair": split[(i // 2 + _FAR) % len(split)][1], "label": "another"}
 
     _write(folder / "peoples-daily-pairs.jsonl", rows())
 

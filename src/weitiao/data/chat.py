@@ -126,12 +126,15 @@ class Chat:
             spans.append((len(before), self._without_blanks(text, len(before), end)))
         return text, spans
 
-    def _never_ends(self, messages: Conversation, text: str) -> bool:
-        """Whether the conversation ends with an answer and no token that says so."""
-        if self.tokenizer.eos_token_id is None or not messages or messages[-1]["role"] != "assistant":
-            return False
-        answer = messages[-1]["content"].strip()
-        return bool(answer) and text.rstrip().endswith(answer)
+    def _ends_no_answer(self) -> bool:
+        """Whether the template puts nothing behind the last answer. One that does not render such a trial is left alone."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        for trial in (turns, [{"role": "system", "content": "c"}, *turns]):
+            try:
+                return self.tokenizer.eos_token_id is not None and self.render(trial).rstrip().endswith("b")
+            except DataError:
+                continue
+        return False
 
     def _end_of(self, content: str, text: str, start: int) -> int:
         """The end of the first special token behind a turn's content: some templates render the last turn apart."""
@@ -174,8 +177,10 @@ class Chat:
                 rendered.append(("", []))
         if refused:
             log.warning("left out: %d conversations that the chat template refuses. %s", len(refused), refused[0])
+        open_ended, specials = self._ends_no_answer(), tuple(self._specials)
         endless = [
-            self._never_ends(messages, text) for messages, (text, _) in zip(conversations, rendered, strict=True)
+            open_ended and bool(spans) and messages[-1]["role"] == "assistant" and not text.rstrip().endswith(specials)
+            for messages, (text, spans) in zip(conversations, rendered, strict=True)
         ]
         texts = [text.rstrip() if is_endless else text for (text, _), is_endless in zip(rendered, endless, strict=True)]
         done = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -26,7 +26,7 @@ from weitiao.overrides import load, read_yaml
 from weitiao.task_config import ASKED_KINDS, task_word
 
 Say = Callable[[str], None]
-_VERSION = 6
+_VERSION = 7
 
 
 def check(

@@ -13,6 +13,7 @@ from weitiao.data.batch import plan_epoch, plan_evaluation, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.side import Side
+from weitiao.kernels.attention import MODEL_TYPES
 from weitiao.kernels.limits import return_free_memory
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
@@ -83,19 +84,28 @@ def batches_of(config: RunConfig, inputs: Inputs) -> Batches:
     steps = per_epoch * options.num_train_epochs
     if options.max_steps is not None:
         steps = options.max_steps if config.data.streaming else min(steps, options.max_steps)
+    shapes = _shapes(members, rows.lengths)
+    if options.packing:
+        own = inputs.resolved.attention == "weitiao" and pretrained.model_type(config.model) in MODEL_TYPES
+        shapes = _packed(members, rows.lengths, own)
     evaluation = plan_evaluation(inputs.eval.lengths, options.eval_tokens_per_batch)
     return Batches(
-        *_shapes(members, rows.lengths, options.packing), members, steps, steps / per_epoch,
+        *shapes, members, steps, steps / per_epoch,
         *_shapes(evaluation, inputs.eval.lengths), evaluation,
     )  # fmt: skip
 
 
-def _shapes(
-    batches: list[list[int]], lengths: Sequence[int], packed: bool = False
+def _shapes(batches: list[list[int]], lengths: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.array([len(b) for b in batches]), np.array([max(lengths[i] for i in b) for b in batches])
+
+
+def _packed(
+    batches: list[list[int]], lengths: Sequence[int], apart: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if not packed:
-        return np.array([len(b) for b in batches]), np.array([max(lengths[i] for i in b) for b in batches])
-    # rows of one length that have as many tokens and about as many pairs of tokens that attend to each other
+    """Packed rows as rows of one length: as many tokens, and about as many pairs of tokens for which attention is computed.
+
+    ``apart``: attention computes each row alone, as ours does; others mask one row of all the tokens.
+    """
     own = [np.array([lengths[i] for i in batch], dtype=np.float64) for batch in batches]
-    rows = np.array([max(1, round(o.sum() ** 2 / (o**2).sum())) for o in own])
+    rows = np.array([max(1, round(o.sum() ** 2 / (o**2).sum())) if apart else 1 for o in own])
     return rows, np.array([round(o.sum() / n) for o, n in zip(own, rows, strict=True)])

@@ -64,7 +64,7 @@ def train_steps(
     model.train()
     for taken in schedule.steps(skip):
         step, encoded = taken.step, taken.encoded
-        dealt = world.deal(taken.batches, encoded.lengths if world.size > 1 else ())
+        dealt = world.deal(taken.batches, encoded.lengths if world.size > 1 else (), encoded.packed)
         rate = rate_at(step) if rate_at else learning_rate_at(step, total_steps, peak_learning_rate, config)
         for parts in itertools.count():  # again in smaller pieces, where memory runs out and auto_batch is on
             pieces = [(piece, counts) for rows, counts in dealt for piece in cut_batches([rows], 2**parts)]

@@ -29,7 +29,8 @@ def refuse_leaks(model: Any, task: ModuleType, rows: Encoded, pad_id: int, accel
     was_training = model.training
     model.eval()
     try:
-        for tokens in (rows.row(front), rows.row(front)[::-1]):
+        own = rows.row(front)
+        for tokens in (own, np.where(own > 0, own - 1, 1)):
             batch = task.collate(_behind(tokens, rows, behind), [0, 1], pad_id)
             batch = {key: value.to(accelerator.device) for key, value in batch.items()}
             with torch.no_grad():

@@ -53,7 +53,7 @@ class World:
             )
         self.imbalance: list[float] = []
 
-    def deal(self, batches: Sequence[Batch], lengths: Sequence[int]) -> list[tuple[Batch, bool]]:
+    def deal(self, batches: Sequence[Batch], lengths: Sequence[int], packed: bool = False) -> list[tuple[Batch, bool]]:
         """This rank's batches of a step, each with whether it counts; every rank gets equally many.
 
         The heaviest batch goes to the rank with the least padded tokens so far. A rank with fewer batches repeats a
@@ -64,7 +64,8 @@ class World:
         parts = 1
         while len(pieces := cut_batches(list(batches), parts)) < self.size and parts < max(map(len, batches)):
             parts += 1
-        weight = {i: len(piece) * max(lengths[row] for row in piece) for i, piece in enumerate(pieces)}
+        own = [[lengths[row] for row in piece] for piece in pieces]
+        weight = {i: sum(tokens) if packed else len(tokens) * max(tokens) for i, tokens in enumerate(own)}
         loads, dealt = [0] * self.size, [[] for _ in range(self.size)]  # type: list[int], list[list[Batch]]
         for i in sorted(weight, key=lambda i: (-weight[i], i)):
             rank = loads.index(min(loads))
