@@ -98,6 +98,15 @@ def _causal_lm(bench: Bench, words: list[str]) -> dict[str, Any]:
     return costs(summary) | {"supervised_tokens_per_s": summary.get("supervised_tokens_per_s")}
 
 
+# TRL's own defaults: no warm-up, no decay, every row
+AS_TRL = [
+    "train.warmup_ratio=0",
+    "train.weight_decay=0",
+    "train.tokens_per_batch=1024",
+    "train.packing=true",
+    "train.bf16=true",
+    "data.duplicates=keep",
+]
 SFT_RATES = {"lora": 2e-3, "full": 1e-4}  # those of recipes/sft-*.yaml
 
 
@@ -108,7 +117,7 @@ def trl_loss(bench: Bench) -> Iterator[Cell]:
         for method in METHODS:
             case = {"round": i, "model": material.SMOLLM, "method": method, "steps": steps, "rate": SFT_RATES[method]}
             yield Cell(case | {"side": "trl"}, partial(_trl_curve, bench, case))
-            yield Cell(case | {"side": "ours"}, partial(_own_curve, bench, case))
+            yield Cell(case | {"side": "ours", "words": AS_TRL}, partial(_own_curve, bench, case))
 
 
 def _trl_curve(bench: Bench, case: dict[str, Any]) -> dict[str, Any]:
@@ -129,10 +138,7 @@ def _own_curve(bench: Bench, case: dict[str, Any]) -> dict[str, Any]:
         "data.max_length=512",
     ]
     words += [f"method.type={case['method']}", f"train.learning_rate={case['rate']}", f"train.seed={case['round']}"]
-    # TRL's own defaults; ours warm up and decay
-    words += ["train.warmup_ratio=0", "train.weight_decay=0", "train.tokens_per_batch=1024"]
-    words += ["train.packing=true", "train.bf16=true", "data.duplicates=keep"]  # as TRL does
-    words += [f"train.max_steps={case['steps']}", "train.eval_strategy=steps", "train.eval_steps=4"]
+    words += [*AS_TRL, f"train.max_steps={case['steps']}", "train.eval_strategy=steps", "train.eval_steps=4"]
     found = train([*words, "train.generate_rows=0", "data.near_duplicates=off"], bench.run)
     return {"curve": [(e["step"], e["log_loss"]) for e in found["evals"]], "end": found["metrics"]["log_loss"]}
 
