@@ -20,8 +20,8 @@ def trl_loss(suite: Suite, results: Path) -> list[str]:
     return [
         "Nats a learnt token of held-out answers while both train on the catalogue's Chinese dialogues: part of a pass, one rate, no "
         "warm-up, up to 1,024 packed tokens a step, bf16, no row left out, scored row by row with the same masks. What differs: the "
-        "order of the rows, and that TRL fills two sequences of 512 tokens, where ours is one of 1,024, and also learns the line break "
-        "behind an answer's end token. In brackets the seeds.",
+        "order of the rows; TRL fills two sequences of 512 tokens, where ours is one of 1,024; TRL also learns the line break behind an "
+        "answer's end token. In brackets the seeds.",
         table(head, rows),
     ]
 

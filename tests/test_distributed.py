@@ -328,3 +328,16 @@ def test_every_row_counts_once_and_every_process_runs_equally_many(count: int, m
     assert sorted(counted) == list(range(3 * count))
     if count % 2 and count > 1:
         assert [counts for _, counts in first + second].count(False) == 1
+
+
+def test_packed_batches_are_dealt_by_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of 90 and one of 10 are 100 tokens when packed and 180 when padded; three of 50 are 150 either way."""
+    from types import SimpleNamespace
+
+    from weitiao.training.world import World
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    batches, lengths = [[0, 1], [2, 3, 4], [5]], [90, 10, 50, 50, 50, 40]
+    world = World(SimpleNamespace(process_index=0, num_processes=2), "ddp")
+    assert [rows for rows, counts in world.deal(batches, lengths, packed=True) if counts] == [[2, 3, 4]]
+    assert [rows for rows, counts in world.deal(batches, lengths) if counts] == [[0, 1]]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import weitiao
 from conftest import tiny_llama
 from test_causal_lm import encode, load, reference
 from test_packing import of_family
@@ -102,3 +103,20 @@ def test_less_is_kept_for_the_backward_pass(tmp_path: Path) -> None:
     saved = kept(fused=False) - kept(fused=True)
     # at least silu(gate) of each layer in bf16, and of each norm its fp32 input less the bf16 one that is kept instead
     assert saved >= layers_ * tokens * inner * 2 + (2 * layers_ + 1) * tokens * hidden * 2
+
+
+def test_a_run_uses_them_unless_told_otherwise_and_its_plan_knows(
+    chat_options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, losses = [], []
+    for fused in (True, False):
+        train = {**chat_options["train"], "max_steps": 2, "generate_rows": 0, "fused_layers": fused}
+        options = {**chat_options, "train": train, "output": {"dir": str(tmp_path / str(fused))}}
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run = weitiao.train(options)
+        assert ("norms and gated layers: 7 with our own functions" in caplog.text) is fused
+        losses.append([event["loss"] for event in run.events() if event["event"] == "log"])
+        kept.append(weitiao.plan(options, methods=["full"])["methods"][0]["memory_bytes"]["activations"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert kept[0] < kept[1]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import weitiao
 from test_causal_lm import encode, load
@@ -129,33 +128,18 @@ def test_a_model_whose_rows_see_each_other_is_refused(smollm: Path, tmp_path: Pa
         refuse_leaks(model, causal_lm, encoded, 2, accelerator)
 
 
-def test_a_packed_run_its_plan_and_its_resume(chat_options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_packed_run_and_its_plan(chat_options: dict[str, Any]) -> None:
     options = {
         **chat_options,
         "method": {"type": "lora"},
-        "train": {**chat_options["train"], "packing": True, "save_steps": 2, "generate_rows": 0},
+        "train": {**chat_options["train"], "packing": True, "generate_rows": 0},
     }
-    whole = weitiao.train({**options, "output": {"dir": str(tmp_path / "whole")}})
-    summary = whole.summary
-    assert summary["padding_share"] == 0
-    losses = [event["loss"] for event in whole.events() if event["event"] == "log"]
+    run = weitiao.train(options)
+    assert run.summary["padding_share"] == 0
+    losses = [event["loss"] for event in run.events() if event["event"] == "log"]
     assert losses[-1] < losses[0] - 0.01
     (planned,) = weitiao.plan(options, methods=["lora"])["methods"]
-    assert planned["steps"] == summary["steps"] > 3
-
-    class Stop(Exception):
-        pass
-
-    def stop(event: dict[str, Any]) -> None:
-        if event.get("step") == 3:
-            raise Stop
-
-    with pytest.raises(Stop):
-        weitiao.train({**options, "output": {"dir": str(tmp_path / "stopped")}}, listener=stop)
-    resumed = weitiao.train(resume=tmp_path / "stopped")
-    expected, found = (load_file(run.model / "adapter_model.safetensors") for run in (whole, resumed))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert planned["steps"] == run.summary["steps"] > 3
 
 
 def test_the_plan_of_packed_rows_keeps_their_tokens_and_pairs(chat_options: dict[str, Any]) -> None:

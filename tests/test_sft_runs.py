@@ -121,9 +121,10 @@ def test_an_overfitted_model_answers_word_for_word(chat_options: dict[str, Any])
         weitiao.predict(run.path, text="a", text_pair="b")
 
 
-@both_methods
-def test_resumed_equals_uninterrupted(method: str, chat_options: dict[str, Any], tmp_path: Path) -> None:
-    whole = train({**chat_options, "output": {"dir": str(tmp_path / "whole")}}, method, save_steps=2, generate_rows=0)
+@pytest.mark.parametrize(("method", "packing"), [("full", False), ("lora", False), ("lora", True)])
+def test_resumed_equals_uninterrupted(method: str, packing: bool, chat_options: dict[str, Any], tmp_path: Path) -> None:
+    own = {"save_steps": 2, "generate_rows": 0, "packing": packing}
+    whole = train({**chat_options, "output": {"dir": str(tmp_path / "whole")}}, method, **own)
 
     class Stop(Exception):
         pass
@@ -132,11 +133,10 @@ def test_resumed_equals_uninterrupted(method: str, chat_options: dict[str, Any],
         if event.get("step") == 3:
             raise Stop
 
-    train_options = {**chat_options["train"], "save_steps": 2, "generate_rows": 0}
     stopped = {
         **chat_options,
         "method": {"type": method},
-        "train": train_options,
+        "train": {**chat_options["train"], **own},
         "output": {"dir": str(tmp_path / "b")},
     }
     with pytest.raises(Stop):

@@ -190,6 +190,13 @@ def model_type(model: str) -> str:
     return str(_config_of(model).model_type)
 
 
+def attends_our_way(model: str, resolved: Resolved) -> bool:
+    """Whether the run computes attention with our own function, which is tested with some architectures."""
+    from weitiao.kernels.attention import MODEL_TYPES
+
+    return resolved.attention == "weitiao" and model_type(model) in MODEL_TYPES
+
+
 def is_causal_lm(model: str) -> bool:
     """Whether the checkpoint was made to write texts. Raises ModelError if its config.json cannot be used."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -238,14 +245,12 @@ def load_model(
     import transformers
     from safetensors import SafetensorError
 
-    from weitiao.kernels.attention import MODEL_TYPES, register
+    from weitiao.kernels.attention import register
 
     where = locate(model)
     attention: str | None = resolved.attention
     if resolved.attention == "weitiao":
-        attention = (
-            register() if _config_of(model).model_type in MODEL_TYPES else None
-        )  # None: what transformers chooses
+        attention = register() if attends_our_way(model, resolved) else None  # None: what transformers chooses
     try:
         loaded, info = getattr(transformers, auto_class).from_pretrained(
             where,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Models whose layers these are tested to equal (tests/test_layers.py).
+# Models whose layers these are tested to equal (tests/test_fused_layers.py).
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
 

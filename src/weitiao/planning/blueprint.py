@@ -91,7 +91,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     inputs.task.prepare_model(model)
     if options.first_token:
         use_first_token(model)
-    if options.fused_layers:
+    if options.fused_layers and not options.liger:
         fuse_layers(model)
     frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.type == "lora":

@@ -13,7 +13,6 @@ from weitiao.data.batch import plan_epoch, plan_evaluation, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.side import Side
-from weitiao.kernels.attention import MODEL_TYPES
 from weitiao.kernels.limits import return_free_memory
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
@@ -86,8 +85,7 @@ def batches_of(config: RunConfig, inputs: Inputs) -> Batches:
         steps = options.max_steps if config.data.streaming else min(steps, options.max_steps)
     shapes = _shapes(members, rows.lengths)
     if options.packing:
-        own = inputs.resolved.attention == "weitiao" and pretrained.model_type(config.model) in MODEL_TYPES
-        shapes = _packed(members, rows.lengths, own)
+        shapes = _packed(members, rows.lengths, pretrained.attends_our_way(config.model, inputs.resolved))
     evaluation = plan_evaluation(inputs.eval.lengths, options.eval_tokens_per_batch)
     return Batches(
         *shapes, members, steps, steps / per_epoch,

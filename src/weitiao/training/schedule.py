@@ -155,9 +155,8 @@ def batch_plan(options: TrainConfig) -> BatchPlan:
 def _longest(lengths: list[int], plan: BatchPlan, seed: int) -> Batch:
     def size(batch: Batch) -> tuple[float, int]:
         own = [lengths[i] for i in batch]
-        if (
-            plan.packing
-        ):  # with heads of 64, what attention keeps of 1,024 tokens that see each other is as much as they do
+        if plan.packing:
+            # with heads of 64, attention keeps as much of 1,024 tokens that see each other as the other layers do
             return sum(n + n * n / 1024 for n in own), max(own)
         return plan.tokens(own), max(own)
 
