@@ -128,6 +128,18 @@ def test_a_model_whose_rows_see_each_other_is_refused(smollm: Path, tmp_path: Pa
         refuse_leaks(model, causal_lm, encoded, 2, accelerator)
 
 
+def test_a_run_looks_before_step_1(chat_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = causal_lm._packed
+
+    def without_positions(*args: Any) -> Any:
+        return {key: value for key, value in packed(*args).items() if key != "position_ids"}
+
+    monkeypatch.setattr(causal_lm, "_packed", without_positions)
+    train = {**chat_options["train"], "packing": True, "attention": "sdpa"}
+    with pytest.raises(ModelError, match="Packed rows see each other"):
+        weitiao.train({**chat_options, "train": train})
+
+
 def test_a_packed_run_and_its_plan(chat_options: dict[str, Any]) -> None:
     options = {
         **chat_options,
