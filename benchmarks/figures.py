@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
+PEAK = "peak_memory_bytes"
 
 
 class Suite:
@@ -40,9 +41,8 @@ class Suite:
     def above_bare(self, over: Result, under: Result) -> list[float]:
         """Ratios of peak memory, what a process without a model holds taken off both."""
         first, second, bare = self.rounds(**over), self.rounds(**under), self.rounds(side="bare")
-        key = "peak_memory_bytes"
         return [
-            (first[i][key] - bare[i][key]) / (second[i][key] - bare[i][key])
+            (first[i][PEAK] - bare[i][PEAK]) / (second[i][PEAK] - bare[i][PEAK])
             for i in sorted(first.keys() & second.keys() & bare.keys())
         ]
 
@@ -63,3 +63,9 @@ def middle(values: list[float], form: str = ",.0f", scale: float = 1.0) -> str:
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
+
+
+def bare_line(suite: Suite) -> str:
+    bare = suite.values(PEAK, side="bare")
+    held = f"{middle(bare, '.2f', 1e-9)} GB" if bare else "not measured"
+    return f"A bare process (torch, transformers and peft imported, no model) peaks at: {held}."

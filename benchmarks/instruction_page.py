@@ -1,9 +1,43 @@
-"""The sections of docs/performance.md on instruction tuning: held-out loss beside TRL's, and a choice at a time."""
+"""The sections of docs/performance.md on instruction tuning: speed and held-out loss beside TRL's, and a choice at a time."""
 
 from pathlib import Path
 
-from figures import Suite, middle, spread, table
-from suites.against import SFT_CHOICES
+import material
+from figures import PEAK, Suite, bare_line, middle, spread, table
+from suites.against import LEAN, SFT_CHOICES, TRL_SIDES
+
+
+def trl(suite: Suite, results: Path) -> list[str]:
+    skipped = [f"Ours: not measured, {reason}." for reason in sorted({s["reason"] for s in suite.skipped})]
+    rows = []
+    for method in ("lora", "full"):
+        for side in (*TRL_SIDES, "ours", *([LEAN] if method == "full" else [])):
+            case = {"method": method, "side": side}
+            rates = (middle(suite.values(key, **case)) for key in ("supervised_tokens_per_s", "tokens_per_s"))
+            peak = middle(suite.values(PEAK, **case), ".2f", 1e-9)
+            over = [""] * 3
+            if side not in TRL_SIDES:
+                sides = [{"method": method, "side": other} for other in TRL_SIDES]
+                over = [spread(suite.ratios(case, other, "supervised_tokens_per_s"), unit="x") for other in sides]
+                over.append(spread(suite.above_bare(case, sides[0]), 2))
+            rows.append([method, side, *rates, peak, *over])
+    head = [
+        "method",
+        "tool",
+        "supervised tokens/s",
+        "tokens/s",
+        "peak GB",
+        "supervised tokens/s, ours / TRL",
+        "ours / TRL in fp32",
+    ]
+    return [
+        f"`benchmarks/peers/trl_sft.py`: TRL's SFTTrainer on {material.SMOLLM}, packing, bf16 and fp32, no gradient checkpointing, loss "
+        "on the answers, LoRA r=16 on every linear layer; instruction rows from the catalogue's Chinese dialogues or `--sft-rows`. "
+        "Ours chooses its precision by measurement.",
+        table([*head, "peak above bare, ours / TRL"], rows),
+        *skipped,
+        bare_line(suite),
+    ]
 
 
 def trl_loss(suite: Suite, results: Path) -> list[str]:
@@ -40,7 +74,7 @@ def sft_steps(suite: Suite, results: Path) -> list[str]:
                     middle(suite.values("supervised_tokens_per_s", **case)),
                     spread(over, 2),
                     f"{100 * padding[0]:.1f} %" if padding else "not measured",
-                    middle(suite.values("peak_memory_bytes", **case), ".2f", 1e-9),
+                    middle(suite.values(PEAK, **case), ".2f", 1e-9),
                 ]
             )
     return [

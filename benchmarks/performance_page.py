@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import material
-from figures import Suite, middle, spread, table
+from figures import PEAK, Suite, bare_line, middle, spread, table
 from goals import SPEED, against_peft_layers, comparisons, full_to_lora_step, goals_rows
-from instruction_page import sft_steps, trl_loss
+from instruction_page import sft_steps, trl, trl_loss
 from plots import TITLES, figures
 from profile_step import GROUPS
 from record import DISTURBED, RESULTS
@@ -19,7 +19,6 @@ from suites.quality import MARGIN, SEEDS
 
 E5, BASE = material.E5, material.BERT_BASE
 NOT_MEASURED = "Not measured."
-PEAK = "peak_memory_bytes"
 PARTS = (*GROUPS, "other")
 LAYER_RATIOS = (("ours", "frozen"), ("merged", "ours"), ("full", "ours"), ("full", "frozen"))
 
@@ -48,12 +47,6 @@ def pairs_table(suite: Suite, model: str, methods: tuple[str, ...], peer: str, f
     head = ["method", "ours", f"{unit}, ours / peer", "real tokens/s, ours / peer", f"{unit}, ours", f"{unit}, peer"]
     head += ["tokens/s, ours", "tokens/s, peer", "peak GB, ours", "peak GB, peer", "peak above bare, ours / peer"]
     return table(head, rows)
-
-
-def bare_line(suite: Suite) -> str:
-    bare = suite.values(PEAK, side="bare")
-    held = f"{middle(bare, '.2f', 1e-9)} GB" if bare else "not measured"
-    return f"A bare process (torch, transformers and peft imported, no model) peaks at: {held}."
 
 
 def lora_to_full(suite: Suite) -> str:
@@ -87,27 +80,6 @@ def bert_base(suite: Suite, results: Path) -> list[str]:
         f"The same Trainer on 12 layers of 768 with random weights, a vocabulary of {material.BERT_BASE_VOCABULARY:,} and a token a Chinese "
         "character, as in bert-base-chinese; 1,000 reviews, two whole sorted parts.",
         pairs_table(suite, BASE, ("lora",), "trainer"),
-        bare_line(suite),
-    ]
-
-
-def trl(suite: Suite, results: Path) -> list[str]:
-    skipped = [f"Ours: not measured, {reason}." for reason in sorted({s["reason"] for s in suite.skipped})]
-    rows = []
-    for method in ("lora", "full"):
-        for side in ("trl", "ours"):
-            case = {"method": method, "side": side}
-            rates = (middle(suite.values(key, **case)) for key in ("supervised_tokens_per_s", "tokens_per_s"))
-            peak = middle(suite.values(PEAK, **case), ".2f", 1e-9)
-            over = [{"method": method, "side": s} for s in ("ours", "trl")]
-            ratio = spread(suite.ratios(*over, "supervised_tokens_per_s"), unit="x") if side == "ours" else ""
-            rows.append([method, side, *rates, peak, ratio])
-    head = ["method", "tool", "supervised tokens/s", "tokens/s", "peak GB", "supervised tokens/s, ours / TRL"]
-    return [
-        f"`benchmarks/peers/trl_sft.py`: TRL's SFTTrainer on {material.SMOLLM}, packing, bf16, no gradient checkpointing, loss on "
-        "the answers, LoRA r=16 on every linear layer; instruction rows from the catalogue's Chinese dialogues or `--sft-rows`.",
-        table(head, rows),
-        *skipped,
         bare_line(suite),
     ]
 

@@ -1,4 +1,4 @@
-"""A peer: TRL's SFTTrainer, packed and in bf16, with peft for LoRA, on rows of {"instruction", "input", "output"}.
+"""A peer: TRL's SFTTrainer, packed, in bf16 or fp32, with peft for LoRA, on rows of {"instruction", "input", "output"}.
 
 Loss on the answers alone (completion_only_loss), gradient checkpointing off: TRL turns it on, and it costs speed.
 With --held, rows that are scored every few steps by the same masks as ours. Prints one JSON line.
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--train", required=True)
     parser.add_argument("--method", choices=["full", "lora"], required=True)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--learning-rate", type=float)
@@ -101,7 +102,7 @@ def main() -> None:
         gradient_checkpointing=False,
         learning_rate=options.learning_rate or (5e-4 if options.method == "lora" else 5e-5),
         seed=options.seed,
-        bf16=True,
+        bf16=options.precision == "bf16",
         save_strategy="no",
         report_to=[],
         use_cpu=not torch.cuda.is_available(),

@@ -64,8 +64,13 @@ def _ours(bench: Bench, model: str, rows: int, words: list[str]) -> dict[str, An
     return costs(train([*own, *words], bench.run))
 
 
+TRL_SIDES = {"trl": "bf16", "trl, fp32": "fp32"}  # having bf16 instructions does not mean that they are quick
+LEAN = "ours, updated in the backward pass"
+LEAN_WORDS = ["train.optimizer_in_backward=true", "train.max_grad_norm=null"]
+
+
 def trl(bench: Bench) -> Iterator[Cell]:
-    """Instruction tuning of a small causal model: TRL's SFTTrainer, packed and in bf16, against ours."""
+    """Instruction tuning of a small causal model: TRL's SFTTrainer, packed, in bf16 and in fp32, against ours."""
     from weitiao.catalogue.download import sha256_of
     from weitiao.tasks import TASKS
 
@@ -76,13 +81,17 @@ def trl(bench: Bench) -> Iterator[Cell]:
         for method in METHODS:
             case = {"round": i, "model": material.SMOLLM, "method": method, "rows": rows}
             flags = {"batch": bench.size(4, 1), "steps": bench.size(6, 2), "max-length": bench.size(512, 128)}
-            yield Cell(case | {"side": "trl", **flags}, partial(_trl, bench, method, flags))
+            for side, precision in TRL_SIDES.items():
+                asked = flags | {"precision": precision}
+                yield Cell(case | {"side": side, **asked}, partial(_trl, bench, method, asked))
             words = ["task=causal_lm", f"method.type={method}", f"train.max_steps={bench.size(20, 4)}"]
             words += [f"data.max_length={flags['max-length']}"]
-            yield Cell(case | {"side": "ours", "words": words}, partial(_causal_lm, bench, words), skip=missing)
+            sides = {"ours": words} | ({LEAN: [*words, *LEAN_WORDS]} if method == "full" else {})
+            for side, words in sides.items():
+                yield Cell(case | {"side": side, "words": words}, partial(_causal_lm, bench, words), skip=missing)
 
 
-def _trl(bench: Bench, method: str, flags: dict[str, int]) -> dict[str, Any]:
+def _trl(bench: Bench, method: str, flags: dict[str, Any]) -> dict[str, Any]:
     words: list[str | Path] = ["--model", bench.model(material.SMOLLM), "--method", method]
     words += ["--train", material.instructions(bench.scratch, bench.sft_rows), "--output", bench.scratch / "peer"]
     for name, value in flags.items():
