@@ -12,7 +12,11 @@ from test_causal_lm import encode, load, reference
 from test_packing import of_family
 from weitiao.kernels import layers
 from weitiao.kernels.layers import GatedFunction, RMSNormFunction, fuse_layers
+from weitiao.kernels.remake import Remade, offer
+from weitiao.measure.cost import Rates, step_cost
 from weitiao.tasks import causal_lm
+
+RATES = Rates(1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
 
 
 def test_gradients_of_the_functions() -> None:
@@ -80,29 +84,66 @@ def test_the_chunked_head_and_fused_layers_are_those_of_five_families(smollm: Pa
 
 
 def test_less_is_kept_for_the_backward_pass(tmp_path: Path) -> None:
-    """Bytes that autograd holds after a forward pass, counted by its own hooks."""
+    """Bytes alive after a forward pass, counted on tensors without values."""
 
     def kept(fused: bool) -> int:
-        model: Any = load(tiny_llama(tmp_path), "eager").to(torch.bfloat16)
+        model: Any = load(tiny_llama(tmp_path), "eager").to(torch.bfloat16).to("meta")
         if fused:
             fuse_layers(model)
-        held: dict[int, int] = {}
+        ids = torch.zeros(4, 128, dtype=torch.long, device="meta")
+        positions = torch.arange(128, device="meta").expand(4, 128)
+        mask = torch.zeros(4, 1, 128, 128, dtype=torch.bfloat16, device="meta")
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+        def loss() -> torch.Tensor:
+            states = model.model(
+                inputs_embeds=model.model.embed_tokens(ids), position_ids=positions, attention_mask=mask
+            )
+            return states.last_hidden_state.sum()  # type: ignore[no-any-return]
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            output = model.model(input_ids=torch.arange(512).view(4, 128)).last_hidden_state
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        total = sum(size for place, size in held.items() if place not in weights)
-        assert output.requires_grad
-        return total
+        return step_cost(model, loss, RATES).saved_bytes
 
     tokens, hidden, inner, layers_ = 512, 32, 64, 2
     saved = kept(fused=False) - kept(fused=True)
-    # at least silu(gate) of each layer in bf16, and of each norm its fp32 input less the bf16 one that is kept instead
-    assert saved >= layers_ * tokens * inner * 2 + (2 * layers_ + 1) * tokens * hidden * 2
+    # of each layer silu(gate) and its product with up, of each norm but the last its fp32 input less the bf16 one that is
+    # kept instead, its output before the weight and its output
+    assert saved >= tokens * 2 * (layers_ * 2 * inner + 2 * layers_ * 3 * hidden)
+
+
+def test_what_is_offered_is_made_again_and_nothing_else() -> None:
+    made = []
+
+    def make() -> torch.Tensor:
+        made.append(1)
+        return torch.full((2, 3), 7.0)
+
+    weight = torch.ones(4, 3, requires_grad=True)
+    with Remade():
+        x = offer(torch.zeros(2, 3, requires_grad=True) + 1, make)
+        both = x @ weight.t() + x.view(2, 3) @ weight.t()
+        turned = x.t().contiguous().t() @ weight.t()  # another tensor
+    ((both.sum()) + 0 * turned.sum()).backward()
+    assert made == [1]  # once for the two who read it in a row
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[28.0] * 3] * 4
+    with Remade():
+        x = offer(torch.zeros(2, 3, requires_grad=True) + 1, make)
+        other = x.detach()  # its place, and who was offered is gone
+        del x
+        weight.grad = None
+        (other @ weight.t()).sum().backward()
+    assert made == [1]
+    assert weight.grad.tolist() == [[2.0] * 3] * 4
+
+
+def test_an_error_in_a_forward_pass_leaves_nothing_behind(tmp_path: Path) -> None:
+    model: Any = load(tiny_llama(tmp_path), "eager")
+    fuse_layers(model)
+    with pytest.raises(TypeError):
+        model.model(input_ids="none")
+    made: list[int] = []
+    x = offer(torch.zeros(2, 3, requires_grad=True) + 1, lambda: made.append(1) or torch.ones(2, 3))  # type: ignore[func-returns-value]
+    (x * x).sum().backward()
+    assert made == []
 
 
 def test_a_run_uses_them_unless_told_otherwise_and_its_plan_knows(

@@ -1,14 +1,19 @@
 """The norms and gated layers of llama-like models, each one autograd function that keeps no more than its inputs.
 
 transformers' RMSNorm keeps its input in fp32 and its output before the weight; its gated layer keeps silu(gate) beside gate
-and up. Here those are computed again in the backward pass: passes over memory, no products.
+and up. Here those are computed again in the backward pass: passes over memory, no products. So is their output, which the next
+linear layer would keep (:mod:`weitiao.kernels.remake`).
 """
 
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+
+from weitiao.kernels.prefix import layers
+from weitiao.kernels.remake import offer, remake_in
 
 # Models whose layers these are tested to equal (tests/test_fused_layers.py).
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -23,11 +28,9 @@ class RMSNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        wide = _wide(x)
-        scale = (torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1] + eps).rsqrt()
+        scale = _scale(x, eps)
         ctx.save_for_backward(x, weight, scale)
-        output: torch.Tensor = weight * (wide * scale).to(x.dtype)
-        return output
+        return _normed(x, weight, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
@@ -51,7 +54,7 @@ class GatedFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        return nn.functional.silu(gate).mul_(up)
+        return _gate(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,13 +64,35 @@ class GatedFunction(torch.autograd.Function):
         return grad_gate, nn.functional.silu(gate).mul_(output)
 
 
-def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    output: torch.Tensor = RMSNormFunction.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+def _scale(x: torch.Tensor, eps: float) -> torch.Tensor:
+    mean: torch.Tensor = torch.linalg.vector_norm(_wide(x), dim=-1, keepdim=True).square() / x.shape[-1]
+    return (mean + eps).rsqrt()
+
+
+def _normed(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = weight * (_wide(x) * scale).to(x.dtype)
     return output
 
 
+def _normed_again(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return _normed(x, weight, _scale(x, eps))
+
+
+def _gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    opened: torch.Tensor = nn.functional.silu(gate)
+    return opened.mul_(up)
+
+
+def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = RMSNormFunction.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+    x, weight = hidden_states.detach(), self.weight.detach()
+    return offer(output, partial(_normed_again, x, weight, self.variance_epsilon))
+
+
 def _gated(self: Any, x: torch.Tensor) -> Any:
-    return self.down_proj(GatedFunction.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-untyped-call]
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    output = GatedFunction.apply(gate, up)  # type: ignore[no-untyped-call]
+    return self.down_proj(offer(output, partial(_gate, gate.detach(), up.detach())))
 
 
 def fuse_layers(model: nn.Module) -> int:
@@ -84,4 +109,5 @@ def fuse_layers(model: nn.Module) -> int:
         else:
             continue
         fused += 1
+    remake_in(model.get_submodule(layers(model)[0].rpartition(".")[0]))
     return fused
