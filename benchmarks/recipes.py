@@ -13,6 +13,7 @@ from typing import Any
 from record import RESULTS, ROOT, code_version, last_json, machine
 
 TASKS = ("reviews", "pairs", "sft", "ner", "multi-label", "regression")
+NAMES = [f"{task}-{method}" for task in TASKS for method in ("full", "lora")]
 STORED = RESULTS / "recipes.json"
 KEPT = (
     "steps",
@@ -35,7 +36,7 @@ def run(recipe: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    names = sys.argv[1:] or [f"{task}-{method}" for task in TASKS for method in ("full", "lora")]
+    names = sys.argv[1:] or NAMES
     recipes = [ROOT / "recipes" / f"{name}.yaml" for name in names]
     stored = json.loads(STORED.read_text("utf-8")) if STORED.is_file() else {"recipes": {}}
     for recipe in (recipe for recipe in recipes if recipe.is_file()):
@@ -43,6 +44,7 @@ def main() -> None:
         found = run(recipe)
         stored["environment"] = machine()
         stored["recipes"][recipe.stem] = found | {"code": code_version()}
+        stored["recipes"] = dict(sorted(stored["recipes"].items(), key=lambda entry: NAMES.index(entry[0])))
         STORED.write_text(json.dumps(stored, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
