@@ -95,10 +95,10 @@ GOALS = (
     Goal("Peak memory above the bare process, LoRA over full", 0.45, False, 5, "", "tuned", _lora_to_full_memory),
     Goal("Peak memory above the bare process, ours over B1, LoRA", 0.25, False, 5, "", "tuned", _memory("lora")),
     Goal("Peak memory above the bare process, ours over B1, full", 0.25, False, 5, "", "tuned", _memory("full")),
-    Goal("Instruction tuning, LoRA, supervised tokens/s over TRL", 4, True, 3, "x", "trl", _over_trl("lora")),
-    Goal("Instruction tuning, full, supervised tokens/s over TRL", 4, True, 3, "x", "trl", _over_trl("full")),
-    Goal("Instruction tuning, LoRA, peak memory above the bare process over TRL's", 0.5, False, 3, "", "trl", _memory_over_trl("lora")),
-    Goal("Instruction tuning, full, peak memory above the bare process over TRL's", 0.5, False, 3, "", "trl", _memory_over_trl("full")),
+    Goal("Instruction tuning, LoRA, supervised tokens/s over TRL in bf16", 4, True, 3, "x", "trl", _over_trl("lora")),
+    Goal("Instruction tuning, full, supervised tokens/s over TRL in bf16", 4, True, 3, "x", "trl", _over_trl("full")),
+    Goal("Instruction tuning, LoRA, peak memory above the bare process over TRL's in bf16", 0.5, False, 3, "", "trl", _memory_over_trl("lora")),
+    Goal("Instruction tuning, full, peak memory above the bare process over TRL's in bf16", 0.5, False, 3, "", "trl", _memory_over_trl("full")),
     Goal("First use: from the command to the first LoRA step, caches warm", 8, False, 5, " s", "first_use", lambda suite: suite.values("seconds", method="lora"), 1),
 )  # fmt: skip
 

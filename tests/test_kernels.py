@@ -9,10 +9,11 @@ from torch import nn
 
 from weitiao import pretrained
 from weitiao.config import TrainConfig
+from weitiao.kernels import attention as kernel
 from weitiao.kernels import int8
-from weitiao.kernels.attention import MODEL_TYPES, ShortAttention, attention, register
+from weitiao.kernels.attention import MODEL_TYPES, CausalAttention, ShortAttention, attention, register
 from weitiao.kernels.first_token import use_first_token
-from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
+from weitiao.kernels.limits import CAUSAL_BLOCKS_ABOVE, SHORT_UP_TO_TOKENS
 from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, restore_embedding, shrink_embedding
 from weitiao.training.optim import MasterAdamW, decay_factor, learning_rate_at
@@ -56,6 +57,46 @@ def test_attention_equals_sdpa(dtype: torch.dtype, which: int, causal: bool) -> 
     torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("grouped", [1, 3])
+def test_causal_blocks_gradcheck(grouped: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "BLOCK_TOKENS", 3)
+    torch.manual_seed(0)
+    q = torch.randn(2, grouped, 8, 4, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 8, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(CausalAttention.apply, (q, k, v, 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [CAUSAL_BLOCKS_ABOVE + 1, 256, 300, SHORT_UP_TO_TOKENS])
+def test_causal_blocks_equal_sdpa(length: int, dtype: torch.dtype) -> None:
+    """Six query heads on two key heads, as a model hands them over: transposed."""
+    torch.manual_seed(0)
+    ours = [torch.randn(2, length, heads, 8, dtype=dtype).transpose(1, 2).requires_grad_() for heads in (6, 2, 2)]
+    theirs = [t.detach().float().requires_grad_() for t in ours]
+    called = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: called.append(t.shape) or t, lambda t: t):  # type: ignore[func-returns-value]
+        out, _ = attention(nn.Module(), *ours, None, is_causal=True)
+    assert not [shape for shape in called if shape[-1] == length]  # no probabilities are kept
+    expected = nn.functional.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True).transpose(1, 2)
+    weight = torch.randn(out.shape)
+    (out.float() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    bound = 1e-5 if dtype == torch.float32 else 0.04
+    torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("length", [11, CAUSAL_BLOCKS_ABOVE + 11])
+def test_a_mask_made_while_generating_serves_training(length: int) -> None:
+    q = torch.randn(1, 1, length, 4)
+    with torch.inference_mode():
+        attention(nn.Module(), q, q, q, None, is_causal=True)
+    own = q.clone().requires_grad_()
+    attention(nn.Module(), own, own, own, None, is_causal=True)[0].sum().backward()
+    assert own.grad is not None
 
 
 def test_long_sequences_go_to_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:

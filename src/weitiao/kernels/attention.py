@@ -1,17 +1,19 @@
 """Attention for short sequences on a CPU: plain batched products with a hand-written backward.
 
 At classification lengths CPU flash attention spends more time in its backward than two plain products do, and the
-stock eager path makes several [B, H, L, L] temporaries. Here one such tensor is kept: the probabilities.
+stock eager path makes several [B, H, L, L] temporaries. Here one such tensor is kept: the probabilities. Causal attention of longer
+sequences goes by blocks of queries, each with the keys up to its end alone, and keeps none of them.
 Grouped heads (several query heads share a key) are rows of one product with that key. Longer sequences, dropout and
 generation, whose queries are fewer than its keys, go to PyTorch's ``scaled_dot_product_attention``.
 """
 
+import functools
 import itertools
 from typing import Any
 
 import torch
 
-from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
+from weitiao.kernels.limits import BLOCK_TOKENS, CAUSAL_BLOCKS_ABOVE, SHORT_UP_TO_TOKENS
 
 NAME = "weitiao"
 # Models whose attention this is tested to equal (tests/test_kernels.py); others keep what transformers chooses: some add
@@ -37,9 +39,7 @@ class ShortAttention(torch.autograd.Function):
         if mask is not None:
             length = scores.shape[-1]
             scores.view(mask.shape[0], -1, length, length).add_(mask)
-        # rows of bfloat16 that fill no whole vectors are slow: by way of float32 it takes a third to four fifths of the time
-        probabilities = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        probabilities = probabilities.to(scores.dtype)
+        probabilities = _softmax(scores)
         ctx.save_for_backward(scaled, key, value, probabilities)
         ctx.scale = scale
         return torch.bmm(probabilities, value)
@@ -54,6 +54,68 @@ class ShortAttention(torch.autograd.Function):
         grad_query = torch.bmm(grad_scores, key).mul_(ctx.scale)
         grad_key = torch.bmm(grad_scores.transpose(1, 2), scaled)
         return grad_query, grad_key, grad_value, None, None
+
+
+class CausalAttention(torch.autograd.Function):
+    """softmax(q k^T * scale) v with each query's later keys left out, for q [N, G, L, D] and k, v [N, L, D].
+
+    A block of queries meets no key behind it: with b blocks (b + 1) / 2b of the products. What it weighs its keys by is
+    computed again in the backward pass, as in FlashAttention-2 (Dao 2023, arXiv 2307.08691).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+        scaled = query * scale
+        output = torch.empty_like(scaled)
+        for start, end in _blocks(scaled.shape[2]):
+            _, probabilities = _block(scaled, key, start, end)
+            found = torch.bmm(probabilities, value[:, :end])
+            output[:, :, start:end] = found.view_as(output[:, :, start:end])
+        ctx.save_for_backward(scaled, key, value)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        (output,) = gradients
+        scaled, key, value = ctx.saved_tensors
+        grad_query, grad_key, grad_value = torch.empty_like(scaled), torch.zeros_like(key), torch.zeros_like(value)
+        for start, end in _blocks(scaled.shape[2]):
+            queries, probabilities = _block(scaled, key, start, end)
+            outward = output[:, :, start:end].reshape_as(queries)
+            grad_value[:, :end].baddbmm_(probabilities.transpose(1, 2), outward)
+            grad_probabilities = torch.bmm(outward, value[:, :end].transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
+            own = torch.bmm(grad_scores, key[:, :end]).mul_(ctx.scale)
+            grad_query[:, :, start:end] = own.view_as(grad_query[:, :, start:end])
+            grad_key[:, :end].baddbmm_(grad_scores.transpose(1, 2), queries)
+        return grad_query, grad_key, grad_value, None
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK_TOKENS, length)) for start in range(0, length, BLOCK_TOKENS)]
+
+
+def _block(scaled: torch.Tensor, key: torch.Tensor, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The queries of a block, [N, G x block, D], and how they weigh the keys up to its end, [N, G x block, end]."""
+    queries = scaled[:, :, start:end].reshape(len(scaled), -1, scaled.shape[-1])
+    scores = torch.bmm(queries, key[:, :end].transpose(1, 2))
+    own = scores.view(*scaled.shape[:2], end - start, end)[..., start:]
+    own.add_(_causal_mask(end - start, scores.dtype, scores.device))
+    return queries, _softmax(scores)
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    # rows of bfloat16 that fill no whole vectors are slow: by way of float32 it takes a third to four fifths of the time
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return torch.softmax(scores, dim=-1, dtype=wide).to(scores.dtype)
+
+
+@functools.lru_cache(maxsize=2)
+def _causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[1, 1, L, L], once for all layers."""
+    later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
+    return torch.zeros(later.shape, dtype=dtype, device=device).masked_fill_(later, torch.finfo(dtype).min)
 
 
 def attention(
@@ -88,14 +150,20 @@ def attention(
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)  # type: ignore[no-any-return]
     causal = kwargs.get("is_causal")
+    scale = size**-0.5 if scaling is None else scaling
     if attention_mask is None and (getattr(module, "is_causal", False) if causal is None else causal):
-        attention_mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
+        if length > CAUSAL_BLOCKS_ABOVE:
+            grouped = query.reshape(batch * key.shape[1], -1, length, size)
+            keys, values = (tensor.reshape(batch * key.shape[1], length, size) for tensor in (key, value))
+            output = CausalAttention.apply(grouped, keys, values, scale)  # type: ignore[no-untyped-call]
+            return output.view(batch, heads, length, size).transpose(1, 2), None
+        attention_mask = _causal_mask(length, query.dtype, query.device)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(
             ~attention_mask, torch.finfo(query.dtype).min
         )
     flat = [tensor.reshape(batch * key.shape[1], -1, size) for tensor in (query, key, value)]
-    output = ShortAttention.apply(*flat, attention_mask, size**-0.5 if scaling is None else scaling)  # type: ignore[no-untyped-call]
+    output = ShortAttention.apply(*flat, attention_mask, scale)  # type: ignore[no-untyped-call]
     return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
 
 

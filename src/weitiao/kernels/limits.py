@@ -7,6 +7,9 @@ import os
 # Where our attention for short sequences hands over to PyTorch's SDPA.
 SHORT_UP_TO_TOKENS = 512
 
+# From where on causal attention goes by blocks of queries, and how many are one (docs/LOG.md).
+CAUSAL_BLOCKS_ABOVE = 192
+BLOCK_TOKENS = 64
 
 # Batch shapes whose kernels are kept (docs/LOG.md).
 KEPT_KERNELS = 16
