@@ -4,14 +4,14 @@ from pathlib import Path
 
 import material
 from figures import PEAK, Suite, bare_line, middle, spread, table
-from suites.against import LEAN, SFT_CHOICES, TRL_SIDES
+from suites.against import SFT_CHOICES, TRL_SIDES
 
 
 def trl(suite: Suite, results: Path) -> list[str]:
     skipped = [f"Ours: not measured, {reason}." for reason in sorted({s["reason"] for s in suite.skipped})]
     rows = []
     for method in ("lora", "full"):
-        for side in (*TRL_SIDES, "ours", *([LEAN] if method == "full" else [])):
+        for side in (*TRL_SIDES, "ours"):
             case = {"method": method, "side": side}
             rates = (middle(suite.values(key, **case)) for key in ("supervised_tokens_per_s", "tokens_per_s"))
             peak = middle(suite.values(PEAK, **case), ".2f", 1e-9)

@@ -25,7 +25,7 @@ SUITES: dict[str, Suite] = {
     "profile": Suite(inside.profile, "4 min"),
     "products": Suite(inside.products, "2 min"),
     "first_use": Suite(own.first_use, "2 min"),
-    "trl": Suite(against.trl, "20 min"),
+    "trl": Suite(against.trl, "45 min"),
     "trl_loss": Suite(against.trl_loss, "25 min"),
     "sft_steps": Suite(against.sft_steps, "35 min"),
     "growth": Suite(growth.growth, "30 min"),

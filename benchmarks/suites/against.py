@@ -65,8 +65,6 @@ def _ours(bench: Bench, model: str, rows: int, words: list[str]) -> dict[str, An
 
 
 TRL_SIDES = {"trl": "bf16", "trl, fp32": "fp32"}  # having bf16 instructions does not mean that they are quick
-LEAN = "ours, updated in the backward pass"
-LEAN_WORDS = ["train.optimizer_in_backward=true", "train.max_grad_norm=null"]
 
 
 def trl(bench: Bench) -> Iterator[Cell]:
@@ -86,9 +84,7 @@ def trl(bench: Bench) -> Iterator[Cell]:
                 yield Cell(case | {"side": side, **asked}, partial(_trl, bench, method, asked))
             words = ["task=causal_lm", f"method.type={method}", f"train.max_steps={bench.size(20, 4)}"]
             words += [f"data.max_length={flags['max-length']}"]
-            sides = {"ours": words} | ({LEAN: [*words, *LEAN_WORDS]} if method == "full" else {})
-            for side, words in sides.items():
-                yield Cell(case | {"side": side, "words": words}, partial(_causal_lm, bench, words), skip=missing)
+            yield Cell(case | {"side": "ours", "words": words}, partial(_causal_lm, bench, words), skip=missing)
 
 
 def _trl(bench: Bench, method: str, flags: dict[str, Any]) -> dict[str, Any]:
