@@ -328,6 +328,40 @@ def test_our_attention_equals_eager_in_every_model_that_gets_it(model_type: str)
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", ["llama", "mistral", "mistral, sliding", "qwen2", "qwen3"])
+def test_long_rows_of_a_causal_model_go_by_blocks(family: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny random models, logits and gradients; only whole rows without a window need no mask."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    calls = []
+    forward = CausalAttention.forward
+    monkeypatch.setattr(CausalAttention, "forward", staticmethod(lambda *a: calls.append(1) or forward(*a)))  # type: ignore[func-returns-value]
+    model_type, _, window = family.partition(", ")
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
+    sizes |= {"intermediate_size": 64, "vocab_size": 60, "sliding_window": 50 if window else None}  # type: ignore[dict-item]
+    config = AutoConfig.for_model(model_type, **sizes)
+    torch.manual_seed(0)
+    ids = torch.randint(60, (2, CAUSAL_BLOCKS_ABOVE + 8))
+    mask = torch.ones_like(ids)
+    mask[1, -20:] = 0
+    results = []
+    for kind in ("eager", register()):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=kind).eval()
+        logits = model(input_ids=ids, attention_mask=mask if padded else None).logits[mask.bool()]
+        logits.square().sum().backward()
+        results.append((logits, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
+    assert len(calls) == (0 if padded or window else 2)
+
+
 def test_other_models_keep_their_own_attention(tmp_path: Path) -> None:
     from transformers import MPNetConfig, MPNetForSequenceClassification
 

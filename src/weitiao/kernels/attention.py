@@ -167,11 +167,32 @@ def attention(
     return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
 
 
+def make_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    *,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = False,
+    **kwargs: Any,
+) -> torch.Tensor | None:
+    """transformers' mask interface: what is added to the scores, or None where a causal model's rows have no padding."""
+    from transformers.masking_utils import eager_mask
+
+    is_whole = q_length == kv_length and not (q_offset or kv_offset) and (local_size is None or kv_length < local_size)
+    if allow_is_causal_skip and attention_mask is None and is_whole:
+        return None
+    kwargs |= {"attention_mask": attention_mask, "local_size": local_size}
+    return eager_mask(batch_size, q_length, kv_length, q_offset, kv_offset, **kwargs)  # type: ignore[no-any-return]
+
+
 def register() -> str:
     """Make the kernel known to transformers; returns the name for ``attn_implementation``."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
 
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, eager_mask)  # additive, made once a batch
+    AttentionMaskInterface.register(NAME, make_mask)  # once a batch
     return NAME
