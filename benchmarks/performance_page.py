@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import material
+from allocator_page import allocators
 from figures import PEAK, Suite, bare_line, middle, spread, table
 from goals import SPEED, against_peft_layers, comparisons, full_to_lora_step, goals_rows
 from instruction_page import sft_steps, trl, trl_loss
@@ -260,6 +261,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "trl": ("Instruction tuning against TRL", trl),
     "trl_loss": ("Held-out loss beside TRL's", trl_loss),
     "sft_steps": ("Instruction tuning, a choice at a time", sft_steps),
+    "allocators": ("Another memory allocator", allocators),
     "growth": ("As the work grows", growth),
     "quality": ("Whether speed costs quality", quality),
 }

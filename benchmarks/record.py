@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weitiao.allocator import CHOICE
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
@@ -148,9 +150,9 @@ def last_json(command: list[str | Path], environment: dict[str, str] | None = No
     return result
 
 
-def script(name: str, *words: str | Path) -> dict[str, Any]:
+def script(name: str, *words: str | Path, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """A script of this folder in a process of its own."""
-    return last_json([sys.executable, HERE / name, *words])
+    return last_json([sys.executable, HERE / name, *words], environment)
 
 
 def train(words: list[str], folder: Path, environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -158,12 +160,13 @@ def train(words: list[str], folder: Path, environment: dict[str, str] | None = N
 
     ``step_ms`` is the median over the steps after warm-up, from the log; it needs ``train.logging_steps=1``. ``evals``: the
     events of evaluations during training.
+    The system's allocator serves, as it does the peers, unless ``environment`` names another one.
     The run folder is removed: weights of hundreds of megabytes a cell are not kept.
     """
     shutil.rmtree(folder, ignore_errors=True)
     command: list[str | Path] = [sys.executable, "-m", "weitiao", "train", *words, f"output.dir={folder}", "--json"]
     try:
-        summary = last_json(command, environment)
+        summary = last_json(command, {CHOICE: "system"} | (environment or dict(os.environ)))
         events = [json.loads(line) for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from record import Cell, costs, script, train
 from suites.bench import Bench
 
 METHODS = ("lora", "full")
+Variables = dict[str, str] | None  # of a cell's process; None for those of the suites
 # What the article's recipe adapts; ours with these is the like-for-like variant.
 ARTICLE_LORA = ["method.r=8", "method.lora_alpha=16", "method.target_modules=[query,value]"]
 B0 = {"padding": "max", "precision": "fp32", "batch": 8, "steps": 4}
@@ -42,26 +43,28 @@ def _trainer_pairs(
         yield Cell({"round": i, "side": "bare"}, lambda: script("peers/bare.py"))
         for method in methods:
             case = {"round": i, "model": model, "method": method, "rows": rows}
-            yield Cell(case | {"side": "trainer", **peer}, partial(_trainer, bench, model, method, rows, peer))
+            yield Cell(case | {"side": "trainer", **peer}, partial(trainer, bench, model, method, rows, peer))
             variants: dict[str, list[str]] = {"ours": []}
             if method == "lora":
                 variants["ours, r8 query and value"] = ARTICLE_LORA
             for side, words in variants.items():
                 words = [f"method.type={method}", *words, f"train.max_steps={steps}"]
-                yield Cell(case | {"side": side, "words": words}, partial(_ours, bench, model, rows, words))
+                yield Cell(case | {"side": side, "words": words}, partial(on_reviews, bench, model, rows, words))
 
 
-def _trainer(bench: Bench, model: str, method: str, rows: int, flags: dict[str, Any]) -> dict[str, Any]:
+def trainer(
+    bench: Bench, model: str, method: str, rows: int, flags: dict[str, Any], environment: Variables = None
+) -> dict[str, Any]:
     words: list[str | Path] = ["--model", bench.model(model), "--train", material.reviews(bench.scratch, rows)]
     words += ["--method", method, "--output", bench.scratch / "peer"]
     for name, value in flags.items():
         words += [f"--{name}", str(value)]
-    return script("peers/trainer.py", *words)
+    return script("peers/trainer.py", *words, environment=environment)
 
 
-def _ours(bench: Bench, model: str, rows: int, words: list[str]) -> dict[str, Any]:
+def on_reviews(bench: Bench, model: str, rows: int, words: list[str], environment: Variables = None) -> dict[str, Any]:
     own = [f"model={bench.model(model)}", *bench.rows(material.reviews(bench.scratch, rows)), "train.eval_strategy=no"]
-    return costs(train([*own, *words], bench.run))
+    return costs(train([*own, *words], bench.run, environment))
 
 
 TRL_SIDES = {"trl": "bf16", "trl, fp32": "fp32"}  # having bf16 instructions does not mean that they are quick
@@ -69,37 +72,47 @@ TRL_SIDES = {"trl": "bf16", "trl, fp32": "fp32"}  # having bf16 instructions doe
 
 def trl(bench: Bench) -> Iterator[Cell]:
     """Instruction tuning of a small causal model: TRL's SFTTrainer, packed, in bf16 and in fp32, against ours."""
-    from weitiao.catalogue.download import sha256_of
     from weitiao.tasks import TASKS
 
     missing = None if "causal_lm" in TASKS else "weitiao has no task causal_lm yet"
-    rows = f"given, sha256 {sha256_of(bench.sft_rows)[:12]}" if bench.sft_rows else "chatterbot-zh"
+    rows = instruction_rows(bench)
     for i in bench.rounds(3):
         yield Cell({"round": i, "side": "bare"}, lambda: script("peers/bare.py"))
         for method in METHODS:
             case = {"round": i, "model": material.SMOLLM, "method": method, "rows": rows}
-            flags = {"batch": bench.size(4, 1), "steps": bench.size(6, 2), "max-length": bench.size(512, 128)}
+            flags = trl_flags(bench)
             for side, precision in TRL_SIDES.items():
                 asked = flags | {"precision": precision}
-                yield Cell(case | {"side": side, **asked}, partial(_trl, bench, method, asked))
+                yield Cell(case | {"side": side, **asked}, partial(trl_sft, bench, method, asked))
             words = ["task=causal_lm", f"method.type={method}", f"train.max_steps={bench.size(20, 4)}"]
             words += [f"data.max_length={flags['max-length']}"]
-            yield Cell(case | {"side": "ours", "words": words}, partial(_causal_lm, bench, words), skip=missing)
+            yield Cell(case | {"side": "ours", "words": words}, partial(on_instructions, bench, words), skip=missing)
 
 
-def _trl(bench: Bench, method: str, flags: dict[str, Any]) -> dict[str, Any]:
+def trl_flags(bench: Bench) -> dict[str, Any]:
+    return {"batch": bench.size(4, 1), "steps": bench.size(6, 2), "max-length": bench.size(512, 128)}
+
+
+def instruction_rows(bench: Bench) -> str:
+    """Which rows: a given file by its content, so that no path ties the results to a machine."""
+    from weitiao.catalogue.download import sha256_of
+
+    return f"given, sha256 {sha256_of(bench.sft_rows)[:12]}" if bench.sft_rows else "chatterbot-zh"
+
+
+def trl_sft(bench: Bench, method: str, flags: dict[str, Any], environment: Variables = None) -> dict[str, Any]:
     words: list[str | Path] = ["--model", bench.model(material.SMOLLM), "--method", method]
     words += ["--train", material.instructions(bench.scratch, bench.sft_rows), "--output", bench.scratch / "peer"]
     for name, value in flags.items():
         words += [f"--{name}", str(value)]
-    return script("peers/trl_sft.py", *words)
+    return script("peers/trl_sft.py", *words, environment=environment)
 
 
-def _causal_lm(bench: Bench, words: list[str]) -> dict[str, Any]:
+def on_instructions(bench: Bench, words: list[str], environment: Variables = None) -> dict[str, Any]:
     rows = material.instructions(bench.scratch, bench.sft_rows)
     held = material.write_jsonl(bench.scratch / "held-instructions.jsonl", _first(rows, 16))
     own = [f"model={material.SMOLLM}", f"data.train={rows}", f"data.eval={held}", "train.eval_strategy=no"]
-    summary = train([*own, "data.check=warn", *words], bench.run)
+    summary = train([*own, "data.check=warn", *words], bench.run, environment)
     return costs(summary) | {"supervised_tokens_per_s": summary.get("supervised_tokens_per_s")}
 
 
@@ -165,7 +178,7 @@ def sft_steps(bench: Bench) -> Iterator[Cell]:
             for choice, own in SFT_CHOICES.items():
                 words = ["task=causal_lm", f"method.type={method}", f"train.max_steps={bench.size(20, 4)}", *own]
                 case = {"round": i, "model": material.SMOLLM, "method": method, "choice": choice, "words": words}
-                yield Cell(case, partial(_causal_lm, bench, words))
+                yield Cell(case, partial(on_instructions, bench, words))
 
 
 def _first(path: Path, count: int) -> list[dict[str, Any]]:

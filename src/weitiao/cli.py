@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weitiao import allocator
 from weitiao.adapters_command import adapters_app
 from weitiao.advise_command import advise
 from weitiao.compare_commands import compare_app
@@ -41,6 +42,7 @@ def main() -> None:
     """Entry point: a user's mistake is one message and exit code 2."""
     _quiet()
     try:
+        allocator.check()
         app()
     except WeitiaoError as error:
         _fail(str(error), error.exit_code)

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from weitiao import catalogue
+from weitiao import allocator, catalogue
 
 _PACKAGES = (
     "weitiao",
@@ -38,6 +38,7 @@ def env() -> dict[str, Any]:
             "torch_threads": torch.get_num_threads(),
             "features": _cpu_features(),
         },
+        "allocator": allocator.in_use(),
         "memory_bytes": _total_memory_bytes(),
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cache": {

@@ -26,8 +26,10 @@ def bound_primitive_cache() -> None:
 
 
 def return_free_memory() -> None:
-    """Give the system what was freed but kept by the allocator (glibc; elsewhere only the garbage collection)."""
+    """Give the system what was freed but kept by the allocator (glibc, tcmalloc; elsewhere only the garbage collection)."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+    process = ctypes.CDLL(None) if os.name == "posix" else None
+    # glibc's takes the bytes to keep, tcmalloc's nothing
+    for name, arguments in (("malloc_trim", (0,)), ("MallocExtension_ReleaseFreeMemory", ())):
+        if call := getattr(process, name, None):
+            call(*arguments)

@@ -1,0 +1,72 @@
+"""The command starts itself again under another allocator, where one is found or named."""
+
+import ctypes.util
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from weitiao import allocator
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allocators are chosen on Linux alone")
+
+
+def _jemalloc() -> str:
+    """A jemalloc: the system's, or the one that Ray brings along."""
+    ray = importlib.util.find_spec("ray")
+    bundled = Path(ray.origin).parent / "core" / "libjemalloc.so" if ray and ray.origin else None
+    found = ctypes.util.find_library("jemalloc") or (str(bundled) if bundled and bundled.is_file() else None)
+    return found or pytest.skip("no jemalloc on this machine: neither the system's nor Ray's")
+
+
+def _env(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", allocator.CHOICE)}
+    return subprocess.run(
+        [sys.executable, "-m", "weitiao", *(words or ("env", "--json"))],
+        capture_output=True, text=True, env=clean | variables,
+    )  # fmt: skip
+
+
+def test_a_named_library_serves_the_command() -> None:
+    library = _jemalloc()
+    done = _env(**{allocator.CHOICE: library})
+    assert json.loads(done.stdout)["allocator"] == "jemalloc", done.stderr
+
+
+def test_the_system_s_own_on_request() -> None:
+    assert json.loads(_env(**{allocator.CHOICE: "system"}).stdout)["allocator"] == "system"
+
+
+def test_found_ones_are_used_unasked() -> None:
+    expected = next((name for name in allocator.LIBRARIES if ctypes.util.find_library(name)), "system")
+    assert expected.startswith(json.loads(_env().stdout)["allocator"])
+
+
+def test_who_preloads_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = _jemalloc()
+    assert json.loads(_env(LD_PRELOAD=library).stdout)["allocator"] == "jemalloc"
+
+    def execve(*_: object) -> None:
+        raise AssertionError("started again")
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setenv("LD_PRELOAD", "libother.so")
+    allocator.start_with_best()
+
+
+@pytest.mark.parametrize("name", ["libnothing-of-the-kind.so", "folder/libnothing.so"])
+def test_one_that_is_not_there_is_refused(name: str) -> None:
+    done = _env(**{allocator.CHOICE: name})
+    assert done.returncode == 2
+    assert f"{allocator.CHOICE}={name} could not be loaded" in done.stderr
+    assert "libtcmalloc-minimal4" in done.stderr
+
+
+def test_words_and_exit_code_survive_the_new_start(tmp_path: Path) -> None:
+    done = _env("train", str(tmp_path / "no such file.yaml"), **{allocator.CHOICE: _jemalloc()})
+    assert done.returncode == 2
+    assert "no such file.yaml" in done.stderr
