@@ -18,6 +18,10 @@ def over(first: dict[int, float], second: dict[int, float]) -> list[float]:
     return [first[i] / second[i] for i in sorted(first.keys() & second.keys())]
 
 
+def plan_errors(suite: Suite, **case: Any) -> list[float]:
+    return [found["plan_error"]["memory"] for _, found in sorted(suite.rounds(**case).items())]
+
+
 def allocators(suite: Suite, results: Path) -> list[str]:
     rows, shares = [], []
     for task, peer in TASKS.items():
@@ -41,6 +45,7 @@ def allocators(suite: Suite, results: Path) -> list[str]:
                         )
                         if side == "ours"
                         else "",
+                        ", ".join(f"{e:+.0%}" for e in plan_errors(suite, **this)) if side == "ours" else "",
                     ]
                 )
         for allocator in (SYSTEM, TCMALLOC):
@@ -67,6 +72,6 @@ def allocators(suite: Suite, results: Path) -> list[str]:
         "weitiao starts under tcmalloc where the machine has it (Debian and Ubuntu: `apt-get install libtcmalloc-minimal4`; "
         "`WEITIAO_ALLOCATOR=system` keeps the system's). All other suites are measured under the system's, as the peers are. Here "
         "both have tcmalloc: reviews against the tuned Trainer (B1), instructions against TRL in bf16.",
-        table([*head, "peak above bare, over the peer under tcmalloc"], rows),
+        table([*head, "peak above bare, over the peer under tcmalloc", "the plan's error in memory, by round"], rows),
         f"LoRA over full, peak above the bare process: {'; '.join(shares)}. Bare: {', '.join(bare) or 'not measured'}.",
     ]

@@ -64,7 +64,7 @@ def trainer(
 
 def on_reviews(bench: Bench, model: str, rows: int, words: list[str], environment: Variables = None) -> dict[str, Any]:
     own = [f"model={bench.model(model)}", *bench.rows(material.reviews(bench.scratch, rows)), "train.eval_strategy=no"]
-    return costs(train([*own, *words], bench.run, environment))
+    return costs(train([*own, *words], bench.run, environment), "plan_error")
 
 
 TRL_SIDES = {"trl": "bf16", "trl, fp32": "fp32"}  # having bf16 instructions does not mean that they are quick
@@ -113,7 +113,7 @@ def on_instructions(bench: Bench, words: list[str], environment: Variables = Non
     held = material.write_jsonl(bench.scratch / "held-instructions.jsonl", _first(rows, 16))
     own = [f"model={material.SMOLLM}", f"data.train={rows}", f"data.eval={held}", "train.eval_strategy=no"]
     summary = train([*own, "data.check=warn", *words], bench.run, environment)
-    return costs(summary) | {"supervised_tokens_per_s": summary.get("supervised_tokens_per_s")}
+    return costs(summary, "plan_error") | {"supervised_tokens_per_s": summary.get("supervised_tokens_per_s")}
 
 
 # TRL's own defaults: no warm-up, no decay, every row

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weitiao import allocator
 from weitiao.config import TrainConfig
 from weitiao.kernels.limits import KEPT_KERNELS
 from weitiao.measure.cost import MASTER_BYTES, Rates
@@ -120,7 +121,12 @@ def memory_of(
 
 
 def heap_growth(model: Any, batches: Batches, steps: float) -> int:
-    """Bytes by which the heap of a CPU run has grown after ``steps`` steps of varied batches. Reads the model's config."""
+    """Bytes by which the heap of a CPU run has grown after ``steps`` steps of varied batches. Reads the model's config.
+
+    None under another allocator than the system's: what grows is glibc's holes (docs/performance.md).
+    """
+    if allocator.in_use() != "system":
+        return 0
     kinds = len(set(zip(batches.rows.tolist(), batches.lengths.tolist(), strict=True)))
     if kinds < 2:
         return 0
