@@ -232,6 +232,13 @@ def test_where_a_template_ends_no_answer_the_end_token_is_put_and_learnt(tokeniz
     assert skipping.tokens([TURNS])[0][1] == [False] + [True] * (len(ids) - 1)
 
 
+def test_a_token_that_begins_in_the_header_is_the_answer_s(tokenizer: Any) -> None:
+    """Byte-pair encoding joins the header's blank and the answer's first word."""
+    blank = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    turns = [{"role": "user", "content": "is 2 even"}, {"role": "assistant", "content": "yes"}]
+    assert learnt(Chat(tokenizer, blank), turns) == [f" yes{tokenizer.eos_token}"]
+
+
 def test_a_template_that_wants_a_system_turn_has_no_known_end(tokenizer: Any) -> None:
     wants = "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}" + PLAIN
     assert learnt(Chat(tokenizer, wants), TURNS)[-1].endswith(tokenizer.eos_token)

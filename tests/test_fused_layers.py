@@ -1,5 +1,7 @@
 """kernels/layers.py: the norms and gated layers of five families against transformers' own, forward and backward."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import weitiao
 from conftest import tiny_llama
 from test_causal_lm import encode, load, reference
 from test_packing import of_family
-from weitiao.kernels import layers
+from weitiao.kernels import layers, remake
 from weitiao.kernels.layers import GatedFunction, RMSNormFunction, fuse_layers
 from weitiao.kernels.remake import Remade, offer
 from weitiao.measure.cost import Rates, step_cost
@@ -133,6 +135,46 @@ def test_what_is_offered_is_made_again_and_nothing_else() -> None:
         (other @ weight.t()).sum().backward()
     assert made == [1]
     assert weight.grad.tolist() == [[2.0] * 3] * 4
+
+
+def test_nothing_outlives_its_graph() -> None:
+    """An operation that keeps its own output (exp), what was made again, and the block itself: all without a collection."""
+
+    def shelves() -> int:
+        return sum(isinstance(found, remake._Shelf) for found in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = shelves()
+        for backward in (True, False):
+            x = torch.zeros(2, 3, requires_grad=True)
+            block = Remade()
+            with block:
+                offered = offer(x + 1, torch.ones_like, x)
+                grown = (offered * offered).exp()
+            alive = [weakref.ref(one) for one in (block, offered, grown)]
+            loss = grown.sum()
+            assert shelves() == before + 1
+            if backward:
+                loss.backward()
+            del block, offered, grown, loss
+            assert [one() for one in alive] == [None] * 3
+            assert shelves() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("changed", ["a source", "what is kept"])
+def test_what_is_changed_after_the_forward_pass_is_noticed(changed: str) -> None:
+    source, weight = torch.ones(2, 3), torch.ones(4, 3)
+    x = torch.zeros(2, 3, requires_grad=True)
+    with Remade():
+        y = offer(x + source, lambda one: one + 0, source) @ weight.t().requires_grad_()
+    with torch.no_grad():
+        (source if changed == "a source" else weight).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_an_error_in_a_forward_pass_leaves_nothing_behind(tmp_path: Path) -> None:

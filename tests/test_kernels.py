@@ -66,6 +66,9 @@ def test_causal_blocks_gradcheck(grouped: int, monkeypatch: pytest.MonkeyPatch) 
     q = torch.randn(2, grouped, 8, 4, dtype=torch.float64, requires_grad=True)
     k, v = (torch.randn(2, 8, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(CausalAttention.apply, (q, k, v, 0.5))
+    (first,) = torch.autograd.grad(CausalAttention.apply(q, k, v, 0.5).square().sum(), q, create_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()  # it has no second derivative, and says so
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,6 +1,7 @@
 """train.packing: rows one behind the other give the loss and gradients of rows one at a time; a leak is refused."""
 
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import weitiao
+from conftest import tiny_llama
 from test_causal_lm import encode, load
 from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.data.encode import Encoded
@@ -152,6 +154,23 @@ def test_a_packed_run_and_its_plan(chat_options: dict[str, Any]) -> None:
     assert losses[-1] < losses[0] - 0.01
     (planned,) = weitiao.plan(options, methods=["lora"])["methods"]
     assert planned["steps"] == run.summary["steps"] > 3
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_a_packed_run_whose_embedding_holds_only_known_rows(
+    method: str, chat_options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Without tied weights, adapters keep only the embedding rows that occur."""
+    folder = tiny_llama(tmp_path / "untied", tie=False)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(Path(chat_options["model"]) / name, folder / name)
+    losses = []
+    for packing in (True, False):
+        train = {**chat_options["train"], "packing": packing, "generate_rows": 0, "max_steps": 1}
+        changed = {"model": str(folder), "method": {"type": method}, "output": {"dir": str(tmp_path / f"{packing}")}}
+        run = weitiao.train({**chat_options, "train": train, **changed})
+        losses.append(run.summary["metrics"]["log_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
 def test_the_plan_of_packed_rows_keeps_their_tokens_and_pairs(chat_options: dict[str, Any]) -> None:

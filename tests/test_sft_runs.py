@@ -15,8 +15,10 @@ from conftest import write_jsonl
 from test_run_dir import ALWAYS, MODEL, files
 from weitiao.artifact import read_jsonl
 from weitiao.cli import app
+from weitiao.config import RunConfig
 from weitiao.errors import ConfigError, DataError, RunError
 from weitiao.tasks import causal_lm
+from weitiao.training.show import show
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])
 
@@ -231,6 +233,19 @@ def test_show_tells_what_is_learnt(chat_options: dict[str, Any]) -> None:
     plain = CliRunner().invoke(app, ["data", "show", *words, "--n", "1"])
     assert plain.exit_code == 0
     assert f"{rows[0]['num_targets']} learnt" in plain.stdout
+
+
+def test_show_goes_on_to_rows_that_are_not_left_out(chat_options: dict[str, Any], tmp_path: Path) -> None:
+    long, short = ("很长的问题" * 40, "短问题")
+    rows = tmp_path / "rows.jsonl"
+    questions = [f"{long}{i}" for i in range(5)] + [f"{short}{i}" for i in range(5)]
+    rows.write_text("".join(json.dumps({"prompt": q, "completion": "好"}) + "\n" for q in questions), encoding="utf-8")
+    data = {"train": str(rows), "eval": chat_options["data"]["train"], "check": "warn"}
+    for change in ({"max_length": 60}, {"max_length": 60, "over_length": "drop"}):
+        shown = show(RunConfig(**{**chat_options, "data": {**data, **change}}), n=3)
+        assert [short in row["pieces"][0]["text"] for row in shown] == [True] * 3
+    with pytest.raises(DataError, match="10 rows have no token to learn"):
+        show(RunConfig(**{**chat_options, "data": {**data, "max_length": 8}}), n=3)
 
 
 def test_plan_of_a_conversation_run(chat_options: dict[str, Any]) -> None:

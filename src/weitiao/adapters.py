@@ -215,7 +215,7 @@ def _heads(found: list[Earlier], weights: list[float], owner: Earlier | None) ->
 
 
 def _told_head(state: dict[str, Any], owner: Earlier | None) -> str:
-    if not any(map(is_head, state)):
+    if not any(is_head(name) or ".lm_head." in name for name in state if ".lora_" not in name):
         return "none"
     return "averaged by weight" if owner is None else f"of {owner.given}"
 

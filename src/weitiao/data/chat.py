@@ -188,10 +188,11 @@ class Chat:
         for ids, offsets, (_, spans), is_endless in zip(
             done["input_ids"], done["offset_mapping"], rendered, endless, strict=True
         ):
-            starts = np.array([start for start, _ in offsets])
+            starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
             learnt = np.full(len(ids), self.train_on_prompt)
             for start, end in spans:
-                learnt |= (starts >= start) & (starts < end)
+                # a token that holds the header's last blank and the answer's first word is the answer's
+                learnt |= (ends > start) & (starts < end)
             learnt[:1] = False
             closing = [self.tokenizer.eos_token_id] if is_endless else []
             rows.append(([*ids, *closing], learnt.tolist() + [True] * len(closing)))

@@ -12,6 +12,7 @@ import itertools
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from weitiao.kernels.limits import BLOCK_TOKENS, CAUSAL_BLOCKS_ABOVE, SHORT_UP_TO_TOKENS
 
@@ -45,6 +46,7 @@ class ShortAttention(torch.autograd.Function):
         return torch.bmm(probabilities, value)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
         (output,) = gradients
         scaled, key, value, probabilities = ctx.saved_tensors
@@ -76,6 +78,7 @@ class CausalAttention(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         (output,) = gradients
         scaled, key, value = ctx.saved_tensors

@@ -85,14 +85,13 @@ def _gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     output: torch.Tensor = RMSNormFunction.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
-    x, weight = hidden_states.detach(), self.weight.detach()
-    return offer(output, partial(_normed_again, x, weight, self.variance_epsilon))
+    return offer(output, partial(_normed_again, eps=self.variance_epsilon), hidden_states, self.weight)
 
 
 def _gated(self: Any, x: torch.Tensor) -> Any:
     gate, up = self.gate_proj(x), self.up_proj(x)
     output = GatedFunction.apply(gate, up)  # type: ignore[no-untyped-call]
-    return self.down_proj(offer(output, partial(_gate, gate.detach(), up.detach())))
+    return self.down_proj(offer(output, _gate, gate, up))
 
 
 def fuse_layers(model: nn.Module) -> int:

@@ -7,60 +7,105 @@ the bit: the same operations on the same tensors.
 """
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
-Make = Callable[[], torch.Tensor]
-_open: "list[Remade]" = []
+
+class _Open(threading.local):
+    def __init__(self) -> None:
+        self.blocks: list[Remade] = []
+
+
+_open = _Open()
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A tensor that is kept, by a name of its own: itself would hold the very operation that keeps it."""
+
+    tensor: torch.Tensor
+    version: int
+
+    def get(self) -> torch.Tensor:
+        if self.tensor._version != self.version:  # PyTorch's own check sees no tensor that a hook has packed
+            raise RuntimeError(
+                f"A tensor {list(self.tensor.shape)} needed for gradient computation has been modified by an inplace "
+                f"operation: it is at version {self.tensor._version}; expected version {self.version}."
+            )
+        return self.tensor
+
+
+def _keep(tensor: torch.Tensor) -> _Kept:
+    return _Kept(tensor.detach(), tensor._version)  # which share the counter of versions
+
+
+@dataclass(frozen=True, eq=False)
+class _Recipe:
+    make: Callable[..., torch.Tensor]
+    sources: list[_Kept]
+
+    def __call__(self) -> torch.Tensor:
+        return self.make(*(kept.get() for kept in self.sources))
+
+
+@dataclass(eq=False)
+class _Shelf:
+    """What of one forward pass was made again last: query, key and value read the same tensor."""
+
+    recipe: _Recipe | None = None
+    tensor: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def unpack(self, packed: "_Kept | tuple[_Recipe, torch.Size]") -> torch.Tensor:
+        if isinstance(packed, _Kept):
+            return packed.get()
+        recipe, shape = packed
+        if self.recipe is not recipe:
+            self.tensor = torch.empty(0)  # freed before the next is made
+            self.recipe, self.tensor = recipe, recipe()
+        return self.tensor.view(shape)
 
 
 class Remade:
     """In a ``with`` block, tensors given to :meth:`offer` are not kept for the backward pass but made again there."""
 
     def __init__(self) -> None:
-        self._offered: dict[int, tuple[weakref.ref[torch.Tensor], Make]] = {}
-        self._last: tuple[Make, torch.Tensor] | None = None  # query, key and value read the same tensor
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        self._offered: dict[int, tuple[weakref.ref[torch.Tensor], _Recipe]] = {}
+        # operations keep the second function: one of self would make a circle that only garbage collection breaks
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _Shelf().unpack)
 
     def __enter__(self) -> None:
-        _open.append(self)
+        _open.blocks.append(self)
         self._hooks.__enter__()
 
     def __exit__(self, *error: object) -> None:
         self._hooks.__exit__(*error)
-        _open.pop()
+        _open.blocks.pop()
         self._offered.clear()
+        del self._hooks
 
-    def offer(self, tensor: torch.Tensor, make: Make) -> None:
-        self._offered[tensor.untyped_storage()._cdata] = (weakref.ref(tensor), make)
+    def offer(self, tensor: torch.Tensor, recipe: _Recipe) -> None:
+        self._offered[tensor.untyped_storage()._cdata] = (weakref.ref(tensor), recipe)
 
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor | tuple[Make, torch.Size]:
-        reference, make = self._offered.get(tensor.untyped_storage()._cdata, (None, None))
-        if reference is None or make is None or (offered := reference()) is None:
-            return tensor  # never offered, or what was offered is gone and its place is another's
+    def _pack(self, tensor: torch.Tensor) -> _Kept | tuple[_Recipe, torch.Size]:
+        reference, recipe = self._offered.get(tensor.untyped_storage()._cdata, (None, None))
+        if reference is None or recipe is None or (offered := reference()) is None:
+            return _keep(tensor)  # never offered, or what was offered is gone and its place is another's
         if tensor.numel() != offered.numel() or not (tensor.is_contiguous() and offered.is_contiguous()):
-            return tensor
-        return make, tensor.shape
-
-    def _unpack(self, packed: torch.Tensor | tuple[Make, torch.Size]) -> torch.Tensor:
-        if isinstance(packed, torch.Tensor):
-            return packed
-        make, shape = packed
-        if self._last is None or self._last[0] is not make:
-            self._last = None  # freed before the next is made
-            self._last = make, make()
-        return self._last[1].view(shape)
+            return _keep(tensor)
+        return recipe, tensor.shape
 
 
-def offer(tensor: torch.Tensor, make: Make) -> torch.Tensor:
-    """``tensor``, which ``make()`` computes again. Outside of a :class:`Remade` block nothing else happens."""
-    if _open and tensor.requires_grad:
-        _open[-1].offer(tensor, make)
+def offer(tensor: torch.Tensor, make: Callable[..., torch.Tensor], *sources: torch.Tensor) -> torch.Tensor:
+    """``tensor``, which ``make(*sources)`` computes again. Outside of a :class:`Remade` block nothing else happens."""
+    if _open.blocks and tensor.requires_grad:
+        _open.blocks[-1].offer(tensor, _Recipe(make, [_keep(source) for source in sources]))
     return tensor
 
 

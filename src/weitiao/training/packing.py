@@ -32,7 +32,8 @@ def refuse_leaks(model: Any, task: ModuleType, rows: Encoded, pad_id: int, accel
     model.eval()
     try:
         own = rows.row(front)
-        for tokens in (own, np.where(own > 0, own - 1, 1)):
+        known = np.unique(rows.flat)  # an embedding may hold no other rows
+        for tokens in (own, known[(np.searchsorted(known, own) + 1) % len(known)]):
             batch = task.collate(_behind(tokens, rows, behind), [0, 1], pad_id)
             batch = {key: value.to(accelerator.device) for key, value in batch.items()}
             with torch.no_grad():

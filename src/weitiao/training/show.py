@@ -1,17 +1,29 @@
 """show(config): training rows as the model gets them, with what is learnt told apart."""
 
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
+
+import numpy as np
 
 from weitiao import pretrained
 from weitiao.config import RunConfig
 from weitiao.data.prepare import prepare
 from weitiao.data.side import Side
+from weitiao.errors import DataError
 from weitiao.tasks import TASKS
 
 
+def _growing(first: int, total: int) -> Iterator[int]:
+    """How many rows to look at: ``first``, and twice as many each time, up to all."""
+    while first < total:
+        yield first
+        first *= 2
+    yield total
+
+
 def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
-    """The first ``n`` training rows, encoded: what `weitiao data show` prints.
+    """The first ``n`` training rows that are not left out, encoded: what `weitiao data show` prints.
 
     Returns:
         For each row its id, num_tokens, pieces [{text, learnt}] that make up the whole text (special tokens included,
@@ -24,11 +36,22 @@ def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
     task, tokenizer = TASKS[config.task], pretrained.load_tokenizer(config.model)
     prepared = prepare(config.data, task.KIND)
     data = config.data.model_copy(update={"max_length": pretrained.max_length(config, tokenizer)})
-    side = Side(prepared.train.table, prepared.train.rows[:n])
-    texts, pairs = task.rows_of(side)
-    encoded = task.encode(texts, side.labels, prepared.label_names, tokenizer, data, pairs, ids=side.ids)
+    for count in _growing(n, len(prepared.train.rows)):
+        side = Side(prepared.train.table, prepared.train.rows[:count])
+        texts, pairs = task.rows_of(side)
+        try:
+            encoded = task.encode(texts, side.labels, prepared.label_names, tokenizer, data, pairs, ids=side.ids)
+        except DataError:  # none of these rows is of use; a later one may be
+            if count >= len(prepared.train.rows):
+                raise
+            continue
+        wanted = set(np.unique(encoded.owner)[:n].tolist())
+        if len(wanted) == n:
+            break
     ids, labels, rows = side.ids, side.labels, list[dict[str, Any]]()
     for i, owner in enumerate(encoded.owner.tolist()):
+        if owner not in wanted:
+            continue
         tokens = encoded.row(i).tolist()
         row: dict[str, Any] = {"id": ids[owner], "num_tokens": len(tokens)}
         learnt = [False] * len(tokens)
