@@ -55,6 +55,8 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        if ctx.gradients is None:
+            raise RuntimeError("Trying to backward through the head's loss a second time: its gradients are gone.")
         factor = gradients[0]
         grad_hidden, grad_weight = (None if g is None else g.mul_(factor.to(g.dtype)) for g in ctx.gradients)
         ctx.gradients = None
