@@ -80,3 +80,13 @@ def test_plan_counts_what_rests(options: dict[str, Any]) -> None:
 def test_refused(method: dict[str, Any], message: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=message):
         weitiao.train({**options, "method": {"type": "full", **method}})
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [({"lisa_layers": 3}, "the model has 2 layers"), ({"galore_rank": 10_000}, "no matrix of the layers is larger")],
+)
+def test_shapes_are_refused_before_rows_are_read(method: dict[str, Any], message: str, options: dict[str, Any]) -> None:
+    data = {"train": "no-such-rows.csv"}
+    with pytest.raises(ConfigError, match=message):
+        weitiao.train({**options, "data": data, "method": {"type": "full", **method}})

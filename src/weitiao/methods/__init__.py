@@ -37,6 +37,12 @@ def refuse_unfit(method: Any, model_type: str, generates: bool) -> None:
         refuse(method, model_type, generates)
 
 
+def refuse_shapes(method: Any, model: Any) -> None:
+    """Raise ConfigError where the optimizer's part of a method does not fit the shapes of ``model``, which has the method."""
+    if (refuse := getattr(METHODS[method.type], "refuse_shapes", None)) is not None:
+        refuse(method, model)
+
+
 def beside(
     method: Any, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int
 ) -> Beside | None:

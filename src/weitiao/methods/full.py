@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao.errors import ConfigError
-from weitiao.kernels.prefix import frozen_names
+from weitiao.kernels.prefix import frozen_names, layers
 from weitiao.method_config import FullConfig
 from weitiao.methods import galore
-from weitiao.methods.lisa import STEPS, Lisa
+from weitiao.methods.lisa import STEPS, Lisa, refuse_more
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,13 @@ def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name in kept)
     return model
+
+
+def refuse_shapes(config: FullConfig, model: Any) -> None:
+    """Raise ConfigError for a projection to no matrix, and for more layers at a time than there are."""
+    galore.GaLore.of(config, model)
+    if config.lisa_layers is not None:
+        refuse_more(config.lisa_layers, len(layers(model)[1]))
 
 
 def beside(

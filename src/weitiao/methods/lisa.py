@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 STEPS = 20  # of a period; the paper tries 3 to 122
 
 
+def refuse_more(count: int, found: int) -> None:
+    """Raise ConfigError where more layers are to train at a time than the model has."""
+    if count > found:
+        raise ConfigError(
+            f"method.lisa_layers is {count}, and the model has {found} layers.\nExpected at most {found}.\n"
+            "Lower it, or use method.type=full."
+        )
+
+
 class Lisa:
     """Turns of ``count`` layers, ``period`` steps each."""
 
     def __init__(self, model: Any, trained: Iterable[str], count: int, period: int, seed: int) -> None:
         stack, found = layers(model)
-        if count > len(found):
-            raise ConfigError(
-                f"method.lisa_layers is {count}, and the model has {len(found)} layers.\nExpected at most {len(found)}.\n"
-                "Lower it, or use method.type=full."
-            )
+        refuse_more(count, len(found))
         self.count, self.period, self.seed = count, period, seed
         own = dict(model.named_parameters())
         self.layers: list[dict[str, Any]] = [{} for _ in found]

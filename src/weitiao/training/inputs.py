@@ -22,7 +22,7 @@ from weitiao.data.side import Side
 from weitiao.data.stream import Stream
 from weitiao.environment import env, git_commit
 from weitiao.errors import DataError, RunError
-from weitiao.methods import refuse_unfit
+from weitiao.methods import refuse_shapes, refuse_unfit
 from weitiao.methods.shapes import on_shapes
 from weitiao.tasks import TASKS
 from weitiao.training.events import EventLog
@@ -90,7 +90,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     task = TASKS[config.task]
     # what the model cannot take is refused before anything is read
     refuse_unfit(config.method, pretrained.model_type(config.model), task.KIND == "sft")
-    on_shapes(config.method, config.model, task.AUTO_MODEL)
+    refuse_shapes(config.method, on_shapes(config.method, config.model, task.AUTO_MODEL))
     events.write("stage", message=f"reading {config.data.train}")
     tokenizer = pretrained.load_tokenizer(config.model)
     max_length = pretrained.max_length(config, tokenizer)
