@@ -141,7 +141,11 @@ def machine() -> dict[str, Any]:
 
 
 def last_json(command: list[str | Path], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a command and read the last line it printed. Raises CellFailed with the end of what it said."""
+    """Run a command and read the last line it printed. Raises CellFailed with the end of what it said.
+
+    The system's allocator serves ours, as it does the peers, unless ``environment`` names another one.
+    """
+    environment = {CHOICE: "system"} | (environment or dict(os.environ))
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
@@ -160,13 +164,12 @@ def train(words: list[str], folder: Path, environment: dict[str, str] | None = N
 
     ``step_ms`` is the median over the steps after warm-up, from the log; it needs ``train.logging_steps=1``. ``evals``: the
     events of evaluations during training.
-    The system's allocator serves, as it does the peers, unless ``environment`` names another one.
     The run folder is removed: weights of hundreds of megabytes a cell are not kept.
     """
     shutil.rmtree(folder, ignore_errors=True)
     command: list[str | Path] = [sys.executable, "-m", "weitiao", "train", *words, f"output.dir={folder}", "--json"]
     try:
-        summary = last_json(command, {CHOICE: "system"} | (environment or dict(os.environ)))
+        summary = last_json(command, environment)
         events = [json.loads(line) for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
