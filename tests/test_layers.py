@@ -17,6 +17,7 @@ LAYERS = {
     "overrides": 0,
     "options": 1,
     "catalogue": 1,
+    "allocator": 1,
     "artifact": 1,
     "kernels": 1,
     "measure": 1,
