@@ -66,6 +66,36 @@ def test_one_that_is_not_there_is_refused(name: str) -> None:
     assert "libtcmalloc-minimal4" in done.stderr
 
 
+def test_the_library_may_be_named_as_env_names_it() -> None:
+    if not ctypes.util.find_library("jemalloc"):
+        pytest.skip("no jemalloc of the system's on this machine")
+    assert json.loads(_env(**{allocator.CHOICE: "jemalloc"}).stdout)["allocator"] == "jemalloc"
+
+
+@pytest.mark.parametrize("choice", ["system", "libother.so"])
+def test_a_choice_that_a_preloaded_one_overrules_is_told(choice: str) -> None:
+    done = _env(**{allocator.CHOICE: choice, "LD_PRELOAD": _jemalloc()})
+    assert done.returncode == 2
+    assert f"{allocator.CHOICE}={choice}, and LD_PRELOAD=" in done.stderr
+
+
+def test_a_loader_that_drops_the_library_is_tried_once(tmp_path: Path) -> None:
+    """As for setgid programs: without a mark of its own the command would start again for ever."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nprint('start', file=sys.stderr)\nos.environ.pop('LD_PRELOAD', None)\n"
+    )
+    done = _env("--help", PYTHONPATH=str(tmp_path), **{allocator.CHOICE: _jemalloc()})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("start\n") == 2
+
+
+def test_a_script_from_standard_input_is_not_started_again() -> None:
+    script = "import sys\nsys.argv = ['weitiao', '--help']\nfrom weitiao.__main__ import main\nmain()\n"
+    clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", allocator.CHOICE)}
+    done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, env=clean)
+    assert "Usage" in done.stdout
+
+
 def test_words_and_exit_code_survive_the_new_start(tmp_path: Path) -> None:
     done = _env("train", str(tmp_path / "no such file.yaml"), **{allocator.CHOICE: _jemalloc()})
     assert done.returncode == 2

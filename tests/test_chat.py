@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken
 
 from conftest import write_jsonl
 from weitiao import pretrained
 from weitiao.config import DataConfig
-from weitiao.data.chat import REFUSED, Chat, chat_lengths, chat_of, encode_chats, question_of
+from weitiao.data.chat import Chat, chat_of, question_of
+from weitiao.data.chat_rows import REFUSED, chat_lengths, encode_chats
 from weitiao.data.prepare import prepare
 from weitiao.errors import DataError
 
@@ -192,9 +194,9 @@ def test_a_column_like_a_label_beside_question_and_answer_is_no_label_for_this_t
 def test_conversations_that_the_template_refuses_stop_the_run_or_are_left_out(
     policy: str, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SmolLM2's template has nothing to render in a conversation that only the assistant speaks in."""
     good, bad = TURNS[1:3], [{"role": "assistant", "content": "a"}]
-    data = DataConfig(train="rows.jsonl", bad_rows=policy)
+    asked = "{% if messages[0].role == 'assistant' %}{{ raise_exception('a question first') }}{% endif %}" + PLAIN
+    data = DataConfig(train="rows.jsonl", bad_rows=policy, chat_template=asked)
     chat = chat_of(data, tokenizer)
     if policy == "fail":
         with pytest.raises(DataError, match=r"(?s)^b: .*data\.bad_rows=skip"):
@@ -203,7 +205,7 @@ def test_conversations_that_the_template_refuses_stop_the_run_or_are_left_out(
     with caplog.at_level("WARNING"):
         encoded = encode_chats([bad, good, bad, good], chat, 512, ids=["a", "b", "c", "d"])
     assert encoded.kept.tolist() == [1, 3]
-    assert encoded.lengths == [len(Chat(tokenizer).tokens([good])[0][0])] * 2
+    assert encoded.lengths == [len(chat.tokens([good])[0][0])] * 2
     assert "left out: 2 conversations that the chat template refuses. a: " in caplog.text
     counts, first, last = chat_lengths([bad, good], chat, ["a", "b"])
     assert (counts[0], first[0], last[0]) == (REFUSED, 0, 0)
@@ -237,6 +239,41 @@ def test_a_token_that_begins_in_the_header_is_the_answer_s(tokenizer: Any) -> No
     blank = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     turns = [{"role": "user", "content": "is 2 even"}, {"role": "assistant", "content": "yes"}]
     assert learnt(Chat(tokenizer, blank), turns) == [f" yes{tokenizer.eos_token}"]
+
+
+def test_an_end_token_of_the_whole_conversation_does_not_stretch_an_earlier_answer(smollm: Path) -> None:
+    """Phi-3's way: <|end|>, special but in no role, behind every turn, and the tokenizer's end token behind them all."""
+    own = pretrained.load_tokenizer(str(smollm))
+    own.add_tokens([AddedToken(f"<|{name}|>", special=True) for name in ("end", "user", "assistant", "system")])
+    phi = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+    )
+    last = f" 人工智能。\n是的<|end|>\n{own.eos_token}"
+    assert learnt(Chat(own, phi), TURNS) == ["你好！<|end|>", last]
+    cutting = phi.replace("m.content", "m.content.split('</think>')[-1]")
+    thought = [*TURNS[:2], {"role": "assistant", "content": "<think>hm</think>你好！"}, *TURNS[3:]]
+    assert learnt(Chat(own, cutting), thought) == ["你好！<|end|>", last]
+    assert Chat(own, phi.replace("{% else %}{{ eos_token }}", "")).end_ids() == [own.convert_tokens_to_ids("<|end|>")]
+    # and where nothing ends an earlier answer, nothing behind it is learnt
+    plain = PLAIN.replace("{% if add", "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}{% if add")
+    assert learnt(Chat(own, plain), TURNS) == ["你好！", f" 人工智能。\n是的\n{own.eos_token}"]
+    cutting = plain.replace("m.content", "m.content.split('</think>')[-1]")
+    assert "什么是ai" not in "".join(learnt(Chat(own, cutting), thought))
+
+
+def test_a_conversation_may_begin_with_an_answer(tokenizer: Any) -> None:
+    first = [{"role": "assistant", "content": "你好！"}, *TURNS[3:]]
+    assert learnt(Chat(tokenizer), first) == ["你好！<|im_end|>", " 人工智能。\n是的<|im_end|>"]
+    assert (
+        learnt(Chat(tokenizer), [{"role": "assistant", "content": ""}, *TURNS[3:]])[-1] == " 人工智能。\n是的<|im_end|>"
+    )
+
+
+def test_a_thought_begun_in_the_generation_prompt_alone_is_told(tokenizer: Any) -> None:
+    begun = PLAIN.replace("### assistant:\n{% endif %}", "### assistant:\n<think>\n{% endif %}")
+    with pytest.raises(DataError, match="renders turn 2 otherwise than it begins an answer when asked"):
+        Chat(tokenizer, begun).turns(TURNS[1:3])
 
 
 def test_a_template_that_wants_a_system_turn_has_no_known_end(tokenizer: Any) -> None:

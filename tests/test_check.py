@@ -156,19 +156,26 @@ def test_sft_rows_are_counted_through_the_chat_template(tmp_path: Path, smollm: 
 
 
 def test_a_conversation_that_the_template_refuses_is_named(tmp_path: Path, smollm: Path) -> None:
-    """SmolLM2's own template, and one turn with which it has nothing to go on from."""
+    """One that wants a question first."""
+    template = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('a question first') }}{% endif %}"
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
     turns = [{"from": "human", "value": f"q {tmp_path}"}, {"from": "gpt", "value": "a"}]  # no kept report fits
     path = write_jsonl(tmp_path / "r.jsonl", [{"conversations": turns}, {"conversations": turns[1:]}])
     with pytest.raises(DataError, match=r"r\.jsonl:2: The chat template cannot render"):
-        weitiao.data.check(DataConfig(train=str(path)), model=str(smollm))
+        weitiao.data.check(DataConfig(train=str(path), chat_template=template), model=str(smollm))
     for _ in range(2):  # the second is the one that was kept
-        report = weitiao.data.check(DataConfig(train=str(path), bad_rows="skip"), model=str(smollm))
+        report = weitiao.data.check(
+            DataConfig(train=str(path), chat_template=template, bad_rows="skip"), model=str(smollm)
+        )
         (found,) = [f for f in report.findings if f.code == "refused_by_template"]
         assert (found.count, found.where) == (1, ("r.jsonl:2",))
         assert report.lengths["percentiles"]["5"] == report.lengths["percentiles"]["100"] > 0  # of the one row
     path = write_jsonl(tmp_path / "all.jsonl", [{"conversations": turns[1:]}] * 2)
     with pytest.raises(DataError, match="refuses all 2 conversations"):
-        weitiao.data.check(DataConfig(train=str(path), bad_rows="skip"), model=str(smollm))
+        weitiao.data.check(DataConfig(train=str(path), chat_template=template, bad_rows="skip"), model=str(smollm))
 
 
 def test_errors_stop_training_unless_told_otherwise(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def runs(base: dict[str, Any], other_labels: Path, tmp_path_factory: pytest.Temp
         "labels": trained(other, folder / "labels"),
         "pissa": trained(base, folder / "pissa", {"init_lora_weights": "pissa"}),
         "dora": trained(base, folder / "dora", {"use_dora": True}),
+        "huge": trained(base, folder / "huge", {"r": 48}),  # more than the layers' 32 rows
     }
 
 
@@ -173,8 +174,26 @@ def test_another_shape_is_refused(
 
 
 def test_no_adapter_is_refused(base: dict[str, Any], tmp_path: Path) -> None:
+    nothing = {**base, "data": {**base["data"], "train": str(tmp_path / "not read yet.jsonl")}}
     with pytest.raises(ConfigError, match="holds no adapter"):
-        trained(base, tmp_path / "run", {"init_from": base["model"]})
+        trained(nothing, tmp_path / "run", {"init_from": base["model"]})
+
+
+@pytest.mark.parametrize("damage", ["no base", "cut weights", "no json"])
+def test_a_damaged_adapter_is_refused(damage: str, runs: Trained, base: dict[str, Any], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs["a"].model, tmp_path / "damaged"))
+    config, weights = folder / "adapter_config.json", folder / FILE
+    if damage == "no base":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}))
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:40])
+    else:
+        config.write_text(config.read_text()[:40])
+    message = "names no base model" if damage == "no base" else "cannot be read"
+    with pytest.raises(ConfigError, match=message):
+        trained(base, tmp_path / "run", {"init_from": str(folder)})
+    with pytest.raises(ConfigError, match=message):
+        combine([runs["b"].path, folder], head=str(folder), output=tmp_path / "both")
 
 
 # Several become one
@@ -216,6 +235,14 @@ def test_all_of_one_is_that_one(kind: Any, runs: Trained, base: dict[str, Any], 
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
     score = result["scores"][0]
     assert score["metrics"] == pytest.approx(score["metrics_before"], abs=1e-4)
+
+
+def test_svd_of_a_rank_above_a_layer_s_size(runs: Trained, base: dict[str, Any], tmp_path: Path) -> None:
+    pair = [runs["huge"], runs["a"]]
+    combine([run.path for run in pair], weights=[0.6, 0.4], type="svd", output=tmp_path / "both")
+    one, two, both = (deltas(folder, base["model"]) for folder in (pair[0].model, pair[1].model, tmp_path / "both"))
+    for name, value in both.items():
+        torch.testing.assert_close(value, 0.6 * one[name] + 0.4 * two[name], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["ties", "dare_linear", "dare_ties"])

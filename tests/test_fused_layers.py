@@ -177,6 +177,19 @@ def test_what_is_changed_after_the_forward_pass_is_noticed(changed: str) -> None
         y.sum().backward()
 
 
+def test_what_a_hook_changes_in_place_is_kept_as_it_is(tmp_path: Path) -> None:
+    """A caller's noise or scale on a norm's output: the recipe would make what it was before."""
+    gradients = []
+    for fused in (True, False):
+        model: Any = load(tiny_llama(tmp_path), "eager")
+        if fused:
+            fuse_layers(model)
+        model.model.layers[0].input_layernorm.register_forward_hook(lambda _module, _args, output: output.mul_(2))
+        model.model(input_ids=torch.arange(12)[None]).last_hidden_state.square().sum().backward()
+        gradients.append(model.model.layers[0].self_attn.q_proj.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+
+
 def test_an_error_in_a_forward_pass_leaves_nothing_behind(tmp_path: Path) -> None:
     model: Any = load(tiny_llama(tmp_path), "eager")
     fuse_layers(model)

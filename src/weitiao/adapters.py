@@ -184,7 +184,9 @@ def _combined(
         model.peft_config[label].use_rslora = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        options = {} if density is None else {"density": density}
+        options: dict[str, Any] = {} if density is None else {"density": density}
+        if kind == "svd":
+            options["svd_full_matrices"] = False  # as whole ones peft cannot take a rank above a layer's smaller side
         try:
             model.add_weighted_adapter(labels, weights, "default", combination_type=kind, **options)
         except ValueError as error:
@@ -197,7 +199,19 @@ def _combined(
         base_model_name_or_path=first.base_model_name_or_path,
         inference_mode=True,
     )
-    return dict(peft.get_peft_model_state_dict(model, adapter_name="default")), result
+    state = dict(peft.get_peft_model_state_dict(model, adapter_name="default"))
+    if kind == "svd":  # a layer has no more singular vectors than its smaller side
+        state = {name: _padded(name, value, result.r) for name, value in state.items()}
+    return state, result
+
+
+def _padded(name: str, value: Any, rank: int) -> Any:
+    """A (rank x in) or B (out x rank) of the rank that the config names: the products are the same."""
+    import torch
+
+    rows = name.split(".lora_")[1].startswith(("A", "embedding_A"))
+    missing = rank - value.shape[0 if rows else 1]
+    return torch.nn.functional.pad(value, (0, 0, 0, missing) if rows else (0, missing))
 
 
 def _heads(found: list[Earlier], weights: list[float], owner: Earlier | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ PyTorch asks for aligned blocks. glibc before 2.38 looks for a hole larger than 
 does not serve the next tensor of its size, and a third of a run's heap is holes (docs/performance.md). The others keep blocks
 by size class. An allocator can only be chosen before the process starts: hence the new start.
 
-``WEITIAO_ALLOCATOR``: ``auto`` (the default), ``system``, or a library's name or path.
+``WEITIAO_ALLOCATOR``: ``auto`` (the default), ``system``, ``tcmalloc``, ``jemalloc``, or a library's file name or path.
 """
 
 import ctypes.util
@@ -20,6 +20,7 @@ _KNOWN = ("tcmalloc", "jemalloc", "mimalloc")
 # tcmalloc reports every block of a gigabyte and more on stderr.
 _QUIET = {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": str(1 << 50)}
 CHOICE = "WEITIAO_ALLOCATOR"
+_STARTED = "WEITIAO_STARTED"  # the process that has started again: a loader may drop LD_PRELOAD without a word
 
 
 def in_use() -> str:
@@ -32,30 +33,48 @@ def find() -> str | None:
     choice = os.environ.get(CHOICE, "auto")
     if choice == "system" or not sys.platform.startswith("linux"):
         return None
-    if choice != "auto":
-        return choice
-    return next((found for name in LIBRARIES if (found := ctypes.util.find_library(name))), None)
+    known = [name for name in LIBRARIES if choice == "auto" or name.startswith(choice)]
+    found = next((found for name in known if (found := ctypes.util.find_library(name))), None)
+    return found if choice == "auto" else found or choice
 
 
 def start_with_best() -> None:
     """Start this command again, as the same process, under the library of :func:`find`.
 
-    Does nothing where ``LD_PRELOAD`` is set, by us or by someone who has chosen, or where no library is found.
+    Does nothing where ``LD_PRELOAD`` is set, by us or by someone who has chosen; where no library is found; a second time;
+    or in a script from standard input, which could not be read again.
     """
-    if not os.environ.get("LD_PRELOAD") and (library := find()):
-        os.execve(sys.executable, sys.orig_argv, _QUIET | os.environ | {"LD_PRELOAD": library})
+    if os.environ.get("LD_PRELOAD") or os.environ.get(_STARTED) == str(os.getpid()):
+        return
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script and Path(script).is_file() and (library := find()):
+        marks = {"LD_PRELOAD": library, _STARTED: str(os.getpid())}
+        os.execve(sys.executable, sys.orig_argv, _QUIET | os.environ | marks)
 
 
 def check() -> None:
-    """Raises ConfigError where the library that was asked for is not in this process: the loader goes on without it."""
-    library = os.environ.get("LD_PRELOAD")
-    if not library or library != os.environ.get(CHOICE):
+    """Raises ConfigError where the allocator that was asked for does not serve this process: loaders go on without it."""
+    choice, preloaded = os.environ.get(CHOICE, "auto"), os.environ.get("LD_PRELOAD", "")
+    if choice == "auto" or not sys.platform.startswith("linux"):
         return
-    if not any(file.startswith(Path(library).resolve().name) for file in _mapped()):
+    library = find()
+    if library is None and in_use() != "system":
         raise ConfigError(
-            f"{CHOICE}={library} could not be loaded.\nExpected the name or path of an allocator's library, auto or "
-            "system.\nDebian and Ubuntu: apt-get install libtcmalloc-minimal4, and leave the variable unset."
+            f"{CHOICE}={choice}, and LD_PRELOAD={preloaded} has loaded {in_use()}.\nExpected one of the two alone.\n"
+            "Unset LD_PRELOAD."
         )
+    if library is None or any(file.startswith(Path(library).resolve().name) for file in _mapped()):
+        return
+    if preloaded and preloaded != library:
+        raise ConfigError(
+            f"{CHOICE}={choice}, and LD_PRELOAD={preloaded} is set already.\nExpected one of the two alone.\n"
+            "Unset LD_PRELOAD, or name the allocator's library in it."
+        )
+    raise ConfigError(
+        f"{CHOICE}={choice} could not be loaded.\nExpected auto, system, tcmalloc, jemalloc, or the file name "
+        "(libjemalloc.so.2) or path of one allocator's library.\n"
+        "Debian and Ubuntu: apt-get install libtcmalloc-minimal4, and leave the variable unset."
+    )
 
 
 def _mapped() -> set[str]:

@@ -11,23 +11,18 @@ end token is put there, or the model would never learn to stop.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from weitiao.data.detect import detect, to_messages
-from weitiao.data.encode import Encoded, Progress
 from weitiao.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-_BLOCK_ROWS = 1024
-NEVER = 2**62
-REFUSED = -1
 Message = dict[str, str]
 Conversation = Sequence[Message]
 Span = tuple[int, int]
@@ -116,15 +111,23 @@ class Chat:
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before, through = self.render(messages[:i], ask=True), self.render(messages[: i + 1])
-            if not text.startswith(before):
-                raise DataError(
-                    f"The chat template renders turn {i + 1} otherwise once others follow it.\nExpected a template that "
-                    "appends turns.\nGive one: data.chat_template=FILE"
-                )
-            end = len(through) if text.startswith(through) else self._end_of(message["content"], text, len(before))
+            before, through = self._before(messages, i, text), self.render(messages[: i + 1])
+            end = len(through) if text.startswith(through) else self._end_of(messages, i, text, len(before))
             spans.append((len(before), self._without_blanks(text, len(before), end)))
         return text, spans
+
+    def _before(self, messages: Conversation, i: int, text: str) -> str:
+        """The text up to where turn i, an answer, begins."""
+        if i == 0:  # nothing was asked, and many templates render no empty conversation
+            return text[: max(0, text.find(messages[0]["content"].strip()))]
+        before = self.render(messages[:i], ask=True)
+        if not text.startswith(before):
+            what = "once others follow it" if i + 1 < len(messages) else "than it begins an answer when asked for one"
+            raise DataError(
+                f"The chat template renders turn {i + 1} otherwise {what}.\nExpected a template that appends turns.\n"
+                "Give one: data.chat_template=FILE"
+            )
+        return before
 
     def _ends_no_answer(self) -> bool:
         """Whether the template puts nothing behind the last answer. One that does not render such a trial is left alone."""
@@ -136,11 +139,21 @@ class Chat:
                 continue
         return False
 
-    def _end_of(self, content: str, text: str, start: int) -> int:
-        """The end of the first special token behind a turn's content: some templates render the last turn apart."""
-        found = text.find(content.strip(), start)
-        behind = start if found < 0 else found + len(content.strip())  # not found: a thought that the template cut
-        ends = [text.find(token, behind) + len(token) for token in self._specials if token in text[behind:]]
+    def _end_of(self, messages: Conversation, i: int, text: str, start: int) -> int:
+        """The end of the special token behind turn i, which is rendered apart when it is the last one.
+
+        What follows an answer both here and at the end of a conversation is what ends it: the next turn's header, and an end
+        token of the whole conversation, follow in one of them alone.
+        """
+        through, content = self.render(messages[: i + 1]), messages[i]["content"].strip()
+        here, there = text.find(content, start), through.find(content, start)
+        if here >= 0 and there >= 0:
+            behind = here + len(content)
+            after = _common_beginning(text[behind:], through[there + len(content) :])
+        else:  # a thought that the template cut
+            later = next((j for j in range(i + 1, len(messages)) if messages[j]["role"] == "assistant"), len(messages))
+            behind, after = start, text[start : len(self.render(messages[:later], ask=later < len(messages)))]
+        ends = [behind + at + len(token) for token in self._specials if (at := after.find(token)) >= 0]
         return min(ends, default=behind)
 
     def _without_blanks(self, text: str, start: int, end: int) -> int:
@@ -150,7 +163,8 @@ class Chat:
 
     @property
     def _specials(self) -> list[str]:
-        return list(self.tokenizer.all_special_tokens)
+        added = (str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        return list(dict.fromkeys((*self.tokenizer.all_special_tokens, *added)))
 
     def tokens(
         self, conversations: Sequence[Conversation], name: Callable[[int], str] | None = None
@@ -206,102 +220,12 @@ class Chat:
         except DataError:  # a template that wants other turns, such as a system's
             return []
         last = [token for token, is_learnt in zip(ids, learnt, strict=True) if is_learnt][-1]
-        return [last] if last in self.tokenizer.all_special_ids else []
+        return [last] if self.tokenizer.convert_ids_to_tokens(last) in self._specials else []
 
     def question(self, messages: Conversation) -> list[int]:
         """The token ids after which the model writes the next turn."""
         ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
         return ids
-
-
-def encode_chats(
-    conversations: Sequence[Conversation],
-    chat: Chat,
-    max_length: int,
-    over_length: Literal["truncate", "drop", "fail"] = "truncate",
-    nothing_learnt: Literal["fail", "drop"] = "fail",
-    progress: Progress | None = None,
-    ids: Sequence[str] = (),
-) -> Encoded:
-    """Encode conversations; longer ones lose their end.
-
-    Args:
-        nothing_learnt: rows of which truncation leaves no learnt token: refuse them by name, or leave them out (they
-            own no row then). Their loss would be 0 without anything being right.
-        ids: names of the rows, for messages.
-
-    Raises:
-        DataError: ``over_length=fail`` and a conversation is longer, or rows without a learnt token.
-    """
-    rows: list[list[int]] = []
-    learnt: list[bool] = []
-    owner: list[int] = []
-    mute: list[int] = []
-    over = lost = refused = 0
-    for start in range(0, len(conversations), _BLOCK_ROWS):
-        for i, (tokens, mask) in enumerate(
-            chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)), start=start
-        ):
-            if not tokens and chat.skip_refused:  # refused by the template
-                refused += 1
-                continue
-            if len(tokens) > max_length:
-                over += 1
-                if over_length == "fail":
-                    raise DataError(
-                        f"{_name(ids, 0, i)} has {len(tokens):,} tokens.\nExpected at most {max_length} "
-                        "(data.over_length=fail).\nRaise data.max_length, or set data.over_length=truncate or drop."
-                    )
-                if over_length == "drop":
-                    continue
-            if not any(mask[:max_length]):
-                mute.append(i)
-                continue
-            lost += max(0, len(tokens) - max_length)
-            rows.append(tokens[:max_length])
-            learnt += mask[:max_length]
-            owner.append(i)
-        if progress is not None:
-            progress(min(start + _BLOCK_ROWS, len(conversations)), len(conversations))
-    if mute and (nothing_learnt == "fail" or not rows):
-        shown = ", ".join(_name(ids, 0, i) for i in mute[:8]) + (
-            f" and {len(mute) - 8:,} more" if len(mute) > 8 else ""
-        )
-        raise DataError(
-            f"{len(mute):,} rows have no token to learn within data.max_length={max_length}: {shown}.\n"
-            "Expected room for the question and some of the answer.\nRaise data.max_length, shorten these rows, leave long "
-            "rows out with data.over_length=drop, or leave such rows out with data.check=warn."
-        )
-    if refused and not rows:
-        raise DataError(
-            f"No row is left to encode: the chat template refuses {refused:,} of {len(conversations):,} conversations.\n"
-            "Expected conversations that it renders.\nCorrect the rows, or give another template: data.chat_template=FILE"
-        )
-    flat = np.fromiter((token for row in rows for token in row), dtype=np.int32)
-    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    none = np.zeros(0, dtype=np.int64)
-    return Encoded(
-        flat, offsets, none, np.array(owner, dtype=np.int64), None, over, lost, supervised=np.array(learnt, dtype=bool)
-    )
-
-
-def chat_lengths(
-    conversations: Sequence[Conversation], chat: Chat, ids: Sequence[str] = ()
-) -> tuple[list[int], list[int], list[int]]:
-    """For each conversation, uncut: its tokens, the place of its first learnt one (or NEVER), the place of its last.
-
-    One that is left out because the template refuses it has REFUSED tokens.
-    """
-    counts, first, last = list[int](), list[int](), list[int]()
-    for start in range(0, len(conversations), _BLOCK_ROWS):
-        for tokens, learnt in chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)):
-            places = np.flatnonzero(learnt)
-            is_refused = not tokens and chat.skip_refused
-            never = 0 if is_refused else NEVER
-            counts.append(REFUSED if is_refused else len(tokens))
-            first.append(int(places[0]) if len(places) else never)
-            last.append(int(places[-1]) if len(places) else never)
-    return counts, first, last
 
 
 def question_of(fields: Mapping[str, Any]) -> Conversation:
@@ -327,10 +251,11 @@ def question_of(fields: Mapping[str, Any]) -> Conversation:
     return messages
 
 
-def _name(ids: Sequence[str], start: int, i: int) -> str:
-    return ids[start + i] if ids else f"conversation {start + i + 1}"
-
-
 def chat_of(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Chat:
     """The chat that data options ask for. Raises DataError: see :meth:`Chat.of`."""
     return Chat.of(tokenizer, config.chat_template, config.train_on_prompt, config.bad_rows == "skip")
+
+
+def _common_beginning(one: str, other: str) -> str:
+    pairs = zip(one, other, strict=False)
+    return one[: next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))]

@@ -14,7 +14,8 @@ from weitiao import pretrained
 from weitiao.artifact import write_atomic
 from weitiao.compare_config import CompareConfig
 from weitiao.config import DataConfig, RunConfig
-from weitiao.data.chat import chat_lengths, chat_of, template_text
+from weitiao.data.chat import chat_of, template_text
+from weitiao.data.chat_rows import chat_lengths
 from weitiao.data.encode import fingerprint, token_lengths
 from weitiao.data.findings import DataReport, Finding, Lengths, inspect
 from weitiao.data.page import report_page

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weitiao.config import DataConfig
-from weitiao.data.chat import REFUSED
+from weitiao.data.chat_rows import REFUSED
 from weitiao.data.near import near_pairs
 from weitiao.data.prepare import FEW_EMPTY, groups_of
 from weitiao.data.side import Side

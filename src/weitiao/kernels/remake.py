@@ -76,7 +76,7 @@ class Remade:
     """In a ``with`` block, tensors given to :meth:`offer` are not kept for the backward pass but made again there."""
 
     def __init__(self) -> None:
-        self._offered: dict[int, tuple[weakref.ref[torch.Tensor], _Recipe]] = {}
+        self._offered: dict[int, tuple[weakref.ref[torch.Tensor], int, _Recipe]] = {}
         # operations keep the second function: one of self would make a circle that only garbage collection breaks
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _Shelf().unpack)
 
@@ -91,12 +91,14 @@ class Remade:
         del self._hooks
 
     def offer(self, tensor: torch.Tensor, recipe: _Recipe) -> None:
-        self._offered[tensor.untyped_storage()._cdata] = (weakref.ref(tensor), recipe)
+        self._offered[tensor.untyped_storage()._cdata] = (weakref.ref(tensor), tensor._version, recipe)
 
     def _pack(self, tensor: torch.Tensor) -> _Kept | tuple[_Recipe, torch.Size]:
-        reference, recipe = self._offered.get(tensor.untyped_storage()._cdata, (None, None))
+        reference, version, recipe = self._offered.get(tensor.untyped_storage()._cdata, (None, None, None))
         if reference is None or recipe is None or (offered := reference()) is None:
             return _keep(tensor)  # never offered, or what was offered is gone and its place is another's
+        if offered._version != version:
+            return _keep(tensor)  # changed in place since, by a caller's hook: the recipe makes what it was before
         if tensor.numel() != offered.numel() or not (tensor.is_contiguous() and offered.is_contiguous()):
             return _keep(tensor)
         return recipe, tensor.shape

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from weitiao.artifact import RunDir
 from weitiao.catalogue.download import sha256_of
 from weitiao.errors import ConfigError
@@ -56,7 +58,7 @@ def find(given: str | Path, option: str) -> Earlier:
         option: what named it, for messages.
 
     Raises:
-        RunError: the run has not finished.  ConfigError: there is no LoRA adapter.
+        RunError: the run has not finished.  ConfigError: there is no LoRA adapter, or it cannot be read.
     """
     path, run, names = Path(given), None, None
     if (path / "config.yaml").is_file():
@@ -70,9 +72,23 @@ def find(given: str | Path, option: str) -> Earlier:
             "folder.\nTrain one: weitiao train recipes/reviews-lora.yaml"
         )
     found = Earlier(str(given), path, run, names)
-    if found.config.peft_type != "LORA":
+    try:
+        config = found.config
+        with safe_open(path / WEIGHTS, "pt"):  # reads the names and sizes alone
+            pass
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ConfigError(
-            f"{option}: {given} is an adapter of {str(found.config.peft_type.value).lower()}.\nExpected one of LoRA.\n"
+            f"{option}: the adapter in {given} cannot be read: {error}\nExpected adapter_config.json and {WEIGHTS} as peft "
+            "saves them.\nTake another copy of the folder, or train it again."
+        ) from None
+    if config.base_model_name_or_path is None:
+        raise ConfigError(
+            f"{option}: adapter_config.json in {given} names no base model.\nExpected the model that the adapter was trained "
+            "on, since another one makes it noise.\nWrite its folder or name there, as base_model_name_or_path."
+        )
+    if config.peft_type != "LORA":
+        raise ConfigError(
+            f"{option}: {given} is an adapter of {str(config.peft_type.value).lower()}.\nExpected one of LoRA.\n"
             "Train one with method.type=lora."
         )
     return found

@@ -27,7 +27,9 @@ def learning_rate(config: LoraConfig) -> float:
 
 
 def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:
-    """Raise ConfigError for a 4-bit base where bitsandbytes is not installed."""
+    """Raise ConfigError for a 4-bit base where bitsandbytes is not installed, or where ``init_from`` has no adapter."""
+    if config.init_from is not None:
+        find(config.init_from, "method.init_from")
     if config.load_in_4bit and find_spec("bitsandbytes") is None:
         raise ConfigError(
             "method.load_in_4bit=true (qlora), but the package bitsandbytes is not installed.\nExpected it: it packs the "

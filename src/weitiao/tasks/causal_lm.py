@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.config import DataConfig
-from weitiao.data.chat import Conversation, chat_of, encode_chats
+from weitiao.data.chat import Conversation, chat_of
+from weitiao.data.chat_rows import encode_chats
 from weitiao.data.encode import Encoded
 from weitiao.data.side import Side
 from weitiao.kernels.head import use_targets
