@@ -1,19 +1,22 @@
-# make demo | test | test-faults | check | bench: each complete on a fresh machine with Python 3.11+ and make.
+# make demo | test | test-all | test-faults | check | bench: each complete on a fresh machine with Python 3.11+ and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-faults check audit format options results bench clean
+.PHONY: demo test test-all test-faults check audit format options results bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/reviews-compare.yaml
 
 # Three processes for two cores (WORKERS), a thread each: most of a test is starting things and waiting for them.
-# FAULTS=few: some of the kills; test-faults tries them all.
+# FAULTS=few: some of the kills; test-faults tries them all. test-all: the long ones too.
 test: $(VENV)/.installed-dev
-	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
+
+test-all: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.
 test-faults: $(VENV)/.installed-dev
@@ -25,7 +28,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src
 	$(MAKE) audit
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not long"
 
 # Known vulnerabilities in the pinned versions. Its service is on the network: where that is out of reach it says so and
 # passes, and a finding fails.

@@ -59,7 +59,7 @@ from weitiao import train
 def limit(event):
     message = event.get("message", "")
     if message.startswith("loading"):
-        room = int(open("/proc/self/statm").read().split()[0]) * 4096 + 3_500_000_000
+        room = int(open("/proc/self/statm").read().split()[0]) * 4096 + 2_500_000_000
         resource.setrlimit(resource.RLIMIT_AS, (room, -1))
     if message.startswith("evaluating"):  # a second model is loaded then
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
@@ -77,7 +77,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_step(e5: Path, tmp_path: P
     """A real limit on the address space: refused without auto_batch, trained with it, all rows in the one step."""
     rows = write_jsonl(
         tmp_path / "rows.jsonl",
-        [{"text": f"第{i}本" + "书很好看" * 40 + "差" * (i % 3), "label": "ab"[i % 2]} for i in range(200)],
+        [{"text": f"第{i}本" + "书很好看" * 40 + "差" * (i % 3), "label": "ab"[i % 2]} for i in range(100)],
     )
     outcomes = {}
     for auto in ("no", "yes"):

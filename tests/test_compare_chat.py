@@ -190,7 +190,7 @@ def test_a_cell_that_is_missing_is_run_and_the_others_are_kept(searched: tuple[d
     assert comparison.verify(folder)["holds"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_model_by_the_command(tmp_path: Path) -> None:
     """SmolLM2, both methods."""
     words = [

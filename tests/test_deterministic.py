@@ -15,8 +15,15 @@ from weitiao.catalogue.download import sha256_of
 
 @pytest.mark.slow
 @pytest.mark.fault("the same run in two processes: the same sha256")
-@pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("method", "deterministic"),
+    [
+        ("full", False),
+        ("lora", True),
+        pytest.param("full", True, marks=pytest.mark.long),
+        pytest.param("lora", False, marks=pytest.mark.long),
+    ],
+)
 def test_twice_the_same(
     method: str, deterministic: bool, options: dict[str, Any], tmp_path: Path, tally: Tally, fork_server: ForkServer
 ) -> None:

@@ -54,7 +54,9 @@ def launch(words: list[str], processes: int = 2, launcher: str = "torchrun") -> 
     return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
 
 
-@pytest.mark.parametrize(("method", "more"), [("qlora", []), ("galore", ["method.galore_rank=4"])])
+@pytest.mark.parametrize(
+    ("method", "more"), [("qlora", []), pytest.param("galore", ["method.galore_rank=4"], marks=pytest.mark.long)]
+)
 def test_packed_and_projected_train_alike_in_two_processes(
     method: str, more: list[str], tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
@@ -98,8 +100,15 @@ def single(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathF
     return folders
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("strategy", "method"),
+    [
+        ("ddp", "full"),
+        ("fsdp2", "lora"),
+        pytest.param("ddp", "lora", marks=pytest.mark.long),
+        pytest.param("fsdp2", "full", marks=pytest.mark.long),
+    ],
+)
 def test_two_processes_train_as_one(
     strategy: str, method: str, single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
@@ -121,7 +130,7 @@ def test_two_processes_train_as_one(
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        ("full", ["train.packing=true", "train.generate_rows=1"]),
+        pytest.param("full", ["train.packing=true", "train.generate_rows=1"], marks=pytest.mark.long),
         ("lora", ["train.distributed=fsdp2", "train.generate_rows=0"]),
     ],
     ids=["ddp-full-packed", "fsdp2-lora"],
@@ -152,7 +161,7 @@ def test_the_saved_adapter_loads_in_plain_peft(tiny_model: Path, rows_file: Path
     assert len(moved) == len([n for n, _ in model.named_parameters() if "lora_B" in n]) > 0
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.long)])
 def test_resume_with_another_number_of_processes(
     before: int, after: int, single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
@@ -179,7 +188,9 @@ def test_resume_with_another_number_of_processes(
 
 
 @pytest.mark.fault("kill -9 of one of two processes under torchrun")
-@pytest.mark.parametrize(("strategy", "victim", "after"), [("ddp", 1, 2), ("fsdp2", 0, 1)])
+@pytest.mark.parametrize(
+    ("strategy", "victim", "after"), [("ddp", 1, 2), pytest.param("fsdp2", 0, 1, marks=pytest.mark.long)]
+)
 def test_one_of_two_processes_is_killed(
     strategy: str,
     victim: int,

@@ -77,7 +77,7 @@ def change_table(folder: Path) -> None:
     ("change", "said"),
     [
         (turn_predictions, "lora-seed1: predictions.jsonl has changed"),
-        (change_rate, "full-seed2: config.yaml has changed"),
+        pytest.param(change_rate, "full-seed2: config.yaml has changed", marks=pytest.mark.long),
         (change_data, "the data file rows.jsonl has changed"),
         (change_table, "comparison.json has changed"),
         (lambda folder: shutil.rmtree(folder / "cells" / "full-seed1"), "full-seed1: predictions.jsonl is missing"),

@@ -18,7 +18,7 @@ from weitiao.catalogue.download import sha256_of
 
 LAST_CALLS = 8
 FEW = os.environ.get("FAULTS") == "few"  # make test; make test-faults tries all
-RANDOM_MOMENTS, PLANTED = (14, 14) if FEW else (50, 30)
+RANDOM_MOMENTS, PLANTED = (7, 14) if FEW else (50, 30)
 
 
 @dataclass

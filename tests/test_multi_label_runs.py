@@ -228,7 +228,7 @@ def test_going_on_from_an_earlier_adapter(set_options: dict[str, Any], tmp_path:
 
 
 @pytest.mark.slow
-@both_methods
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.long)])
 def test_a_real_model_learns(method: str, tmp_path: Path) -> None:
     """Sentence pairs of English: which of two things are told, in any combination."""
     things = {"dog": "The dog barked all night.", "rain": "It rained all day.", "tea": "We had tea at four."}

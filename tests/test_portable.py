@@ -36,7 +36,7 @@ print(json.dumps({"worst": worst, "labels": getattr(model.config, "id2label", No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.long)])
 def test_plain_libraries_give_the_same_logits(method: str, e5: Path, tmp_path: Path) -> None:
     run = weitiao.train(
         {

@@ -168,7 +168,7 @@ def test_a_killed_cell_goes_on_and_ends_in_the_same_weights(
     assert result["executor"]["cells_at_once"] == 1  # a retry is no second cell
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.fault("kill -9 of a run, or of its worker, in a comparison on Ray")
 def test_a_killed_worker_of_a_ray_that_the_command_starts(
     one_thread: None, undisturbed: RunDir, options: dict[str, Any], tmp_path: Path
@@ -207,7 +207,7 @@ def test_a_cell_that_is_killed_too_often_is_shown(cluster: Any, options: dict[st
     assert "full-seed42" in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopped_from_outside_it_saves_and_leaves_nothing_running(
     cluster: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -261,7 +261,7 @@ def test_options_that_cannot_be_meant(
         load(CompareConfig, comparison_of(options, tmp_path, **compare))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_that_runs_already(options: dict[str, Any], tmp_path: Path) -> None:
     """RAY_ADDRESS: the cells go there, and the cluster is still there afterwards."""
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")

@@ -273,7 +273,7 @@ def test_plan_advise_and_compare(year_options: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.mark.slow
-@both_methods
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.long)])
 def test_a_real_model_learns_in_bf16(method: str, tmp_path: Path) -> None:
     """Ratings of tweets, moved to where bf16 has steps of 8: learnt as deviations, they are learnt all the same."""
     from weitiao.catalogue import fetch

@@ -367,7 +367,7 @@ def test_other_refusals(options: dict[str, Any], tag_options: dict[str, Any]) ->
             weitiao.train({**tag_options, "method": {"type": kind}})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_hundred_sentences_teach_names(tmp_path: Path) -> None:
     """0.41 where it was measured; a model that says O everywhere has 0."""
     run = weitiao.train(

@@ -219,7 +219,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("model", ["e5", "minilm", "smollm", "tiny_model"])
+@pytest.mark.parametrize("model", ["e5", "minilm", pytest.param("smollm", marks=pytest.mark.long), "tiny_model"])
 def test_every_label_survives(model: str, request: pytest.FixtureRequest) -> None:
     """Whatever the tokenizer: Unigram with marks, WordPiece, byte-level BPE, single characters."""
     from transformers import AutoTokenizer

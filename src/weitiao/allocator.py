@@ -25,7 +25,8 @@ _STARTED = "WEITIAO_STARTED"  # the process that has started again: a loader may
 
 def in_use() -> str:
     """Name of this process's allocator: tcmalloc, jemalloc, mimalloc, or system."""
-    return next((name for name in _KNOWN if any(file.startswith(f"lib{name}") for file in _mapped())), "system")
+    files = _mapped()
+    return next((name for name in _KNOWN if any(file.startswith(f"lib{name}") for file in files)), "system")
 
 
 def find() -> str | None:
@@ -83,4 +84,4 @@ def _mapped() -> set[str]:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return set()
-    return {Path(line.rpartition(" ")[2]).name for line in lines}
+    return {line.rpartition("/")[2] for line in lines}
