@@ -13,7 +13,10 @@ from conftest import tiny_llama
 from test_causal_lm import encode, load, reference
 from test_packing import of_family
 from weitiao.kernels import layers, remake
+from weitiao.kernels.attention import register
+from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.layers import GatedFunction, RMSNormFunction, fuse_layers
+from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.remake import Remade, offer
 from weitiao.measure.cost import Rates, step_cost
 from weitiao.tasks import causal_lm
@@ -72,6 +75,62 @@ def test_loss_and_gradients_are_those_of_the_family(family: str, smollm: Path, t
         assert p.grad is not None
         assert q.grad is not None
         assert (p.grad - q.grad).norm() <= 1e-5 * q.grad.norm(), name
+
+
+def encoder(family: str) -> Any:
+    """Two layers of a classifier with random weights, in our attention."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AutoConfig.for_model(family, **sizes, vocab_size=60, pad_token_id=0, num_labels=3)
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config, attn_implementation=register()).eval()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", layers.ENCODER_TYPES)
+def test_an_encoder_computes_the_same_to_the_bit(family: str, adapted: bool) -> None:
+    import peft
+
+    results = []
+    for fused in (True, False):
+        model = encoder(family)
+        if adapted:
+            torch.manual_seed(1)
+            adapter = peft.LoraConfig(target_modules=["query", "value", "dense"], exclude_modules=".*classifier.*")
+            model = peft.get_peft_model(model, adapter)
+            assert fuse_lora(model)[0] > 0
+        if family == "bert":
+            use_first_token(model)
+        if fused:
+            assert fuse_layers(model) == 2 * 3  # of a layer two norms and the activation
+        ids = torch.tensor([[2, 5, 6, 7, 8, 3], [2, 9, 10, 3, 0, 0]])
+        for _ in range(2):  # gradients add up, and nothing of the first pass is left for the second
+            model(input_ids=ids, attention_mask=(ids != 0).long()).logits.square().sum().backward()
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(gradient, results[1][name]) for name, gradient in results[0].items())
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_less_of_an_encoder_is_kept(adapted: bool) -> None:
+    import peft
+
+    def kept(fused: bool) -> int:
+        model = encoder("bert")
+        if adapted:
+            model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "key", "value", "dense"]))
+            fuse_lora(model)
+        if fused:
+            fuse_layers(model)
+        model = model.to("meta")
+        ids = torch.zeros(4, 128, dtype=torch.long, device="meta")
+        return step_cost(model, lambda: model(input_ids=ids).logits.sum(), RATES).saved_bytes
+
+    tokens, hidden, inner = 512, 32, 64
+    # of both layers the activation's output and one norm's; the other's leads to the next layer, and the last has none.
+    # What is kept instead are three norms' weights.
+    assert kept(fused=False) - kept(fused=True) >= tokens * 4 * (2 * inner + 3 * hidden) - 3 * 4 * 2 * hidden
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])
@@ -211,7 +270,7 @@ def test_a_run_uses_them_unless_told_otherwise_and_its_plan_knows(
         caplog.clear()
         with caplog.at_level("INFO"):
             run = weitiao.train(options)
-        assert ("norms and gated layers: 7 with our own functions" in caplog.text) is fused
+        assert ("norms, gated layers and activations: 7 with our own functions" in caplog.text) is fused
         losses.append([event["loss"] for event in run.events() if event["event"] == "log"])
         kept.append(weitiao.plan(options, methods=["full"])["methods"][0]["memory_bytes"]["activations"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -11,9 +11,16 @@ from weitiao import pretrained
 from weitiao.config import TrainConfig
 from weitiao.kernels import attention as kernel
 from weitiao.kernels import int8
-from weitiao.kernels.attention import MODEL_TYPES, CausalAttention, ShortAttention, attention, register
+from weitiao.kernels.attention import (
+    MODEL_TYPES,
+    CausalAttention,
+    ChunkedAttention,
+    ShortAttention,
+    attention,
+    register,
+)
 from weitiao.kernels.first_token import use_first_token
-from weitiao.kernels.limits import CAUSAL_BLOCKS_ABOVE, SHORT_UP_TO_TOKENS
+from weitiao.kernels.limits import CAUSAL_BLOCKS_ABOVE, CHUNKS_ABOVE, CHUNKS_ABOVE_IN_HALF, SHORT_UP_TO_TOKENS
 from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, restore_embedding, shrink_embedding
 from weitiao.training.optim import MasterAdamW, decay_factor, learning_rate_at
@@ -57,6 +64,54 @@ def test_attention_equals_sdpa(dtype: torch.dtype, which: int, causal: bool) -> 
     torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 700, 1500, 1 << 20])  # one head, a part of a row's heads, rows, all at once
+@pytest.mark.parametrize("shape", [None, (2, 6), (2, 1), (1, 6)])
+def test_chunks_are_the_whole(shape: tuple[int, int] | None, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of four heads, two queries to a key."""
+    monkeypatch.setattr(kernel, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    torch.manual_seed(0)
+    q = torch.randn(8, 12, 4, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(8, 6, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    mask = None
+    if shape is not None:
+        mask = torch.randn(shape[0], 1, shape[1], 6, dtype=torch.float64)
+        mask[0, :, :, 3:] = -1e9
+    results = []
+    for function in (ShortAttention, ChunkedAttention):
+        output = function.apply(q, k, v, mask, 0.5)  # type: ignore[no-untyped-call]
+        results.append([output, *torch.autograd.grad(output.square().sum(), (q, k, v))])
+    torch.testing.assert_close(results[1], results[0], atol=1e-12, rtol=1e-9)
+    assert len(list(kernel._chunks(q, k, mask))) > 1 or chunk_bytes > 4000
+    (first,) = torch.autograd.grad(ChunkedAttention.apply(q, k, v, mask, 0.5).square().sum(), q, create_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "length"), [(torch.float32, CHUNKS_ABOVE + 1), (torch.bfloat16, CHUNKS_ABOVE_IN_HALF + 1)]
+)
+def test_longer_sequences_keep_no_probabilities(dtype: torch.dtype, length: int, padded: bool) -> None:
+    torch.manual_seed(0)
+    for tokens in (length - 1, length):
+        ours = [torch.randn(2, 3, tokens, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
+        theirs = [t.detach().float().requires_grad_() for t in ours]
+        mask = masks(2, tokens)[1] if padded else None
+        kept: list[torch.Size] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.shape) or t, lambda t: t):  # type: ignore[func-returns-value]
+            out, _ = attention(nn.Module(), *ours, mask, is_causal=False)
+        assert (torch.Size((6, tokens, tokens)) in kept) == (tokens < length)
+        expected = nn.functional.scaled_dot_product_attention(*theirs, attn_mask=mask).transpose(1, 2)
+        weight = torch.randn(out.shape)
+        (out.float() * weight).sum().backward()
+        (expected * weight).sum().backward()
+        bound = 1e-5 if dtype == torch.float32 else 0.04
+        torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
 
 
 @pytest.mark.parametrize("grouped", [1, 3])

@@ -157,7 +157,7 @@ class TrainConfig(Section):
     )
     fused_layers: bool = Field(
         True,
-        description="llama and its like: norms and gated layers that keep less for the backward pass; the same result.",
+        description="BERT, llama and their like: norms, gated layers and activations that keep less for the backward pass; the same result.",
     )
     cache_prefix: bool = Field(
         True, description="With method.top_k: compute the frozen lower layers once and keep their outputs on disk."

@@ -1,20 +1,29 @@
 """Attention for short sequences on a CPU: plain batched products with a hand-written backward.
 
 At classification lengths CPU flash attention spends more time in its backward than two plain products do, and the
-stock eager path makes several [B, H, L, L] temporaries. Here one such tensor is kept: the probabilities. Causal attention of longer
-sequences goes by blocks of queries, each with the keys up to its end alone, and keeps none of them.
+stock eager path makes several [B, H, L, L] temporaries. Here one such tensor is kept: the probabilities. Of longer sequences
+none is: a few heads at a time, whose scores stay in the processor's cache, or, in causal attention, blocks of queries, each with
+the keys up to its end alone.
 Grouped heads (several query heads share a key) are rows of one product with that key. Longer sequences, dropout and
 generation, whose queries are fewer than its keys, go to PyTorch's ``scaled_dot_product_attention``.
 """
 
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from weitiao.kernels.limits import BLOCK_TOKENS, CAUSAL_BLOCKS_ABOVE, SHORT_UP_TO_TOKENS
+from weitiao.kernels.limits import (
+    BLOCK_TOKENS,
+    CAUSAL_BLOCKS_ABOVE,
+    CHUNK_BYTES,
+    CHUNKS_ABOVE,
+    CHUNKS_ABOVE_IN_HALF,
+    SHORT_UP_TO_TOKENS,
+)
 
 NAME = "weitiao"
 # Models whose attention this is tested to equal (tests/test_kernels.py); others keep what transformers chooses: some add
@@ -56,6 +65,64 @@ class ShortAttention(torch.autograd.Function):
         grad_query = torch.bmm(grad_scores, key).mul_(ctx.scale)
         grad_key = torch.bmm(grad_scores.transpose(1, 2), scaled)
         return grad_query, grad_key, grad_value, None, None
+
+
+class ChunkedAttention(torch.autograd.Function):
+    """The same, a few of the N at a time, whose probabilities are computed again in the backward pass.
+
+    As in FlashAttention-2 (Dao 2023, arXiv 2307.08691), but with whole rows of scores: one row of heads fits the cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        scaled = query * scale
+        output = torch.empty_like(scaled)
+        for chunk in _chunks(scaled, key, mask):
+            torch.bmm(_probabilities(scaled, key, mask, chunk), value[chunk], out=output[chunk])
+        ctx.save_for_backward(scaled, key, value, mask)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+        (output,) = gradients
+        scaled, key, value, mask = ctx.saved_tensors
+        grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (scaled, key, value))
+        for chunk in _chunks(scaled, key, mask):
+            probabilities, outward = _probabilities(scaled, key, mask, chunk), output[chunk]
+            torch.bmm(probabilities.transpose(1, 2), outward, out=grad_value[chunk])
+            grad_probabilities = torch.bmm(outward, value[chunk].transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
+            torch.bmm(grad_scores, key[chunk], out=grad_query[chunk])
+            torch.bmm(grad_scores.transpose(1, 2), scaled[chunk], out=grad_key[chunk])
+        return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None
+
+
+def _chunks(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> Iterator[slice]:
+    """Parts of the N: of one row of the batch, or whole rows, so that a part of the mask belongs to each."""
+    count, length = len(query), key.shape[1]
+    size = max(1, CHUNK_BYTES * torch.get_num_threads() // (query.shape[1] * length * query.element_size()))
+    if mask is not None and len(mask) > 1:
+        heads = count // len(mask)
+        size = size // heads * heads if size >= heads else next(n for n in range(size, 0, -1) if heads % n == 0)
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _probabilities(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, chunk: slice) -> torch.Tensor:
+    scores = torch.bmm(query[chunk], key[chunk].transpose(1, 2))
+    if mask is not None:
+        heads = len(query) // len(mask)
+        own = mask[chunk.start // heads : -(-chunk.stop // heads)]
+        scores.view(len(own), -1, *[key.shape[1]] * 2).add_(own)
+    return _softmax(scores)
 
 
 class CausalAttention(torch.autograd.Function):
@@ -166,7 +233,8 @@ def attention(
             ~attention_mask, torch.finfo(query.dtype).min
         )
     flat = [tensor.reshape(batch * key.shape[1], -1, size) for tensor in (query, key, value)]
-    output = ShortAttention.apply(*flat, attention_mask, scale)  # type: ignore[no-untyped-call]
+    is_long = length > (CHUNKS_ABOVE if query.element_size() >= 4 else CHUNKS_ABOVE_IN_HALF)
+    output = (ChunkedAttention if is_long else ShortAttention).apply(*flat, attention_mask, scale)  # type: ignore[no-untyped-call]
     return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
 
 

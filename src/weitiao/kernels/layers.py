@@ -1,8 +1,8 @@
-"""The norms and gated layers of llama-like models, each one autograd function that keeps no more than its inputs.
+"""Norms, gated layers and activations that keep no more than their inputs for the backward pass.
 
 transformers' RMSNorm keeps its input in fp32 and its output before the weight; its gated layer keeps silu(gate) beside gate
 and up. Here those are computed again in the backward pass: passes over memory, no products. So is their output, which the next
-linear layer would keep (:mod:`weitiao.kernels.remake`).
+linear layer would keep (:mod:`weitiao.kernels.remake`), and so are the outputs of BERT's norms and GELU.
 """
 
 from functools import partial
@@ -17,6 +17,7 @@ from weitiao.kernels.remake import offer, remake_in
 
 # Models whose layers these are tested to equal (tests/test_fused_layers.py).
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+ENCODER_TYPES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
@@ -94,19 +95,43 @@ def _gated(self: Any, x: torch.Tensor) -> Any:
     return self.down_proj(offer(output, _gate, gate, up))
 
 
+def _layer_normed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    return nn.functional.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def _layer_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    # copies: a sharded layer's weights may be gone when the next layer's backward pass wants its output
+    weight, bias = self.weight.detach().clone(), self.bias.detach().clone()
+    return offer(nn.LayerNorm.forward(self, x), partial(_layer_normed, eps=self.eps), x, weight, bias)
+
+
+def _activated(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return offer(type(self).forward(self, x), partial(type(self).forward, self), x)
+
+
 def fuse_layers(model: nn.Module) -> int:
-    """Let norms and gated layers use these functions; how many do. Doing it again changes nothing."""
-    if getattr(model.config, "model_type", None) not in MODEL_TYPES:
+    """Let norms, gated layers and activations use these functions; how many do. Doing it again changes nothing."""
+    kind = getattr(model.config, "model_type", None)
+    if kind not in MODEL_TYPES + ENCODER_TYPES:
         return 0
+    stack = layers(model)[0]
     fused = 0
-    for module in model.modules():
+    for path, module in model.named_modules():
         name = type(module).__name__
-        if name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        if kind in MODEL_TYPES and name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = MethodType(_norm, module)
-        elif name.endswith("MLP") and type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation"):
+        elif kind in MODEL_TYPES and name.endswith("MLP") and _is_silu(getattr(module, "act_fn", None)):
             module.forward = MethodType(_gated, module)
+        elif kind in ENCODER_TYPES and path.startswith(stack) and type(module) is nn.LayerNorm:
+            module.forward = MethodType(_layer_norm, module)  # type: ignore[method-assign]
+        elif kind in ENCODER_TYPES and path.endswith(".intermediate_act_fn"):
+            module.forward = MethodType(_activated, module)
         else:
             continue
         fused += 1
-    remake_in(model.get_submodule(layers(model)[0].rpartition(".")[0]))
+    remake_in(model.get_submodule(stack.rpartition(".")[0]))
     return fused
+
+
+def _is_silu(module: Any) -> bool:
+    return type(module).__name__ in ("SiLU", "SiLUActivation")

@@ -11,6 +11,11 @@ SHORT_UP_TO_TOKENS = 512
 CAUSAL_BLOCKS_ABOVE = 192
 BLOCK_TOKENS = 64
 
+# From where on attention with keys on both sides goes a few heads at a time, in fp32 and in fewer bits, and how many bytes of
+# scores a thread has at a time: what stays in its cache (docs/LOG.md).
+CHUNKS_ABOVE, CHUNKS_ABOVE_IN_HALF = 128, 256
+CHUNK_BYTES = 1 << 20
+
 # Batch shapes whose kernels are kept (docs/LOG.md).
 KEPT_KERNELS = 16
 

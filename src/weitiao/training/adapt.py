@@ -122,7 +122,7 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     if options.fused_layers and not options.liger and (count := fuse_layers(model)):
-        log.info("norms and gated layers: %d with our own functions", count)
+        log.info("norms, gated layers and activations: %d with our own functions", count)
     if options.fused_lora and config.method.type == "lora":
         base = lora_base(config)
         fused, left = fuse(model, base)
