@@ -1,6 +1,5 @@
 """train(config) -> RunDir: one run, from rows to a finished folder."""
 
-import gc
 import logging
 import shutil
 import tempfile
@@ -109,6 +108,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
         artifact_bytes = size_bytes(run.model)
+        return_free_memory()  # the trained model is gone: what comes now must not need more than training did
         tokenizer = load_tokenizer(config.model)
         chat = None
         if inputs.task.KIND == "sft":
@@ -116,6 +116,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             tokenizer.chat_template = chat.template or tokenizer.chat_template
         with writing(run.model):
             tokenizer.save_pretrained(run.model)
+        del tokenizer
         model = _load_artifact(config, run, inputs, events)
         scores = score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
         metrics = inputs.metrics(scores)
@@ -188,7 +189,6 @@ def _load_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: Eve
     """model/ as any user will load it: what is reported is what was saved."""
     from weitiao.methods import METHODS
 
-    gc.collect()
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, pretrained.locate(config.model)
     return load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)

@@ -4,7 +4,7 @@ import ctypes
 import gc
 import os
 
-# Where our attention for short sequences hands over to PyTorch's SDPA.
+# Where our attention hands over to PyTorch's SDPA.
 SHORT_UP_TO_TOKENS = 512
 
 # From where on causal attention goes by blocks of queries, and how many are one (docs/LOG.md).

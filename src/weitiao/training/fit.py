@@ -12,7 +12,7 @@ from weitiao.artifact import RunDir, writing
 from weitiao.config import RunConfig, TrainConfig
 from weitiao.data.batch import padding_waste, plan_epoch
 from weitiao.errors import ConfigError, RunError, Stopped
-from weitiao.kernels.limits import bound_primitive_cache
+from weitiao.kernels.limits import bound_primitive_cache, return_free_memory
 from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import METHODS, beside, default_rate
@@ -230,6 +230,7 @@ def fit(
             METHODS[config.method.type].save(adapted.model, run.model, state)
         return summary
     optimizer.adopt_masters()
+    return_free_memory()  # whole tables are put back and written: that must not need more than training did
     if hasattr(task, "restore_head"):
         task.restore_head(adapted.model)
     if adapted.prefix is not None:

@@ -177,9 +177,10 @@ class MasterAdamW:
         return local(self.parameters[name].detach()).float() if self.rounds else self.masters[name].detach()
 
     def adopt_masters(self) -> None:
-        """Give the model its fp32 masters, so that what is saved is exactly what was trained."""
+        """Give the model its fp32 masters, so that what is saved is exactly what was trained; moments and gradients go."""
         for name, parameter in self.parameters.items():
-            parameter.data = self._value(name)
+            parameter.data, parameter.grad = self._value(name), None
+        self._chunks.clear()
 
     @property
     def is_sharded(self) -> bool:
