@@ -13,10 +13,10 @@ demo: $(VENV)/.installed
 # Three processes for two cores (WORKERS), a thread each: most of a test is starting things and waiting for them.
 # FAULTS=few: some of the kills; test-faults tries them all. test-all: the long ones too.
 test: $(VENV)/.installed-dev
-	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
+	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.
 test-faults: $(VENV)/.installed-dev

@@ -42,6 +42,15 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer
     server.close()
 
 
+# Files of minutes begin first (make test deals out whole files), or the last one runs alone on its core.
+LONGEST = ("docs", "distributed", "ray", "compare", "method_family", "batch_size", "kills", "faults", "evidence")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[object]:
     report = yield
