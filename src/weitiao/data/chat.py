@@ -11,6 +11,7 @@ end token is put there, or the model would never learn to stop.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,9 @@ class Chat:
     def _before(self, messages: Conversation, i: int, text: str) -> str:
         """The text up to where turn i, an answer, begins."""
         if i == 0:  # nothing was asked, and many templates render no empty conversation
-            return text[: max(0, text.find(messages[0]["content"].strip()))]
-        before = self.render(messages[:i], ask=True)
+            before = _common_beginning(*(self.render([{"role": "assistant", "content": one}]) for one in "ab"))
+        else:
+            before = self.render(messages[:i], ask=True)
         if not text.startswith(before):
             what = "once others follow it" if i + 1 < len(messages) else "than it begins an answer when asked for one"
             raise DataError(
@@ -161,7 +163,7 @@ class Chat:
         stripped = text[start:end].rstrip()
         return start + len(stripped) if stripped.endswith(tuple(self._specials)) else end
 
-    @property
+    @cached_property
     def _specials(self) -> list[str]:
         added = (str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
         return list(dict.fromkeys((*self.tokenizer.all_special_tokens, *added)))
