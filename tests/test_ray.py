@@ -271,7 +271,7 @@ def test_a_cluster_that_runs_already(options: dict[str, Any], tmp_path: Path) ->
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
     command += ["--include-dashboard=false", "--object-store-memory=83886080", "--node-ip-address=127.0.0.1"]
     log = tmp_path / "head.log"
-    bare = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    bare = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     with log.open("w", encoding="utf-8") as file:
         head = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=bare)
     try:

@@ -186,7 +186,7 @@ def _session(ray: Any) -> Iterator[None]:
             raise ConfigError(
                 f"Ray does not start (RAY_ADDRESS={address or 'unset'}): {str(error).strip().splitlines()[0]}\n"
                 "Expected the address of a running cluster, or none, for one on this machine.\n"
-                "Try: ray status, or unset RAY_ADDRESS."
+                "Try: ray status, RAY_AUTH_MODE=token for a cluster that asks for its token, or unset RAY_ADDRESS."
             ) from None
         try:
             yield
