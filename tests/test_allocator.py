@@ -90,7 +90,8 @@ def test_a_loader_that_drops_the_library_is_tried_once(tmp_path: Path) -> None:
 
 
 def test_a_script_from_standard_input_is_not_started_again() -> None:
-    script = "import sys\nsys.argv = ['weitiao', '--help']\nfrom weitiao.__main__ import main\nmain()\n"
+    found = f"import ctypes.util\nctypes.util.find_library = lambda name: {_jemalloc()!r}\n"
+    script = found + "import sys\nsys.argv = ['weitiao', '--help']\nfrom weitiao.__main__ import main\nmain()\n"
     clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", allocator.CHOICE)}
     done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, env=clean)
     assert "Usage" in done.stdout

@@ -265,6 +265,8 @@ def test_an_end_token_of_the_whole_conversation_does_not_stretch_an_earlier_answ
 def test_a_conversation_may_begin_with_an_answer(tokenizer: Any) -> None:
     first = [{"role": "assistant", "content": "你好！"}, *TURNS[3:]]
     assert learnt(Chat(tokenizer), first) == ["你好！<|im_end|>", " 人工智能。\n是的<|im_end|>"]
+    named = [{"role": "assistant", "content": "SmolLM"}, *TURNS[3:]]  # which the template's own system turn says too
+    assert learnt(Chat(tokenizer), named) == ["SmolLM<|im_end|>", " 人工智能。\n是的<|im_end|>"]
     assert (
         learnt(Chat(tokenizer), [{"role": "assistant", "content": ""}, *TURNS[3:]])[-1] == " 人工智能。\n是的<|im_end|>"
     )
