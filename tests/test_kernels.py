@@ -32,6 +32,20 @@ def masks(batch: int, length: int) -> list[torch.Tensor | None]:
     return [None, padding, padding[:, :, :1]]
 
 
+def assert_like(
+    out: torch.Tensor, expected: torch.Tensor, ours: list[torch.Tensor], theirs: list[torch.Tensor]
+) -> None:
+    """Equal outputs and gradients, within what the dtype of ``ours`` can hold; ``theirs`` are fp32."""
+    weight = torch.randn(out.shape)
+    (out.float() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    bound = 1e-5 if out.dtype == torch.float32 else 0.04
+    torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.grad is not None
+        torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_short_attention_gradcheck(which: int) -> None:
     torch.manual_seed(0)
@@ -57,13 +71,7 @@ def test_attention_equals_sdpa(dtype: torch.dtype, which: int, causal: bool) -> 
     expected = nn.functional.scaled_dot_product_attention(
         *theirs, attn_mask=mask, scale=0.3, is_causal=causal
     ).transpose(1, 2)
-    weight = torch.randn(out.shape)
-    (out.float() * weight).sum().backward()
-    (expected * weight).sum().backward()
-    bound = 1e-5 if dtype == torch.float32 else 0.04
-    torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+    assert_like(out, expected, ours, theirs)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 700, 1500, 1 << 20])  # one head, a part of a row's heads, rows, all at once
@@ -105,13 +113,7 @@ def test_longer_sequences_keep_no_probabilities(dtype: torch.dtype, length: int,
             out, _ = attention(nn.Module(), *ours, mask, is_causal=False)
         assert (torch.Size((6, tokens, tokens)) in kept) == (tokens < length)
         expected = nn.functional.scaled_dot_product_attention(*theirs, attn_mask=mask).transpose(1, 2)
-        weight = torch.randn(out.shape)
-        (out.float() * weight).sum().backward()
-        (expected * weight).sum().backward()
-        bound = 1e-5 if dtype == torch.float32 else 0.04
-        torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
-        for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+        assert_like(out, expected, ours, theirs)
 
 
 @pytest.mark.parametrize("grouped", [1, 3])
@@ -138,13 +140,7 @@ def test_causal_blocks_equal_sdpa(length: int, dtype: torch.dtype) -> None:
         out, _ = attention(nn.Module(), *ours, None, is_causal=True)
     assert not [shape for shape in called if shape[-1] == length]  # no probabilities are kept
     expected = nn.functional.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True).transpose(1, 2)
-    weight = torch.randn(out.shape)
-    (out.float() * weight).sum().backward()
-    (expected * weight).sum().backward()
-    bound = 1e-5 if dtype == torch.float32 else 0.04
-    torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a.grad.float(), b.grad, atol=bound, rtol=bound)
+    assert_like(out, expected, ours, theirs)
 
 
 @pytest.mark.parametrize("length", [11, CAUSAL_BLOCKS_ABOVE + 11])
