@@ -1,5 +1,6 @@
 """The loop and the optimizer against plain torch, and what must hold for any batch shape."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -125,8 +126,14 @@ def test_master_weights_keep_updates_that_bf16_would_lose() -> None:
         parameter.grad = torch.ones_like(parameter)
         optimizer.step(1e-5, None)
     assert optimizer.masters["w"].max() < 1 - 9e-4  # 100 x 1e-5, each far below bf16's step of 2**-8 near 1
+    parameter.grad = torch.ones_like(parameter)
+    ((_, chunk),) = optimizer._chunks
+    moments = [weakref.ref(state["exp_avg"]) for state in chunk.state.values()]
+    del chunk
     optimizer.adopt_masters()
     assert parameter.dtype == torch.float32
+    assert parameter.grad is None  # what is saved next has their room
+    assert [moment() for moment in moments] == [None]
 
 
 def test_a_rate_factor_multiplies_the_rate_of_its_parameters() -> None:
