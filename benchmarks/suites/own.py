@@ -14,7 +14,13 @@ import material
 from record import Cell, CellFailed, costs, script, train
 from suites.bench import Bench
 
-ALL_OFF = ["train.attention=eager", "train.fused_lora=false", "train.first_token=false", "train.sparse_embedding=false"]
+ALL_OFF = [
+    "train.attention=eager",
+    "train.fused_lora=false",
+    "train.fused_layers=false",
+    "train.first_token=false",
+    "train.sparse_embedding=false",
+]
 IN_BACKWARD = ["train.optimizer_in_backward=true", "train.max_grad_norm=null"]
 PEFT_LAYERS = {"peft's LoRA layers": ["train.fused_lora=false"]}
 VARIANTS: dict[str, dict[str, list[str]]] = {
