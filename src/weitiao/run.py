@@ -187,11 +187,16 @@ def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | 
 
 def _load_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> Any:
     """model/ as any user will load it: what is reported is what was saved."""
+    import numpy as np
+
+    from weitiao.kernels.rows import hold_rows
     from weitiao.methods import METHODS
 
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, pretrained.locate(config.model)
-    return load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
+    model = load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base)
+    hold_rows(model, np.unique(inputs.eval.flat).tolist())  # or evaluation would need more memory than training did
+    return model.to(inputs.resolved.device)
 
 
 def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:

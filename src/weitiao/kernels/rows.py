@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from weitiao.kernels.mapped import pieces, rows_of
+
 
 class RowsEmbedding(nn.Module):
     """An embedding [V, H] split into trained rows ``weight`` [R, H] and a frozen table for all others."""
@@ -20,7 +22,7 @@ class RowsEmbedding(nn.Module):
 
     def __init__(self, full: nn.Embedding, rows: torch.Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(full.weight.detach()[rows].clone())
+        self.weight = nn.Parameter(rows_of(full.weight.detach(), rows))
         self.padding_idx = full.padding_idx
         self.register_buffer("table", full.weight.detach(), persistent=False)
         self.register_buffer("rows", rows, persistent=False)
@@ -35,10 +37,10 @@ class RowsEmbedding(nn.Module):
         place = self.place[ids]
         if self.training:
             return nn.functional.embedding(place, self.weight, self.padding_row)
-        known = place >= 0
-        trained = nn.functional.embedding(place.clamp(min=0), self.weight)
-        frozen = nn.functional.embedding(ids, self.table).to(trained.dtype)
-        return torch.where(known[..., None], trained, frozen)
+        found = nn.functional.embedding(place.clamp(min=0), self.weight)
+        if (unknown := place < 0).any():  # those alone: the table is better not read
+            found[unknown] = nn.functional.embedding(ids[unknown], self.table).to(found.dtype)
+        return found
 
     def whole(self, decay: float, trained: torch.Tensor | None = None) -> nn.Embedding:
         """The ordinary embedding again, fp32: untouched rows times ``decay``.
@@ -46,7 +48,9 @@ class RowsEmbedding(nn.Module):
         Args:
             trained: the rows [R, H], where this process holds only a part of ``weight``.
         """
-        weight = self.table.float() * decay
+        weight = torch.empty_like(self.table, dtype=torch.float32)
+        for part in pieces(self.table):
+            torch.mul(self.table[part].float(), decay, out=weight[part])
         weight[self.rows] = (self.weight.detach() if trained is None else trained).float()
         return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)  # type: ignore[no-any-return]
 
@@ -68,6 +72,17 @@ def shrink_embedding(model: nn.Module, ids: Iterable[int]) -> RowsEmbedding | No
     return small
 
 
+def hold_rows(model: nn.Module, ids: Iterable[int]) -> bool:
+    """Let a model that only answers hold the input embedding's rows of ``ids``; others come from the table, as ever.
+
+    False, and nothing done, where something else uses that table.
+    """
+    if (full := _plain_embedding(model)) is None:
+        return False
+    model.set_input_embeddings(RowsEmbedding(full, _sorted_rows(full, ids)).requires_grad_(False).eval())  # type: ignore[operator]
+    return True
+
+
 class KnownRows(nn.Module):
     """The rows ``weight`` [R, H] of a frozen embedding [V, H] whose ids will come; the others are not held at all."""
 
@@ -75,7 +90,7 @@ class KnownRows(nn.Module):
 
     def __init__(self, full: nn.Embedding, rows: torch.Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(full.weight.detach()[rows].clone(), requires_grad=False)
+        self.weight = nn.Parameter(rows_of(full.weight.detach(), rows), requires_grad=False)
         place = torch.full((full.num_embeddings,), -1)
         place[rows] = torch.arange(len(rows))
         self.register_buffer("place", place, persistent=False)

@@ -15,6 +15,7 @@ from weitiao.kernels.int8 import is_supported
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import FusedForward
 from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
+from weitiao.kernels.rows import KnownRows, RowsEmbedding
 from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS, refuse_unfit
 from weitiao.methods.galore import GaLore
@@ -30,8 +31,10 @@ class Blueprint:
     model: Any
     inputs: Inputs
     counts: dict[str, Any]
-    frozen_bytes: int  # in the run's compute dtype; tables of untrained embedding rows included
-    frozen_parameter_bytes: int  # the same without those tables, as they are before any is packed
+    frozen_bytes: int  # in the run's compute dtype, without a table of untrained embedding rows
+    frozen_parameter_bytes: int  # the same as they are before any is packed
+    table_bytes: int  # the checkpoint's embedding, where only the occurring rows are held
+    keeps_table: bool  # its other rows are still wanted at the end
     trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
     resting: int  # of them without gradient and moments at a time
     moment_bytes: int  # of the optimizer
@@ -110,6 +113,11 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         moments += galore.moment_bytes(shapes) - sum(MOMENT_BYTES * a * b for a, b in shapes)
         notes.append("galore: the time of its singular value decompositions is not planned")
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
+    embedding = model.get_input_embeddings()
+    table = keeps_table = 0
+    if isinstance(embedding, RowsEmbedding | KnownRows):
+        table, keeps_table = 4 * len(embedding.place) * embedding.weight.shape[1], isinstance(embedding, RowsEmbedding)
+        frozen -= table * keeps_table
     states = 0
     if isinstance(method.top_k, int):
         prefix = Prefix(model, depth(model, method.top_k))
@@ -119,7 +127,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
             states = tokens * int(model.config.hidden_size) * dtype.itemsize
     model.train()
     return Blueprint(
-        model, inputs, counts, frozen, frozen_parameters, sum(trained.values()), resting, moments, len(trained), max(trained.values(), default=0), loads, dtype, artifact,
+        model, inputs, counts, frozen, frozen_parameters, table, bool(keeps_table), sum(trained.values()), resting, moments, len(trained), max(trained.values(), default=0), loads, dtype, artifact,
         int8, states, tuple(notes),
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Arithmetic of a plan: a blueprint, its batches and a machine's rates -> memory by part, seconds, bytes on disk."""
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +92,9 @@ def memory_of(
 ) -> Memory:
     """The peak of a run. On a GPU there is no heap to grow and the model is loaded on the host."""
     item = blueprint.dtype.itemsize
-    weights = blueprint.frozen_bytes + blueprint.trained * item
+    maps = on_cpu and sys.platform == "linux"  # what is read of a table does not stay (kernels/mapped.py)
+    table = 0 if maps or not blueprint.keeps_table else blueprint.table_bytes
+    weights = blueprint.frozen_bytes + table + blueprint.trained * item
     kept = item != MASTER_BYTES and not options.stochastic_rounding
     masters = MASTER_BYTES * blueprint.trained if kept else 0
     active = blueprint.trained - blueprint.resting
@@ -114,6 +117,7 @@ def memory_of(
             process
             + LIBRARIES_BYTES
             + blueprint.loads_bytes
+            - (blueprint.table_bytes if maps else 0)
             + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
         )
         other += max(0, loading - known - other)
