@@ -10,7 +10,7 @@ from torch import nn
 
 from test_kernels import Net
 from weitiao.kernels.mapped import PIECE_BYTES, let_go, pieces, rows_of
-from weitiao.kernels.rows import RowsEmbedding, hold_rows
+from weitiao.kernels.rows import RowsEmbedding, held_rows
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="pages are let go on Linux alone")
 ROWS, WIDTH = 40_000, 384  # 61 MB: four pieces
@@ -79,16 +79,18 @@ def test_a_model_that_answers_holds_known_rows_and_knows_the_others() -> None:
     net = Net().eval()
     ids = torch.tensor([[4, 30], [1, 49]])
     before, words = net(ids), net.words.weight.detach().clone()
-    assert hold_rows(net, [4, 30])
-    assert isinstance(net.words, RowsEmbedding)
-    assert len(net.words.weight) == 3
-    torch.testing.assert_close(net(ids), before, atol=0, rtol=0)
-    torch.testing.assert_close(net.words(torch.arange(50)), words, atol=0, rtol=0)
+    full = net.words
+    with held_rows(net, [4, 30]):
+        assert isinstance(net.words, RowsEmbedding)
+        assert len(net.words.weight) == 3
+        torch.testing.assert_close(net(ids), before, atol=0, rtol=0)
+        torch.testing.assert_close(net.words(torch.arange(50)), words, atol=0, rtol=0)
+    assert net.words is full
     tied = Net()
     tied.out = nn.Linear(8, 50, bias=False)
     tied.out.weight = tied.words.weight
-    assert not hold_rows(tied, [1])
-    assert type(tied.words) is nn.Embedding
+    with held_rows(tied, [1]):
+        assert type(tied.words) is nn.Embedding
 
 
 LOAD = """

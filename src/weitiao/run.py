@@ -1,5 +1,6 @@
 """train(config) -> RunDir: one run, from rows to a finished folder."""
 
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -73,9 +74,12 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
+    import numpy as np
+
     from weitiao.data.chat import chat_of
     from weitiao.effects.of_run import effects
     from weitiao.kernels.limits import return_free_memory
+    from weitiao.kernels.rows import held_rows
     from weitiao.planning.plan import plan_errors
     from weitiao.pretrained import load_tokenizer
     from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
@@ -118,7 +122,10 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             tokenizer.save_pretrained(run.model)
         del tokenizer
         model = _load_artifact(config, run, inputs, events)
-        scores = score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
+        occurring = np.unique(inputs.eval.flat).tolist()
+        # or it would need more memory than training did
+        with held_rows(model, occurring) if config.train.sparse_embedding else contextlib.nullcontext():
+            scores = score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
         metrics = inputs.metrics(scores)
         if chat is not None and config.train.generate_rows:
             answers, before = compare_with_base(config, run, inputs, model, chat, events)
@@ -187,16 +194,11 @@ def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | 
 
 def _load_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> Any:
     """model/ as any user will load it: what is reported is what was saved."""
-    import numpy as np
-
-    from weitiao.kernels.rows import hold_rows
     from weitiao.methods import METHODS
 
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, pretrained.locate(config.model)
-    model = load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base)
-    hold_rows(model, np.unique(inputs.eval.flat).tolist())  # or evaluation would need more memory than training did
-    return model.to(inputs.resolved.device)
+    return load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
 
 
 def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:

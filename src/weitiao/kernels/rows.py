@@ -5,7 +5,8 @@ factor as every other untouched row. Training the occurring rows alone and apply
 therefore the dense update, without its gradient, moments and master for the (often 97 %) other rows.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -72,15 +73,17 @@ def shrink_embedding(model: nn.Module, ids: Iterable[int]) -> RowsEmbedding | No
     return small
 
 
-def hold_rows(model: nn.Module, ids: Iterable[int]) -> bool:
-    """Let a model that only answers hold the input embedding's rows of ``ids``; others come from the table, as ever.
+@contextlib.contextmanager
+def held_rows(model: nn.Module, ids: Iterable[int]) -> Iterator[None]:
+    """In the block a model that answers holds the input embedding's rows of ``ids``; others come from the table, as ever.
 
-    False, and nothing done, where something else uses that table.
+    Nothing changes where something else uses that table.
     """
-    if (full := _plain_embedding(model)) is None:
-        return False
-    model.set_input_embeddings(RowsEmbedding(full, _sorted_rows(full, ids)).requires_grad_(False).eval())  # type: ignore[operator]
-    return True
+    if (full := _plain_embedding(model)) is not None:
+        model.set_input_embeddings(RowsEmbedding(full, _sorted_rows(full, ids)).requires_grad_(False).eval())  # type: ignore[operator]
+    yield
+    if full is not None:
+        model.set_input_embeddings(full)  # type: ignore[operator]
 
 
 class KnownRows(nn.Module):
