@@ -77,9 +77,12 @@ def shrink_embedding(model: nn.Module, ids: Iterable[int]) -> RowsEmbedding | No
 def held_rows(model: nn.Module, ids: Iterable[int]) -> Iterator[None]:
     """In the block a model that answers holds the input embedding's rows of ``ids``; others come from the table, as ever.
 
-    Nothing changes where something else uses that table.
+    Nothing changes where something else uses that table, and on a GPU, whose memory no file is mapped into.
     """
-    if (full := _plain_embedding(model)) is not None:
+    full = _plain_embedding(model)
+    if full is not None and full.weight.device.type != "cpu":
+        full = None
+    if full is not None:
         model.set_input_embeddings(RowsEmbedding(full, _sorted_rows(full, ids)).requires_grad_(False).eval())  # type: ignore[operator]
     yield
     if full is not None:
