@@ -286,6 +286,11 @@ def head_options(label_names: Sequence[str]) -> dict[str, Any]:
     return {"problem_type": None, "num_labels": len(label_names), **names}  # the checkpoint's may be of another task
 
 
+def is_fp32(model: str) -> bool:
+    """Whether the checkpoint's own weights are fp32, which are mapped as they are; others are converted in memory."""
+    return str(getattr(_config_of(model), "dtype", None)).removeprefix("torch.") == "float32"
+
+
 def _config_of(model: str) -> Any:
     from transformers import AutoConfig
 

@@ -113,11 +113,13 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         moments += galore.moment_bytes(shapes) - sum(MOMENT_BYTES * a * b for a, b in shapes)
         notes.append("galore: the time of its singular value decompositions is not planned")
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
-    embedding = model.get_input_embeddings()
     table = keeps_table = 0
+    embedding = model.get_input_embeddings() if options.sparse_embedding else None
     if isinstance(embedding, RowsEmbedding | KnownRows):
         table, keeps_table = 4 * len(embedding.place) * embedding.weight.shape[1], isinstance(embedding, RowsEmbedding)
         frozen -= table * keeps_table
+        if not pretrained.is_fp32(config.model):  # then the table is a copy in memory, not the file
+            frozen, table = frozen + table * keeps_table, 0
     states = 0
     if isinstance(method.top_k, int):
         prefix = Prefix(model, depth(model, method.top_k))
