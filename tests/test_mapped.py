@@ -52,6 +52,12 @@ def test_rows_of_a_mapped_table_leave_its_pages_alone(mapped: torch.Tensor) -> N
     assert held < mapped.nbytes / 20
 
 
+@pytest.mark.parametrize("rows", [[-1, 4], [4, 50]])
+def test_a_row_that_is_not_there_is_refused(rows: list[int]) -> None:
+    with pytest.raises(IndexError):
+        rows_of(torch.zeros(50, 8), torch.tensor(rows))
+
+
 @linux
 def test_what_was_written_is_kept(mapped: torch.Tensor) -> None:
     mapped[17, 3] = -1.0  # a page of the process's own now

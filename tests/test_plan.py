@@ -91,6 +91,29 @@ def test_packed_weights_and_projected_moments_are_planned(options: dict[str, Any
     assert drawn({"type": "galore", "galore_rank": 4}).moment_bytes == held
 
 
+def test_a_table_is_planned_where_it_stays_in_memory(
+    options: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its file, where that is fp32 and the system lets pages go; else the whole of it is held."""
+    from transformers import AutoModel, AutoTokenizer
+
+    half = tmp_path / "half"
+    model = AutoModel.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    model.save_pretrained(half)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(half)
+    table = 4 * model.get_input_embeddings().weight.numel()
+
+    def weights(checkpoint: Path) -> int:
+        (planned,) = weitiao.plan({**options, "model": str(checkpoint)}, methods=["full"])["methods"]
+        return int(planned["memory_bytes"]["weights"])
+
+    monkeypatch.setattr("weitiao.planning.estimate.can_let_go", lambda: True)
+    in_its_file = weights(tiny_model)
+    assert weights(half) - in_its_file == table
+    monkeypatch.setattr("weitiao.planning.estimate.can_let_go", lambda: False)
+    assert weights(tiny_model) - in_its_file == table
+
+
 def test_a_method_is_planned_by_its_own_name_and_options(options: dict[str, Any]) -> None:
     """GaLore stands beside full fine-tuning, not in its place."""
     galore = {**options, "method": {"type": "galore", "galore_rank": 4}}

@@ -7,6 +7,7 @@ back, and come from the file again should they be read again. Linux alone; elsew
 
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Iterator
 
@@ -15,7 +16,8 @@ import torch
 
 PIECE_BYTES = 1 << 24
 _MADV_DONTNEED = 4
-# /proc/self/pagemap (Linux, Documentation/admin-guide/mm/pagemap.rst): in memory, in swap, part of a file or shared memory
+_PAGEMAP = "/proc/self/pagemap"
+# What it says of a page (Linux, Documentation/admin-guide/mm/pagemap.rst): in memory, in swap, part of a file or shared memory
 _PRESENT, _SWAPPED, _OF_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 
 
@@ -32,6 +34,8 @@ def rows_of(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """``table[rows]`` [R, H], a copy, for ascending ``rows``."""
     if table.device.type != "cpu":
         return table[rows]
+    if len(rows) and (rows[0] < 0 or rows[-1] >= len(table)):
+        raise IndexError(f"rows {int(rows[0])} to {int(rows[-1])} of a table of {len(table)}")
     found = table.new_empty(len(rows), table.shape[1])
     for part in pieces(table):
         first, end = torch.searchsorted(rows, torch.tensor([part.start, part.stop])).tolist()
@@ -39,9 +43,14 @@ def rows_of(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def can_let_go() -> bool:
+    """Whether this system lets a process see whose its pages are; some containers' kernels do not."""
+    return sys.platform == "linux" and os.access(_PAGEMAP, os.R_OK)
+
+
 def let_go(tensor: torch.Tensor) -> bool:
     """Take the pages of a tensor out of this process's memory if all of them are a file's, unchanged; whether that was done."""
-    if sys.platform != "linux" or tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if not can_let_go() or tensor.device.type != "cpu" or not tensor.is_contiguous():
         return False
     page = mmap.PAGESIZE
     first, end = -(-tensor.data_ptr() // page), (tensor.data_ptr() + tensor.nbytes) // page  # whole pages inside
@@ -54,7 +63,7 @@ def let_go(tensor: torch.Tensor) -> bool:
 def _only_pages_of_files(first: int, end: int) -> bool:
     """Whether no page is the process's own: one that was written to, or ordinary memory, whose values would be lost."""
     try:
-        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        with open(_PAGEMAP, "rb", buffering=0) as pagemap:
             pagemap.seek(8 * first)
             raw = pagemap.read(8 * (end - first))
     except OSError:

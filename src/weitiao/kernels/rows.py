@@ -131,7 +131,7 @@ def _plain_embedding(model: nn.Module) -> nn.Embedding | None:
 
 def _sorted_rows(full: nn.Embedding, ids: Iterable[int]) -> torch.Tensor:
     padding = set() if full.padding_idx is None else {full.padding_idx}
-    return torch.tensor(sorted(set(ids) | padding))
+    return torch.tensor(sorted(set(ids) | padding), dtype=torch.long)
 
 
 def restore_embedding(model: nn.Module, small: RowsEmbedding, decay: float) -> None:

@@ -1,6 +1,5 @@
 """Arithmetic of a plan: a blueprint, its batches and a machine's rates -> memory by part, seconds, bytes on disk."""
 
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from weitiao import allocator
 from weitiao.config import TrainConfig
 from weitiao.kernels.limits import KEPT_KERNELS
+from weitiao.kernels.mapped import can_let_go
 from weitiao.measure.cost import MASTER_BYTES, Rates
 from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
@@ -92,7 +92,7 @@ def memory_of(
 ) -> Memory:
     """The peak of a run. On a GPU there is no heap to grow and the model is loaded on the host."""
     item = blueprint.dtype.itemsize
-    maps = on_cpu and sys.platform == "linux"  # what is read of a table does not stay (kernels/mapped.py)
+    maps = on_cpu and can_let_go()  # what is read of a table does not stay (kernels/mapped.py)
     table = 0 if maps or not blueprint.keeps_table else blueprint.table_bytes
     weights = blueprint.frozen_bytes + table + blueprint.trained * item
     kept = item != MASTER_BYTES and not options.stochastic_rounding
