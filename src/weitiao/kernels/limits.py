@@ -16,6 +16,9 @@ BLOCK_TOKENS = 64
 CHUNKS_ABOVE, CHUNKS_ABOVE_IN_HALF = 128, 256
 CHUNK_BYTES = 1 << 20
 
+# How far the memory between two evaluation batches may grow before it is trimmed: glibc keeps holes for every shape.
+HOLES_BYTES = 64 << 20
+
 # Batch shapes whose kernels are kept (docs/LOG.md).
 KEPT_KERNELS = 16
 
@@ -31,8 +34,13 @@ def bound_primitive_cache() -> None:
 
 
 def return_free_memory() -> None:
-    """Give the system what was freed but kept by the allocator (glibc, tcmalloc; elsewhere only the garbage collection)."""
+    """Collect garbage and :func:`trim`."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Give the system what was freed but kept by the allocator (glibc, tcmalloc; does nothing elsewhere)."""
     process = ctypes.CDLL(None) if os.name == "posix" else None
     # glibc's takes the bytes to keep, tcmalloc's nothing
     for name, arguments in (("malloc_trim", (0,)), ("MallocExtension_ReleaseFreeMemory", ())):

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
+from weitiao.kernels.limits import HOLES_BYTES, trim
+from weitiao.measure.meters import memory_bytes
 from weitiao.training.world import World
 
 
@@ -36,8 +38,12 @@ def score(
         batches = [
             batches[i] if i < len(batches) else batches[0] for i in range(world.rank, shared * world.size, world.size)
         ]
+    held = memory_bytes()
     with torch.no_grad():
         for rows in batches:
+            if memory_bytes() > held + HOLES_BYTES:
+                trim()
+                held = memory_bytes()
             batch = {key: value.to(device) for key, value in task.collate(encoded, rows, pad_id).items()}
             found = task.row_scores(model, batch).cpu().numpy()
             places = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in rows])

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from weitiao import pretrained
-from weitiao.artifact import RunDir, write_jsonl
+from weitiao.artifact import RunDir, write_jsonl, writing
 from weitiao.config import DataConfig, RunConfig
 from weitiao.data.canaries import Canary, make_canaries
-from weitiao.data.chat import template_text
+from weitiao.data.chat import chat_of, template_text
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
@@ -93,6 +93,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     refuse_shapes(config.method, on_shapes(config.method, config.model, task.AUTO_MODEL))
     events.write("stage", message=f"reading {config.data.train}")
     tokenizer = pretrained.load_tokenizer(config.model)
+    _stage_tokenizer(config, run, tokenizer, task.KIND)
     max_length = pretrained.max_length(config, tokenizer)
     data = config.data.model_copy(update={"max_length": max_length})
     # of a stream only the evaluation rows can be checked beforehand
@@ -164,6 +165,14 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         tuple(general),
         canaries,
     )
+
+
+def _stage_tokenizer(config: RunConfig, run: RunDir, tokenizer: Any, kind: str) -> None:
+    """Save what belongs into model/ while it is loaded: read again after training it would be the run's peak of memory."""
+    if kind == "sft":
+        tokenizer.chat_template = chat_of(config.data, tokenizer).template or tokenizer.chat_template
+    with writing(run.staged_tokenizer):
+        tokenizer.save_pretrained(run.staged_tokenizer)
 
 
 def _bf16_of(config: RunConfig, run: RunDir) -> bool | Literal["auto"]:
