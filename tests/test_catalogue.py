@@ -56,8 +56,8 @@ def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "catalogue").iterdir()) == []
 
 
-def _converting(home: Path) -> tuple[subprocess.Popen[str], int]:
-    """A process that fetches a model, caught in its conversion, and the id of the process that converts."""
+def _converting(home: Path, sign: str) -> tuple[subprocess.Popen[str], int]:
+    """A process that fetches a model, and the one that converts it, once a file of this name is there."""
     fetching = subprocess.Popen(
         [sys.executable, "-m", "weitiao", "models", "get", "multilingual-e5-small"],
         env={**os.environ, "WEITIAO_HOME": str(home)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -65,7 +65,8 @@ def _converting(home: Path) -> tuple[subprocess.Popen[str], int]:
     children = Path(f"/proc/{fetching.pid}/task/{fetching.pid}/children")
     while fetching.poll() is None:
         for child in children.read_text().split():
-            if list(home.glob("catalogue/.*/made/*")):  # half a result is there
+            converts = b"weitiao.catalogue.apart" in Path(f"/proc/{child}/cmdline").read_bytes()
+            if converts and list(home.glob(f"catalogue/.*/{sign}")):
                 return fetching, int(child)
         time.sleep(0.02)
     raise AssertionError(fetching.communicate()[1])
@@ -74,7 +75,7 @@ def _converting(home: Path) -> tuple[subprocess.Popen[str], int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the converting process in /proc")
 @pytest.mark.parametrize("who", ["all", "child"])
 def test_an_interrupted_conversion_leaves_nothing(who: str, tmp_path: Path) -> None:
-    fetching, child = _converting(tmp_path)
+    fetching, child = _converting(tmp_path, "made/*")  # half a result is there
     if who == "all":  # as Ctrl-C does
         os.killpg(fetching.pid, signal.SIGINT)
     else:  # as the kernel does where memory runs out
@@ -84,6 +85,31 @@ def test_an_interrupted_conversion_leaves_nothing(who: str, tmp_path: Path) -> N
     assert "Traceback" not in said
     assert who == "all" or "ended with exit code -9" in said
     assert list((tmp_path / "catalogue").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the converting process in /proc")
+def test_a_conversion_ends_with_its_command(tmp_path: Path) -> None:
+    fetching, child = _converting(tmp_path, "made")
+    fetching.kill()
+    fetching.communicate(timeout=20)
+    until = time.monotonic() + 20
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < until, "the conversion goes on alone"
+        time.sleep(0.05)
+    assert list(tmp_path.glob("catalogue/.*/made/*")) == []
+
+
+def test_a_conversion_imports_what_its_command_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tarfile.py").write_text("raise SystemExit('a file of the user was run')")
+    (tmp_path / "中.gguf").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEITIAO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONIOENCODING", "gbk")
+    with pytest.raises(ModelError) as caught:
+        pretrained.locate("中.gguf")
+    assert "a file of the user was run" not in str(caught.value)
+    assert "No module named" not in str(caught.value)
 
 
 def test_a_conversion_leaves_the_peak_of_the_run_alone(tmp_path: Path) -> None:

@@ -336,3 +336,15 @@ def test_full_run_predicts_without_its_base(options: dict[str, Any], tiny_model:
     )
     with pytest.raises(weitiao.WeitiaoError, match="No model folder"):
         weitiao.predict(lora.path, text="好")
+
+
+def test_the_tokenizer_takes_the_place_of_what_a_killed_run_left(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    new, old = {"a.json": "new", "templates/b.jinja": "new"}, {"a.json": "old old", "templates/c.jinja": "old"}
+    for folder, content in ((run.staged_tokenizer, new), (run.model, old)):
+        for name, text in content.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    assert run.add_tokenizer() == 6
+    assert {name: (run.model / name).read_text() for name in files(run.model)} == new
+    assert files(tmp_path) == {"model/a.json", "model/templates/b.jinja"}

@@ -122,6 +122,18 @@ class RunDir:
             )
         return value
 
+    def add_tokenizer(self) -> int:
+        """Move the staged tokenizer into model/, which takes no more room on the disk. Returns its bytes."""
+        size = size_bytes(self.staged_tokenizer)
+        with writing(self.model):
+            for file in self.staged_tokenizer.iterdir():
+                target = self.model / file.name
+                if target.is_dir():  # a killed run's: a rename replaces files alone
+                    remove_folder(target)
+                file.replace(target)
+            self.staged_tokenizer.rmdir()
+        return size
+
     @property
     def has_trained(self) -> bool:
         """Whether the first optimizer step was reached."""

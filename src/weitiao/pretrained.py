@@ -12,7 +12,7 @@ from weitiao import catalogue
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError, FetchError, ModelError
 from weitiao.kernels.gpu import refuse_flash
-from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
+from weitiao.kernels.limits import SHORT_UP_TO_TOKENS, trim
 
 if TYPE_CHECKING:
     import torch
@@ -178,6 +178,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    trim()  # reading a large vocabulary takes twice what it keeps
     return tokenizer  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao import pretrained
-from weitiao.artifact import RunDir, read_jsonl, size_bytes, write_jsonl, writing
+from weitiao.artifact import RunDir, read_jsonl, size_bytes, write_jsonl
 from weitiao.config import RunConfig
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.lock import RunLock
@@ -111,11 +111,8 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         if inputs.stream is not None:
             report = run.read_json("data_report.json")
             run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
-        artifact_bytes = size_bytes(run.model)
         return_free_memory()  # the trained model is gone: what comes now must not need more than training did
-        with writing(run.model):
-            shutil.copytree(run.staged_tokenizer, run.model, dirs_exist_ok=True)
-            shutil.rmtree(run.staged_tokenizer)
+        tokenizer_bytes = run.add_tokenizer()
         model = _load_artifact(config, run, inputs, events)
         occurring = np.unique(inputs.eval.flat).tolist()
         # or it would need more memory than training did
@@ -131,8 +128,8 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         del model
         summary |= {
             "memory_before_model_bytes": memory_before,
-            "artifact_bytes": artifact_bytes,
-            "tokenizer_bytes": size_bytes(run.model) - artifact_bytes,
+            "artifact_bytes": size_bytes(run.model) - tokenizer_bytes,
+            "tokenizer_bytes": tokenizer_bytes,
             "total_seconds": time.perf_counter() - started,
             "max_length": inputs.max_length,
             "text_columns": list(inputs.text_columns),

@@ -169,10 +169,12 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
 
 def _stage_tokenizer(config: RunConfig, run: RunDir, tokenizer: Any, kind: str) -> None:
     """Save what belongs into model/ while it is loaded: read again after training it would be the run's peak of memory."""
+    own = tokenizer.chat_template
     if kind == "sft":
-        tokenizer.chat_template = chat_of(config.data, tokenizer).template or tokenizer.chat_template
+        tokenizer.chat_template = chat_of(config.data, tokenizer).template or own
     with writing(run.staged_tokenizer):
         tokenizer.save_pretrained(run.staged_tokenizer)
+    tokenizer.chat_template = own
 
 
 def _bf16_of(config: RunConfig, run: RunDir) -> bool | Literal["auto"]:
