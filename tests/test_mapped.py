@@ -54,6 +54,17 @@ def test_rows_of_a_mapped_table_leave_its_pages_alone(mapped: torch.Tensor) -> N
     assert held < mapped.nbytes / 20
 
 
+@linux
+def test_rows_that_only_an_evaluation_meets_leave_the_pages_alone(mapped: torch.Tensor) -> None:
+    small = RowsEmbedding(nn.Embedding.from_pretrained(mapped), torch.arange(10)).eval()
+    ids = torch.arange(ROWS - 1, -1, -30).repeat(2, 1)
+    before = resident_of_files()
+    found = small(ids)
+    assert resident_of_files() - before < mapped.nbytes / 20
+    assert torch.equal(found[..., 0], ids.float())
+    assert torch.equal(found[..., -1], ids.float())
+
+
 @pytest.mark.parametrize("rows", [[-1, 4], [4, 50]])
 def test_a_row_that_is_not_there_is_refused(rows: list[int]) -> None:
     with pytest.raises(IndexError):

@@ -40,7 +40,8 @@ class RowsEmbedding(nn.Module):
             return nn.functional.embedding(place, self.weight, self.padding_row)
         found = nn.functional.embedding(place.clamp(min=0), self.weight)
         if (unknown := place < 0).any():  # those alone: the table is better not read
-            found[unknown] = nn.functional.embedding(ids[unknown], self.table).to(found.dtype)
+            rows, which = ids[unknown].unique(return_inverse=True)
+            found[unknown] = rows_of(self.table, rows).to(found.dtype)[which]
         return found
 
     def whole(self, decay: float, trained: torch.Tensor | None = None) -> nn.Embedding:
