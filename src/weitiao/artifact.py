@@ -8,7 +8,7 @@ samples.jsonl      causal_lm: held-out questions, the base's answers and the tra
 model/             loads with plain transformers or peft
 checkpoints/       step-N folders (with save_steps)      README.md          model card
 DONE               written last
-.lock              only while a run is at work
+.lock              only while a run is at work           .tokenizer/        until it moves into model/
 """
 
 import errno
