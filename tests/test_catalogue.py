@@ -62,11 +62,12 @@ linux_children = pytest.mark.skipif(
 )
 
 
-def _converting(home: Path, sign: str) -> tuple[subprocess.Popen[str], int]:
-    """A process that fetches a model, and the one that converts it, once a file of this name is there."""
+def _converting(home: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process that fetches a model, and the one that converts it, stopped (SIGSTOP) with half a result there."""
     fetching = subprocess.Popen(
         [sys.executable, "-m", "weitiao", "models", "get", "multilingual-e5-small"],
         env={**os.environ, "WEITIAO_HOME": str(home)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit that it is ignored
     )  # fmt: skip
     children = Path(f"/proc/{fetching.pid}/task/{fetching.pid}/children")
     while fetching.poll() is None:
@@ -75,7 +76,10 @@ def _converting(home: Path, sign: str) -> tuple[subprocess.Popen[str], int]:
                 command = Path(f"/proc/{child}/cmdline").read_bytes()
             except OSError:  # pip's process, just ended
                 continue
-            if b"weitiao.catalogue.apart" in command and list(home.glob(f"catalogue/.*/{sign}")):
+            if b"weitiao.catalogue.apart" in command:
+                os.kill(int(child), signal.SIGSTOP)  # it still imports, for seconds
+                (made,) = home.glob("catalogue/.*/made")
+                (made / "half").write_text("x")
                 return fetching, int(child)
         time.sleep(0.02)
     raise AssertionError(fetching.communicate()[1])
@@ -84,7 +88,7 @@ def _converting(home: Path, sign: str) -> tuple[subprocess.Popen[str], int]:
 @linux_children
 @pytest.mark.parametrize("who", ["all", "child"])
 def test_an_interrupted_conversion_leaves_nothing(who: str, tmp_path: Path) -> None:
-    fetching, child = _converting(tmp_path, "made/*")  # half a result is there
+    fetching, child = _converting(tmp_path)
     if who == "all":  # as Ctrl-C does
         os.killpg(fetching.pid, signal.SIGINT)
     else:  # as the kernel does where memory runs out
@@ -98,15 +102,16 @@ def test_an_interrupted_conversion_leaves_nothing(who: str, tmp_path: Path) -> N
 
 @linux_children
 def test_a_conversion_ends_with_its_command(tmp_path: Path) -> None:
-    fetching, child = _converting(tmp_path, "made")
+    fetching, child = _converting(tmp_path)
     fetching.kill()
     fetching.communicate(timeout=20)
+    os.kill(child, signal.SIGCONT)
     until = time.monotonic() + 20
     with contextlib.suppress(OSError):  # it is gone
         while "\nState:\tZ" not in Path(f"/proc/{child}/status").read_text():
             assert time.monotonic() < until, "the conversion goes on alone"
             time.sleep(0.05)
-    assert list(tmp_path.glob("catalogue/.*/made/*")) == []
+    assert [file.name for file in tmp_path.glob("catalogue/.*/made/*")] == ["half"]
 
 
 @pytest.mark.parametrize("on_path", [False, True])
