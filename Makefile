@@ -40,7 +40,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 options: $(VENV)/.installed
-	$(BIN)/python -m weitiao.options > docs/options.md
+	$(BIN)/python -m weitiao.config.options > docs/options.md
 
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/page.py > docs/RESULTS.md

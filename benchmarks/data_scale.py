@@ -24,12 +24,12 @@ def measure(stage: str, path: str) -> None:
     """One stage in this process; prints one JSON line. Imports are not counted: they do not grow with the rows."""
     import numpy as np
 
-    from weitiao import pretrained
-    from weitiao.config import DataConfig
+    from weitiao.config.run import DataConfig
     from weitiao.data.checking import check
     from weitiao.data.prepare import prepare
     from weitiao.data.table import build
     from weitiao.measure.meters import memory_bytes, peak_memory_bytes
+    from weitiao.pretrained import load as pretrained
     from weitiao.tasks import classification
 
     tokenizer = pretrained.load_tokenizer(MODEL) if stage == "start" else None
@@ -68,7 +68,7 @@ def main() -> None:
         measure(options.stage, options.path)
         return
     from weitiao.catalogue import home
-    from weitiao.environment import env
+    from weitiao.system.environment import env
 
     machine = {key: value for key, value in env().items() if key != "cache"}
     results: list[dict[str, Any]] = []

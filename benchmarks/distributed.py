@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from weitiao.environment import env
+from weitiao.system.environment import env
 
 HERE = Path(__file__).parent
 MODEL = "all-MiniLM-L6-v2"

@@ -34,8 +34,8 @@ def main() -> None:
     from torch.profiler import ProfilerActivity, profile
 
     import weitiao
-    from weitiao.config import RunConfig
-    from weitiao.overrides import load
+    from weitiao.config.loading import load
+    from weitiao.config.run import RunConfig
 
     transformers.logging.disable_progress_bar()
     profiler = profile(activities=[ProfilerActivity.CPU])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.allocator import CHOICE
+from weitiao.system.allocator import CHOICE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -80,7 +80,7 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        from weitiao.artifact import to_json, write_atomic
+        from weitiao.rundir.folder import to_json, write_atomic
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path, to_json(self.data))
@@ -135,7 +135,7 @@ def _cpu_seconds() -> tuple[float, float, float] | None:
 
 def machine() -> dict[str, Any]:
     """weitiao's facts about this machine and installation, without the caches. Imports torch."""
-    from weitiao.environment import env
+    from weitiao.system.environment import env
 
     return {key: value for key, value in env().items() if key != "cache"}
 

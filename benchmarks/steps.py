@@ -37,9 +37,9 @@ def gemm_rate(shapes: list[tuple[int, int, int]], dtype: Any, seconds: float) ->
 
 def trained_lengths(config: Any, warmup: int) -> list[int]:
     """Tokens of every row in the steps after warm-up: the run's own schedule, made once more."""
-    from weitiao import pretrained
     from weitiao.data.batch import BatchPlan
     from weitiao.data.prepare import prepare
+    from weitiao.pretrained import load as pretrained
     from weitiao.tasks import TASKS
     from weitiao.training.schedule import EpochSchedule
 
@@ -72,10 +72,10 @@ def main() -> None:
 
     import weitiao
     from flops import Shape, step_flops
-    from weitiao import pretrained
-    from weitiao.config import RunConfig
+    from weitiao.config.run import RunConfig
     from weitiao.kernels.limits import bound_primitive_cache
     from weitiao.measure.meters import Throughput
+    from weitiao.pretrained import load as pretrained
 
     transformers.logging.disable_progress_bar()
     bound_primitive_cache()

@@ -17,7 +17,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-IMPORTED = ("accelerate", "peft", "sklearn.metrics", "weitiao.cli", "weitiao.inference", "weitiao.training.fit")
+IMPORTED = (
+    "accelerate",
+    "peft",
+    "sklearn.metrics",
+    "weitiao.commands.app",
+    "weitiao.inference.predict",
+    "weitiao.training.fit",
+)
 LAZY = (
     "AutoModelForSequenceClassification",
     "AutoTokenizer",
@@ -96,7 +103,7 @@ def _child(order: dict[str, Any], counter: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = ["weitiao", *order["argv"]]
-    from weitiao.cli import main
+    from weitiao.commands.app import main
 
     _count_calls(order["die_at"], order["die_before"], counter)
     code = 0

@@ -9,9 +9,9 @@ import torch
 
 import weitiao
 from test_methods import batch, load
-from weitiao.config import TrainConfig
+from weitiao.config.method import AdaloraConfig
+from weitiao.config.run import TrainConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import AdaloraConfig
 from weitiao.methods import adalora
 from weitiao.tasks import classification
 from weitiao.training.optim import MasterAdamW

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from weitiao import allocator
+from weitiao.system import allocator
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allocators are chosen on Linux alone")
 

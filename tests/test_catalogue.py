@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from weitiao import catalogue, pretrained
+from weitiao import catalogue
 from weitiao.catalogue import ENTRIES, download, models
 from weitiao.catalogue.charsmap import build_charsmap
 from weitiao.catalogue.texts import _bio
 from weitiao.errors import FetchError, ModelError
+from weitiao.pretrained import load as pretrained
 
 
 def test_charsmap_is_read_by_tokenizers() -> None:
@@ -76,7 +77,7 @@ def _converting(home: Path) -> tuple[subprocess.Popen[str], int]:
                 command = Path(f"/proc/{child}/cmdline").read_bytes()
             except OSError:  # pip's process, just ended
                 continue
-            if b"weitiao.catalogue.apart" in command:
+            if b"weitiao.catalogue.worker" in command:
                 os.kill(int(child), signal.SIGSTOP)  # it still imports, for seconds
                 (made,) = home.glob("catalogue/.*/made")
                 (made / "half").write_text("x")

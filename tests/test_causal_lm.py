@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from conftest import tiny_llama
-from weitiao import pretrained
-from weitiao.config import DataConfig
+from weitiao.config.method import LoraConfig
+from weitiao.config.run import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.kernels import head
 from weitiao.kernels.lora import fuse_lora
 from weitiao.measure.meters import peak_memory_bytes
-from weitiao.method_config import LoraConfig
 from weitiao.methods import lora
+from weitiao.pretrained import load as pretrained
 from weitiao.tasks import causal_lm
 from weitiao.training.evaluate import score
 

@@ -9,12 +9,12 @@ import pytest
 from tokenizers import AddedToken
 
 from conftest import write_jsonl
-from weitiao import pretrained
-from weitiao.config import DataConfig
+from weitiao.config.run import DataConfig
 from weitiao.data.chat import Chat, chat_of, question_of
 from weitiao.data.chat_rows import REFUSED, chat_lengths, encode_chats
 from weitiao.data.prepare import prepare
 from weitiao.errors import DataError
+from weitiao.pretrained import load as pretrained
 
 TURNS = [
     {"role": "system", "content": "答得简短。"},

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import weitiao.data
 from conftest import write_jsonl
-from weitiao.config import DataConfig
+from weitiao.config.run import DataConfig
 from weitiao.data.checking import refuse_errors, source_config
-from weitiao.data.near import near_pairs, shingles, similarity
+from weitiao.data.near_duplicates import near_pairs, shingles, similarity
 from weitiao.data.page import report_page
 from weitiao.data.suspicious import has_control, is_mojibake, script_of
 from weitiao.errors import DataError, WeitiaoError
@@ -138,7 +138,7 @@ def test_sft_rows_without_supervision(tmp_path: Path, tiny_model: Path) -> None:
 
 def test_sft_rows_are_counted_through_the_chat_template(tmp_path: Path, smollm: Path) -> None:
     """The template's own turns and tokens count: without them the second row would seem to fit."""
-    from weitiao import pretrained
+    from weitiao.pretrained import load as pretrained
 
     tokenizer = pretrained.load_tokenizer(str(smollm))
     rows = [{"instruction": "好", "output": "很好"}, {"instruction": "问", "output": "很" * 20}]

@@ -14,11 +14,11 @@ import weitiao
 from test_compare_schema import paths, patterns
 from test_compare_statistics import config_of, finish_cells
 from weitiao import comparison
-from weitiao.artifact import read_jsonl, write_atomic, write_jsonl
-from weitiao.comparison.rates import choose, search_cells
+from weitiao.comparison.rate_search import choose, search_cells
+from weitiao.config.loading import dump
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError, RunError
-from weitiao.overrides import dump
+from weitiao.rundir.folder import read_jsonl, write_atomic, write_jsonl
 
 ARMS = [{"type": "full", "learning_rate": 3e-3}, {"type": "lora", "learning_rate": 1e-2}]
 

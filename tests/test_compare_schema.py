@@ -10,10 +10,10 @@ import pytest
 
 import weitiao
 from test_compare_statistics import config_of, finish_cells
-from weitiao.artifact import write_atomic
-from weitiao.comparison.rates import choose, search_cells
+from weitiao.comparison.rate_search import choose, search_cells
+from weitiao.config.loading import dump
 from weitiao.data.prepare import prepare
-from weitiao.overrides import dump
+from weitiao.rundir.folder import write_atomic
 
 DOCS = Path(__file__).parents[1] / "docs" / "compare.md"
 

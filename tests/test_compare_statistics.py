@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 import weitiao
-from weitiao.artifact import read_jsonl, write_atomic
-from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.fairness import unfair_rates
 from weitiao.comparison.pairs import decide, interval_text
-from weitiao.comparison.rates import grid, search_cells
+from weitiao.comparison.rate_search import grid, search_cells
 from weitiao.comparison.statistics import Scores, analyse
+from weitiao.config.comparison import Arm, CompareConfig
+from weitiao.config.loading import dump, load
+from weitiao.config.method import FullConfig, LoraConfig
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError, RunError
-from weitiao.method_config import FullConfig, LoraConfig
-from weitiao.overrides import dump, load
+from weitiao.rundir.folder import read_jsonl, write_atomic
 
 
 def finish_cells(config: CompareConfig) -> None:

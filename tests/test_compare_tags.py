@@ -9,8 +9,8 @@ import pytest
 import weitiao
 from test_token_runs import tag_options, tagged_file  # noqa: F401  fixtures
 from weitiao import comparison
-from weitiao.artifact import RunDir, read_jsonl
 from weitiao.comparison.over_counts import swap_test
+from weitiao.rundir.folder import RunDir, read_jsonl
 from weitiao.tasks import token_classification as task
 
 ROWS = [

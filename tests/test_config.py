@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from weitiao.compare_config import CompareConfig
-from weitiao.config import RunConfig
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import dump, load, option_paths
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
-from weitiao.overrides import dump, load, option_paths
 
 GOOD = ["model=m", "data.train=t.jsonl", "output.dir=o"]
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 import weitiao
 from conftest import write_jsonl
-from weitiao.adapters import combine
-from weitiao.artifact import RunDir, read_jsonl
+from weitiao.adapters.combine import combine
 from weitiao.catalogue.download import sha256_of
-from weitiao.effects.earlier import rescored
+from weitiao.effects.parent import rescored
 from weitiao.errors import ConfigError
 from weitiao.methods import lora
+from weitiao.rundir.folder import RunDir, read_jsonl
 from weitiao.tasks import classification
 
 FILE = "adapter_model.safetensors"

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from conftest import write_jsonl
-from weitiao.config import DataConfig
+from weitiao.config.run import DataConfig
 from weitiao.data.detect import detect, to_messages
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.prepare import prepare, sort_labels, usable
@@ -411,7 +411,7 @@ def test_sft_rows_are_refused_where_labels_are_needed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("over_length", ["truncate", "drop", "window", "fail"])
 def test_over_length(over_length: str, tiny_model: Path) -> None:
-    from weitiao.pretrained import load_tokenizer
+    from weitiao.pretrained.load import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_model))
     texts = ["好看", "很好看的书真的很好看", "太差"]  # 4, 12 and 4 tokens with the special ones
@@ -443,7 +443,7 @@ def test_over_length(over_length: str, tiny_model: Path) -> None:
 
 def test_encoded_rows_are_kept_by_content(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from weitiao.data import encode as module
-    from weitiao.pretrained import load_tokenizer
+    from weitiao.pretrained.load import load_tokenizer
 
     monkeypatch.setattr(module, "_CACHED_FROM_ROWS", 2)
     tokenizer = load_tokenizer(str(tiny_model))

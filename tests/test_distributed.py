@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from weitiao.artifact import RunDir
+from weitiao.rundir.folder import RunDir
 from weitiao.training.checkpoint import checkpoint_step
 
 FILES = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}

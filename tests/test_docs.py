@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from weitiao.cli import app
-from weitiao.options import options_page
+from weitiao.commands.app import app
+from weitiao.config.options import options_page
 
 ROOT = Path(__file__).parents[1]
 

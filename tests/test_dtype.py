@@ -8,9 +8,9 @@ import torch
 import yaml
 
 import weitiao
-from weitiao import pretrained
-from weitiao.artifact import RunDir
 from weitiao.measure import rates
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir
 
 needs_bf16 = pytest.mark.skipif(not pretrained.bf16_support("cpu")[0], reason="no bf16 on this CPU")
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides otherwise")

@@ -10,15 +10,15 @@ import torch
 
 import weitiao
 from test_methods import load
-from weitiao import pretrained
-from weitiao.artifact import read_jsonl
-from weitiao.config import DataConfig
+from weitiao.config.method import LoraConfig
+from weitiao.config.run import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
-from weitiao.inference import Predictor
-from weitiao.method_config import LoraConfig
+from weitiao.inference.predict import Predictor
 from weitiao.methods import lora
 from weitiao.methods.eva import start_from_data
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import read_jsonl
 from weitiao.tasks import classification
 
 

@@ -12,8 +12,8 @@ import pytest
 import weitiao
 from test_compare_statistics import config_of, finish_cells
 from weitiao import comparison
-from weitiao.artifact import read_jsonl, write_jsonl
 from weitiao.errors import RunError
+from weitiao.rundir.folder import read_jsonl, write_jsonl
 
 
 @pytest.fixture

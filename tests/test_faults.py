@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import load_file
 
 import weitiao
-from weitiao.artifact import RunDir
 from weitiao.errors import RunError
-from weitiao.lock import RunLock
+from weitiao.rundir.folder import RunDir
+from weitiao.rundir.lock import RunLock
 from weitiao.training.checkpoint import MAY_CHANGE
 
 

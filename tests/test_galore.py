@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from test_methods import batch, load
-from weitiao.config import TrainConfig
+from weitiao.config.method import FullConfig
+from weitiao.config.run import TrainConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import FullConfig
 from weitiao.methods import full
 from weitiao.methods.galore import GaLore
 from weitiao.tasks import classification

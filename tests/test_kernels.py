@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from weitiao import pretrained
-from weitiao.config import TrainConfig
+from weitiao.config.run import TrainConfig
 from weitiao.kernels import attention as kernel
 from weitiao.kernels import int8
 from weitiao.kernels.attention import (
@@ -23,6 +22,7 @@ from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import CAUSAL_BLOCKS_ABOVE, CHUNKS_ABOVE, CHUNKS_ABOVE_IN_HALF, SHORT_UP_TO_TOKENS
 from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, restore_embedding, shrink_embedding
+from weitiao.pretrained import load as pretrained
 from weitiao.training.optim import MasterAdamW, decay_factor, learning_rate_at
 
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import weitiao
 from conftest import write_jsonl
-from weitiao.cli import app
-from weitiao.config import DataConfig, RunConfig
+from weitiao.commands.app import app
+from weitiao.config.run import DataConfig, RunConfig
 from weitiao.data.labels import labels_of, number_of
 from weitiao.data.prepare import prepare, usable
 from weitiao.data.side import Side

@@ -16,7 +16,7 @@ from weitiao.measure.meters import memory_bytes
 if sys.argv[1] == "bounded":
     bound_primitive_cache()
 elif sys.argv[1] == "chosen":  # the choice of a dtype multiplies too, before a run begins
-    from weitiao import pretrained
+    from weitiao.pretrained import load as pretrained
     pretrained.resolve("auto", "auto")
 weight = torch.randn(1536, 384).to(torch.bfloat16)
 def product(rows):

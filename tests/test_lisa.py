@@ -9,9 +9,9 @@ import torch
 
 import weitiao
 from test_methods import batch, load
-from weitiao.config import TrainConfig
+from weitiao.config.method import FullConfig
+from weitiao.config.run import TrainConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import FullConfig
 from weitiao.methods import full
 from weitiao.methods.lisa import Lisa
 from weitiao.tasks import classification

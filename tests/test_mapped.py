@@ -114,7 +114,7 @@ def test_a_model_that_answers_holds_known_rows_and_knows_the_others() -> None:
 
 LOAD = """
 import numpy as np, resource, sys, torch
-from weitiao import pretrained
+from weitiao.pretrained import load as pretrained
 from weitiao.kernels.rows import keep_known_rows, shrink_embedding
 model, _ = pretrained.load_model("multilingual-e5-small", "AutoModel", (), 1, pretrained.resolve(False, "eager"))
 model.requires_grad_(sys.argv[1] == "trained")

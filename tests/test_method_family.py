@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import weitiao
-from weitiao.artifact import read_jsonl
 from weitiao.catalogue import fetch
-from weitiao.config import RunConfig
+from weitiao.config.loading import load
+from weitiao.config.method import ALIASES, LoraConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError
-from weitiao.method_config import ALIASES, LoraConfig
 from weitiao.methods import METHODS, default_rate, galore, lora
 from weitiao.methods.family import FAMILY, methods
 from weitiao.methods.shapes import on_shapes
-from weitiao.overrides import load
+from weitiao.rundir.folder import read_jsonl
 
 
 def test_the_family_is_all_there_is() -> None:

@@ -8,10 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import weitiao
-from weitiao import pretrained
-from weitiao.config import DataConfig
-from weitiao.errors import ConfigError
-from weitiao.method_config import (
+from weitiao.config.method import (
     AdaloraConfig,
     FullConfig,
     Ia3Config,
@@ -20,7 +17,10 @@ from weitiao.method_config import (
     PromptConfig,
     VeraConfig,
 )
+from weitiao.config.run import DataConfig
+from weitiao.errors import ConfigError
 from weitiao.methods import METHODS, lora
+from weitiao.pretrained import load as pretrained
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
 
@@ -106,8 +106,8 @@ def test_saved_and_loaded_is_what_was_trained(name: str, options: dict[str, Any]
     finished = run(options, name, tmp_path / "run")
     load_method = METHODS[TABLE[name][0].type].load
     model = load_method(finished.model, classification.AUTO_MODEL, ["bad", "good"], options["model"])
-    from weitiao.artifact import read_jsonl
-    from weitiao.inference import Predictor
+    from weitiao.inference.predict import Predictor
+    from weitiao.rundir.folder import read_jsonl
 
     stored = list(read_jsonl(finished.path / "predictions.jsonl"))
     scores, _ = Predictor(finished).scores([row["text"] for row in stored])

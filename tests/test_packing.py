@@ -174,7 +174,7 @@ def test_a_packed_run_whose_embedding_holds_only_known_rows(
 
 
 def test_the_plan_of_packed_rows_keeps_their_tokens_and_pairs(chat_options: dict[str, Any]) -> None:
-    from weitiao.overrides import RunConfig, as_config
+    from weitiao.config.loading import RunConfig, as_config
     from weitiao.planning.rows import batches_of, read_inputs
 
     config = as_config(RunConfig, {**chat_options, "train": {**chat_options["train"], "packing": True}})

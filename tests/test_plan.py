@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import weitiao
-from weitiao.config import RunConfig
+from weitiao.config.method import FullConfig, LoraConfig, name_of
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.attention import ShortAttention
 from weitiao.kernels.lora import FusedForward, LoraLinearFunction
 from weitiao.measure import devices
 from weitiao.measure.cost import Rates, safetensors_bytes, step_cost
-from weitiao.method_config import FullConfig, LoraConfig, name_of
 from weitiao.planning.blueprint import Blueprint, draw
 from weitiao.planning.estimate import Memory, measured_memory
 from weitiao.planning.plan import plan_errors
@@ -211,7 +211,7 @@ def test_a_tiny_device_does_not_fit(options: dict[str, Any], monkeypatch: pytest
     small = dataclasses.replace(devices.DEVICES["T4-16GB"], name="toy", memory_bytes=1000)
     monkeypatch.setitem(devices.DEVICES, "toy", small)
     assert [m["fits"] for m in weitiao.plan(options, device="toy")["methods"]] == ["no", "no"]
-    from weitiao.cli import app
+    from weitiao.commands.app import app
 
     words = [f"model={options['model']}", f"data.train={options['data']['train']}", f"output.dir={tmp_path / 'x'}"]
     done = CliRunner().invoke(app, ["plan", *words, "--device", "TOY"])

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from weitiao import train
-from weitiao.artifact import RunDir
 from weitiao.errors import ConfigError
+from weitiao.rundir.folder import RunDir
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import torch
 import transformers
 
 import weitiao
-from weitiao import pretrained
-from weitiao.artifact import read_jsonl
+from weitiao.config.method import PrefixConfig, PromptConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import PrefixConfig, PromptConfig
 from weitiao.methods import METHODS
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import read_jsonl
 from weitiao.tasks import causal_lm, classification
 
 SOFT = [PromptConfig(num_virtual_tokens=3), PrefixConfig(num_virtual_tokens=3)]

@@ -3,7 +3,7 @@
 import weitiao
 import weitiao.data
 import weitiao.methods.family
-from weitiao.cli import app
+from weitiao.commands.app import app
 
 PUBLIC = {
     "CompareConfig",

@@ -17,15 +17,15 @@ import yaml
 
 import weitiao
 from weitiao import comparison
-from weitiao.artifact import RunDir
 from weitiao.catalogue.download import sha256_of
-from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell, attempts_of
 from weitiao.comparison.on_ray import import_ray, ran_at_once
+from weitiao.config.comparison import Arm, CompareConfig
+from weitiao.config.loading import load
+from weitiao.config.method import FullConfig
 from weitiao.errors import ConfigError, RunError
-from weitiao.lock import is_held
-from weitiao.method_config import FullConfig
-from weitiao.overrides import load
+from weitiao.rundir.folder import RunDir
+from weitiao.rundir.lock import is_held
 
 LONG = {"num_train_epochs": 30, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "no"}
 

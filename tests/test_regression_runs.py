@@ -19,11 +19,11 @@ from test_compare_statistics import config_of, finish_cells
 from test_multi_label_runs import loaded
 from test_run_dir import ALWAYS, MODEL, files
 from weitiao import comparison
-from weitiao.artifact import read_jsonl
-from weitiao.cli import app
+from weitiao.commands.app import app
 from weitiao.comparison.over_counts import swap_test
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
+from weitiao.rundir.folder import read_jsonl
 from weitiao.tasks import regression as task
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])

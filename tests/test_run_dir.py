@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import weitiao
-from weitiao.artifact import RunDir, read_jsonl
 from weitiao.errors import DataError, RunError
+from weitiao.rundir.folder import RunDir, read_jsonl
 
 ALWAYS = {
     "DONE",

@@ -19,9 +19,9 @@ import yaml
 import weitiao
 from weitiao.catalogue import ENTRIES
 from weitiao.catalogue.download import download, members, read_member
-from weitiao.compare_config import Arm
+from weitiao.config.comparison import Arm
+from weitiao.config.method import LoraConfig
 from weitiao.errors import FetchError, ModelError, WeitiaoError
-from weitiao.method_config import LoraConfig
 
 
 class Bomb:

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import weitiao
 from conftest import write_jsonl
 from test_run_dir import ALWAYS, MODEL, files
-from weitiao.artifact import read_jsonl
-from weitiao.cli import app
-from weitiao.config import RunConfig
+from weitiao.commands.app import app
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, DataError, RunError
+from weitiao.rundir.folder import read_jsonl
 from weitiao.tasks import causal_lm
 from weitiao.training.show import show
 

@@ -13,10 +13,10 @@ import weitiao
 from conftest import write_jsonl
 from test_distributed import launch, losses
 from test_run_dir import ALWAYS, MODEL, files
-from weitiao.adapters import combine
-from weitiao.artifact import read_jsonl
-from weitiao.cli import app
+from weitiao.adapters.combine import combine
+from weitiao.commands.app import app
 from weitiao.errors import ConfigError, DataError
+from weitiao.rundir.folder import read_jsonl
 from weitiao.tasks import token_classification as task
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])

@@ -14,13 +14,13 @@ from transformers import (
 )
 
 from reference.plain_loop import plain_losses
-from weitiao import pretrained
-from weitiao.config import TrainConfig
+from weitiao.config.method import LoraConfig
+from weitiao.config.run import TrainConfig
 from weitiao.data.batch import BatchPlan
 from weitiao.data.encode import Encoded
 from weitiao.kernels.rows import shrink_embedding
-from weitiao.method_config import LoraConfig
 from weitiao.methods import rate_factor
+from weitiao.pretrained import load as pretrained
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
 from weitiao.training.loop import backward_all, dry_run, train_steps

@@ -19,7 +19,7 @@ from suites.against import (
     trl_sft,
 )
 from suites.bench import Bench
-from weitiao.allocator import CHOICE
+from weitiao.system.allocator import CHOICE
 
 SYSTEM, TCMALLOC = "system", "tcmalloc"
 TASKS = {"reviews": "trainer", "instructions": "trl"}  # and the peer on them

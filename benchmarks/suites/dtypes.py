@@ -38,8 +38,8 @@ def _run(bench: Bench, model: str, words: list[str]) -> dict[str, Any]:
 
 
 def _lacking(variant: str) -> str | None:
-    from weitiao import pretrained
     from weitiao.kernels.int8 import is_supported
+    from weitiao.pretrained import load as pretrained
 
     if variant.startswith("bf16") and not pretrained.bf16_support("cpu")[0]:
         return "this CPU has no bf16 instructions"

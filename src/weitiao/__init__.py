@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weitiao.advice.advise import advise
-    from weitiao.artifact import RunDir
     from weitiao.catalogue import models
-    from weitiao.compare_config import CompareConfig
     from weitiao.comparison.runner import compare
-    from weitiao.config import RunConfig
-    from weitiao.environment import env
+    from weitiao.config.comparison import CompareConfig
+    from weitiao.config.run import RunConfig
     from weitiao.errors import WeitiaoError
-    from weitiao.inference import eval, predict
+    from weitiao.inference.predict import eval, predict
     from weitiao.planning.plan import plan
     from weitiao.run import train
+    from weitiao.rundir.folder import RunDir
+    from weitiao.system.environment import env
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CompareConfig": "weitiao.compare_config",
-    "RunConfig": "weitiao.config",
-    "RunDir": "weitiao.artifact",
+    "CompareConfig": "weitiao.config.comparison",
+    "RunConfig": "weitiao.config.run",
+    "RunDir": "weitiao.rundir.folder",
     "WeitiaoError": "weitiao.errors",
     "advise": "weitiao.advice.advise",
     "compare": "weitiao.comparison.runner",
-    "env": "weitiao.environment",
-    "eval": "weitiao.inference",
+    "env": "weitiao.system.environment",
+    "eval": "weitiao.inference.predict",
     "models": "weitiao.catalogue",
     "plan": "weitiao.planning.plan",
-    "predict": "weitiao.inference",
+    "predict": "weitiao.inference.predict",
     "train": "weitiao.run",
 }
 

@@ -1,12 +1,12 @@
 """The command weitiao, also python -m weitiao."""
 
-from weitiao.allocator import start_with_best
+from weitiao.system.allocator import start_with_best
 
 
 def main() -> None:
     start_with_best()
     # what the first start would have loaded in vain
-    from weitiao.cli import main as run
+    from weitiao.commands.app import main as run
 
     run()
 

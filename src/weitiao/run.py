@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weitiao import pretrained
-from weitiao.artifact import RunDir, read_jsonl, size_bytes, write_jsonl
-from weitiao.config import RunConfig
+from weitiao.config.loading import as_config
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, WeitiaoError
-from weitiao.lock import RunLock
 from weitiao.measure.meters import memory_bytes
-from weitiao.model_card import model_card
-from weitiao.overrides import as_config
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.card import model_card
+from weitiao.rundir.folder import RunDir, read_jsonl, size_bytes, write_jsonl
+from weitiao.rundir.lock import RunLock
 from weitiao.training.events import EventLog, Listener
 from weitiao.training.launch import is_main, lost_process_told, num_processes
 
@@ -81,7 +81,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
     from weitiao.kernels.limits import return_free_memory
     from weitiao.kernels.rows import held_rows
     from weitiao.planning.plan import plan_errors
-    from weitiao.pretrained import load_tokenizer
+    from weitiao.pretrained.load import load_tokenizer
     from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
     from weitiao.training.deterministic import deterministic
     from weitiao.training.evaluate import score

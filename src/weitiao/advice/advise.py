@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from weitiao import pretrained
 from weitiao.advice.decide import Decision, decide, flips
 from weitiao.advice.facts import Compared, Costs, Facts, Goal
 from weitiao.advice.rules import RULES, Method
-from weitiao.artifact import RunDir
-from weitiao.compare_config import CompareConfig
 from weitiao.comparison.evidence import verify
-from weitiao.config import RunConfig
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import validate
+from weitiao.config.method import FullConfig, LoraConfig, MethodConfig
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import FullConfig, LoraConfig, MethodConfig
 from weitiao.methods import default_rate
-from weitiao.overrides import validate
 from weitiao.planning.plan import load_config, plan_arms
 from weitiao.planning.rows import read_inputs
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir
 from weitiao.training.inputs import Inputs
 from weitiao.training.probe import layer_accuracies
 

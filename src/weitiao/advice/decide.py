@@ -6,8 +6,8 @@ from typing import Literal
 
 from weitiao.advice.facts import Compared, Facts
 from weitiao.advice.rules import FEW_ROWS, MANY_UNKNOWN, NEAR_SKILL, RULES, Method, Rule
+from weitiao.planning.display import size
 from weitiao.planning.machine import TIGHT
-from weitiao.planning.table import size
 
 Sure = Literal["clear", "likely", "toss-up"]
 CLEAR, LIKELY = 4, 2  # the lead in weight that it takes

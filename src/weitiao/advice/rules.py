@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from weitiao.advice.facts import Facts
+from weitiao.planning.display import duration, size
 from weitiao.planning.machine import TIGHT
-from weitiao.planning.table import duration, size
 
 Method = Literal["full", "lora"]
 NEAR_SKILL = 0.5

@@ -117,8 +117,8 @@ def fetch(name: str) -> Path:
         )
     if path := cached(name):
         return path
-    from weitiao.catalogue.apart import convert_apart
     from weitiao.catalogue.download import download
+    from weitiao.catalogue.worker import convert_apart
 
     entry = ENTRIES[name]
     folder, path = _location(entry)

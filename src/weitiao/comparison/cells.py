@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from weitiao.artifact import RunDir, write_atomic
-from weitiao.compare_config import Arm, CompareSection
-from weitiao.config import RunConfig
-from weitiao.lock import RunLock
-from weitiao.overrides import dump
+from weitiao.config.comparison import Arm, CompareSection
+from weitiao.config.loading import dump
+from weitiao.config.run import RunConfig
+from weitiao.rundir.folder import RunDir, write_atomic
+from weitiao.rundir.lock import RunLock
 
 POLL_SECONDS = 0.2
 _LOG_LINES = 12

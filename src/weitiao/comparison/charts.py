@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from weitiao.artifact import RunDir
 from weitiao.comparison.cells import Cell
-from weitiao.planning.table import PARTS
+from weitiao.planning.display import PARTS
+from weitiao.rundir.folder import RunDir
 
 COLOURS = ("#3b7dd8", "#d9542c", "#2b9a66", "#8e5bd0", "#c58a12", "#17a2b8", "#d65a9a", "#7d8790", "#8a5a3c", "#8fa82e")
 _MOST_LINES = 6  # of single runs in a figure of curves; more are drawn as one mean an arm

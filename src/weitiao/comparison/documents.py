@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from weitiao.comparison.table import verdict_lines
+from weitiao.comparison.result import verdict_lines
 
 _COSTS = ("steps", "num_tokens", "train_seconds", "total_seconds", "samples_per_s", "tokens_per_s", "peak_memory_bytes")
 

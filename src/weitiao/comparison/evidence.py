@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from weitiao.artifact import RunDir, to_plain
 from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import ALONE, disturbed
@@ -15,6 +14,7 @@ from weitiao.comparison.pairs import analyse_pairs
 from weitiao.comparison.predictions import Rows, read_rows
 from weitiao.data.source import find
 from weitiao.errors import RunError, WeitiaoError
+from weitiao.rundir.folder import RunDir, to_plain
 from weitiao.tasks import TASKS
 
 SCHEMA = 1

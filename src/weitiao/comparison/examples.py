@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from weitiao.artifact import read_jsonl
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.predictions import Rows, by_id
+from weitiao.rundir.folder import read_jsonl
 
 MOST_GAPS = 20
 

@@ -6,8 +6,8 @@ And are costs measured alike? Runs that share a machine slow each other down.
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from weitiao.compare_config import Arm
-from weitiao.method_config import FullConfig, LoraConfig
+from weitiao.config.comparison import Arm
+from weitiao.config.method import FullConfig, LoraConfig
 from weitiao.methods import default_rate
 
 ALONE = {"name": "local", "cells_at_once": 1, "machines": 1}  # what a comparison is that says nothing of it

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weitiao.artifact import RunDir
-from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.evidence import FILE
 from weitiao.comparison.fairness import ALONE
-from weitiao.comparison.table import comparison
+from weitiao.comparison.result import comparison
 from weitiao.comparison.writing import write_all
+from weitiao.config.comparison import Arm, CompareConfig
+from weitiao.config.loading import load
 from weitiao.errors import RunError
-from weitiao.overrides import load
+from weitiao.rundir.folder import RunDir
 
 
 def report(folders: Sequence[str | Path], output: str | Path) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from weitiao.artifact import to_json, write_atomic
-from weitiao.compare_config import CompareSection
 from weitiao.comparison.cells import POLL_SECONDS, Cell, News, Tell, attempts_of, clear, failure_of, train_cell
+from weitiao.config.comparison import CompareSection
 from weitiao.errors import ConfigError, WeitiaoError
-from weitiao.lock import is_held
+from weitiao.rundir.folder import to_json, write_atomic
+from weitiao.rundir.lock import is_held
 
 _STORE_BYTES = 80 * 2**20  # Ray's least: no tensor goes through its store
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

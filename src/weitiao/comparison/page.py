@@ -11,7 +11,7 @@ from weitiao.comparison.cells import Cell
 from weitiao.comparison.examples import answers, largest_gaps
 from weitiao.comparison.pairs import interval_text, read_all, signed
 from weitiao.comparison.predictions import disagreements, labelled
-from weitiao.comparison.table import verdict_lines
+from weitiao.comparison.result import verdict_lines
 from weitiao.tasks import TASKS
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")

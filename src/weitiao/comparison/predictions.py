@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weitiao.artifact import RunDir, read_jsonl
 from weitiao.data.side import shown_text
+from weitiao.rundir.folder import RunDir, read_jsonl
 
 Rows = Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
 MOST_EXAMPLES = 50

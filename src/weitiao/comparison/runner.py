@@ -6,19 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weitiao import catalogue, pretrained
-from weitiao.artifact import RunDir, write_atomic
-from weitiao.compare_config import CompareConfig, CompareSection
+from weitiao import catalogue
 from weitiao.comparison.cells import Cell, run_in_turn
 from weitiao.comparison.on_ray import import_ray, ran_at_once, run_on_ray
-from weitiao.comparison.rates import search_rates
-from weitiao.comparison.table import comparison
+from weitiao.comparison.rate_search import search_rates
+from weitiao.comparison.result import comparison
 from weitiao.comparison.writing import write_all
+from weitiao.config.comparison import CompareConfig, CompareSection
+from weitiao.config.loading import as_config, dump, load
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
-from weitiao.lock import NAME as LOCK
-from weitiao.lock import RunLock
-from weitiao.overrides import as_config, dump, load
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir, write_atomic
+from weitiao.rundir.lock import NAME as LOCK
+from weitiao.rundir.lock import RunLock
 from weitiao.tasks import TASKS
 
 Listener = Callable[[dict[str, Any]], None]

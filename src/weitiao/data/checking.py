@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from weitiao import pretrained
-from weitiao.artifact import write_atomic
-from weitiao.compare_config import CompareConfig
-from weitiao.config import DataConfig, RunConfig
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import load, read_yaml
+from weitiao.config.run import DataConfig, RunConfig
+from weitiao.config.task import ASKED_KINDS, task_word
 from weitiao.data.chat import chat_of, template_text
 from weitiao.data.chat_rows import chat_lengths
 from weitiao.data.encode import fingerprint, token_lengths
@@ -23,8 +23,8 @@ from weitiao.data.side import Side
 from weitiao.data.table import Table, build
 from weitiao.data.words import word_lengths
 from weitiao.errors import DataError
-from weitiao.overrides import load, read_yaml
-from weitiao.task_config import ASKED_KINDS, task_word
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import write_atomic
 
 Say = Callable[[str], None]
 _VERSION = 7

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from weitiao.config import DataConfig
+from weitiao.config.run import DataConfig
 from weitiao.data.chat_rows import REFUSED
-from weitiao.data.near import near_pairs
+from weitiao.data.near_duplicates import near_pairs
 from weitiao.data.prepare import FEW_EMPTY, groups_of
 from weitiao.data.side import Side
 from weitiao.data.suspicious import has_control, has_replacement, is_mojibake, script_of

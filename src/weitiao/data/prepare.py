@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weitiao.config import DataConfig
-from weitiao.data.near import kept_pairs, near_pairs
+from weitiao.config.run import DataConfig
+from weitiao.config.task import task_word
+from weitiao.data.near_duplicates import kept_pairs, near_pairs
 from weitiao.data.side import Side
 from weitiao.data.table import EMPTY, Table, build
 from weitiao.data.tags import tag_names
 from weitiao.errors import DataError
-from weitiao.task_config import task_word
 
 log = logging.getLogger("weitiao")
 _SHOWN = 5

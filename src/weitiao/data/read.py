@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from weitiao.data.encoding import encoding_of, first_block
 from weitiao.data.parsers import BINARY, TEXT, Bad, Parsed, holds_tags, short, whole_text
 from weitiao.data.source import Source, Sources, find
+from weitiao.data.text_encoding import encoding_of, first_block
 from weitiao.errors import DataError
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from weitiao.config import DataConfig
+from weitiao.config.run import DataConfig
 from weitiao.data.detect import Format, detect
 from weitiao.data.encode import Encoded
-from weitiao.data.near import near_pairs
+from weitiao.data.near_duplicates import near_pairs
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Record, read_records
 from weitiao.data.side import Side

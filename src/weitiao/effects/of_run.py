@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weitiao import pretrained
-from weitiao.artifact import RunDir, write_jsonl
-from weitiao.config import DataConfig, RunConfig
+from weitiao.config.run import DataConfig, RunConfig
 from weitiao.data.canaries import Canary
 from weitiao.data.encode import Encoded
-from weitiao.effects.earlier import earlier_task
+from weitiao.effects.parent import earlier_task
 from weitiao.effects.scores import masked_loss, mean_states, memorisation, similarity
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir, write_jsonl
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 

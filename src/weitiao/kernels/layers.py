@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from weitiao.kernels.prefix import layers
+from weitiao.kernels.frozen_layers import layers
 from weitiao.kernels.remake import offer, remake_in
 
 # Models whose layers these are tested to equal (tests/test_fused_layers.py).

@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from weitiao.methods import adalora, full, ia3, lora, prefix, prompt, vera
-from weitiao.methods.beside import Beside
+from weitiao.methods.step_hooks import Beside
 
 if TYPE_CHECKING:
     import torch

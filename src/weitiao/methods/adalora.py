@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from weitiao.config.method import AdaloraConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import AdaloraConfig
 from weitiao.methods import lora
 from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from weitiao.method_config import ALIASES, MethodConfig
+from weitiao.config.method import ALIASES, MethodConfig
 from weitiao.methods import default_rate
 
 
@@ -66,10 +66,10 @@ def shares(model: str) -> dict[str, float | None]:
     Raises:
         ModelError: no such model.
     """
-    from weitiao import pretrained
+    from weitiao.config.task import refuse_foreign_method
     from weitiao.errors import ConfigError
     from weitiao.methods.shapes import on_shapes
-    from weitiao.task_config import refuse_foreign_method
+    from weitiao.pretrained import load as pretrained
 
     found: dict[str, float | None] = {}
     writes = pretrained.is_causal_lm(model)

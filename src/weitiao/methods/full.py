@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weitiao.config.method import FullConfig
 from weitiao.errors import ConfigError
-from weitiao.kernels.prefix import frozen_names, layers
-from weitiao.method_config import FullConfig
+from weitiao.kernels.frozen_layers import frozen_names, layers
 from weitiao.methods import galore
 from weitiao.methods.lisa import STEPS, Lisa, refuse_more
 

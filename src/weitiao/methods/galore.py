@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from weitiao.config.method import FullConfig
 from weitiao.errors import ConfigError
-from weitiao.kernels.prefix import layers
-from weitiao.method_config import FullConfig
+from weitiao.kernels.frozen_layers import layers
 
 if TYPE_CHECKING:
     import torch

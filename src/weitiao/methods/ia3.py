@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from weitiao.config.method import Ia3Config
 from weitiao.errors import ConfigError
-from weitiao.method_config import Ia3Config
 from weitiao.methods.lora import load, save
 from weitiao.methods.modules import leaves, target_modules, task_type, whole_modules, wrap
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weitiao.errors import ConfigError
-from weitiao.kernels.prefix import layers
+from weitiao.kernels.frozen_layers import layers
 
 if TYPE_CHECKING:
     import torch

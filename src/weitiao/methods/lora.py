@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from weitiao.config.method import LoraConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import LoraConfig
-from weitiao.methods.earlier import find, take_over
 from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
-from weitiao.pretrained import head_options
+from weitiao.methods.parent import find, take_over
+from weitiao.pretrained.load import head_options
 
 if TYPE_CHECKING:
     import torch

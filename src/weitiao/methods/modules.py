@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from weitiao.errors import ConfigError
-from weitiao.kernels.prefix import depth
+from weitiao.kernels.frozen_layers import depth
 
 if TYPE_CHECKING:
     from torch import nn

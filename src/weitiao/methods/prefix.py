@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from weitiao.config.method import PrefixConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import PrefixConfig
 from weitiao.methods.modules import task_type, whole_modules
 from weitiao.methods.prompt import load, rate_factor, save, soften
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weitiao.method_config import PromptConfig
+from weitiao.config.method import PromptConfig
 from weitiao.methods import lora
 from weitiao.methods.lora import save
 from weitiao.methods.modules import task_type, whole_modules

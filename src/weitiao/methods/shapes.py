@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from weitiao import pretrained
 from weitiao.methods import METHODS
+from weitiao.pretrained import load as pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

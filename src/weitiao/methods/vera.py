@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weitiao.method_config import VeraConfig
+from weitiao.config.method import VeraConfig
 from weitiao.methods.lora import load, save
 from weitiao.methods.modules import leaves, pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 

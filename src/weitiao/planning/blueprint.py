@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from weitiao import pretrained
-from weitiao.artifact import size_bytes
-from weitiao.config import RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.kernels.first_token import use_first_token
+from weitiao.kernels.frozen_layers import BATCH_KEY, Prefix, depth, layers
 from weitiao.kernels.int8 import is_supported
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import FusedForward
-from weitiao.kernels.prefix import BATCH_KEY, Prefix, depth, layers
 from weitiao.kernels.rows import KnownRows, RowsEmbedding
 from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS, refuse_unfit
 from weitiao.methods.galore import GaLore
 from weitiao.methods.shapes import with_plain_start
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import size_bytes
 from weitiao.training.adapt import count_parameters, fuse, lora_base, occurring_rows
 from weitiao.training.inputs import Inputs
 

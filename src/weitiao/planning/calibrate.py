@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weitiao.config import RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.batch import Batch, BatchPlan
 from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError

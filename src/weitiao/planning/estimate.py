@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weitiao import allocator
-from weitiao.config import TrainConfig
+from weitiao.config.run import TrainConfig
 from weitiao.kernels.limits import KEPT_KERNELS
 from weitiao.kernels.mapped import can_let_go
 from weitiao.measure.cost import MASTER_BYTES, Rates
 from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
+from weitiao.system import allocator
 
 CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
 # The heap of a CPU run grows with each new batch shape, up to as many shapes as kernels are kept (kernels/limits.py). Read off

@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from weitiao import pretrained
-from weitiao.environment import env
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.cost import Rates
 from weitiao.measure.devices import Device, find_device
 from weitiao.measure.meters import available_memory_bytes, memory_bytes
+from weitiao.pretrained import load as pretrained
+from weitiao.system.environment import env
 from weitiao.training.inputs import Inputs
 
 CONTEXT_BYTES = 600_000_000  # a CUDA or ROCm context with its libraries, on the device

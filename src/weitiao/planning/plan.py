@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from weitiao.compare_config import CompareConfig
-from weitiao.config import RunConfig
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import as_config, load, read_yaml, validate
+from weitiao.config.method import ALIASES, METHOD_TYPES, name_of
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import ALIASES, METHOD_TYPES, name_of
 from weitiao.methods.adalora import window
-from weitiao.overrides import as_config, load, read_yaml, validate
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
 from weitiao.planning.estimate import (
@@ -186,7 +186,7 @@ def load_config(source: Path | dict[str, Any] | None, words: Sequence[str] = ())
     """A run's configuration, or a comparison's where the source or a word has ``compare`` options; output.dir may be missing.
 
     Raises:
-        ConfigError: see :func:`weitiao.overrides.load`.
+        ConfigError: see :func:`weitiao.config.loading.load`.
     """
     given: Any = read_yaml(source) if isinstance(source, Path) else source or {}
     compares = "compare" in given or any(word.startswith("compare.") for word in words)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from weitiao import pretrained
-from weitiao.config import RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.batch import plan_epoch, plan_evaluation, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.side import Side
 from weitiao.kernels.limits import return_free_memory
+from weitiao.pretrained import load as pretrained
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
 from weitiao.training.schedule import batch_plan

@@ -10,26 +10,26 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from weitiao import pretrained
-from weitiao.config import RunConfig, TrainConfig
+from weitiao.config.run import RunConfig, TrainConfig
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
 from weitiao.kernels.first_token import use_first_token
+from weitiao.kernels.frozen_layers import Prefix, depth, layers
 from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import Base, fuse_lora
-from weitiao.kernels.prefix import Prefix, depth, layers
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
 from weitiao.methods import METHODS, rate_factor
-from weitiao.methods.earlier import find
 from weitiao.methods.eva import start_from_data
 from weitiao.methods.galore import GaLore
+from weitiao.methods.parent import find
+from weitiao.pretrained import load as pretrained
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
-from weitiao.training.prefix import with_states
 from weitiao.training.probe import probe_top_k
+from weitiao.training.stored_layers import with_states
 from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")

@@ -9,9 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from weitiao import pretrained
-from weitiao.artifact import RunDir, write_jsonl, writing
-from weitiao.config import DataConfig, RunConfig
+from weitiao.config.run import DataConfig, RunConfig
 from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.chat import chat_of, template_text
 from weitiao.data.checking import cached_report, refuse_errors
@@ -20,10 +18,12 @@ from weitiao.data.general import general_texts
 from weitiao.data.prepare import Prepared, label_counts, prepare, prepare_evaluation
 from weitiao.data.side import Side
 from weitiao.data.stream import Stream
-from weitiao.environment import env, git_commit
 from weitiao.errors import DataError, RunError
 from weitiao.methods import refuse_shapes, refuse_unfit
 from weitiao.methods.shapes import on_shapes
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir, write_jsonl, writing
+from weitiao.system.environment import env, git_commit
 from weitiao.tasks import TASKS
 from weitiao.training.events import EventLog
 

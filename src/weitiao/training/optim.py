@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from weitiao.config import TrainConfig
-from weitiao.methods.beside import Beside
+from weitiao.config.run import TrainConfig
 from weitiao.methods.galore import GaLore
+from weitiao.methods.step_hooks import Beside
 from weitiao.training.shards import local, part_of, whole
 
 # Gradients are widened to fp32 one chunk at a time, so that their copy never holds a whole model.

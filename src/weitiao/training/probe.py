@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
-from weitiao.kernels.prefix import layers
+from weitiao.kernels.frozen_layers import layers
 
 log = logging.getLogger("weitiao")
 PROBE_ROWS = 1000

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from weitiao import pretrained
-from weitiao.artifact import RunDir, write_jsonl
-from weitiao.config import RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.measure.overlap import overlap
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir, write_jsonl
 from weitiao.tasks.generation import before_last_answer, generate
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from weitiao import pretrained
-from weitiao.config import RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.prepare import prepare
 from weitiao.data.side import Side
 from weitiao.errors import DataError
+from weitiao.pretrained import load as pretrained
 from weitiao.tasks import TASKS
 
 

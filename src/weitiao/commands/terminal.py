@@ -23,7 +23,7 @@ def fail(message: str, exit_code: int = WeitiaoError.exit_code) -> NoReturn:
 
 
 def print_json(value: object) -> None:
-    from weitiao.artifact import to_plain
+    from weitiao.rundir.folder import to_plain
 
     print(json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False))
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from weitiao.terminal import Config, Json, Overrides, print_json, split_words
+from weitiao.commands.terminal import Config, Json, Overrides, print_json, split_words
 
 _SURE = {
     "clear": ("clear", "明确"),
@@ -29,8 +29,8 @@ def advise(
 ) -> None:
     """Full or LoRA for this case: reasons with numbers, how sure, what would flip it, the next command."""
     from weitiao.advice.advise import advise as ask
+    from weitiao.commands.progress import Progress
     from weitiao.planning.plan import load_config
-    from weitiao.progress import Progress
 
     source, words = split_words(config, overrides)
     case: Any = source if source is not None and source.is_dir() and not words else load_config(source, words)

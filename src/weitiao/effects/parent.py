@@ -3,9 +3,9 @@
 import logging
 from typing import Any
 
-from weitiao.artifact import RunDir, read_jsonl
-from weitiao.config import RunConfig
-from weitiao.methods.earlier import find, keeps_head
+from weitiao.config.run import RunConfig
+from weitiao.methods.parent import find, keeps_head
+from weitiao.rundir.folder import RunDir, read_jsonl
 from weitiao.tasks import TASKS
 from weitiao.training.evaluate import score
 

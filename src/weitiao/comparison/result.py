@@ -5,8 +5,6 @@ from statistics import mean, median
 from types import ModuleType
 from typing import Any
 
-from weitiao.artifact import to_plain
-from weitiao.compare_config import Arm, CompareConfig
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import disturbed, unfair_rates
 from weitiao.comparison.pairs import (
@@ -21,8 +19,10 @@ from weitiao.comparison.pairs import (
     signed,
 )
 from weitiao.comparison.predictions import calibration, labelled
+from weitiao.config.comparison import Arm, CompareConfig
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
+from weitiao.rundir.folder import to_plain
 from weitiao.tasks import TASKS
 
 Text = tuple[str, str]  # English, Chinese

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from weitiao.commands.terminal import Json, print_json
 from weitiao.errors import ConfigError
-from weitiao.terminal import Json, print_json
 
 adapters_app = typer.Typer(help="The adapters that LoRA runs leave.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def combine(
     as_json: Json = False,
 ) -> None:
     """Several adapters into one that plain peft loads, scored on the evaluation rows of each run."""
-    from weitiao.adapters import combine as run_combine
+    from weitiao.adapters.combine import combine as run_combine
 
     try:
         numbers = None if weights is None else [float(text) for text in weights.split(",")]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from weitiao import catalogue
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
-from weitiao.kernels.prefix import Prefix
+from weitiao.kernels.frozen_layers import Prefix
 
 Progress = Callable[[int, int], None]
 

@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any
 
 from weitiao import catalogue
-from weitiao.artifact import write_atomic
 from weitiao.data.table import text_key
+from weitiao.rundir.folder import write_atomic
 
 NGRAM = 3
 _PERMUTATIONS = 64

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from weitiao import pretrained
-from weitiao.artifact import RunDir, to_plain
-from weitiao.config import RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import usable
 from weitiao.data.read import Row, read_rows
 from weitiao.data.side import Side
 from weitiao.data.words import joined, split
 from weitiao.errors import DataError
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir, to_plain
 
 _ROWS_AT_ONCE = 4096
 Scored = tuple[Any, Encoded]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from weitiao import catalogue
-from weitiao.config import RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, FetchError, ModelError
 from weitiao.kernels.gpu import refuse_flash
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS, trim
@@ -96,8 +96,8 @@ def _from_gguf(path: Path) -> Path:
     """The file as a folder, converted once; the cache key is its content."""
     if not path.is_file():
         raise ModelError(f"No file '{path}'.\nExpected a GGUF file, a folder, a hub id or one of: {_names()}.")
-    from weitiao.catalogue.apart import convert_apart
     from weitiao.catalogue.download import sha256_of
+    from weitiao.catalogue.worker import convert_apart
 
     folder = catalogue.home() / "gguf" / f"{path.stem}-{sha256_of(path)[:12]}"
     if not folder.is_dir():

@@ -9,9 +9,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from weitiao.artifact import RunDir
 from weitiao.catalogue.download import sha256_of
 from weitiao.errors import ConfigError
+from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
 COMBINED = "combined.json"  # in the folder of a combination: what it was made of

@@ -4,9 +4,9 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from weitiao.compare_config import CompareSection
-from weitiao.config import RunConfig
-from weitiao.overrides import ANSWERS_ONLY, SYNONYMS, option_paths
+from weitiao.config.comparison import CompareSection
+from weitiao.config.loading import ANSWERS_ONLY, SYNONYMS, option_paths
+from weitiao.config.run import RunConfig
 
 
 def options_table(kind: type[BaseModel], prefix: str = "") -> str:
@@ -64,7 +64,7 @@ def _type_name(annotation: Any) -> str:
 def options_page() -> str:
     """docs/options.md: the options of a run and of a comparison."""
     return (
-        "# Options\n\nMade by `make options` from the declarations in `src/weitiao/config.py`. On the command line each is a word: "
+        "# Options\n\nMade by `make options` from the declarations in `src/weitiao/config/run.py`. On the command line each is a word: "
         "`weitiao train recipes/reviews-lora.yaml method.r=8 train.seed=1`.\n\n## weitiao train\n\n"
         f"{options_table(RunConfig)}\n\n## weitiao compare\n\nThe same without `method` and `train.learning_rate`, and:\n\n"
         f"{options_table(CompareSection, 'compare.')}\n\n## Names of other tools\n\n{synonyms()}\n"

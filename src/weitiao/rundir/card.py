@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from weitiao.config import RunConfig
-from weitiao.method_config import name_of
+from weitiao.config.method import name_of
+from weitiao.config.run import RunConfig
 
 _FULL = """from transformers import {auto}, AutoTokenizer
 

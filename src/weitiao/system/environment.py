@@ -7,7 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from weitiao import allocator, catalogue
+from weitiao import catalogue
+from weitiao.system import allocator
 
 _PACKAGES = (
     "weitiao",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from weitiao.terminal import Config, Json, Overrides, fail, print_json, split_words
+from weitiao.commands.terminal import Config, Json, Overrides, fail, print_json, split_words
 
 
 class _OrRun(TyperGroup):
@@ -25,9 +25,9 @@ compare_app = typer.Typer(help="Full against LoRA (or any arms) on the same rows
 @compare_app.command("run")
 def compare(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Run the arms (the word `run` may be left out): table, verdict, comparison.json, report.html, evidence.json."""
-    from weitiao.compare_config import CompareConfig
-    from weitiao.overrides import load
-    from weitiao.progress import Progress
+    from weitiao.commands.progress import Progress
+    from weitiao.config.comparison import CompareConfig
+    from weitiao.config.loading import load
 
     source, words = split_words(config, overrides)
     wanted = load(CompareConfig, source, words)
@@ -91,7 +91,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from weitiao.comparison.table import verdict_lines
+    from weitiao.comparison.result import verdict_lines
 
     arms = [arm["name"] for arm in result["arms"]]
     ratios = [f"{name} / {arms[0]}" for name in arms[1:]]

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from weitiao import allocator
-from weitiao.adapters_command import adapters_app
-from weitiao.advise_command import advise
-from weitiao.compare_commands import compare_app
+from weitiao.commands.adapters import adapters_app
+from weitiao.commands.advise import advise
+from weitiao.commands.compare import compare_app
+from weitiao.commands.methods import methods
+from weitiao.commands.terminal import Config, Json, Overrides
+from weitiao.commands.terminal import fail as _fail
+from weitiao.commands.terminal import print_json as _print_json
+from weitiao.commands.terminal import split_words as _split_words
 from weitiao.errors import ConfigError, WeitiaoError
-from weitiao.methods_command import methods
-from weitiao.terminal import Config, Json, Overrides
-from weitiao.terminal import fail as _fail
-from weitiao.terminal import print_json as _print_json
-from weitiao.terminal import split_words as _split_words
+from weitiao.system import allocator
 
 app = typer.Typer(
     help="微调: fine-tune a pretrained transformer fully and with LoRA, on the same work, and measure both.",
@@ -147,8 +147,8 @@ def data_show(
     as_json: Json = False,
 ) -> None:
     """Training rows as the model gets them; what a causal_lm learns is coloured, words have their tags."""
-    from weitiao.config import RunConfig
-    from weitiao.overrides import load
+    from weitiao.config.loading import load
+    from weitiao.config.run import RunConfig
     from weitiao.training.show import show
 
     source, words = _split_words(config, overrides)
@@ -176,11 +176,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune: `weitiao train recipes/reviews-lora.yaml method.r=8`, or options alone."""
-    from weitiao.config import RunConfig
-    from weitiao.overrides import load
+    from weitiao.config.loading import load
+    from weitiao.config.run import RunConfig
 
     if options:
-        from weitiao.options import options_table
+        from weitiao.config.options import options_table
 
         print(options_table(RunConfig))
         return
@@ -191,7 +191,7 @@ def train(
             f"run's own config.yaml is used.\nContinue it: weitiao train --resume {resume}"
         )
     wanted = load(RunConfig, source, words) if source is not None or words else None
-    from weitiao.progress import Progress
+    from weitiao.commands.progress import Progress
     from weitiao.run import train as run_training
 
     with Progress() as progress:
@@ -214,7 +214,7 @@ def eval(
     as_json: Json = False,
 ) -> None:
     """Metrics of a finished run."""
-    from weitiao.inference import eval as evaluate
+    from weitiao.inference.predict import eval as evaluate
 
     result = evaluate(run, data=data)
     if as_json:
@@ -235,8 +235,8 @@ def predict(
 ) -> None:
     """Label texts, find their entities, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it
     is written."""
-    from weitiao.artifact import RunDir
-    from weitiao.inference import predict as label
+    from weitiao.inference.predict import predict as label
+    from weitiao.rundir.folder import RunDir
 
     live = sys.stdout.isatty() and not as_json and output is None and RunDir.open(run).config.task == "causal_lm"
     told = partial(print, end="", flush=True) if live else None
@@ -285,7 +285,7 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    from weitiao.planning.table import caption, table_rows
+    from weitiao.planning.display import caption, table_rows
 
     table = Table("", *(method["name"] for method in planned["methods"]), title=planned["model"])
     for name, cells in table_rows(planned):
@@ -297,7 +297,7 @@ def plan(
 @app.command()
 def env(as_json: Json = False) -> None:
     """Versions, CPU features, threads, GPU and caches, for bug reports."""
-    from weitiao.environment import env as describe
+    from weitiao.system.environment import env as describe
 
     facts = describe()
     if as_json:
@@ -317,7 +317,7 @@ def _piece(piece: dict[str, Any]) -> tuple[str, str]:
 
 
 def _progress() -> Any:
-    from weitiao.progress import Progress
+    from weitiao.commands.progress import Progress
 
     return Progress()
 

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from weitiao.method_config import FullConfig, MethodConfig
-from weitiao.section import Section
-from weitiao.task_config import Task, refuse_foreign_method, refuse_foreign_options, with_task_defaults
+from weitiao.config.method import FullConfig, MethodConfig
+from weitiao.config.section import Section
+from weitiao.config.task import Task, refuse_foreign_method, refuse_foreign_options, with_task_defaults
 
 
 class DataConfig(Section):

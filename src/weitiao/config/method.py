@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from weitiao.section import Section
+from weitiao.config.section import Section
 
 
 class FullConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from weitiao.terminal import Json, print_json
+from weitiao.commands.terminal import Json, print_json
 
 
 def methods(

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from weitiao import pretrained
-from weitiao.artifact import RunDir, to_json, write_atomic, writing
 from weitiao.errors import ConfigError
-from weitiao.methods.earlier import CHANGES_BASE, COMBINED, WEIGHTS, Earlier, find, is_head, same_base
+from weitiao.methods.parent import CHANGES_BASE, COMBINED, WEIGHTS, Earlier, find, is_head, same_base
+from weitiao.pretrained import load as pretrained
+from weitiao.rundir.folder import RunDir, to_json, write_atomic, writing
 
 log = logging.getLogger("weitiao")
 Combination = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
@@ -247,7 +247,7 @@ def _save(folder: Path, state: dict[str, Any], config: Any, first: Earlier) -> N
 
 def _scores(found: list[Earlier], folder: Path, config: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """What the saved combination does on each run's own evaluation rows."""
-    from weitiao.effects.earlier import rescored
+    from weitiao.effects.parent import rescored
     from weitiao.methods import lora
 
     runs: list[RunDir] = [one.run for one in found if one.run is not None and one.label_names == tuple(names)]

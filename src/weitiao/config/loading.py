@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from weitiao.compare_config import CompareConfig
-from weitiao.config import RunConfig
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.method import ALIASES, METHOD_TYPES
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
-from weitiao.method_config import ALIASES, METHOD_TYPES
 
 log = logging.getLogger("weitiao")
 Config = TypeVar("Config", RunConfig, CompareConfig)

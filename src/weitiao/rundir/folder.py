@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.config import RunConfig
+from weitiao.config.loading import dump, load
+from weitiao.config.run import RunConfig
 from weitiao.errors import RunError
-from weitiao.lock import NAME as LOCK
-from weitiao.overrides import dump, load
+from weitiao.rundir.lock import NAME as LOCK
 
 _CLAIMED = {LOCK, ".config.yaml.tmp"}  # what a run killed before its config.yaml leaves: still nobody's folder
 

@@ -1,0 +1,1 @@
+"""What is done with the adapters that LoRA runs leave."""
