@@ -24,15 +24,15 @@ def measure(stage: str, path: str) -> None:
     """One stage in this process; prints one JSON line. Imports are not counted: they do not grow with the rows."""
     import numpy as np
 
-    from weitiao.config.run import DataConfig
+    from weitiao.config.data import DataConfig
     from weitiao.data.checking import check
     from weitiao.data.prepare import prepare
     from weitiao.data.table import build
     from weitiao.measure.meters import memory_bytes, peak_memory_bytes
-    from weitiao.pretrained import load as pretrained
+    from weitiao.pretrained.load import load_tokenizer
     from weitiao.tasks import classification
 
-    tokenizer = pretrained.load_tokenizer(MODEL) if stage == "start" else None
+    tokenizer = load_tokenizer(MODEL) if stage == "start" else None
     config = DataConfig(train=path, test_size=1000)
     before, started = memory_bytes(), time.perf_counter()
     if stage == "read":

@@ -23,7 +23,7 @@ def model_path(name: str, scratch: Path) -> Path:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    from weitiao.rundir.folder import write_jsonl as write
+    from weitiao.rundir.files import write_jsonl as write
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, iter(rows))
@@ -31,7 +31,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def _sides() -> Any:
-    from weitiao.config.run import DataConfig
+    from weitiao.config.data import DataConfig
     from weitiao.data.prepare import prepare
 
     return prepare(DataConfig(train=REVIEWS, train_size=3000, test_size=1000))

@@ -80,7 +80,7 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        from weitiao.rundir.folder import to_json, write_atomic
+        from weitiao.rundir.files import to_json, write_atomic
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path, to_json(self.data))

@@ -39,12 +39,12 @@ def trained_lengths(config: Any, warmup: int) -> list[int]:
     """Tokens of every row in the steps after warm-up: the run's own schedule, made once more."""
     from weitiao.data.batch import BatchPlan
     from weitiao.data.prepare import prepare
-    from weitiao.pretrained import load as pretrained
+    from weitiao.pretrained.load import load_tokenizer
     from weitiao.tasks import TASKS
     from weitiao.training.schedule import EpochSchedule
 
     train, prepared = config.train, prepare(config.data, TASKS[config.task].KIND)
-    tokenizer = pretrained.load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     side = prepared.train
     task = TASKS[config.task]
     texts, pairs = task.rows_of(side)
@@ -75,11 +75,11 @@ def main() -> None:
     from weitiao.config.run import RunConfig
     from weitiao.kernels.limits import bound_primitive_cache
     from weitiao.measure.meters import Throughput
-    from weitiao.pretrained import load as pretrained
+    from weitiao.pretrained.resolve import resolve
 
     transformers.logging.disable_progress_bar()
     bound_primitive_cache()
-    dtype = getattr(torch, pretrained.resolve("auto", "auto").dtype)
+    dtype = getattr(torch, resolve("auto", "auto").dtype)
     model = transformers.AutoConfig.from_pretrained(options.model)
     shape = Shape(model.num_hidden_layers, model.hidden_size, model.intermediate_size)
     found: dict[str, dict[str, float]] = {}

@@ -10,7 +10,7 @@ import torch
 import weitiao
 from test_methods import batch, load
 from weitiao.config.method import AdaloraConfig
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import adalora
 from weitiao.tasks import classification

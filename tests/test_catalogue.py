@@ -19,7 +19,7 @@ from weitiao.catalogue import ENTRIES, download, models
 from weitiao.catalogue.charsmap import build_charsmap
 from weitiao.catalogue.texts import _bio
 from weitiao.errors import FetchError, ModelError
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.locate import locate
 
 
 def test_charsmap_is_read_by_tokenizers() -> None:
@@ -126,7 +126,7 @@ def test_a_conversion_imports_what_its_command_imports(
     if on_path:  # as in a notebook or a script beside it
         monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModelError) as caught:
-        pretrained.locate("中.gguf")
+        locate("中.gguf")
     assert ("a file of the user was run" in str(caught.value)) is on_path
 
 
@@ -147,7 +147,7 @@ def test_a_broken_gguf_file_is_the_users_mistake(tmp_path: Path, monkeypatch: py
     file = tmp_path / "half.gguf"
     file.write_bytes(b"GGUF" + bytes(range(200)))
     with pytest.raises(ModelError, match=r"half.gguf: cannot be read as a causal language model in GGUF"):
-        pretrained.locate(str(file))
+        locate(str(file))
     assert list((tmp_path / "home" / "gguf").iterdir()) == []
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from conftest import tiny_llama
+from weitiao.config.data import DataConfig
 from weitiao.config.method import LoraConfig
-from weitiao.config.run import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.kernels import head
 from weitiao.kernels.lora import fuse_lora
 from weitiao.measure.meters import peak_memory_bytes
 from weitiao.methods import lora
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_model, load_tokenizer
+from weitiao.pretrained.resolve import Resolved
 from weitiao.tasks import causal_lm
 from weitiao.training.evaluate import score
 
@@ -30,12 +31,12 @@ CHATS.append([*CHATS[0], *CHATS[1]])
 
 def load(folder: Path, attention: Any = "weitiao") -> Any:
     torch.manual_seed(5)
-    resolved = pretrained.Resolved("cpu", "float32", attention, {})
-    return pretrained.load_model(str(folder), causal_lm.AUTO_MODEL, [], 0, resolved)[0]
+    resolved = Resolved("cpu", "float32", attention, {})
+    return load_model(str(folder), causal_lm.AUTO_MODEL, [], 0, resolved)[0]
 
 
 def encode(folder: Path, chats: Any = CHATS, **data: Any) -> Encoded:
-    tokenizer = pretrained.load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(str(folder))
     return causal_lm.encode(chats, [], [], tokenizer, DataConfig(train="-", **data))
 
 
@@ -145,7 +146,7 @@ def test_whole_logits_never_exist() -> None:
 
 
 def test_generation_goes_on_as_before(smollm: Path) -> None:
-    model, tokenizer = load(smollm).eval(), pretrained.load_tokenizer(str(smollm))
+    model, tokenizer = load(smollm).eval(), load_tokenizer(str(smollm))
     ids = tokenizer.apply_chat_template(CHATS[0][:1], add_generation_prompt=True, return_tensors="pt")["input_ids"]
     options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 8, "pad_token_id": 2}
     before = model.generate(ids, **options)

@@ -9,12 +9,12 @@ import pytest
 from tokenizers import AddedToken
 
 from conftest import write_jsonl
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.chat import Chat, chat_of, question_of
 from weitiao.data.chat_rows import REFUSED, chat_lengths, encode_chats
 from weitiao.data.prepare import prepare
 from weitiao.errors import DataError
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_tokenizer
 
 TURNS = [
     {"role": "system", "content": "答得简短。"},
@@ -33,7 +33,7 @@ PLAIN = "{% for m in messages %}{{ '### ' + m.role + ':\n' + m.content + '\n' }}
 
 @pytest.fixture(scope="module")
 def tokenizer(smollm: Path) -> Any:
-    return pretrained.load_tokenizer(str(smollm))
+    return load_tokenizer(str(smollm))
 
 
 def learnt(chat: Chat, messages: list[dict[str, str]]) -> list[str]:
@@ -126,7 +126,7 @@ def test_a_template_comes_from_a_file_too_and_a_missing_one_is_named(tokenizer: 
 
 def test_a_tokenizer_without_template_is_refused(tiny_model: Path) -> None:
     with pytest.raises(DataError, match="no chat template"):
-        Chat.of(pretrained.load_tokenizer(str(tiny_model)), None)
+        Chat.of(load_tokenizer(str(tiny_model)), None)
 
 
 def test_rows_that_keep_nothing_to_learn_are_named(tokenizer: Any) -> None:
@@ -243,7 +243,7 @@ def test_a_token_that_begins_in_the_header_is_the_answer_s(tokenizer: Any) -> No
 
 def test_an_end_token_of_the_whole_conversation_does_not_stretch_an_earlier_answer(smollm: Path) -> None:
     """Phi-3's way: <|end|>, special but in no role, behind every turn, and the tokenizer's end token behind them all."""
-    own = pretrained.load_tokenizer(str(smollm))
+    own = load_tokenizer(str(smollm))
     own.add_tokens([AddedToken(f"<|{name}|>", special=True) for name in ("end", "user", "assistant", "system")])
     phi = (
         "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"

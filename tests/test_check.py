@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import weitiao.data
 from conftest import write_jsonl
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.checking import refuse_errors, source_config
 from weitiao.data.near_duplicates import near_pairs, shingles, similarity
 from weitiao.data.page import report_page
@@ -138,9 +138,9 @@ def test_sft_rows_without_supervision(tmp_path: Path, tiny_model: Path) -> None:
 
 def test_sft_rows_are_counted_through_the_chat_template(tmp_path: Path, smollm: Path) -> None:
     """The template's own turns and tokens count: without them the second row would seem to fit."""
-    from weitiao.pretrained import load as pretrained
+    from weitiao.pretrained.load import load_tokenizer
 
-    tokenizer = pretrained.load_tokenizer(str(smollm))
+    tokenizer = load_tokenizer(str(smollm))
     rows = [{"instruction": "好", "output": "很好"}, {"instruction": "问", "output": "很" * 20}]
     whole = tokenizer.apply_chat_template(
         [{"role": "user", "content": "问"}, {"role": "assistant", "content": "很" * 20}], return_dict=False

@@ -18,7 +18,7 @@ from weitiao.comparison.rate_search import choose, search_cells
 from weitiao.config.loading import dump
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError, RunError
-from weitiao.rundir.folder import read_jsonl, write_atomic, write_jsonl
+from weitiao.rundir.files import read_jsonl, write_atomic, write_jsonl
 
 ARMS = [{"type": "full", "learning_rate": 3e-3}, {"type": "lora", "learning_rate": 1e-2}]
 

@@ -13,7 +13,7 @@ from test_compare_statistics import config_of, finish_cells
 from weitiao.comparison.rate_search import choose, search_cells
 from weitiao.config.loading import dump
 from weitiao.data.prepare import prepare
-from weitiao.rundir.folder import write_atomic
+from weitiao.rundir.files import write_atomic
 
 DOCS = Path(__file__).parents[1] / "docs" / "compare.md"
 

@@ -17,7 +17,7 @@ from weitiao.config.loading import dump, load
 from weitiao.config.method import FullConfig, LoraConfig
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError, RunError
-from weitiao.rundir.folder import read_jsonl, write_atomic
+from weitiao.rundir.files import read_jsonl, write_atomic
 
 
 def finish_cells(config: CompareConfig) -> None:

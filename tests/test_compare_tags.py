@@ -10,7 +10,8 @@ import weitiao
 from test_token_runs import tag_options, tagged_file  # noqa: F401  fixtures
 from weitiao import comparison
 from weitiao.comparison.over_counts import swap_test
-from weitiao.rundir.folder import RunDir, read_jsonl
+from weitiao.rundir.files import read_jsonl
+from weitiao.rundir.folder import RunDir
 from weitiao.tasks import token_classification as task
 
 ROWS = [

@@ -18,7 +18,8 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.effects.parent import rescored
 from weitiao.errors import ConfigError
 from weitiao.methods import lora
-from weitiao.rundir.folder import RunDir, read_jsonl
+from weitiao.rundir.files import read_jsonl
+from weitiao.rundir.folder import RunDir
 from weitiao.tasks import classification
 
 FILE = "adapter_model.safetensors"

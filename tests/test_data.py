@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from conftest import write_jsonl
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.detect import detect, to_messages
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.prepare import prepare, sort_labels, usable

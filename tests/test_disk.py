@@ -13,7 +13,8 @@ import yaml
 import weitiao
 from weitiao.catalogue.download import sha256_of
 from weitiao.errors import RunError
-from weitiao.rundir.folder import RunDir, cannot_write, write_atomic
+from weitiao.rundir.files import cannot_write, write_atomic
+from weitiao.rundir.folder import RunDir
 
 
 def alone(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -120,7 +121,7 @@ def test_read_only(options: dict[str, Any], tmp_path: Path) -> None:
 
 def test_a_library_that_hides_the_reason(tmp_path: Path) -> None:
     """tokenizers and safetensors give the system's number in their text alone."""
-    from weitiao.rundir.folder import writing
+    from weitiao.rundir.files import writing
 
     with (
         pytest.raises(RunError, match=r"Cannot write .*/x: No space left on device.*MB are free"),

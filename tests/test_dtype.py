@@ -9,10 +9,11 @@ import yaml
 
 import weitiao
 from weitiao.measure import rates
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import to_compute_dtype
+from weitiao.pretrained.resolve import bf16_support, resolve
 from weitiao.rundir.folder import RunDir
 
-needs_bf16 = pytest.mark.skipif(not pretrained.bf16_support("cpu")[0], reason="no bf16 on this CPU")
+needs_bf16 = pytest.mark.skipif(not bf16_support("cpu")[0], reason="no bf16 on this CPU")
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides otherwise")
 FASTER = {"float32": (1e11, 3e11), "bfloat16": (1e12, 3e11)}  # (bf16, fp32) products a second
 
@@ -25,12 +26,12 @@ FASTER = {"float32": (1e11, 3e11), "bfloat16": (1e12, 3e11)}  # (bf16, fp32) pro
 def test_the_faster_dtype_is_taken(measured: tuple[float, float], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lead of a tenth does not outweigh half the memory."""
     monkeypatch.setattr(rates, "product_rates", lambda: measured)
-    resolved = pretrained.resolve("auto", "auto")
+    resolved = resolve("auto", "auto")
     assert resolved.dtype == dtype
     assert resolved.reasons["dtype"].startswith(dtype)
     assert f"{measured[1] / 1e9:.0f}" in resolved.reasons["dtype"]
-    assert pretrained.resolve(True, "auto").dtype == "bfloat16"
-    assert pretrained.resolve(False, "auto").dtype == "float32"
+    assert resolve(True, "auto").dtype == "bfloat16"
+    assert resolve(False, "auto").dtype == "float32"
 
 
 def test_rates_are_those_of_real_products() -> None:
@@ -88,6 +89,6 @@ def test_a_comparison_has_one_dtype(options: dict[str, Any], tmp_path: Path, mon
 def test_fp32_weights_leave_their_file() -> None:
     layer = torch.nn.Linear(4, 4).requires_grad_(False)
     mapped = layer.weight.data_ptr()
-    pretrained.to_compute_dtype(layer, "float32")
+    to_compute_dtype(layer, "float32")
     assert layer.weight.data_ptr() != mapped
     assert layer.weight.dtype == torch.float32

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from transformers import BertConfig, BertForMaskedLM
 
 import weitiao
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.canaries import make_canaries
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
 from weitiao.effects.scores import masked_loss, memorisation, similarity
 from weitiao.errors import DataError
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 
 
 def test_canaries_are_new_texts_in_two_equal_halves_and_the_same_every_time() -> None:

@@ -10,21 +10,21 @@ import torch
 
 import weitiao
 from test_methods import load
+from weitiao.config.data import DataConfig
 from weitiao.config.method import LoraConfig
-from weitiao.config.run import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
-from weitiao.inference.predict import Predictor
+from weitiao.inference.predictor import Predictor
 from weitiao.methods import lora
 from weitiao.methods.eva import start_from_data
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import read_jsonl
+from weitiao.pretrained.load import load_tokenizer
+from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import classification
 
 
 @pytest.fixture
 def rows(tiny_model: Path, rows_file: Path) -> Encoded:
-    tokenizer = pretrained.load_tokenizer(str(tiny_model))
+    tokenizer = load_tokenizer(str(tiny_model))
     texts = [row["text"] for row in read_jsonl(rows_file)]
     return classification.encode(texts, [], ["bad", "good"], tokenizer, DataConfig(train="-", max_length=64))
 

@@ -13,7 +13,7 @@ import weitiao
 from test_compare_statistics import config_of, finish_cells
 from weitiao import comparison
 from weitiao.errors import RunError
-from weitiao.rundir.folder import read_jsonl, write_jsonl
+from weitiao.rundir.files import read_jsonl, write_jsonl
 
 
 @pytest.fixture

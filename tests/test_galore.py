@@ -7,7 +7,7 @@ import torch
 
 from test_methods import batch, load
 from weitiao.config.method import FullConfig
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import full
 from weitiao.methods.galore import GaLore

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.kernels import attention as kernel
 from weitiao.kernels import int8
 from weitiao.kernels.attention import (
@@ -22,7 +22,8 @@ from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.limits import CAUSAL_BLOCKS_ABOVE, CHUNKS_ABOVE, CHUNKS_ABOVE_IN_HALF, SHORT_UP_TO_TOKENS
 from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, restore_embedding, shrink_embedding
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_model, set_dropout
+from weitiao.pretrained.resolve import Resolved
 from weitiao.training.optim import MasterAdamW, decay_factor, learning_rate_at
 
 
@@ -338,9 +339,9 @@ def test_first_token_layer_is_the_same_model(tiny_model: Path, attention_kind: s
     results = []
     for short in (False, True):
         torch.manual_seed(3)
-        resolved = pretrained.Resolved("cpu", "float32", attention_kind, {})  # type: ignore[arg-type]
-        model, _ = pretrained.load_model(str(tiny_model), "AutoModelForSequenceClassification", ["a", "b"], 0, resolved)
-        pretrained.set_dropout(model, 0.0)
+        resolved = Resolved("cpu", "float32", attention_kind, {})  # type: ignore[arg-type]
+        model, _ = load_model(str(tiny_model), "AutoModelForSequenceClassification", ["a", "b"], 0, resolved)
+        set_dropout(model, 0.0)
         model.train()
         assert not short or use_first_token(model)
         logits = model(input_ids=ids, **mask).logits
@@ -423,8 +424,8 @@ def test_other_models_keep_their_own_attention(tmp_path: Path) -> None:
         vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     MPNetForSequenceClassification(config).save_pretrained(tmp_path / "m")
-    resolved = pretrained.Resolved("cpu", "float32", "weitiao", {})
-    model, _ = pretrained.load_model(str(tmp_path / "m"), "AutoModelForSequenceClassification", ["a", "b"], 1, resolved)
+    resolved = Resolved("cpu", "float32", "weitiao", {})
+    model, _ = load_model(str(tmp_path / "m"), "AutoModelForSequenceClassification", ["a", "b"], 1, resolved)
     assert model.config._attn_implementation != "weitiao"
 
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 import weitiao
 from conftest import write_jsonl
 from weitiao.commands.app import app
-from weitiao.config.run import DataConfig, RunConfig
+from weitiao.config.data import DataConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.labels import labels_of, number_of
 from weitiao.data.prepare import prepare, usable
 from weitiao.data.side import Side

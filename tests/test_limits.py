@@ -16,8 +16,8 @@ from weitiao.measure.meters import memory_bytes
 if sys.argv[1] == "bounded":
     bound_primitive_cache()
 elif sys.argv[1] == "chosen":  # the choice of a dtype multiplies too, before a run begins
-    from weitiao.pretrained import load as pretrained
-    pretrained.resolve("auto", "auto")
+    from weitiao.pretrained.resolve import resolve
+    resolve("auto", "auto")
 weight = torch.randn(1536, 384).to(torch.bfloat16)
 def product(rows):
     (torch.randn(rows, 384).to(torch.bfloat16) @ weight.t()) @ weight

@@ -10,7 +10,7 @@ import torch
 import weitiao
 from test_methods import batch, load
 from weitiao.config.method import FullConfig
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import full
 from weitiao.methods.lisa import Lisa

@@ -19,7 +19,7 @@ from weitiao.errors import ConfigError
 from weitiao.methods import METHODS, default_rate, galore, lora
 from weitiao.methods.family import FAMILY, methods
 from weitiao.methods.shapes import on_shapes
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 
 
 def test_the_family_is_all_there_is() -> None:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import weitiao
+from weitiao.config.data import DataConfig
 from weitiao.config.method import (
     AdaloraConfig,
     FullConfig,
@@ -17,10 +18,10 @@ from weitiao.config.method import (
     PromptConfig,
     VeraConfig,
 )
-from weitiao.config.run import DataConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import METHODS, lora
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_model, load_tokenizer
+from weitiao.pretrained.resolve import Resolved, bf16_support
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
 
@@ -58,8 +59,8 @@ each_method = pytest.mark.parametrize("name", TABLE)
 
 def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
     torch.manual_seed(5)
-    resolved = pretrained.Resolved("cpu", "float32", "eager", {})
-    return pretrained.load_model(str(folder), classification.AUTO_MODEL, ["bad", "good"], 0, resolved)
+    resolved = Resolved("cpu", "float32", "eager", {})
+    return load_model(str(folder), classification.AUTO_MODEL, ["bad", "good"], 0, resolved)
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -106,8 +107,8 @@ def test_saved_and_loaded_is_what_was_trained(name: str, options: dict[str, Any]
     finished = run(options, name, tmp_path / "run")
     load_method = METHODS[TABLE[name][0].type].load
     model = load_method(finished.model, classification.AUTO_MODEL, ["bad", "good"], options["model"])
-    from weitiao.inference.predict import Predictor
-    from weitiao.rundir.folder import read_jsonl
+    from weitiao.inference.predictor import Predictor
+    from weitiao.rundir.files import read_jsonl
 
     stored = list(read_jsonl(finished.path / "predictions.jsonl"))
     scores, _ = Predictor(finished).scores([row["text"] for row in stored])
@@ -121,7 +122,7 @@ def test_saved_and_loaded_is_what_was_trained(name: str, options: dict[str, Any]
 
 
 def _encoded(finished: Any, stored: list[dict[str, Any]]) -> Any:
-    tokenizer = pretrained.load_tokenizer(finished.config.model)
+    tokenizer = load_tokenizer(finished.config.model)
     return classification.encode(
         [r["text"] for r in stored], [], ["bad", "good"], tokenizer, DataConfig(train="-", max_length=64)
     )
@@ -138,7 +139,7 @@ def test_merged_equals_unmerged(name: str, options: dict[str, Any], tmp_path: Pa
 
 
 LEAN = {"optimizer_in_backward": True, "max_grad_norm": None}
-NO_BF16 = not pretrained.bf16_support("cpu")[0]
+NO_BF16 = not bf16_support("cpu")[0]
 
 
 # How a method adapts the model does not matter to the optimizer: its own modes are tried with two.

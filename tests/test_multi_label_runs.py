@@ -16,11 +16,11 @@ from test_compare_statistics import config_of, finish_cells
 from test_run_dir import ALWAYS, MODEL, files
 from weitiao import comparison
 from weitiao.commands.app import app
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import multi_label as task
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import weitiao
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 
 PLAIN = """
 import json, sys

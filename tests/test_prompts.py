@@ -11,8 +11,9 @@ import weitiao
 from weitiao.config.method import PrefixConfig, PromptConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import METHODS
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import read_jsonl
+from weitiao.pretrained.load import load_model, load_tokenizer
+from weitiao.pretrained.resolve import Resolved
+from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import causal_lm, classification
 
 SOFT = [PromptConfig(num_virtual_tokens=3), PrefixConfig(num_virtual_tokens=3)]
@@ -31,9 +32,9 @@ def made(folder: Path, kind: str, auto: str, attention: Any, config: Any) -> Any
         shape = transformers.AutoConfig.for_model(kind, **SHAPE, **more)
         getattr(transformers, auto).from_config(shape).save_pretrained(folder)
     torch.manual_seed(1)
-    resolved = pretrained.Resolved("cpu", "float32", attention, {})
+    resolved = Resolved("cpu", "float32", attention, {})
     labels = ["bad", "good"] if "Sequence" in auto else []
-    model, new = pretrained.load_model(str(folder), auto, labels, 0, resolved)
+    model, new = load_model(str(folder), auto, labels, 0, resolved)
     return METHODS[config.type].apply(model, config, new, str(folder)).eval()
 
 
@@ -108,7 +109,7 @@ def test_it_takes_its_room_from_the_text(config: Any, options: dict[str, Any]) -
 def test_a_model_that_is_not_known_is_refused_before_it_is_loaded(options: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "electra"  # without weights: loading it would be another error
     transformers.AutoConfig.for_model("electra", **SHAPE).save_pretrained(folder)
-    pretrained.load_tokenizer(str(options["model"])).save_pretrained(folder)
+    load_tokenizer(str(options["model"])).save_pretrained(folder)
     with pytest.raises(ConfigError, match="not known to take keys and values"):
         weitiao.train({**options, "model": str(folder), "method": {"type": "prefix"}})
 

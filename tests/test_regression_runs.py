@@ -23,7 +23,7 @@ from weitiao.commands.app import app
 from weitiao.comparison.over_counts import swap_test
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import regression as task
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])

@@ -8,7 +8,8 @@ import pytest
 
 import weitiao
 from weitiao.errors import DataError, RunError
-from weitiao.rundir.folder import RunDir, read_jsonl
+from weitiao.rundir.files import read_jsonl
+from weitiao.rundir.folder import RunDir
 
 ALWAYS = {
     "DONE",

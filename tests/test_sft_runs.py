@@ -16,7 +16,7 @@ from test_run_dir import ALWAYS, MODEL, files
 from weitiao.commands.app import app
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, DataError, RunError
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import causal_lm
 from weitiao.training.show import show
 

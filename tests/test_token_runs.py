@@ -16,7 +16,7 @@ from test_run_dir import ALWAYS, MODEL, files
 from weitiao.adapters.combine import combine
 from weitiao.commands.app import app
 from weitiao.errors import ConfigError, DataError
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import token_classification as task
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])

@@ -15,12 +15,13 @@ from transformers import (
 
 from reference.plain_loop import plain_losses
 from weitiao.config.method import LoraConfig
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.data.batch import BatchPlan
 from weitiao.data.encode import Encoded
 from weitiao.kernels.rows import shrink_embedding
 from weitiao.methods import rate_factor
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_model, set_dropout
+from weitiao.pretrained.resolve import Resolved
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
 from weitiao.training.loop import backward_all, dry_run, train_steps
@@ -37,9 +38,9 @@ def rows(count: int = 24) -> Encoded:
 
 def fresh(folder: Path, attention: str = "weitiao") -> torch.nn.Module:
     torch.manual_seed(1)
-    resolved = pretrained.Resolved("cpu", "float32", attention, {})  # type: ignore[arg-type]
-    model, _ = pretrained.load_model(str(folder), classification.AUTO_MODEL, ["a", "b"], 0, resolved)
-    pretrained.set_dropout(model, 0.0)
+    resolved = Resolved("cpu", "float32", attention, {})  # type: ignore[arg-type]
+    model, _ = load_model(str(folder), classification.AUTO_MODEL, ["a", "b"], 0, resolved)
+    set_dropout(model, 0.0)
     return model
 
 
@@ -63,7 +64,7 @@ def test_losses_equal_the_plain_loop(tiny_model: Path, sparse: bool) -> None:
     ]
     torch.manual_seed(1)
     plain = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2, attn_implementation="eager")
-    pretrained.set_dropout(plain, 0.0)
+    set_dropout(plain, 0.0)
     batches = []
     for taken in schedule.steps():
         batch = classification.collate(encoded, taken.batches[0], 0)

@@ -9,7 +9,7 @@ import pytest
 
 import weitiao
 from conftest import write_jsonl
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.checking import check
 from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare

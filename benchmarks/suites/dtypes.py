@@ -39,8 +39,8 @@ def _run(bench: Bench, model: str, words: list[str]) -> dict[str, Any]:
 
 def _lacking(variant: str) -> str | None:
     from weitiao.kernels.int8 import is_supported
-    from weitiao.pretrained import load as pretrained
+    from weitiao.pretrained.resolve import bf16_support
 
-    if variant.startswith("bf16") and not pretrained.bf16_support("cpu")[0]:
+    if variant.startswith("bf16") and not bf16_support("cpu")[0]:
         return "this CPU has no bf16 instructions"
     return "this CPU or this torch has no int8 product" if "int8" in variant and not is_supported() else None

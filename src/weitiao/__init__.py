@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from weitiao.config.comparison import CompareConfig
     from weitiao.config.run import RunConfig
     from weitiao.errors import WeitiaoError
-    from weitiao.inference.predict import eval, predict
+    from weitiao.inference.predict import predict
+    from weitiao.inference.score import eval
     from weitiao.planning.plan import plan
     from weitiao.run import train
     from weitiao.rundir.folder import RunDir
@@ -31,7 +32,7 @@ _HOMES = {
     "advise": "weitiao.advice.advise",
     "compare": "weitiao.comparison.runner",
     "env": "weitiao.system.environment",
-    "eval": "weitiao.inference.predict",
+    "eval": "weitiao.inference.score",
     "models": "weitiao.catalogue",
     "plan": "weitiao.planning.plan",
     "predict": "weitiao.inference.predict",

@@ -12,9 +12,10 @@ from weitiao.config.loading import as_config
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.measure.meters import memory_bytes
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.locate import locate
 from weitiao.rundir.card import model_card
-from weitiao.rundir.folder import RunDir, read_jsonl, size_bytes, write_jsonl
+from weitiao.rundir.files import read_jsonl, size_bytes, write_jsonl
+from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock
 from weitiao.training.events import EventLog, Listener
 from weitiao.training.launch import is_main, lost_process_told, num_processes
@@ -190,7 +191,7 @@ def _load_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: Eve
     from weitiao.methods import METHODS
 
     events.write("stage", message="evaluating the saved model")
-    load, base = METHODS[config.method.type].load, pretrained.locate(config.model)
+    load, base = METHODS[config.method.type].load, locate(config.model)
     return load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
 
 

@@ -9,8 +9,11 @@ from typing import Any, Literal, get_args
 
 from weitiao.errors import ConfigError
 from weitiao.methods.parent import CHANGES_BASE, COMBINED, WEIGHTS, Earlier, find, is_head, same_base
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import RunDir, to_json, write_atomic, writing
+from weitiao.pretrained.load import load_model
+from weitiao.pretrained.locate import NO_FOREIGN_CODE
+from weitiao.pretrained.resolve import Resolved
+from weitiao.rundir.files import to_json, write_atomic, writing
+from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
 Combination = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
@@ -166,8 +169,8 @@ def _combined(
     import torch
 
     first = found[0].config
-    resolved = pretrained.Resolved("cpu", "float32", "eager", {})
-    base, _ = pretrained.load_model(first.base_model_name_or_path, _AUTO[first.task_type], names, 0, resolved)
+    resolved = Resolved("cpu", "float32", "eager", {})
+    base, _ = load_model(first.base_model_name_or_path, _AUTO[first.task_type], names, 0, resolved)
     # without a task peft adds no head of its own; a plain start and scale are those of the result
     bare = [
         replace(one.config, task_type=None, modules_to_save=None, init_lora_weights=True, eva_config=None)
@@ -242,7 +245,7 @@ def _save(folder: Path, state: dict[str, Any], config: Any, first: Earlier) -> N
     if (first.folder / "tokenizer_config.json").is_file():
         from transformers import AutoTokenizer
 
-        AutoTokenizer.from_pretrained(first.folder, **pretrained.NO_FOREIGN_CODE).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(first.folder, **NO_FOREIGN_CODE).save_pretrained(folder)
 
 
 def _scores(found: list[Earlier], folder: Path, config: Any, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from weitiao.errors import ConfigError
 from weitiao.methods import default_rate
 from weitiao.planning.plan import load_config, plan_arms
 from weitiao.planning.rows import read_inputs
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_model, load_tokenizer
 from weitiao.rundir.folder import RunDir
 from weitiao.training.inputs import Inputs
 from weitiao.training.probe import layer_accuracies
@@ -214,16 +214,14 @@ def _majority(inputs: Inputs) -> float | None:
 
 def _unknown_share(model: str, inputs: Inputs) -> float | None:
     """Of all tokens; None where the vocabulary has no unknown token (bytes cover everything)."""
-    unknown = pretrained.load_tokenizer(model).unk_token_id
+    unknown = load_tokenizer(model).unk_token_id
     flat = inputs.train.flat if len(inputs.train) else inputs.eval.flat
     return None if unknown is None or not len(flat) else float((np.asarray(flat) == unknown).mean())
 
 
 def _probe(config: RunConfig, inputs: Inputs) -> float | None:
     """The best layer's accuracy; None where a label is too rare to probe."""
-    model, _ = pretrained.load_model(
-        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved
-    )
+    model, _ = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved)
     rows = inputs.train if len(inputs.train) else inputs.eval
     found = layer_accuracies(model, inputs.task, rows, inputs.pad_id)
     return None if found is None else max(found[0])

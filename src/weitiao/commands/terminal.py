@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -23,7 +23,7 @@ def fail(message: str, exit_code: int = WeitiaoError.exit_code) -> NoReturn:
 
 
 def print_json(value: object) -> None:
-    from weitiao.rundir.folder import to_plain
+    from weitiao.rundir.files import to_plain
 
     print(json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False))
 
@@ -34,3 +34,13 @@ def split_words(config: Path | None, overrides: list[str] | None) -> tuple[Path 
     if config is not None and "=" in str(config):
         return None, [str(config), *words]
     return config, words
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Single numbers in a line, then those of each class or entity type."""
+    print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+    for name, values in metrics.get("per_class", {}).items():
+        print(f"  {name}: precision {values['precision']:.4f}, recall {values['recall']:.4f}, {values['rows']:,} rows")
+    for name, values in metrics.get("per_type", {}).items():
+        found = ", ".join(f"{key} {values[key]:.4f}" for key in ("f1", "precision", "recall"))
+        print(f"  {name}: {found}, {values['entities']:,} entities")

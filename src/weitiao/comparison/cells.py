@@ -15,7 +15,8 @@ from typing import Any
 from weitiao.config.comparison import Arm, CompareSection
 from weitiao.config.loading import dump
 from weitiao.config.run import RunConfig
-from weitiao.rundir.folder import RunDir, write_atomic
+from weitiao.rundir.files import write_atomic
+from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock
 
 POLL_SECONDS = 0.2

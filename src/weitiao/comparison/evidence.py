@@ -14,7 +14,8 @@ from weitiao.comparison.pairs import analyse_pairs
 from weitiao.comparison.predictions import Rows, read_rows
 from weitiao.data.source import find
 from weitiao.errors import RunError, WeitiaoError
-from weitiao.rundir.folder import RunDir, to_plain
+from weitiao.rundir.files import to_plain
+from weitiao.rundir.folder import RunDir
 from weitiao.tasks import TASKS
 
 SCHEMA = 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.predictions import Rows, by_id
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 
 MOST_GAPS = 20
 

@@ -19,7 +19,7 @@ from typing import Any
 from weitiao.comparison.cells import POLL_SECONDS, Cell, News, Tell, attempts_of, clear, failure_of, train_cell
 from weitiao.config.comparison import CompareSection
 from weitiao.errors import ConfigError, WeitiaoError
-from weitiao.rundir.folder import to_json, write_atomic
+from weitiao.rundir.files import to_json, write_atomic
 from weitiao.rundir.lock import is_held
 
 _STORE_BYTES = 80 * 2**20  # Ray's least: no tensor goes through its store

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weitiao.data.side import shown_text
-from weitiao.rundir.folder import RunDir, read_jsonl
+from weitiao.rundir.files import read_jsonl
+from weitiao.rundir.folder import RunDir
 
 Rows = Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
 MOST_EXAMPLES = 50

@@ -9,11 +9,11 @@ import numpy as np
 from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.side import Side
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
-from weitiao.rundir.folder import write_jsonl
+from weitiao.rundir.files import write_jsonl
 from weitiao.tasks import TASKS
 
 DEVELOPMENT_SHARE = 0.2

@@ -22,7 +22,7 @@ from weitiao.comparison.predictions import calibration, labelled
 from weitiao.config.comparison import Arm, CompareConfig
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
-from weitiao.rundir.folder import to_plain
+from weitiao.rundir.files import to_plain
 from weitiao.tasks import TASKS
 
 Text = tuple[str, str]  # English, Chinese

@@ -16,8 +16,10 @@ from weitiao.config.comparison import CompareConfig, CompareSection
 from weitiao.config.loading import as_config, dump, load
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import RunDir, write_atomic
+from weitiao.pretrained.locate import locate
+from weitiao.pretrained.resolve import resolve
+from weitiao.rundir.files import write_atomic
+from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import NAME as LOCK
 from weitiao.rundir.lock import RunLock
 from weitiao.tasks import TASKS
@@ -58,7 +60,7 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
             _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, total)
             catalogue.fetch(name)
     # What is wrong with model or data is said at once, not by the first cell.
-    pretrained.locate(config.model)
+    locate(config.model)
     prepared = (
         prepare_evaluation(config.data) if config.data.streaming else prepare(config.data, TASKS[config.task].KIND)
     )
@@ -111,7 +113,7 @@ def _in_one_dtype(config: CompareConfig, folder: Path) -> CompareConfig:
         return config
     runs = [RunDir(path) for path in [*folder.glob("cells/*"), *folder.glob("search/cells/*")]]
     dtypes = {run.summary["dtype"] for run in runs if run.is_done}
-    dtype = dtypes.pop() if len(dtypes) == 1 else pretrained.resolve("auto", config.train.attention).dtype
+    dtype = dtypes.pop() if len(dtypes) == 1 else resolve("auto", config.train.attention).dtype
     return _with_train(config, bf16=dtype == "bfloat16")
 
 

@@ -8,7 +8,7 @@ from weitiao.comparison.cells import Cell
 from weitiao.comparison.documents import markdown, table_csv
 from weitiao.comparison.evidence import FILE, evidence
 from weitiao.comparison.page import report_html
-from weitiao.rundir.folder import to_json, write_atomic
+from weitiao.rundir.files import to_json, write_atomic
 
 
 def write_all(folder: Path, result: dict[str, Any], cells: Sequence[Cell]) -> None:

@@ -4,10 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from weitiao.config.data import DataConfig
 from weitiao.config.method import FullConfig, LoraConfig, MethodConfig
-from weitiao.config.run import DataConfig, OutputConfig, RunConfig, TrainConfig
+from weitiao.config.run import OutputConfig, RunConfig
 from weitiao.config.section import Section
 from weitiao.config.task import Task, refuse_foreign_options, with_task_defaults
+from weitiao.config.train import TrainConfig
 
 _MANY_EPOCHS = 1_000_000  # under a budget of seconds the clock ends the run, not the rows
 _MARGINS = {"causal_lm": 0.01}  # a perplexity 1 % higher; docs/compare.md

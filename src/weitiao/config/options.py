@@ -5,8 +5,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from weitiao.config.comparison import CompareSection
-from weitiao.config.loading import ANSWERS_ONLY, SYNONYMS, option_paths
+from weitiao.config.loading import option_paths
 from weitiao.config.run import RunConfig
+from weitiao.config.synonyms import ANSWERS_ONLY, SYNONYMS
 
 
 def options_table(kind: type[BaseModel], prefix: str = "") -> str:

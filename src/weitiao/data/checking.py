@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from weitiao.config.comparison import CompareConfig
+from weitiao.config.data import DataConfig
 from weitiao.config.loading import load, read_yaml
-from weitiao.config.run import DataConfig, RunConfig
+from weitiao.config.run import RunConfig
 from weitiao.config.task import ASKED_KINDS, task_word
 from weitiao.data.chat import chat_of, template_text
 from weitiao.data.chat_rows import chat_lengths
@@ -23,8 +24,8 @@ from weitiao.data.side import Side
 from weitiao.data.table import Table, build
 from weitiao.data.words import word_lengths
 from weitiao.errors import DataError
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import write_atomic
+from weitiao.pretrained.load import load_tokenizer
+from weitiao.rundir.files import write_atomic
 
 Say = Callable[[str], None]
 _VERSION = 7
@@ -53,7 +54,7 @@ def check(
         source, named, own = source_config(source)
         model, task = model or named, task or own
     config = source
-    tokenizer = pretrained.load_tokenizer(model) if model is not None else None
+    tokenizer = load_tokenizer(model) if model is not None else None
     report = cached_report(config, tokenizer, say, ASKED_KINDS.get(task or ""))
     if output is not None:
         folder = Path(output)

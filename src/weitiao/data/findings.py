@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.chat_rows import REFUSED
 from weitiao.data.near_duplicates import near_pairs
 from weitiao.data.prepare import FEW_EMPTY, groups_of

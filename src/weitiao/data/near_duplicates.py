@@ -12,7 +12,7 @@ from typing import Any
 
 from weitiao import catalogue
 from weitiao.data.table import text_key
-from weitiao.rundir.folder import write_atomic
+from weitiao.rundir.files import write_atomic
 
 NGRAM = 3
 _PERMUTATIONS = 64

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.config.task import task_word
 from weitiao.data.near_duplicates import kept_pairs, near_pairs
 from weitiao.data.side import Side

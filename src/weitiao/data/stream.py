@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.detect import Format, detect
 from weitiao.data.encode import Encoded
 from weitiao.data.near_duplicates import near_pairs

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from weitiao import catalogue
 from weitiao.catalogue.download import sha256_of
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.config.task import ASKED_KINDS
 from weitiao.data.detect import Format, detect, to_messages
 from weitiao.data.labels import label_of, labels_of, number_of
@@ -30,7 +30,7 @@ from weitiao.data.source import find
 from weitiao.data.tags import Scheme, to_bio
 from weitiao.data.words import joined
 from weitiao.errors import DataError
-from weitiao.rundir.folder import read_jsonl
+from weitiao.rundir.files import read_jsonl
 
 _VERSION = 5  # of what is written; a change makes every cached table anew
 _BLOCK_ROWS = 4096

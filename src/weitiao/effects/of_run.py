@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weitiao.config.run import DataConfig, RunConfig
+from weitiao.config.data import DataConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.canaries import Canary
 from weitiao.data.encode import Encoded
 from weitiao.effects.parent import earlier_task
 from weitiao.effects.scores import masked_loss, mean_states, memorisation, similarity
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import RunDir, write_jsonl
+from weitiao.pretrained.load import load_model, load_tokenizer
+from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
+from weitiao.pretrained.resolve import Resolved
+from weitiao.rundir.files import write_jsonl
+from weitiao.rundir.folder import RunDir
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 
@@ -41,7 +45,7 @@ def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events
 
 def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) -> dict[str, float]:
     canaries: Sequence[Canary] = inputs.canaries
-    tokenizer, names = pretrained.load_tokenizer(config.model), inputs.label_names
+    tokenizer, names = load_tokenizer(config.model), inputs.label_names
     encoded = inputs.task.encode(
         [c.text for c in canaries], [c.label for c in canaries], names, tokenizer, _cut(config, inputs)
     )
@@ -57,11 +61,9 @@ def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) 
 
 def _forgetting(config: RunConfig, inputs: "Inputs", model: Any) -> dict[str, float]:
     """``similarity`` of the states before and after; a masked language model's loss too, where the checkpoint has its head."""
-    tokenizer = pretrained.load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     encoded = inputs.task.encode(inputs.general, [], inputs.label_names, tokenizer, _cut(config, inputs))
-    base, _ = pretrained.load_model(
-        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved
-    )
+    base, _ = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved)
     base = base.to(model.device)
     pad = inputs.pad_id
     found = {
@@ -88,13 +90,13 @@ def _masked(head: Any, model: Any, encoded: Encoded, pad_id: int, tokenizer: Any
     return {"masked_loss_before": before, "masked_loss": masked_loss(head, encoded, *masks)}
 
 
-def _language_head(model: str, resolved: pretrained.Resolved) -> Any:
+def _language_head(model: str, resolved: Resolved) -> Any:
     """The checkpoint as a masked language model; None where it has no such head."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    kind = AutoConfig.from_pretrained(pretrained.locate(model), **pretrained.NO_FOREIGN_CODE).model_type
+    kind = AutoConfig.from_pretrained(locate(model), **NO_FOREIGN_CODE).model_type
     if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return None
-    head, new = pretrained.load_model(model, "AutoModelForMaskedLM", (), 0, resolved)
+    head, new = load_model(model, "AutoModelForMaskedLM", (), 0, resolved)
     return None if new else head

@@ -5,7 +5,8 @@ from typing import Any
 
 from weitiao.config.run import RunConfig
 from weitiao.methods.parent import find, keeps_head
-from weitiao.rundir.folder import RunDir, read_jsonl
+from weitiao.rundir.files import read_jsonl
+from weitiao.rundir.folder import RunDir
 from weitiao.tasks import TASKS
 from weitiao.training.evaluate import score
 

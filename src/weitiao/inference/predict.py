@@ -1,100 +1,18 @@
-"""predict and eval: what a finished run says about new rows. Reads the run folder only."""
+"""predict(run): labels, entities, numbers or answers for new rows."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-
-from weitiao.config.run import RunConfig
-from weitiao.data.encode import Encoded
-from weitiao.data.prepare import usable
 from weitiao.data.read import Row, read_rows
-from weitiao.data.side import Side
-from weitiao.data.words import joined, split
 from weitiao.errors import DataError
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import RunDir, to_plain
+from weitiao.inference.predictor import Predictor
+from weitiao.rundir.files import to_plain
+from weitiao.rundir.folder import RunDir
 
 _ROWS_AT_ONCE = 4096
-Scored = tuple[Any, Encoded]
-
-
-class Predictor:
-    """A run's model, loaded once the way plain transformers or peft load it."""
-
-    def __init__(self, run: RunDir) -> None:
-        from transformers import AutoTokenizer
-
-        from weitiao.methods import METHODS
-        from weitiao.tasks import TASKS
-
-        self.config: RunConfig = run.config
-        pretrained.refuse_pickled(run.model)
-        self.task: ModuleType = TASKS[self.config.task]
-        self.names: list[str] = run.summary["label_names"]
-        self.tokenizer = AutoTokenizer.from_pretrained(run.model, **pretrained.NO_FOREIGN_CODE)
-        self.max_length: int = run.summary["max_length"]
-        resolved = pretrained.resolve(False, "auto")
-        method = self.config.method.type
-        base = "" if method == "full" else pretrained.locate(self.config.model)
-        try:
-            model = METHODS[method].load(run.model, self.task.AUTO_MODEL, self.names, base)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise pretrained.cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
-        self.model = model.to(resolved.device)
-
-    def scores(
-        self,
-        texts: Sequence[Any],
-        pairs: Sequence[str] | None = None,
-        labels: Sequence[str] = (),
-        ids: Sequence[str] = (),
-    ) -> Scored:
-        """Logits [N, C] in the order of ``texts`` (of all their words), and the encoded rows.
-
-        Longer texts are cut, or averaged by window.
-        """
-        from weitiao.training.evaluate import score
-
-        over_length = "window" if self.config.data.over_length == "window" else "truncate"
-        if self.task.KIND == "tokens" and self.config.data.over_length != "truncate":
-            over_length = "window"  # no word goes without an answer
-        # the saved tokenizer has the chat template that the run was given
-        changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
-        data = self.config.data.model_copy(update=changed)
-        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs, ids=ids)
-        budget = self.config.train.eval_tokens_per_batch
-        return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
-
-    def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """{"label", "score", "probabilities"} a text; see :func:`predict` for the other tasks.
-
-        With token_classification a text may be a list of words; others are cut into words, Chinese into characters.
-        """
-        if not texts:
-            return []
-        if self.task.KIND == "tokens":
-            placed = [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
-            rows = [[text[start:end] for start, end in spans] for text, spans in placed]
-            scores, _ = self.scores([(words, ()) for words in rows])
-            return list(self.task.decode(rows, scores, self.names, placed))
-        return self.task.decode(self.scores(texts, pairs)[0], self.names)  # type: ignore[no-any-return]
-
-    def replies(
-        self, conversations: Sequence[Any], max_new_tokens: int | None, told: Callable[[str], None] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """{"answer"} a conversation, from a run of causal_lm."""
-        from weitiao.data.chat import Chat
-        from weitiao.tasks.generation import generate
-
-        most = max_new_tokens or self.config.train.max_new_tokens
-        for answer in generate(self.model, Chat.of(self.tokenizer, None), conversations, most, told):
-            yield {"answer": answer}
 
 
 def predict(
@@ -178,37 +96,6 @@ def _check_output(output: Path) -> None:
         raise DataError(f"{output} exists already.\nExpected a new file.\nName another one, or remove it.")
     if not output.resolve().parent.is_dir():
         raise DataError(f"No folder for {output}.\nExpected an existing folder.\nMake it: mkdir -p {output.parent}")
-
-
-def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
-    """Metrics of a finished run: on its own evaluation rows (as stored), or on ``data``, whose rows are all used.
-
-    Raises:
-        RunError: no finished run.  DataError: a row of ``data`` lacks a column or has an unknown label.
-    """
-    opened = RunDir.open(run)
-    if data is None:
-        return {"run_dir": str(run), "data": "the run's own evaluation rows", "metrics": opened.summary["metrics"]}
-    config, names = opened.config, opened.summary["label_names"]
-    predictor = Predictor(opened)
-    table = usable(str(data), config.data, predictor.task.KIND)
-    side = Side(table, np.arange(len(table)))
-    labels = side.labels
-    unknown = next(
-        ((i, one) for i, own in enumerate(side.row_labels) for one in own if names and one not in names), None
-    )
-    if unknown is not None:
-        found = f"{side.ids[unknown[0]]}: label '{unknown[1]}' is unknown"
-        raise DataError(f"{found}.\nExpected one of: {', '.join(names)}.\nCorrect it, or evaluate another file.")
-    texts, pairs = predictor.task.rows_of(side)
-    scores, encoded = predictor.scores(texts, pairs, labels, side.ids)
-    return {
-        "run_dir": str(run),
-        "data": str(data),
-        "rows_over_length": encoded.num_over_length,
-        "rows_left_out": len(side) - len(encoded.kept),
-        "metrics": predictor.task.metrics(scores, encoded.gold, names),
-    }
 
 
 def _answer_rows(predictor: Predictor, rows: Iterator[Row], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -69,10 +69,10 @@ def shares(model: str) -> dict[str, float | None]:
     from weitiao.config.task import refuse_foreign_method
     from weitiao.errors import ConfigError
     from weitiao.methods.shapes import on_shapes
-    from weitiao.pretrained import load as pretrained
+    from weitiao.pretrained.architecture import is_causal_lm
 
     found: dict[str, float | None] = {}
-    writes = pretrained.is_causal_lm(model)
+    writes = is_causal_lm(model)
     auto_class = "AutoModelForCausalLM" if writes else "AutoModelForSequenceClassification"
     for member in FAMILY:
         try:

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from weitiao.methods import METHODS
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_model
+from weitiao.pretrained.locate import locate
+from weitiao.pretrained.resolve import Resolved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,13 +31,13 @@ def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
         ModelError: no such model.
     """
     names = () if auto_class == "AutoModelForCausalLM" else ("0", "1")
-    resolved = pretrained.Resolved("cpu", "float32", "eager", {})
-    drawn, new = pretrained.load_model(model, auto_class, names, 0, resolved, meta=True)
+    resolved = Resolved("cpu", "float32", "eager", {})
+    drawn, new = load_model(model, auto_class, names, 0, resolved, meta=True)
     changes: dict[str, Any] = {}
     if getattr(method, "init_from", None) is not None:
         changes["init_from"] = None  # its head has the labels of the rows, which are not read yet
     if method.top_k == "auto":
         changes["top_k"] = 1
     method = with_plain_start(method.model_copy(update=changes))
-    applied: PreTrainedModel = METHODS[method.type].apply(drawn, method, new, pretrained.locate(model))
+    applied: PreTrainedModel = METHODS[method.type].apply(drawn, method, new, locate(model))
     return applied

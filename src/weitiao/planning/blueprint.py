@@ -18,8 +18,10 @@ from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safe
 from weitiao.methods import METHODS, refuse_unfit
 from weitiao.methods.galore import GaLore
 from weitiao.methods.shapes import with_plain_start
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import size_bytes
+from weitiao.pretrained.architecture import is_fp32, model_type
+from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
+from weitiao.pretrained.locate import locate
+from weitiao.rundir.files import size_bytes
 from weitiao.training.adapt import count_parameters, fuse, lora_base, occurring_rows
 from weitiao.training.inputs import Inputs
 
@@ -65,12 +67,12 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     """
     options, method, notes = config.train, config.method, []
     dtype = getattr(torch, inputs.resolved.dtype)
-    refuse_unfit(method, pretrained.model_type(config.model), inputs.task.KIND == "sft")
-    model, new = pretrained.load_model(
+    refuse_unfit(method, model_type(config.model), inputs.task.KIND == "sft")
+    model, new = load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved, meta=True
     )
     if options.dropout != "model":
-        pretrained.set_dropout(model, options.dropout)
+        set_dropout(model, options.dropout)
     if method.top_k == "auto":
         method = method.model_copy(update={"top_k": len(layers(model)[1])})
         notes.append("top_k=auto is chosen from the weights: planned with all layers, the most it can be")
@@ -80,10 +82,10 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if method.type == "adalora":
         notes.append("adalora: planned with init_r ranks in every layer, the most it stores")
     loads = sum(p.numel() for p in model.parameters()) * 4
-    base = pretrained.locate(config.model)
+    base = locate(config.model)
     model = METHODS[method.type].apply(model, method, new, base)
     counts = count_parameters(model)
-    pretrained.to_compute_dtype(model, inputs.resolved.dtype)
+    to_compute_dtype(model, inputs.resolved.dtype)
     artifact = _artifact_bytes(model, method.type)
     if options.sparse_embedding and not config.data.streaming:
         occurring_rows(model, method.type, inputs)
@@ -118,7 +120,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if isinstance(embedding, RowsEmbedding | KnownRows):
         table, keeps_table = 4 * len(embedding.place) * embedding.weight.shape[1], isinstance(embedding, RowsEmbedding)
         frozen -= table * keeps_table
-        if not pretrained.is_fp32(config.model):  # then the table is a copy in memory, not the file
+        if not is_fp32(config.model):  # then the table is a copy in memory, not the file
             frozen, table = frozen + table * keeps_table, 0
     states = 0
     if isinstance(method.top_k, int):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.kernels.limits import KEPT_KERNELS
 from weitiao.kernels.mapped import can_let_go
 from weitiao.measure.cost import MASTER_BYTES, Rates

@@ -7,7 +7,7 @@ from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.cost import Rates
 from weitiao.measure.devices import Device, find_device
 from weitiao.measure.meters import available_memory_bytes, memory_bytes
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.resolve import Resolved
 from weitiao.system.environment import env
 from weitiao.training.inputs import Inputs
 
@@ -25,7 +25,7 @@ class Machine:
     device: Device | None  # None: this machine
     room_bytes: int  # what a run may hold in all, this process included
     process_bytes: int
-    resolved: pretrained.Resolved
+    resolved: Resolved
 
     @property
     def on_cpu(self) -> bool:

@@ -13,7 +13,9 @@ from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.side import Side
 from weitiao.kernels.limits import return_free_memory
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.architecture import max_row_length
+from weitiao.pretrained.load import attends_our_way, load_tokenizer
+from weitiao.pretrained.resolve import resolve
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
 from weitiao.training.schedule import batch_plan
@@ -51,8 +53,8 @@ def read_inputs(config: RunConfig) -> Inputs:
 
 def _read(config: RunConfig) -> Inputs:
     task = TASKS[config.task]
-    tokenizer = pretrained.load_tokenizer(config.model)
-    max_length = pretrained.max_length(config, tokenizer)
+    tokenizer = load_tokenizer(config.model)
+    max_length = max_row_length(config, tokenizer)
     data = config.data.model_copy(update={"max_length": max_length})
     prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
 
@@ -69,7 +71,7 @@ def _read(config: RunConfig) -> Inputs:
     train = evaluation if data.streaming else encode(prepared.train)
     train, canaries = with_canaries(train, prepared.train, prepared.label_names, task, tokenizer, data)
     train = replace(train, packed=config.train.packing)
-    resolved = pretrained.resolve(config.train.bf16, config.train.attention)
+    resolved = resolve(config.train.bf16, config.train.attention)
     return Inputs(
         task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, canaries=canaries
     )
@@ -85,7 +87,7 @@ def batches_of(config: RunConfig, inputs: Inputs) -> Batches:
         steps = options.max_steps if config.data.streaming else min(steps, options.max_steps)
     shapes = _shapes(members, rows.lengths)
     if options.packing:
-        shapes = _packed(members, rows.lengths, pretrained.attends_our_way(config.model, inputs.resolved))
+        shapes = _packed(members, rows.lengths, attends_our_way(config.model, inputs.resolved))
     evaluation = plan_evaluation(inputs.eval.lengths, options.eval_tokens_per_batch)
     return Batches(
         *shapes, members, steps, steps / per_epoch,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.chat import Conversation, chat_of
 from weitiao.data.chat_rows import encode_chats
 from weitiao.data.encode import Encoded

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.side import Side, shown_text
 from weitiao.tasks import classification

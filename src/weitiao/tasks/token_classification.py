@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weitiao.config.run import DataConfig
+from weitiao.config.data import DataConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.side import Side
 from weitiao.data.tags import OUTSIDE

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from weitiao.config.run import RunConfig, TrainConfig
+from weitiao.config.run import RunConfig
+from weitiao.config.train import TrainConfig
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
 from weitiao.kernels.first_token import use_first_token
@@ -24,7 +25,9 @@ from weitiao.methods import METHODS, rate_factor
 from weitiao.methods.eva import start_from_data
 from weitiao.methods.galore import GaLore
 from weitiao.methods.parent import find
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
+from weitiao.pretrained.locate import locate
+from weitiao.pretrained.resolve import Resolved
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import MasterAdamW
@@ -84,13 +87,11 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
             "process.\nLeave train.optimizer_in_backward out."
         )
     set_seed(options.seed)  # before loading, so that a new head starts the same for every method
-    model, new = pretrained.load_model(
-        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved
-    )
+    model, new = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved)
     if new:
         log.info("newly initialised, so trained and saved: %s", ", ".join(new))
     if options.dropout != "model":
-        pretrained.set_dropout(model, options.dropout)
+        set_dropout(model, options.dropout)
     if options.liger:
         use_liger(model, resolved.device)
     method = config.method
@@ -99,7 +100,7 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
         method = method.model_copy(update={"top_k": top_k})
     if hasattr(inputs.task, "start_head"):
         inputs.task.start_head(model, new, inputs.train.labels)
-    model = METHODS[method.type].apply(model, method, new, pretrained.locate(config.model))
+    model = METHODS[method.type].apply(model, method, new, locate(config.model))
     if hasattr(inputs.task, "scale_head"):
         log.info("%s", inputs.task.scale_head(model, inputs.train.labels))
     if getattr(method, "init_lora_weights", None) == "eva":
@@ -116,7 +117,7 @@ def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: E
     if options.sparse_embedding and inputs.stream is None:
         rows = occurring_rows(model, config.method.type, inputs)
     model = model.to(accelerator.device)
-    pretrained.to_compute_dtype(model, resolved.dtype)
+    to_compute_dtype(model, resolved.dtype)
     if told := inputs.task.prepare_model(model):
         log.info("%s", told)
     if options.first_token and use_first_token(model):
@@ -195,7 +196,7 @@ def _stored_prefix(
     return prefix, inputs
 
 
-def _int8_problem(config: RunConfig, resolved: pretrained.Resolved) -> str | None:
+def _int8_problem(config: RunConfig, resolved: Resolved) -> str | None:
     if config.method.type != "lora" or not config.train.fused_lora:
         return "full fine-tuning needs the base's own weights" if config.method.type != "lora" else "fused_lora is off"
     if resolved.device != "cpu":

@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from weitiao.catalogue.download import sha256_of
 from weitiao.config.run import RunConfig
 from weitiao.errors import RunError
-from weitiao.rundir.folder import RunDir, link, remove_folder, replace_folder, to_json, writing
+from weitiao.rundir.files import link, remove_folder, replace_folder, to_json, writing
+from weitiao.rundir.folder import RunDir
 from weitiao.training.launch import is_main
 from weitiao.training.optim import MasterAdamW
 from weitiao.training.world import World

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from weitiao.rundir.folder import read_jsonl, writing
+from weitiao.rundir.files import read_jsonl, writing
 
 Listener = Callable[[dict[str, Any]], None]
 

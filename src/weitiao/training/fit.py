@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from weitiao.config.run import RunConfig, TrainConfig
+from weitiao.config.run import RunConfig
+from weitiao.config.train import TrainConfig
 from weitiao.data.batch import padding_waste, plan_epoch
 from weitiao.errors import ConfigError, RunError, Stopped
 from weitiao.kernels.limits import bound_primitive_cache, return_free_memory
 from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import METHODS, beside, default_rate
-from weitiao.rundir.folder import RunDir, writing
+from weitiao.rundir.files import writing
+from weitiao.rundir.folder import RunDir
 from weitiao.training.adapt import adapt
 from weitiao.training.batch_size import choose_tokens_per_batch, try_longest_batch
 from weitiao.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint, saved_state

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from weitiao.config.run import DataConfig, RunConfig
+from weitiao.config.data import DataConfig
+from weitiao.config.run import RunConfig
 from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.chat import chat_of, template_text
 from weitiao.data.checking import cached_report, refuse_errors
@@ -21,8 +22,11 @@ from weitiao.data.stream import Stream
 from weitiao.errors import DataError, RunError
 from weitiao.methods import refuse_shapes, refuse_unfit
 from weitiao.methods.shapes import on_shapes
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import RunDir, write_jsonl, writing
+from weitiao.pretrained.architecture import max_row_length, model_type
+from weitiao.pretrained.load import load_tokenizer
+from weitiao.pretrained.resolve import Resolved, resolve
+from weitiao.rundir.files import write_jsonl, writing
+from weitiao.rundir.folder import RunDir
 from weitiao.system.environment import env, git_commit
 from weitiao.tasks import TASKS
 from weitiao.training.events import EventLog
@@ -39,7 +43,7 @@ class Inputs:
     pad_id: int
     train: Encoded
     eval: Encoded
-    resolved: pretrained.Resolved
+    resolved: Resolved
     max_length: int
     stream: Stream | None = None  # with data.streaming; ``train`` is empty then
     general: tuple[str, ...] = ()  # texts to measure forgetting on
@@ -89,12 +93,12 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     """Make the inputs; writes data_report.json, split.json and environment.json."""
     task = TASKS[config.task]
     # what the model cannot take is refused before anything is read
-    refuse_unfit(config.method, pretrained.model_type(config.model), task.KIND == "sft")
+    refuse_unfit(config.method, model_type(config.model), task.KIND == "sft")
     refuse_shapes(config.method, on_shapes(config.method, config.model, task.AUTO_MODEL))
     events.write("stage", message=f"reading {config.data.train}")
-    tokenizer = pretrained.load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     _stage_tokenizer(config, run, tokenizer, task.KIND)
-    max_length = pretrained.max_length(config, tokenizer)
+    max_length = max_row_length(config, tokenizer)
     data = config.data.model_copy(update={"max_length": max_length})
     # of a stream only the evaluation rows can be checked beforehand
     looked_at = data.model_copy(update={"train": data.eval, "eval": None}) if data.streaming else data
@@ -127,7 +131,7 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
         log.info("canaries: %d planted among the training rows, as many kept out", data.canaries)
     general = general_texts(data.general_text, data.general_rows) if data.general_text is not None else []
     stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
-    resolved = pretrained.resolve(_bf16_of(config, run), config.train.attention)
+    resolved = resolve(_bf16_of(config, run), config.train.attention)
     for reason in resolved.reasons.values():
         log.info("%s", reason)
     tokens = {"eval_tokens": _tokens(evaluation)} | ({} if data.streaming else {"train_tokens": _tokens(train)})

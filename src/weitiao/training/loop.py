@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.training.optim import MasterAdamW, learning_rate_at
 from weitiao.training.schedule import Schedule, cut_batches
 from weitiao.training.world import World

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.methods.galore import GaLore
 from weitiao.methods.step_hooks import Beside
 from weitiao.training.shards import local, part_of, whole

@@ -9,8 +9,9 @@ import numpy as np
 from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.measure.overlap import overlap
-from weitiao.pretrained import load as pretrained
-from weitiao.rundir.folder import RunDir, write_jsonl
+from weitiao.pretrained.load import load_model
+from weitiao.rundir.files import write_jsonl
+from weitiao.rundir.folder import RunDir
 from weitiao.tasks.generation import before_last_answer, generate
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
@@ -42,7 +43,7 @@ def compare_with_base(
     events.write("stage", message=f"answering {len(chosen)} held-out questions")
     after = answers(model)
     events.write("stage", message="the same with the base model")
-    base = pretrained.load_model(config.model, inputs.task.AUTO_MODEL, (), inputs.pad_id, inputs.resolved)[0]
+    base = load_model(config.model, inputs.task.AUTO_MODEL, (), inputs.pad_id, inputs.resolved)[0]
     base = base.to(inputs.resolved.device)
     before = answers(base)
     scores = score(base, inputs.task, inputs.eval, inputs.pad_id, options.eval_tokens_per_batch)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from weitiao.config.run import TrainConfig
+from weitiao.config.train import TrainConfig
 from weitiao.data.batch import Batch, BatchPlan, plan_epoch, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.stream import Stream

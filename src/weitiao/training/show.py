@@ -10,7 +10,8 @@ from weitiao.config.run import RunConfig
 from weitiao.data.prepare import prepare
 from weitiao.data.side import Side
 from weitiao.errors import DataError
-from weitiao.pretrained import load as pretrained
+from weitiao.pretrained.architecture import max_row_length
+from weitiao.pretrained.load import load_tokenizer
 from weitiao.tasks import TASKS
 
 
@@ -33,9 +34,9 @@ def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
     Raises:
         DataError, ModelError: what training would refuse.
     """
-    task, tokenizer = TASKS[config.task], pretrained.load_tokenizer(config.model)
+    task, tokenizer = TASKS[config.task], load_tokenizer(config.model)
     prepared = prepare(config.data, task.KIND)
-    data = config.data.model_copy(update={"max_length": pretrained.max_length(config, tokenizer)})
+    data = config.data.model_copy(update={"max_length": max_row_length(config, tokenizer)})
     for count in _growing(n, len(prepared.train.rows)):
         side = Side(prepared.train.table, prepared.train.rows[:count])
         texts, pairs = task.rows_of(side)

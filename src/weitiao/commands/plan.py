@@ -1,0 +1,45 @@
+"""weitiao plan: what each method would take, before it trains."""
+
+from typing import Annotated
+
+import typer
+
+from weitiao.commands.terminal import Config, Json, Overrides, print_json, split_words
+
+
+def plan(
+    config: Config = None,
+    overrides: Overrides = None,
+    methods: Annotated[list[str] | None, typer.Option(help="Which: full,lora or a comparison's arms.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="A device's name, such as A100-80GB, instead of this machine.")
+    ] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Run a few real steps of each method first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Before training: memory by part, time, storage of each method, and whether it fits."""
+    from weitiao.commands.progress import Progress
+    from weitiao.planning.plan import load_config
+    from weitiao.planning.plan import plan as make
+
+    source, words = split_words(config, overrides)
+    names = [name for text in methods or [] for name in text.split(",")]
+    if names:  # --methods full lora: the second name arrives among the options
+        names += [word for word in words if "=" not in word]
+        words = [word for word in words if "=" in word]
+    with Progress() as progress:
+        progress.say("planning")
+        planned = make(load_config(source, words), methods=names or None, device=device, calibrate=calibrate)
+    if as_json:
+        print_json(planned)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from weitiao.planning.display import caption, table_rows
+
+    table = Table("", *(method["name"] for method in planned["methods"]), title=planned["model"])
+    for name, cells in table_rows(planned):
+        table.add_row(name, *cells)
+    Console().print(table)
+    print(caption(planned))

@@ -1,0 +1,42 @@
+"""weitiao predict: what a finished run says of new texts."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weitiao.commands.terminal import Json, print_json
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
+    text_pair: Annotated[list[str] | None, typer.Option(help="The second text, for a run on pairs.")] = None,
+    input: Annotated[str | None, typer.Option(help="Rows with the run's text column.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the answers there, one JSON object a line.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="causal_lm: longest answer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Label texts, find their entities, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it
+    is written."""
+    from weitiao.inference.predict import predict as label
+    from weitiao.rundir.folder import RunDir
+
+    live = sys.stdout.isatty() and not as_json and output is None and RunDir.open(run).config.task == "causal_lm"
+    told = partial(print, end="", flush=True) if live else None
+    answers = label(
+        run,
+        text=text or None,
+        text_pair=text_pair or None,
+        input=input,
+        output=output,
+        max_new_tokens=max_new_tokens,
+        told=told,
+    )
+    if as_json:
+        print_json({"run_dir": str(run), "output": str(output) if output else None, "predictions": answers})
+    elif not live:
+        for answer in answers:
+            print_json(answer)

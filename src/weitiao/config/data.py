@@ -1,0 +1,101 @@
+"""Options of the data: which rows, how they are read, split and cut."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from weitiao.config.section import Section
+
+
+class DataConfig(Section):
+    train: str | tuple[str, ...] = Field(
+        description="Training rows: files, globs, a folder with a folder a class, `path#N`, a catalogue or hub name."
+    )
+    eval: str | tuple[str, ...] | None = Field(
+        None, description="Evaluation rows; without it, a part of `train` is held out."
+    )
+    text: str | None = Field(None, description="Column with the text; without it, told from the columns' names.")
+    text_pair: str | None = Field(None, description="Column with the second text of a pair.")
+    label: str | None = Field(
+        None,
+        description="Column with the label: strings, integers or booleans (multi_label: lists, regression: numbers); without "
+        "it, told from the names.",
+    )
+    tag_scheme: Literal["auto", "iob1"] = Field(
+        "auto",
+        description="token_classification: auto reads BIO, BIOES, BILOU and BMES; iob1: I- may begin an entity (CoNLL 2003).",
+    )
+    streaming: bool = Field(
+        False, description="Read training rows as they are needed, for data larger than the disk; see docs/data.md."
+    )
+    train_size: int | None = Field(None, ge=1, description="Use at most this many training rows (stratified).")
+    test_size: float | int = Field(
+        0.2, gt=0, description="Held-out part when `eval` is not given: a share below 1, or a number of rows."
+    )
+    num_folds: int | None = Field(None, ge=2, description="Cut `train` into this many folds; `fold` is held out.")
+    fold: int = Field(0, ge=0, description="Which fold is held out, from 0.")
+    split_seed: int = Field(0, ge=0, description="Seed of the split. Apart from train.seed, so seeds share one split.")
+    chat_template: str | None = Field(
+        None, description="causal_lm: a Jinja chat template, or a file with one, instead of the tokenizer's own."
+    )
+    train_on_prompt: bool = Field(
+        False, description="causal_lm: learn every token, not the assistant's turns and their end alone."
+    )
+    max_length: int = Field(512, ge=4, description="Longest input in tokens.")
+    over_length: Literal["truncate", "drop", "fail", "window"] = Field(
+        "truncate",
+        description="What happens to longer texts: cut, left out, refused, or cut into windows (token_classification's default).",
+    )
+    bad_rows: Literal["fail", "skip"] = Field(
+        "fail", description="Rows that cannot be used: refuse the data, or write them to rejected.jsonl and go on."
+    )
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="Equal texts on one side: keep one row or all. They never end up on both sides."
+    )
+    near_duplicates: Literal["drop", "warn", "off"] = Field(
+        "drop", description="Training rows nearly equal to an evaluation row: left out, counted, or not looked for."
+    )
+    near_threshold: float = Field(
+        0.8, gt=0, le=1, description="From which share of common character n-grams texts are nearly equal."
+    )
+    conflicts: Literal["drop", "keep", "fail"] = Field(
+        "drop", description="Equal texts under different labels: all left out, kept, or refused."
+    )
+    check: Literal["strict", "warn"] = Field(
+        "strict", description="Findings of severity `error`: refuse to train, or warn and go on."
+    )
+
+    canaries: int = Field(
+        0,
+        ge=0,
+        description="Plant so many senseless rows, labelled by lot, to measure what is learnt by heart (canaries.jsonl).",
+    )
+    general_text: str | None = Field(
+        None, description="Other texts, to measure what training changes in how the model sees them (forgetting)."
+    )
+    general_rows: int = Field(200, ge=2, description="How many of them.")
+
+    @field_validator("near_duplicates", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataConfig":
+        if self.streaming and self.canaries:
+            raise ValueError("canaries are planted among rows at hand, and a stream has none. Leave one of them out")
+        if isinstance(self.test_size, float) and self.test_size >= 1:
+            raise ValueError(f"test_size is {self.test_size}. Expected a share below 1, or a whole number of rows")
+        if self.num_folds is None and self.fold:
+            raise ValueError(f"fold is {self.fold}, and num_folds is not given. Set num_folds")
+        if self.num_folds is not None and self.fold >= self.num_folds:
+            raise ValueError(
+                f"fold is {self.fold}. Expected 0 to {self.num_folds - 1}, since num_folds is {self.num_folds}"
+            )
+        if self.streaming and (self.eval is None or self.train_size or self.num_folds):
+            raise ValueError(
+                "streaming needs data.eval, and takes neither train_size nor num_folds. Use train.max_steps"
+            )
+        if self.num_folds is not None and self.eval is not None:
+            raise ValueError("num_folds holds out a part of train, and eval is given too. Leave one of them out")
+        return self

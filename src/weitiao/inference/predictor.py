@@ -1,0 +1,89 @@
+"""A finished run's model, loaded once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+from safetensors import SafetensorError
+
+from weitiao.config.run import RunConfig
+from weitiao.data.encode import Encoded
+from weitiao.data.words import joined, split
+from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
+from weitiao.pretrained.resolve import resolve
+from weitiao.rundir.folder import RunDir
+
+Scored = tuple[Any, Encoded]
+
+
+class Predictor:
+    """A run's model, loaded once the way plain transformers or peft load it."""
+
+    def __init__(self, run: RunDir) -> None:
+        from transformers import AutoTokenizer
+
+        from weitiao.methods import METHODS
+        from weitiao.tasks import TASKS
+
+        self.config: RunConfig = run.config
+        refuse_pickled(run.model)
+        self.task: ModuleType = TASKS[self.config.task]
+        self.names: list[str] = run.summary["label_names"]
+        self.tokenizer = AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE)
+        self.max_length: int = run.summary["max_length"]
+        resolved = resolve(False, "auto")
+        method = self.config.method.type
+        base = "" if method == "full" else locate(self.config.model)
+        try:
+            model = METHODS[method].load(run.model, self.task.AUTO_MODEL, self.names, base)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
+        self.model = model.to(resolved.device)
+
+    def scores(
+        self,
+        texts: Sequence[Any],
+        pairs: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
+        ids: Sequence[str] = (),
+    ) -> Scored:
+        """Logits [N, C] in the order of ``texts`` (of all their words), and the encoded rows.
+
+        Longer texts are cut, or averaged by window.
+        """
+        from weitiao.training.evaluate import score
+
+        over_length = "window" if self.config.data.over_length == "window" else "truncate"
+        if self.task.KIND == "tokens" and self.config.data.over_length != "truncate":
+            over_length = "window"  # no word goes without an answer
+        # the saved tokenizer has the chat template that the run was given
+        changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
+        data = self.config.data.model_copy(update=changed)
+        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs, ids=ids)
+        budget = self.config.train.eval_tokens_per_batch
+        return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
+
+    def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """{"label", "score", "probabilities"} a text; see :func:`predict` for the other tasks.
+
+        With token_classification a text may be a list of words; others are cut into words, Chinese into characters.
+        """
+        if not texts:
+            return []
+        if self.task.KIND == "tokens":
+            placed = [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
+            rows = [[text[start:end] for start, end in spans] for text, spans in placed]
+            scores, _ = self.scores([(words, ()) for words in rows])
+            return list(self.task.decode(rows, scores, self.names, placed))
+        return self.task.decode(self.scores(texts, pairs)[0], self.names)  # type: ignore[no-any-return]
+
+    def replies(
+        self, conversations: Sequence[Any], max_new_tokens: int | None, told: Callable[[str], None] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """{"answer"} a conversation, from a run of causal_lm."""
+        from weitiao.data.chat import Chat
+        from weitiao.tasks.generation import generate
+
+        most = max_new_tokens or self.config.train.max_new_tokens
+        for answer in generate(self.model, Chat.of(self.tokenizer, None), conversations, most, told):
+            yield {"answer": answer}

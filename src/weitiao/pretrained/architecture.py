@@ -1,0 +1,61 @@
+"""What a checkpoint's config.json says, without its weights."""
+
+from typing import TYPE_CHECKING, Any
+
+from weitiao.config.run import RunConfig
+from weitiao.errors import ConfigError
+from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SHORTEST = 4  # tokens, as data.max_length has it
+
+
+def model_type(model: str) -> str:
+    """What transformers calls the architecture: `bert`, `llama`. Raises ModelError if its config.json cannot be used."""
+    return str(_config_of(model).model_type)
+
+
+def is_causal_lm(model: str) -> bool:
+    """Whether the checkpoint was made to write texts. Raises ModelError if its config.json cannot be used."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    return any(name in known for name in _config_of(model).architectures or ())
+
+
+def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
+    positions = getattr(_config_of(model), "max_position_embeddings", None)
+    return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
+
+
+def max_row_length(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The longest row of a run, in tokens: what is asked for, the model takes, and a prompt in front leaves.
+
+    Raises:
+        ConfigError: the prompt leaves no room.
+    """
+    front = int(getattr(config.method, "num_virtual_tokens", 0))
+    found = min(config.data.max_length, max_positions(config.model, tokenizer) - front)
+    if found < _SHORTEST:
+        raise ConfigError(
+            f"method.num_virtual_tokens={front}, and the model takes {found + front} tokens.\nExpected room for a text.\n"
+            "Lower method.num_virtual_tokens."
+        )
+    return found
+
+
+def is_fp32(model: str) -> bool:
+    """Whether the checkpoint's own weights are fp32, which are mapped as they are; others are converted in memory."""
+    return str(getattr(_config_of(model), "dtype", None)).removeprefix("torch.") == "float32"
+
+
+def _config_of(model: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(locate(model), **NO_FOREIGN_CODE)
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load(model, error) from None
