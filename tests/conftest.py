@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fork_server import ForkServer
+from support.fork_server import ForkServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -223,6 +223,44 @@ def chat_options(tiny_chat_model: Path, chats_file: Path, tmp_path: Path) -> dic
         "train": {
             "bf16": False, "num_train_epochs": 2, "tokens_per_batch": 256, "logging_steps": 1, "learning_rate": 3e-3,
             "generate_rows": 2, "max_new_tokens": 6, "eval_tokens_per_batch": 256,
+        },
+        "output": {"dir": str(tmp_path / "run")},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tagged_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """72 short sentences with persons and places, out of the tiny model's characters."""
+    rows: list[dict[str, object]] = []
+    for start in ("很好", "下次再来", "推荐"):
+        for who in ("孩子", "服务"):
+            for where in ("酒店", "质量差"):
+                for middle, end in (
+                    ("喜欢", "啊"),
+                    ("不看", ""),
+                    ("看看", "了"),
+                    ("不买", "吧"),
+                    ("别看", "真的"),
+                    ("喜欢看", "值得"),
+                ):
+                    parts = [(start, ""), (who, "PER"), (middle, ""), (where, "LOC"), (end, "")]
+                    tags = [
+                        f"{'I' if i else 'B'}-{kind}" if kind else "O" for text, kind in parts for i in range(len(text))
+                    ]
+                    rows.append({"tokens": list("".join(text for text, _ in parts)), "tags": tags})
+    return write_jsonl(tmp_path_factory.mktemp("tagged") / "tagged.jsonl", rows)
+
+
+@pytest.fixture
+def tag_options(tiny_model: Path, tagged_file: Path, tmp_path: Path) -> dict[str, object]:
+    """A small, quick fp32 run on the tiny model; change what a test is about."""
+    return {
+        "model": str(tiny_model),
+        "task": "token_classification",
+        "data": {"train": str(tagged_file), "test_size": 24, "near_duplicates": "off"},
+        "method": {"type": "full"},
+        "train": {
+            "bf16": False, "num_train_epochs": 2, "tokens_per_batch": 128, "logging_steps": 1, "learning_rate": 1e-2,
         },
         "output": {"dir": str(tmp_path / "run")},
     }  # fmt: skip

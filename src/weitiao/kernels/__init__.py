@@ -1,1 +1,1 @@
-"""Hand-written training kernels, each with the plain reference it must equal (tests/test_kernels.py)."""
+"""Hand-written training kernels, each with the plain reference it must equal (tests/kernels/test_kernels.py)."""

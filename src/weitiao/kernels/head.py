@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Models whose head is one product with `lm_head` (tests/test_causal_lm.py); others (caps, scales) use their own forward.
+# Models whose head is one product with `lm_head` (tests/tasks/test_causal_lm.py); others (caps, scales) use their own forward.
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 CHUNK_BYTES = 64_000_000  # of a chunk's fp32 logits
 

@@ -15,7 +15,7 @@ from torch import nn
 from weitiao.kernels.frozen_layers import layers
 from weitiao.kernels.remake import offer, remake_in
 
-# Models whose layers these are tested to equal (tests/test_fused_layers.py).
+# Models whose layers these are tested to equal (tests/kernels/test_fused_layers.py).
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 ENCODER_TYPES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 

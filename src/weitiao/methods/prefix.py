@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "learning_rate", "load", "rate_factor", "refuse", "save"]
 LEARNING_RATE = 1e-2  # the upper end for classification in P-tuning v2 (Liu et al. 2022, arXiv 2110.07602)
-# Which models hand a given cache to every layer, and whose masks count its keys, is tested (tests/test_prompts.py).
+# Which models hand a given cache to every layer, and whose masks count its keys, is tested (tests/methods/test_prompts.py).
 _TESTED = {"SEQ_CLS": ("bert", "roberta", "xlm-roberta"), "CAUSAL_LM": ("llama", "qwen2", "qwen3")}
 
 
