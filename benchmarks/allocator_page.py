@@ -64,21 +64,24 @@ def allocators(suite: Suite, results: Path) -> list[str]:
         "tool",
         "allocator",
         "peak GB",
-        "peak above bare, of the system's",
-        "speed, of the system's",
+        "peak above bare / system's",
+        "speed / system's",
     ]
     return [
-        "weitiao starts under tcmalloc where the machine has it (Debian and Ubuntu: `apt-get install libtcmalloc-minimal4`; "
-        "`WEITIAO_ALLOCATOR=system` keeps the system's). All other suites are measured under the system's, as the peers are. Here "
-        "both have tcmalloc: reviews against the tuned Trainer (B1) by samples/s, instructions against TRL in bf16 by supervised tokens/s.",
+        "weitiao starts under tcmalloc where the machine has it. On Debian and Ubuntu: `apt-get install libtcmalloc-minimal4`. "
+        "`WEITIAO_ALLOCATOR=system` keeps the system's allocator. All other suites are measured under the system's allocator, as "
+        "the peers are.",
+        "Here both sides have tcmalloc. Reviews are compared with the tuned Trainer (B1) by samples/s, instructions with TRL in "
+        "bf16 by supervised tokens/s.",
         table(
             [
                 *head,
-                "peak above bare, over the peer under tcmalloc",
-                "speed, over the same",
-                "the plan's error in memory, by round",
+                "peak above bare / peer's under tcmalloc",
+                "speed / peer's under tcmalloc",
+                "plan's error in memory, by round",
             ],
             rows,
         ),
-        f"LoRA over full, peak above the bare process: {'; '.join(shares)}. Bare: {', '.join(bare) or 'not measured'}.",
+        f"LoRA over full, peak above the bare process: {'; '.join(shares)}.",
+        f"The bare process peaks at: {', '.join(bare) or 'not measured'}.",
     ]

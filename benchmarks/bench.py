@@ -8,7 +8,7 @@ comes; the same command goes on where an interrupted one stopped. docs/performan
     python benchmarks/bench.py --fresh                  forget what was measured
     python benchmarks/bench.py --undisturbed            measure anew what other processes disturbed
     python benchmarks/bench.py --render                 only render
-    python benchmarks/bench.py --smoke                  the smallest sizes, kept apart in the scratch folder
+    python benchmarks/bench.py --smoke                  the smallest sizes, kept in the scratch folder
 """
 
 import argparse
@@ -28,7 +28,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"suites:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=SUITES, metavar="SUITE", help="these suites alone")
+    parser.add_argument("--only", nargs="+", choices=SUITES, metavar="SUITE", help="only these suites")
     parser.add_argument("--pairs", type=int, help="rounds of every suite, over its own number")
     parser.add_argument("--fresh", action="store_true", help="measure anew what is there already")
     parser.add_argument("--undisturbed", action="store_true", help="measure disturbed cells anew; see record.DISTURBED")

@@ -1,13 +1,20 @@
-"""Figures out of results/*.json: which cells, which ratio, which median. Nothing here is measured or typed in."""
+"""Figures out of results/*.json: which cells, which ratio, which median. Nothing here is measured or typed in.
+
+Also the form of a generated page: tables, wrapped paragraphs, the line that names the machine.
+"""
 
 import json
+import re
 import statistics
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
 PEAK = "peak_memory_bytes"
+PACKAGES = ("torch", "transformers", "peft", "accelerate")
+COLUMNS = 120
 
 
 class Suite:
@@ -39,7 +46,7 @@ class Suite:
         return [read(first[i]) / read(second[i]) for i in sorted(first.keys() & second.keys())]
 
     def above_bare(self, over: Result, under: Result) -> list[float]:
-        """Ratios of peak memory, what a process without a model holds taken off both."""
+        """Ratios of peak memory, after subtracting from both what a process without a model holds."""
         first, second, bare = self.rounds(**over), self.rounds(**under), self.rounds(side="bare")
         return [
             (first[i][PEAK] - bare[i][PEAK]) / (second[i][PEAK] - bare[i][PEAK])
@@ -68,4 +75,31 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def bare_line(suite: Suite) -> str:
     bare = suite.values(PEAK, side="bare")
     held = f"{middle(bare, '.2f', 1e-9)} GB" if bare else "not measured"
-    return f"A bare process (torch, transformers and peft imported, no model) peaks at: {held}."
+    return f"A bare process imports torch, transformers and peft, and loads no model. It peaks at: {held}."
+
+
+def machine_line(environment: Result, threads: str | None = None, packages: tuple[str, ...] = PACKAGES) -> str:
+    """The processor and the versions of a measurement."""
+    cpu, versions = environment["cpu"], environment["packages"]
+    threads = threads or f"{cpu['torch_threads']} thread{'s' if cpu['torch_threads'] > 1 else ''}"
+    installed = ", ".join(f"{name} {versions[name]}" for name in packages)
+    return f"Machine: {cpu['name']}, {threads} ({', '.join(cpu['features'])}). Packages: {installed}."
+
+
+def document(parts: list[str]) -> str:
+    """A page of these parts, one blank line between two; paragraphs and list items are wrapped."""
+    return "\n\n".join(map(_wrapped, parts)) + "\n"
+
+
+def _wrapped(part: str) -> str:
+    """Headings, tables, code and pictures stay as they are."""
+    if part.startswith(("#", "|", "```", "![")):
+        return part
+    return "\n".join(_filled(line, "  " if line.startswith("- ") else "") for line in part.splitlines())
+
+
+def _filled(line: str, indent: str) -> str:
+    """A minus between two names stays on their line: at the start of the next one it would begin a list item."""
+    held = re.sub(r"(?<=\S) - (?=\S)", "\0-\0", line)
+    filled = textwrap.fill(held, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return filled.replace("\0", " ")

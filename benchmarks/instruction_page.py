@@ -1,4 +1,4 @@
-"""The sections of docs/performance.md on instruction tuning: speed and held-out loss beside TRL's, and a choice at a time."""
+"""The sections of docs/performance.md on instruction tuning: speed and held-out loss next to TRL's, and a choice at a time."""
 
 from pathlib import Path
 
@@ -31,9 +31,9 @@ def trl(suite: Suite, results: Path) -> list[str]:
         "ours / TRL in fp32",
     ]
     return [
-        f"`benchmarks/peers/trl_sft.py`: TRL's SFTTrainer on {material.SMOLLM}, packing, bf16 and fp32, no gradient checkpointing, loss "
-        "on the answers, LoRA r=16 on every linear layer; instruction rows from the catalogue's Chinese dialogues or `--sft-rows`. "
-        "Ours chooses its precision by measurement.",
+        f"The peer is `benchmarks/peers/trl_sft.py`: TRL's SFTTrainer on {material.SMOLLM}, in bf16 and in fp32. It packs rows, uses no "
+        "gradient checkpointing, and takes the loss on the answers. Its LoRA has r=16 on every linear layer. The instruction rows "
+        "are the catalogue's Chinese dialogues, or those of `--sft-rows`. Ours chooses its precision by measurement.",
         table([*head, "peak above bare, ours / TRL"], rows),
         *skipped,
         bare_line(suite),
@@ -48,14 +48,16 @@ def trl_loss(suite: Suite, results: Path) -> list[str]:
         curves = [[dict(map(tuple, side[i]["curve"])) for i in both] for side in (ours, theirs)]
         for step in sorted(set.intersection(*(set(c) for side in curves for c in side)) if both else ()):
             a, b = ([curve[step] for curve in side] for side in curves)
-            apart = spread([x - y for x, y in zip(a, b, strict=True)], 3)
-            rows.append([method, str(step), spread(a, 3), spread(b, 3), apart])
+            difference = spread([x - y for x, y in zip(a, b, strict=True)], 3)
+            rows.append([method, str(step), spread(a, 3), spread(b, 3), difference])
     head = ["method", "step", "ours", "TRL", "ours - TRL, same seed"]
     return [
-        "Nats a learnt token of held-out answers while both train on the catalogue's Chinese dialogues: part of a pass, one rate, no "
-        "warm-up, up to 1,024 packed tokens a step, bf16, no row left out, scored row by row with the same masks. What differs: the "
-        "order of the rows; TRL fills two sequences of 512 tokens, where ours is one of 1,024; TRL also learns the line break behind an "
-        "answer's end token. In brackets the seeds.",
+        "The loss of held-out answers, in nats per token that carries loss, while both train on the catalogue's Chinese dialogues. "
+        "Both train for part of a pass at the same learning rate, without warm-up, in bf16. A step takes up to 1,024 packed tokens, "
+        "and no row is left out. Held-out rows are scored one by one with the same masks. Brackets show the range over seeds. What differs:",
+        "- The rows come in another order.\n"
+        "- TRL fills two sequences of 512 tokens, where ours is one of 1,024.\n"
+        "- TRL also trains on the line break after an answer's end token.",
         table(head, rows),
     ]
 
@@ -78,7 +80,7 @@ def sft_steps(suite: Suite, results: Path) -> list[str]:
                 ]
             )
     return [
-        "SmolLM2-135M on the catalogue's Chinese dialogues, up to 1,024 tokens a step, the defaults with one choice changed. The "
-        "defaults put rows of near-equal length together; `train.packing` puts random ones one behind the other.",
-        table(["method", "run", "supervised tokens/s", "of the defaults' speed", "padding", "peak GB"], rows),
+        "SmolLM2-135M on the catalogue's Chinese dialogues, up to 1,024 tokens a step. Each run is the defaults with one choice "
+        "changed. The defaults put rows of near-equal length into a batch. `train.packing` concatenates random rows.",
+        table(["method", "run", "supervised tokens/s", "speed / defaults", "padding", "peak GB"], rows),
     ]

@@ -108,7 +108,7 @@ def instructions(scratch: Path, given: Path | None) -> Path:
 
 
 def instruction_sides(scratch: Path) -> tuple[Path, Path]:
-    """The catalogue's Chinese dialogues: all questions but every eighth, and those. A question is on one side alone."""
+    """The catalogue's Chinese dialogues: all questions but every eighth, and those. A question is only on one side."""
     rows = [json.loads(line) for line in instructions(scratch, None).read_text(encoding="utf-8").splitlines()]
     numbers = {question: i for i, question in enumerate(dict.fromkeys(row["instruction"] for row in rows))}
     sides: list[list[dict[str, Any]]] = [[], []]

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from figures import document, machine_line
+
 HERE = Path(__file__).parent
 
 
@@ -27,12 +29,6 @@ def scale_table(scale: dict[str, Any]) -> str:
         peak, before = (f"{r[key] / 1e6:,.0f} MB" for key in ("peak_memory_bytes", "before_bytes"))
         lines.append(f"| {stage} | {r['size']:,} | {r['seconds']:.2f} | {peak} | {before} |")
     return "\n".join(lines)
-
-
-def machine(environment: dict[str, Any]) -> str:
-    cpu, packages = environment["cpu"], environment["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft", "accelerate"))
-    return f"{cpu['name']}, {cpu['torch_threads']} threads ({', '.join(cpu['features'])}); {versions}"
 
 
 def distributed_table(found: dict[str, Any]) -> str:
@@ -63,7 +59,7 @@ ANSWERS = 4
 
 def recipes_table(found: dict[str, Any]) -> str:
     lines = [
-        "| recipe | trained | steps | stored | held-out rows | base, untrained |",
+        "| recipe | trained | steps | stored | held-out rows | base, before training |",
         "|" + "---|" * 6,
     ]
     for name, run in found["recipes"].items():
@@ -98,9 +94,9 @@ def recipes_section() -> list[str]:
     return [
         "## Every task's recipes, as they stand",
         "```\npython benchmarks/recipes.py\n```",
-        f"One run each, so one seed. {machine(recipes['environment'])}.",
+        f"Each recipe runs once, with one seed. {machine_line(recipes['environment'])}",
         recipes_table(recipes),
-        "What the language model answers to held-out questions, before and after:",
+        "The language model answers held-out questions, before and after training:",
         answers_table(recipes),
     ]
 
@@ -110,29 +106,32 @@ def page() -> str:
     distributed = load("distributed")
     parts = [
         "# Results",
-        "Made by `make results` from `benchmarks/results/*.json`, which the commands below write. The machines are shared: "
-        "ratios hold, seconds do not.",
+        "`make results` generates this page from `benchmarks/results/*.json`. The commands below write those files. The machines "
+        "are shared: ratios hold, seconds do not.",
         "## The demo: full fine-tuning and LoRA on the same reviews",
         "```\nmake demo\npython benchmarks/keep.py runs/demo\n```",
         f"{demo['data']['num_train_rows']:,} training rows, {demo['data']['num_eval_rows']:,} held-out rows, seed "
-        f"{', '.join(map(str, demo['seeds']))}, {demo['arms'][0]['steps']} steps, {demo['arms'][0]['dtype']}; {machine(demo['environment'])}.",
+        f"{', '.join(map(str, demo['seeds']))}, {demo['arms'][0]['steps']} steps, {demo['arms'][0]['dtype']}. {machine_line(demo['environment'])}",
         demo_table(demo),
         "One seed cannot tell a small difference in quality from chance.",
     ]
     more = [
         "## Data as rows grow",
         "```\npython benchmarks/data_scale.py\n```",
-        "A process a line, imports not counted. *read* builds the memory-mapped table, *check* is the whole data check (near-duplicates "
-        "included), *start* is everything before the model: split and encoding. *again* comes from the caches.",
+        "Each line is a separate process. Its imports are not counted.",
+        "- *read* builds the memory-mapped table.\n"
+        "- *check* is the whole data check, near-duplicates included.\n"
+        "- *start* is everything before the model: split and encoding.\n"
+        "- *again* comes from the caches.",
         scale_table(load("data_scale")),
         "## Several processes against one",
         "```\npython benchmarks/distributed.py\n```",
-        f"{distributed['model']}, fp32, {distributed['processes']} gloo processes on one machine; the single process takes the same rows a "
-        f"step. {machine(distributed['environment'])}.",
+        f"{distributed['model']} in fp32, with {distributed['processes']} gloo processes on one machine. The single process takes the "
+        f"same rows in each step. {machine_line(distributed['environment'])}",
         distributed_table(distributed),
-        "Speed, memory and quality against other tools and as the work grows: [performance.md](performance.md).",
+        "[performance.md](performance.md) shows speed, memory and quality against other tools and as the work grows.",
     ]
-    return "\n\n".join([*parts, *recipes_section(), *more]) + "\n"
+    return document([*parts, *recipes_section(), *more])
 
 
 if __name__ == "__main__":

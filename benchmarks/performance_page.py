@@ -5,7 +5,7 @@ from pathlib import Path
 
 import material
 from allocator_page import allocators
-from figures import PEAK, Suite, bare_line, middle, spread, table
+from figures import PEAK, Suite, bare_line, document, machine_line, middle, spread, table
 from goals import SPEED, against_peft_layers, comparisons, full_to_lora_step, goals_rows
 from instruction_page import sft_steps, trl, trl_loss
 from plots import TITLES, figures
@@ -22,6 +22,13 @@ E5, BASE = material.E5, material.BERT_BASE
 NOT_MEASURED = "Not measured."
 PARTS = (*GROUPS, "other")
 LAYER_RATIOS = (("ours", "frozen"), ("merged", "ours"), ("full", "ours"), ("full", "frozen"))
+# How the page names a run; the stored settings keep the key.
+RUN_NAMES = {
+    "whole last layer": "last layer for all tokens",
+    "updated in the backward pass": "optimizer in the backward pass",
+    "both": "optimizer in the backward pass and stochastic rounding",
+    "upper half alone": "upper half only",
+}
 
 
 def pairs_table(suite: Suite, model: str, methods: tuple[str, ...], peer: str, figure: str = SPEED) -> str:
@@ -52,15 +59,15 @@ def pairs_table(suite: Suite, model: str, methods: tuple[str, ...], peer: str, f
 
 def lora_to_full(suite: Suite) -> str:
     ratios = suite.above_bare(*({"model": E5, "method": m, "side": "ours"} for m in ("lora", "full")))
-    return f"Ours, LoRA over full, peak above the bare process: {spread(ratios, 2)}."
+    return f"Our LoRA over our full fine-tuning, peak above the bare process: {spread(ratios, 2)}."
 
 
 def article(suite: Suite, results: Path) -> list[str]:
-    flags = f"batches of {B0['batch']} padded to 512, fp32, LoRA r=8 on query and value with dropout 0.1"
     return [
-        f"`benchmarks/peers/trainer.py`: transformers' Trainer, {flags}, {E5}, 3,000 reviews. Ours is `weitiao train` with "
-        "its defaults (LoRA r=16 on every linear layer, dropout 0), and once with the peer's r=8 on query and value. "
-        "Rates leave warm-up steps out.",
+        f"The peer is `benchmarks/peers/trainer.py`: transformers' Trainer with {E5} on 3,000 reviews. It pads batches of "
+        f"{B0['batch']} to 512 tokens and computes in fp32. Its LoRA has r=8 on query and value with dropout 0.1.",
+        "Ours is `weitiao train` with its defaults: LoRA r=16 on every linear layer, dropout 0. Another row of ours has the "
+        "peer's r=8 on query and value. Throughput leaves warm-up steps out.",
         pairs_table(suite, E5, ("lora", "full"), "trainer"),
         bare_line(suite) + " " + lora_to_full(suite),
     ]
@@ -68,9 +75,9 @@ def article(suite: Suite, results: Path) -> list[str]:
 
 def tuned(suite: Suite, results: Path) -> list[str]:
     return [
-        f"The same with every flag that the Trainer has for speed: `bf16`, `group_by_length`, batches of {B1['batch']}. Its sampler "
-        f"sorts parts of 736 rows, longest first; {B1['steps']} steps are one whole part. Fewer would be its long rows alone, and "
-        "its samples/s too low.",
+        f"The same Trainer with every flag that it has for speed: `bf16`, `group_by_length`, batches of {B1['batch']}. Its sampler "
+        f"sorts parts of 736 rows, longest first. {B1['steps']} steps are one whole part. Fewer steps would see only its long rows, "
+        "and its samples/s would be too low.",
         pairs_table(suite, E5, ("lora", "full"), "trainer"),
         bare_line(suite) + " " + lora_to_full(suite),
     ]
@@ -78,8 +85,9 @@ def tuned(suite: Suite, results: Path) -> list[str]:
 
 def bert_base(suite: Suite, results: Path) -> list[str]:
     return [
-        f"The same Trainer on 12 layers of 768 with random weights, a vocabulary of {material.BERT_BASE_VOCABULARY:,} and a token a Chinese "
-        "character, as in bert-base-chinese; 1,000 reviews, two whole sorted parts.",
+        "The tuned Trainer (B1) on 12 layers of 768 with random weights. As in bert-base-chinese, the vocabulary is "
+        f"{material.BERT_BASE_VOCABULARY:,} and a Chinese character is one token. The rows are 1,000 reviews; the Trainer's steps are "
+        "two whole sorted parts.",
         pairs_table(suite, BASE, ("lora",), "trainer"),
         bare_line(suite),
     ]
@@ -109,10 +117,13 @@ def utilisation(suite: Suite, results: Path) -> list[str]:
     head = ["model", "method", "nominal / GEMM rate", "nominal / rate of own shapes", "done / GEMM rate"]
     head += ["nominal GFLOP/s", "GEMM GFLOP/s", "own shapes GFLOP/s"]
     return [
-        "Operations of a step (LoRA 4 a body parameter and token, full 6, and attention) a second, over the GEMM rate that the "
-        "same process reaches just before and just after in the same precision: products of 2048x768x768, or of the model's own "
-        "shapes at 1,024 tokens. *Nominal* counts the whole model, as is usual; *done* leaves out what our step does not compute "
-        "(`benchmarks/flops.py`).",
+        "The operations of a training step per second, over the GEMM rate of the same process. LoRA counts 4 operations for each "
+        "body parameter and token, full counts 6; attention is added to both. The GEMM rate is measured just before and just after "
+        "the steps, in the same precision.",
+        "- *GEMM rate*: products of 2048x768x768.\n"
+        "- *Rate of own shapes*: products of the model's own shapes at 1,024 tokens.\n"
+        "- *Nominal*: operations of the whole model, as is usual.\n"
+        "- *Done*: without what our step does not compute (`benchmarks/flops.py`).",
         table(head, rows),
     ]
 
@@ -132,12 +143,13 @@ def steps(suite: Suite, results: Path) -> list[str]:
                     middle(suite.values("tokens_per_s", **case)),
                     middle(suite.values(PEAK, **case), ".2f", 1e-9),
                 )
-                rows.append([model, method, variant, speed, share, peak])
-    head = ["model", "method", "run", "tokens/s", "of the default's speed", "peak GB"]
+                rows.append([model, method, RUN_NAMES.get(variant, variant), speed, share, peak])
+    head = ["model", "method", "run", "tokens/s", "speed / defaults", "peak GB"]
     return [
-        "The same batches for both methods, real tokens a second after warm-up.",
+        "Both methods train on the same batches. Speed is real tokens a second after warm-up.",
         ratios,
-        "What each choice brings: the defaults with one choice changed. Without a range it is one round: a few percent are then the machine's noise.",
+        "Each run below is the defaults with one choice changed. A figure without a range comes from one round: a few percent are "
+        "then the machine's noise.",
         table(head, rows),
     ]
 
@@ -154,10 +166,10 @@ def dtypes(suite: Suite, results: Path) -> list[str]:
                 )
                 taken = ", ".join(sorted({result["dtype"] for result in suite.rounds(**case).values()}))
                 rows.append([model, method, variant, taken or NOT_MEASURED, speed, share, peak])
-    head = ["model", "method", "run", "computed in", "tokens/s", "of bf16's speed", "peak GB"]
+    head = ["model", "method", "run", "computed in", "tokens/s", "speed / bf16", "peak GB"]
     return [
-        "The same batches in bf16 and fp32, on the base's own weights and on int8 ones. `train.bf16=auto`, the default, times a product "
-        "in both at the start of a run: having bf16 instructions does not mean that they are quick.",
+        "The same batches in bf16 and in fp32, with the base's own weights and with int8 ones. `train.bf16=auto`, the default, times a "
+        "product in both at the start of a run. Having bf16 instructions does not mean that they are fast.",
         table(head, rows),
     ]
 
@@ -170,8 +182,8 @@ def profile(suite: Suite, results: Path) -> list[str]:
                 shares = {name: ms / result["step_ms"] for name, ms in result["groups_ms"].items()}
                 rows.append([model, method, f"{result['step_ms']:,.0f}", *(f"{shares.get(g, 0.0):.0%}" for g in PARTS)])
     return [
-        "Shares of the time of a step after warm-up, by torch's profiler, which itself costs a little (`benchmarks/profile_step.py` "
-        "prints the single operations).",
+        "Shares of the time of a step after warm-up, measured with torch's profiler. The profiler itself costs a little. "
+        "`benchmarks/profile_step.py` prints the single operations.",
         table(["model", "method", "a step, ms", *PARTS], rows),
     ]
 
@@ -184,9 +196,13 @@ def products(suite: Suite, results: Path) -> list[str]:
         rows.append([size, middle([us[size]["ours"] for us in rounds]), *(spread(values, 2) for values in ratios)])
     head = ["layer, in x out", "ours, us", *(f"{a} / {b}" for a, b in LAYER_RATIOS)]
     return [
-        "One linear layer, 1,024 tokens, rank 16, bf16, forward and backward: *frozen* without an adapter, *ours* with our LoRA function, "
-        "*merged* with W + s B A made anew for both products instead, *full* with the weight's gradient. By operations full / frozen is 1.5, and "
-        "that bounds full / LoRA; what an adapter adds to a narrow layer is memory traffic, not arithmetic.",
+        "Forward and backward of one linear layer, 1,024 tokens, rank 16, bf16:",
+        "- *frozen*: without an adapter\n"
+        "- *ours*: with our LoRA function\n"
+        "- *merged*: with W + s B A, computed anew for each of the two products\n"
+        "- *full*: with the gradient of the weight",
+        "Counted in operations, full / frozen is 1.5, and that bounds full / LoRA. What an adapter adds to a narrow layer is "
+        "memory traffic, not arithmetic.",
         table(head, rows),
     ]
 
@@ -194,16 +210,16 @@ def products(suite: Suite, results: Path) -> list[str]:
 def first_use(suite: Suite, results: Path) -> list[str]:
     rows = [[method, spread(suite.values("seconds", method=method), 1, " s")] for method in ("lora", "full")]
     return [
-        f"From the start of `weitiao train` ({E5}, 3,000 of the catalogue's reviews) to the end of its first optimizer step, model and "
-        "data cached, their check included.",
+        f"From the start of `weitiao train` to the end of its first optimizer step, with {E5} and 3,000 of the catalogue's reviews. "
+        "Model and data are cached, and so is the check of the data.",
         table(["method", "seconds"], rows),
     ]
 
 
 def growth(suite: Suite, results: Path) -> list[str]:
     parts = [
-        f"One quantity at a time, the rest at the defaults, {E5} unless the model is what grows. On *rows* nothing is cached but the "
-        "catalogue: *before the model* is reading, checking and encoding them."
+        f"One quantity grows at a time; the rest stays at the defaults. The model is {E5}, unless the model is what grows. With "
+        "*training rows* only the catalogue is cached: *before the model* is the time to read, check and encode them."
     ]
     drawn = figures(results)
     for axis, values in AXES.items():
@@ -238,9 +254,10 @@ def quality(suite: Suite, results: Path) -> list[str]:
             seeds.append([c.name, c.method, str(seed), f"{fast:.4f}", f"{plain:.4f}", f"{100 * (fast - plain):+.2f}"])
     head = ["option", "method", "seeds", "mean difference, points", "sd", "95 % lower bound", "non-inferior"]
     parts = [
-        f"Accuracy with the option for speed minus accuracy without it, the same rows, order and head in a pair: {E5}, 1,000 training "
-        f"rows, 2 epochs, 2,000 evaluation rows. Non-inferior, fixed beforehand: the one-sided 95 % bound of the mean (paired t, {SEEDS} "
-        f"seeds or more) is above -{100 * MARGIN:g} points.",
+        "The difference is accuracy with the option for speed minus accuracy without it. A pair has the same rows, order and head. "
+        f"The model is {E5}, with 1,000 training rows, 2 epochs and 2,000 evaluation rows.",
+        "The rule for non-inferior was fixed beforehand: the one-sided 95 % bound of the mean is above "
+        f"-{100 * MARGIN:g} points (paired t, {SEEDS} seeds or more).",
         table(head, summary),
     ]
     if seeds:
@@ -250,16 +267,16 @@ def quality(suite: Suite, results: Path) -> list[str]:
 
 SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "article": ("Against the recipe of most articles (B0)", article),
-    "tuned": ("Against the Trainer with every flag it has (B1)", tuned),
-    "bert_base": ("The same on BERT-base's shape", bert_base),
+    "tuned": ("Against the Trainer with every flag for speed (B1)", tuned),
+    "bert_base": ("Against the tuned Trainer on BERT-base's shape", bert_base),
     "utilisation": ("How much of the machine is used", utilisation),
-    "steps": ("A step, and what each choice brings", steps),
+    "steps": ("The time of a step, and what each choice changes", steps),
     "dtypes": ("bf16 or fp32", dtypes),
     "profile": ("Where the time of a step goes", profile),
-    "products": ("What an adapter costs beside its layer", products),
+    "products": ("What an adapter adds to its layer", products),
     "first_use": ("First use", first_use),
     "trl": ("Instruction tuning against TRL", trl),
-    "trl_loss": ("Held-out loss beside TRL's", trl_loss),
+    "trl_loss": ("Held-out loss next to TRL's", trl_loss),
     "sft_steps": ("Instruction tuning, a choice at a time", sft_steps),
     "allocators": ("Another memory allocator", allocators),
     "growth": ("As the work grows", growth),
@@ -269,26 +286,27 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
 
 def machine(suite: Suite) -> str:
     """Where and with which code a suite was measured."""
-    cpu, packages = suite.environment["cpu"], suite.environment["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft", "accelerate"))
     code = ", ".join(sorted({str(cell["code"] or "not recorded") for cell in suite.cells}))
     shares = [cell["others_cpu_share"] for cell in suite.cells if cell.get("others_cpu_share") is not None]
     disturbed = sum(share > DISTURBED for share in shares)
-    alone = (
+    others = (
         f" Other processes took more than {100 * DISTURBED:.0f} % of the machine during {disturbed} of {len(shares)} cells."
         if shares
         else ""
     )
-    return f"{cpu['name']}, {cpu['torch_threads']} threads ({', '.join(cpu['features'])}); {versions}; code: {code}.{alone}"
+    return f"{machine_line(suite.environment)} Code: {code}.{others}"
 
 
 def page(results: Path = RESULTS) -> str:
     parts = [
         "# Performance",
-        "Made from `benchmarks/results/*.json`; `make bench` measures what is missing there and renders this page again. Every cell "
-        "is a process of its own, the sides take turns (A B A B), a ratio is taken inside a round, and what is shown is the median "
-        "(lowest to highest). The machines are shared: ratios hold, seconds do not. Peak memory is the kernel's VmHWM of the "
-        "training process. Nothing that is not measured is shown as a figure.",
+        "This page is generated from `benchmarks/results/*.json`. `make bench` measures what is missing there and renders the "
+        "page again.",
+        "- A cell is one measurement in a separate process. The sides take turns (A B A B).\n"
+        "- A ratio is taken inside a round. Tables show the median (lowest to highest).\n"
+        "- The machines are shared: ratios hold, seconds do not.\n"
+        "- Peak memory is the kernel's VmHWM of the training process.\n"
+        "- What was not measured is never shown as a figure.",
         "## Goals",
         table(["goal", "measured", "rounds", "reached"], goals_rows(results)),
     ]
@@ -296,11 +314,11 @@ def page(results: Path = RESULTS) -> str:
         title, body = SECTIONS[name]
         suite = Suite(results, name)
         command = f"```\npython benchmarks/bench.py --only {name}\n```"
-        parts += [f"## {title}", f"{command}\n\nAbout {SUITES[name].duration} on two cores."]
+        parts += [f"## {title}", command, f"About {SUITES[name].duration} on two cores."]
         parts += [*body(suite, results), machine(suite)] if suite.cells else [NOT_MEASURED]
         if not suite.cells:
             parts += [f"{s['reason']}." for s in suite.skipped[:1]]
-    return "\n\n".join(parts) + "\n"
+    return document(parts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far `weitiao plan` is from what a run then measures: python benchmarks/plan_error.py [--only TEXT] [--limit N]
 
-A cell is a model, method, batch and length: its plan, its calibrated plan and its run, each a process of its own. Finished
+A cell is a model, method, batch and length: its plan, its calibrated plan and its run, each in a separate process. Finished
 cells are kept in results/plan_error.json, so the command goes on where it was stopped, and shown in docs/plan.md. --fresh
 measures all anew, --render only shows.
 """

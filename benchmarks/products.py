@@ -1,7 +1,7 @@
-"""What a LoRA adapter costs beside its linear layer: python benchmarks/products.py. Prints one JSON line.
+"""What a LoRA adapter adds to the cost of its linear layer: python benchmarks/products.py. Prints one JSON line.
 
-For each size of layer, forward and backward of the frozen layer alone, of ours, of our LoRA function, of W + s B A merged anew for each
-of its two products, and of full fine-tuning: the operations alone, in turn, in one process, median microseconds.
+For each size of layer, forward and backward of the frozen layer, of our LoRA function, of W + s B A merged anew for each of its two
+products, and of full fine-tuning. Only the operations, in turn, in one process; median microseconds.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Every task's recipes for full and for LoRA, run as they stand: python benchmarks/recipes.py [NAME ...]
 
 Keeps the quality of each run, and what a language model answered before and after, in results/recipes.json. Time and memory
-are bench.py's, which measures them alone on the machine.
+are bench.py's, which measures them with nothing else on the machine.
 """
 
 import json

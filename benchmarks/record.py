@@ -1,4 +1,4 @@
-"""Cells: one measurement in a process of its own, kept in results/<suite>.json as soon as it is there."""
+"""Cells: one measurement in a separate process, kept in results/<suite>.json as soon as it is there."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ class Mixed(Exception):
 class Cell:
     """One measurement. ``settings`` hold all that decides it but the code: equal settings are not measured again."""
 
-    settings: Settings  # "round" and whatever tells this cell from the suite's others; no paths
+    settings: Settings  # "round" and whatever distinguishes this cell from the suite's others; no paths
     measure: Callable[[], dict[str, Any]]
     skip: str | None = None  # why it cannot be measured here; said on the page
 
@@ -114,7 +114,7 @@ class Others:
         self._start = _cpu_seconds()
 
     def share(self) -> float | None:
-        """0 to 1, what a hypervisor took included; None where the system does not tell."""
+        """0 to 1, what a hypervisor took included; None where the system does not report it."""
         if self._start is None or (end := _cpu_seconds()) is None:
             return None
         everyone, own, wall = (b - a for a, b in zip(self._start, end, strict=True))
@@ -155,12 +155,12 @@ def last_json(command: list[str | Path], environment: dict[str, str] | None = No
 
 
 def script(name: str, *words: str | Path, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """A script of this folder in a process of its own."""
+    """A script of this folder in a separate process."""
     return last_json([sys.executable, HERE / name, *words], environment)
 
 
 def train(words: list[str], folder: Path, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """`weitiao train` in a process of its own: its summary, ``prepare_seconds`` before the model, ``step_ms`` and ``evals``.
+    """`weitiao train` in a separate process: its summary, ``prepare_seconds`` before the model, ``step_ms`` and ``evals``.
 
     ``step_ms`` is the median over the steps after warm-up, from the log; it needs ``train.logging_steps=1``. ``evals``: the
     events of evaluations during training.

@@ -21,7 +21,7 @@ ALL_ARMS = 1000
 
 
 def words_of(rows: int) -> list[str]:
-    """What is said beside the recipe for a size."""
+    """The options that a size adds to the recipe."""
     fewer = [] if rows == ALL_ARMS else ["compare.methods=[full,lora]"]
     return [f"data.train_size={rows}", *fewer, f"output.dir=runs/study/{rows}"]
 
@@ -35,7 +35,7 @@ def keep(rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, nargs="+", choices=SIZES, default=SIZES, help="these sizes alone")
+    parser.add_argument("--only", type=int, nargs="+", choices=SIZES, default=SIZES, help="only these sizes")
     parser.add_argument("--render", action="store_true", help="run nothing, render docs/study.md")
     options = parser.parse_args()
     for rows in () if options.render else options.only:

@@ -1,4 +1,4 @@
-"""docs/study.md from benchmarks/results/study_<rows>.json: what each comparison found, beside what articles say."""
+"""docs/study.md from benchmarks/results/study_<rows>.json: what each comparison found, next to what articles say."""
 
 import json
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from figures import table
+from figures import document, machine_line, table
 
 SIZES = [300, 1000, 3000]
 PLOTS = {"arms": "every seed of every arm", "costs": "quality against time, memory and storage"}
@@ -89,13 +89,13 @@ def claims(one: Comparison) -> str:
         ["speed", "slow / fast", f"LoRA takes {time} of full's time"],
         ["storage", "large / small", f"an adapter is {stored:,.0f} times smaller"],
         ["quality", "usually better / slightly lower", pair["metrics"][one["metric"]]["verdict"]["english"]],
-        ["which to keep", "by the situation", pair["decision"]["english"]],
+        ["which to keep", "depends on the situation", pair["decision"]["english"]],
     ]  # fmt: skip
     return table(["", "articles say, full / LoRA", "measured here"], rows)
 
 
 def lost(one: Comparison, name: str) -> list[str]:
-    """Seeds at which an arm lies further below full's worst seed than full's mean lies above chance, halved: it learnt little."""
+    """Seeds at which an arm learns little: it lies below full's worst seed by more than half of full's lead over chance."""
     metric = one["metric"]
     full, own = (arm_of(one, arm)["quality"][metric]["by_seed"] for arm in ("full", name))
     chance = 1 / len(one["label_names"])
@@ -119,73 +119,84 @@ def shown(found: dict[int, Comparison]) -> str:
     outcome = {pair["second"]: pair["metrics"][main["metric"]]["verdict"]["outcome"] for pair in main["pairs"]}
     fell = {arm["name"]: lost(main, arm["name"]) for arm in main["arms"]}
     lines.append(
-        f"**Against full at 1,000 rows**: better {named(outcome, 'second better')}; the same within the margin "
-        f"{named(outcome, 'equivalent within margin')}; worse {named(outcome, 'first better')}. All at their default rates, not searched: "
-        "this is what one gets without a search, not what each could reach."
+        f"**Against full at 1,000 rows.** Better: {named(outcome, 'second better')}. The same within the margin: "
+        f"{named(outcome, 'equivalent within margin')}. Worse: {named(outcome, 'first better')}. No learning rate was searched: each arm "
+        "has its method's default, and lora-article the one of its recipe. This is what one gets without a search, not what each "
+        "arm could reach."
     )
     least = min(pair["metrics"][main["metric"]]["sign_flip"]["p"] for pair in main["pairs"])
     lines.append(
-        f"**Each p stands alone.** The smallest that {len(main['seeds'])} seeds can reach is {2 / 2 ** len(main['seeds']):.3f}; corrected for "
-        f"the {len(main['pairs'])} pairs at 1,000 rows by Holm's method the smallest would be {min(1, least * len(main['pairs'])):.2f}, and for the "
-        f"{len(found)} sizes of full against LoRA {min(1, least * len(found)):.2f}. The question of the study is full and LoRA."
+        f"**No p is corrected for the number of tests.** The smallest p that {len(main['seeds'])} seeds can reach is "
+        f"{2 / 2 ** len(main['seeds']):.3f}. Corrected by Holm's method for the {len(main['pairs'])} pairs at 1,000 rows, the smallest would be "
+        f"{min(1, least * len(main['pairs'])):.2f}. For the {len(found)} sizes of full against LoRA it would be "
+        f"{min(1, least * len(found)):.2f}. The question of the study is full against LoRA."
     )
     for name, seeds in fell.items():
         if seeds and name != "head-only":
             lines.append(
-                f"**{name} learnt little at {len(seeds)} of {len(main['seeds'])} seeds** (seed {', '.join(seeds)}): a higher rank at the same "
-                "rate is a risk, not a gain. One seed alone would have shown either."
+                f"**{name} learns little at {len(seeds)} of {len(main['seeds'])} seeds** (seed {', '.join(seeds)}). A higher rank at the same "
+                "learning rate is a risk, not a gain. A single seed would have shown only one of the two outcomes."
             )
     lines.append(
-        "**The head alone is far below** at its default rate: its steps cost next to nothing, so give it more of them or a search "
-        "(docs/LOG.md has other rates)."
+        "**head-only is far below full** at its default learning rate. Its steps cost next to nothing, so give it more steps or a "
+        "search ([LOG.md](LOG.md) has other learning rates)."
     )
     lines.append(
-        f"**LoRA saves storage above all**: {arm_of(main, 'full')['artifact_bytes'] / arm_of(main, 'lora')['artifact_bytes']:,.0f} times less. Of "
-        f"full's peak memory it takes {ratio(main, 'lora', 'peak_memory_bytes')}, of its time {ratio(main, 'lora', 'train_seconds')}: here full "
-        "updates only the embedding rows that occur, or the gap were wider. What saves time is to leave the lower half alone: "
-        f"lora-top6 takes {ratio(main, 'lora-top6', 'train_seconds')}, full-top6 {ratio(main, 'full-top6', 'train_seconds')}."
+        "**LoRA saves storage above all.** It stores "
+        f"{arm_of(main, 'full')['artifact_bytes'] / arm_of(main, 'lora')['artifact_bytes']:,.0f} times less. It takes "
+        f"{ratio(main, 'lora', 'peak_memory_bytes')} of full's peak memory and {ratio(main, 'lora', 'train_seconds')} of its time. Here full "
+        "updates only the embedding rows that occur; otherwise the gap would be wider. Training only the upper half is what saves "
+        f"time: lora-top6 takes {ratio(main, 'lora-top6', 'train_seconds')}, full-top6 {ratio(main, 'full-top6', 'train_seconds')}."
     )
     lines.append(
-        "**Times**: tests ran beside some of these runs, and full-top6 at seed 1 was paused for about a minute; so disturbed, a run took up "
-        "to three times as long, and medians are shown. The 3,000 rows ran as two comparisons of three seeds beside each other, one "
-        "thread a run, for ten minutes with a third run beside them; their cells were put into one folder, which `weitiao compare` reported."
+        "**Some times are disturbed.** Tests ran at the same time as some of these runs, and full-top6 at seed 1 was paused for about "
+        "a minute. A disturbed run took up to three times as long, so medians are shown. The 3,000 rows ran as two comparisons of "
+        "three seeds at the same time, one thread a run. For ten minutes a third run was active too. Their cells were put into one "
+        "folder, and `weitiao compare` reported it."
     )
     lines.append(
-        "All runs are of commit eb6ee85. The memory of full-top6 and bitfit was measured before the masters of few weights were copied, and would be lower now (docs/LOG.md)."
+        "All runs are of commit eb6ee85. The memory of full-top6 and bitfit was measured before methods that train few weights "
+        "copied their master weights. It would be lower now ([LOG.md](LOG.md))."
     )
     return "\n".join(f"- {line}" for line in lines)
 
 
 def machine(one: Comparison) -> str:
-    cpu, packages = one["environment"]["cpu"], one["environment"]["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft"))
-    threads = cpu["torch_threads"]
-    how = "one thread a run, two halves of the seeds beside each other" if threads == 1 else f"{threads} threads"
-    return f"{cpu['name']}, {how} ({', '.join(cpu['features'])}); {versions}."
+    one_thread = one["environment"]["cpu"]["torch_threads"] == 1
+    how = "one thread a run, two halves of the seeds at the same time" if one_thread else None
+    return machine_line(one["environment"], how, ("torch", "transformers", "peft"))
 
 
 def page(results: Path) -> str:
     found = kept(results)
     parts = [
         "# Full fine-tuning against LoRA on Chinese reviews",
-        "Made by `python benchmarks/study.py` from `recipes/reviews-study.yaml`, which also renders this page; results are in "
-        "`benchmarks/results/study_*.json`. multilingual-e5-small, the catalogue's shopping reviews (distinct texts alone), 2,000 "
-        "held-out rows, 3 epochs, six paired seeds: a pair has the same rows, batch order and head. Differences are full minus the other "
-        "arm; the interval is BCa bootstrap over seeds, p an exact sign-flip test. Costs are ratios inside a seed, medians; the "
-        "machine is shared, and two arms of one seed may meet it in different moods.",
+        "`python benchmarks/study.py` runs `recipes/reviews-study.yaml` and renders this page. The results are in "
+        "`benchmarks/results/study_*.json`.",
+        "- **Setting**: multilingual-e5-small on the catalogue's shopping reviews (distinct texts only), 2,000 held-out rows, 3 epochs.\n"
+        "- **Pairs**: six paired seeds. A pair has the same rows, batch order and head.\n"
+        "- **Differences**: full minus the other arm. The interval is a BCa bootstrap over seeds; p is from an exact sign-flip test.\n"
+        "- **Costs**: ratios inside a seed, shown as medians. The machine is shared, so its speed may differ between two arms of one "
+        "seed.",
     ]
     if not found:
-        return "\n\n".join([*parts, "Not run yet."]) + "\n"
+        return document([*parts, "Not run yet."])
     main = found.get(1000) or next(iter(found.values()))
     parts += ["## What it shows", shown(found)]
-    parts += ["## What articles say, and what was measured", f"{main['data']['num_train_rows']:,} rows.", claims(main)]
+    parts += [
+        "## What articles say, and what was measured",
+        f"Training rows: {main['data']['num_train_rows']:,}.",
+        claims(main),
+    ]
     parts += ["## As rows grow", by_size(found)]
     if len(found) > 1:
         parts.append("![full and LoRA over training rows](plots/study-sizes.svg)")
     for size, one in found.items():
-        margin = f"Margin, set before the runs: {100 * one['margin']:g} points."
+        margin = (
+            f"The margin, set before the runs, is {100 * one['margin']:g} point{'' if one['margin'] == 0.01 else 's'}."
+        )
         parts += [f"## {size:,} training rows", margin, arms_table(one), machine(one)]
         if len(one["arms"]) > 2:
             parts += [f"![{what}](plots/study-{size}-{name}.svg)" for name, what in PLOTS.items()]
         parts += [f"- {arm['arm']}: {arm['english']}" for arm in one["unfair"]]
-    return "\n\n".join(parts) + "\n"
+    return document(parts)

@@ -8,7 +8,7 @@ from study_page import Comparison, arm_of
 
 INK, ACCENT, OTHER = "#1f77b4", "#d62728", "#888888"
 MARKERS = "os^Dv<>ph"
-SHOWN = 5.0  # points below the best mean; what lies lower is named, or nothing could be told apart
+SHOWN = 5.0  # points below the best mean; what lies lower is named, or the rest could not be distinguished
 
 
 def _quality(found: Comparison, name: str) -> dict[str, float]:

@@ -129,7 +129,7 @@ SFT_RATES = {"lora": 2e-3, "full": 1e-4}  # those of recipes/sft-*.yaml
 
 
 def trl_loss(bench: Bench) -> Iterator[Cell]:
-    """The loss of held-out answers while TRL and we train on the same rows, at one rate and at most as many tokens a step."""
+    """The loss of held-out answers while TRL and ours train on the same rows, at one learning rate and with at most as many tokens a step."""
     steps = bench.size(20, 2)  # less than a pass
     for i in bench.rounds(3):
         for method in METHODS:

@@ -1,4 +1,4 @@
-"""Inside a step: which operations take its time, and what an adapter costs beside its layer."""
+"""Inside a step: which operations take its time, and what an adapter adds to its layer."""
 
 from collections.abc import Iterator
 from functools import partial
