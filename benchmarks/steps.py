@@ -43,7 +43,7 @@ def trained_lengths(config: Any, warmup: int) -> list[int]:
     from weitiao.tasks import TASKS
     from weitiao.training.schedule import EpochSchedule
 
-    train, prepared = config.train, prepare(config.data, TASKS[config.task].KIND)
+    train, prepared = config.train, prepare(config.data, TASKS[config.task].OPTIONS.rows)
     tokenizer = load_tokenizer(config.model)
     side = prepared.train
     task = TASKS[config.task]

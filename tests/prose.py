@@ -47,7 +47,7 @@ def main(words: list[str]) -> None:
     rows = []
     for path in chosen:
         found = sorted(sentences(path.read_text(encoding="utf-8")), key=length, reverse=True)
-        rows.append((mean_length(path), len(found), path, found[:3 if words else 0]))
+        rows.append((mean_length(path), len(found), path, found[: 3 if words else 0]))
     print("mean  sentences  page")
     for mean, count, path, longest in sorted(rows, key=lambda row: -row[0]):
         print(f"{mean:4.1f}  {count:9}  {path.relative_to(ROOT) if path.is_absolute() else path}")

@@ -6,22 +6,37 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from weitiao.config.loading import as_config
 from weitiao.config.run import RunConfig
+from weitiao.data.chat import chat_of
+from weitiao.effects.of_run import effects
 from weitiao.errors import ConfigError, WeitiaoError
+from weitiao.kernels.limits import return_free_memory
+from weitiao.kernels.rows import held_rows
 from weitiao.measure.meters import memory_bytes
+from weitiao.methods import METHODS
+from weitiao.planning.plan import plan_errors, plan_run
+from weitiao.pretrained.load import load_tokenizer
 from weitiao.pretrained.locate import locate
 from weitiao.rundir.card import model_card
 from weitiao.rundir.files import read_jsonl, size_bytes, write_jsonl
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock
+from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
+from weitiao.training.deterministic import deterministic
+from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog, Listener
+from weitiao.training.fit import fit
+from weitiao.training.inputs import Inputs, gather, refuse_unfit_model, resolve_run
 from weitiao.training.launch import is_main, lost_process_told, num_processes
-
-if TYPE_CHECKING:
-    from weitiao.training.inputs import Inputs
+from weitiao.training.refusals import refuse_machine, refuse_processes
+from weitiao.training.samples import compare_with_base
+from weitiao.training.signals import StopRequest
+from weitiao.training.world import first_alone, wait_for_all
 
 log = logging.getLogger("weitiao")
 
@@ -70,28 +85,14 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
     run = Path(config.output.dir if resume is None else resume)
     with tempfile.TemporaryDirectory() as scratch, lost_process_told(run):
         output = config.output.model_copy(update={"dir": str(Path(scratch) / "run")})
-        _run(config.model_copy(update={"output": output}), RunDir.create(config.model_copy(update={"output": output})), resume is not None, None)  # fmt: skip
+        own = config.model_copy(update={"output": output})
+        _run(own, RunDir.create(own), resume is not None, None)
     return RunDir(run)
 
 
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
-    import numpy as np
-
-    from weitiao.data.chat import chat_of
-    from weitiao.effects.of_run import effects
-    from weitiao.kernels.limits import return_free_memory
-    from weitiao.kernels.rows import held_rows
-    from weitiao.planning.plan import plan_errors
-    from weitiao.pretrained.load import load_tokenizer
-    from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
-    from weitiao.training.deterministic import deterministic
-    from weitiao.training.evaluate import score
-    from weitiao.training.fit import fit
-    from weitiao.training.inputs import gather
-    from weitiao.training.samples import compare_with_base
-    from weitiao.training.signals import StopRequest
-    from weitiao.training.world import first_alone, wait_for_all
-
+    """Everything between a claimed folder and a finished one."""
+    refuse_processes(config, num_processes())
     if resuming:
         refuse_changed_options(run, config)
         step = checkpoint_step(run)
@@ -100,59 +101,69 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
     with EventLog(run.path / "events.jsonl", listener) as events:
         started = time.perf_counter()
         with first_alone():  # the others find its caches
-            inputs = gather(config, run, events)
+            resolved = resolve_run(config, run)
+            refuse_machine(config, resolved)
+            refuse_unfit_model(config)
+            inputs = gather(config, run, events, resolved)
         return_free_memory()  # the tokenizer is gone: 300 MB with a vocabulary of 250,000
         memory_before = memory_bytes()
         planned = _plan(config, run, inputs)
         with StopRequest() as stop, deterministic(config.train.deterministic):
-            summary = fit(config, run, inputs, events, resuming, stop)
-        if not is_main():
-            wait_for_all()
-            return run
-        if inputs.stream is not None:
-            report = run.read_json("data_report.json")
-            run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
-        return_free_memory()  # the trained model is gone: what comes now must not need more than training did
-        tokenizer_bytes = run.add_tokenizer()
-        model = _load_artifact(config, run, inputs, events)
-        occurring = np.unique(inputs.eval.flat).tolist()
-        # or it would need more memory than training did
-        with held_rows(model, occurring) if config.train.sparse_embedding else contextlib.nullcontext():
-            scores = score(model, inputs.task, inputs.eval, inputs.pad_id, config.train.eval_tokens_per_batch)
-        metrics = inputs.metrics(scores)
-        if inputs.task.KIND == "sft" and config.train.generate_rows:
-            chat = chat_of(config.data, load_tokenizer(config.model))
-            answers, before = compare_with_base(config, run, inputs, model, chat, events)
-            metrics |= answers
-            summary["metrics_before"] = before
-        found = effects(config, run, inputs, model, events)
-        del model
-        summary |= {
-            "memory_before_model_bytes": memory_before,
-            "artifact_bytes": size_bytes(run.model) - tokenizer_bytes,
-            "tokenizer_bytes": tokenizer_bytes,
-            "total_seconds": time.perf_counter() - started,
-            "max_length": inputs.max_length,
-            "text_columns": list(inputs.text_columns),
-            "metrics": metrics,
-            **({"effects": found} if found else {}),
-        }
-        summary["plan_error"] = plan_errors(planned, summary)
-        _write_predictions(run, inputs, scores)
-        run.write_json("summary.json", summary)
-        samples = run.path / "samples.jsonl"
-        run.write_text("README.md", model_card(config, summary, read_jsonl(samples) if samples.is_file() else ()))
-        run.finish()
-        events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
-        events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
+            summary = fit(config, run, inputs, events, resuming=resuming, stop=stop)
+        if is_main():
+            summary["memory_before_model_bytes"] = memory_before
+            _finish(config, run, inputs, events, summary, planned=planned, started=started)
         wait_for_all()
     return run
 
 
-def _plan(config: RunConfig, run: RunDir, inputs: "Inputs") -> dict[str, Any] | None:
-    """plan.json: what is predicted before step 1. A resumed run keeps its first one."""
-    from weitiao.planning.plan import plan_run
+def _finish(
+    config: RunConfig,
+    run: RunDir,
+    inputs: Inputs,
+    events: EventLog,
+    summary: dict[str, Any],
+    *,
+    planned: dict[str, Any] | None,
+    started: float,
+) -> None:
+    """Evaluate what was saved, as any user will load it, and write the rest of the folder; DONE is last."""
+    if inputs.stream is not None:
+        report = run.read_json("data_report.json")
+        run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
+    return_free_memory()  # the trained model is gone: what comes now must not need more than training did
+    tokenizer_bytes = run.add_tokenizer()
+    model = _load_artifact(config, run, inputs, events)
+    scores, metrics = _evaluate(config, inputs, model)
+    if inputs.task.OPTIONS.generates and config.train.generate_rows:
+        chat = chat_of(config.data, load_tokenizer(config.model))
+        answers, before = compare_with_base(config, run, inputs, model, chat, events=events)
+        metrics |= answers
+        summary["metrics_before"] = before
+    found = effects(config, run, inputs, model, events)
+    del model
+    summary |= {
+        "artifact_bytes": size_bytes(run.model) - tokenizer_bytes,
+        "tokenizer_bytes": tokenizer_bytes,
+        "total_seconds": time.perf_counter() - started,
+        "max_length": inputs.max_length,
+        "text_columns": list(inputs.text_columns),
+        "metrics": metrics,
+        **({"effects": found} if found else {}),
+    }
+    summary["plan_error"] = plan_errors(planned, summary)
+    write_jsonl(
+        run.path / "predictions.jsonl", inputs.task.predictions(inputs.prepared.eval, scores, inputs.label_names)
+    )
+    run.write_json("summary.json", summary)
+    _write_card(config, run, inputs, summary)
+    run.finish()
+    events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
+    events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
 
+
+def _plan(config: RunConfig, run: RunDir, inputs: Inputs) -> dict[str, Any] | None:
+    """plan.json: what is predicted before step 1. A resumed run keeps its first one."""
     if (run.path / "plan.json").is_file():
         return run.read_json("plan.json")
     try:
@@ -186,15 +197,36 @@ def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | 
     return run, config
 
 
-def _load_artifact(config: RunConfig, run: RunDir, inputs: "Inputs", events: EventLog) -> Any:
+def _load_artifact(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog) -> Any:
     """model/ as any user will load it: what is reported is what was saved."""
-    from weitiao.methods import METHODS
-
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, locate(config.model)
     return load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
 
 
-def _write_predictions(run: RunDir, inputs: "Inputs", scores: Any) -> None:
-    rows = inputs.task.predictions(inputs.prepared.eval, scores, inputs.label_names)
-    write_jsonl(run.path / "predictions.jsonl", rows)
+def _evaluate(config: RunConfig, inputs: Inputs, model: Any) -> tuple[Any, dict[str, Any]]:
+    """Scores of the evaluation rows, and their metrics."""
+    occurring = np.unique(inputs.eval.flat).tolist()
+    # of the embedding only these rows, or it would need more memory than training did
+    with held_rows(model, occurring) if config.train.sparse_embedding else contextlib.nullcontext():
+        scores = score(
+            model, inputs.task, inputs.eval, pad_id=inputs.pad_id, tokens_per_batch=config.train.eval_tokens_per_batch
+        )
+    return scores, inputs.metrics(scores)
+
+
+def _write_card(config: RunConfig, run: RunDir, inputs: Inputs, summary: dict[str, Any]) -> None:
+    samples = run.path / "samples.jsonl"
+    shown = read_jsonl(samples) if samples.is_file() else ()
+    task = inputs.task
+    run.write_text(
+        "README.md",
+        model_card(
+            config,
+            summary,
+            task.describe(inputs.label_names),
+            task.AUTO_MODEL,
+            problem_type=task.PROBLEM_TYPE,
+            samples=shown,
+        ),
+    )

@@ -305,7 +305,7 @@ def test_no_question_is_on_both_sides(tmp_path: Path) -> None:
     rows += rows[:3]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     prepared = prepare(DataConfig(train=str(file), test_size=3, near_duplicates="off"), "sft")
-    assert not np.isin(prepared.train.apart, prepared.eval.apart).any()
+    assert not np.isin(prepared.train.identity, prepared.eval.identity).any()
     assert (len(prepared.train), len(prepared.eval)) == (28, 12)
     assert prepared.report["train"]["duplicates_dropped"] == 3
 

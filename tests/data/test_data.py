@@ -13,11 +13,13 @@ from conftest import write_jsonl
 from weitiao.config.data import DataConfig
 from weitiao.data.detect import detect, to_messages
 from weitiao.data.encode import Encoded, encode_texts
-from weitiao.data.prepare import prepare, sort_labels, usable
+from weitiao.data.keys import text_key
+from weitiao.data.labels import sort_labels
+from weitiao.data.prepare import prepare, usable
 from weitiao.data.read import Row, read_records, read_rows
 from weitiao.data.side import Side
 from weitiao.data.source import find
-from weitiao.data.table import Table, build, text_key
+from weitiao.data.table import Table, build
 from weitiao.errors import DataError
 
 

@@ -25,7 +25,9 @@ from weitiao.kernels.lora import LoraLinearFunction, fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, restore_embedding, shrink_embedding
 from weitiao.pretrained.load import load_model, set_dropout
 from weitiao.pretrained.resolve import Resolved
-from weitiao.training.optim import MasterAdamW, decay_factor, learning_rate_at
+from weitiao.training.learning_rate import ByStep, learning_rate_at
+from weitiao.training.masters import Masters
+from weitiao.training.optim import MasterAdamW
 
 
 def masks(batch: int, length: int) -> list[torch.Tensor | None]:
@@ -183,7 +185,7 @@ def test_rows_embedding_is_dense_adamw() -> None:
             {"params": [dense.out.bias], "weight_decay": 0.0},
         ]
     )
-    ours = MasterAdamW(rows.named_parameters(), config)
+    ours = MasterAdamW(Masters(rows.named_parameters()), config)
     for step in range(1, 13):
         rate = learning_rate_at(step, 12, 1e-2, config)
         for net in (dense, rows):
@@ -197,7 +199,7 @@ def test_rows_embedding_is_dense_adamw() -> None:
     for net in (dense, rows):
         net.eval()
     every_id = torch.arange(50)[None]
-    decay = decay_factor(12, 12, 1e-2, config)
+    decay = ByStep(1e-2, 12, config).decay(12)
     assert decay < 1
     restore_embedding(rows, small, decay)
     torch.testing.assert_close(rows.words.weight, dense.words.weight, atol=1e-6, rtol=1e-6)

@@ -14,6 +14,7 @@ from weitiao.config.train import TrainConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import adalora
 from weitiao.tasks import classification
+from weitiao.training.masters import Masters
 from weitiao.training.optim import MasterAdamW
 
 CONFIG = AdaloraConfig(init_r=4, target_r=2, tinit=2, tfinal=3)
@@ -34,8 +35,9 @@ def test_equals_the_loop_of_peft(tiny_model: Path) -> None:
     ours = adapted(tiny_model)
     ours.load_state_dict(theirs.state_dict())
     config = TrainConfig(weight_decay=0.0, adam_epsilon=1e-4)  # or a gradient of 1e-8 is a whole step
-    optimizer = MasterAdamW(ours.named_parameters(), config)
-    optimizer.beside = adalora.beside(CONFIG, ours, optimizer.masters, STEPS, 0)
+    masters = Masters(ours.named_parameters())
+    ranks = adalora.step_hooks(CONFIG, ours, masters.tensors, STEPS, 0)
+    optimizer = MasterAdamW(masters, config, hooks=ranks)
     reference = torch.optim.AdamW(
         [p for p in theirs.parameters() if p.requires_grad], lr=1e-2, eps=1e-4, weight_decay=0.0
     )
@@ -50,7 +52,8 @@ def test_equals_the_loop_of_peft(tiny_model: Path) -> None:
         optimizer.step(1e-2, 1.0)
         for (name, found), expected in zip(ours.named_parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4, msg=f"{name}, step {step}")
-    kept = optimizer.beside.kept
+    kept = ranks.kept
+    assert kept is not None
     assert kept == own.rank_pattern
     assert sum(map(sum, kept.values())) == CONFIG.target_r * len(kept)
     assert len({sum(ranks) for ranks in kept.values()}) > 1, "no rank has moved: the comparison says little"

@@ -12,6 +12,7 @@ from weitiao.errors import ConfigError
 from weitiao.methods import full
 from weitiao.methods.galore import GaLore
 from weitiao.tasks import classification
+from weitiao.training.masters import Masters
 from weitiao.training.optim import MasterAdamW
 
 
@@ -22,7 +23,7 @@ def test_the_update_is_the_papers() -> None:
     weight, bias = (torch.nn.Parameter(torch.randn(*shape)) for shape in ((12, 8), (8,)))
     galore = GaLore(frozenset({"w"}), {"rank": rank, "update_proj_gap": 2, "scale": scale, "projection_type": "std"})
     config = TrainConfig(weight_decay=0.1)
-    optimizer = MasterAdamW([("w", weight), ("b", bias)], config, galore=galore)
+    optimizer = MasterAdamW(Masters([("w", weight), ("b", bias)]), config, projection=galore)
     w, m, v = weight.detach().clone(), torch.zeros(12, rank), torch.zeros(12, rank)
     plain = torch.nn.Parameter(bias.detach().clone())
     adamw = torch.optim.AdamW([plain], lr=rate, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_epsilon, weight_decay=0)  # fmt: skip
@@ -57,7 +58,9 @@ def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     def fresh() -> tuple[MasterAdamW, torch.nn.Parameter]:
         weight = torch.nn.Parameter(torch.randn(96, 64, generator=torch.Generator().manual_seed(0)))
         options = {"rank": 4, "update_proj_gap": 5, "scale": 1.0, "projection_type": "std"}
-        return MasterAdamW([("w", weight)], TrainConfig(), galore=GaLore(frozenset({"w"}), options)), weight
+        return MasterAdamW(
+            Masters([("w", weight)]), TrainConfig(), projection=GaLore(frozenset({"w"}), options)
+        ), weight
 
     whole, expected = fresh()
     go_on(whole, expected, range(1, 9))
@@ -65,7 +68,7 @@ def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     go_on(first, weight, range(1, 4))
     stored = {name: value.clone(memory_format=torch.contiguous_format) for name, value in first.state().items()}
     resumed, again = fresh()
-    resumed.load_masters(first.weights())
+    resumed.masters.load(first.masters.whole())
     resumed.load_state(stored, 3)
     go_on(resumed, again, range(4, 9))
     assert torch.equal(again, expected)
@@ -81,7 +84,9 @@ def test_matrices_of_layers_hold_small_moments(in_backward: bool, tiny_model: Pa
     matrices = {name for name, p in model.named_parameters() if ".layer." in name and p.ndim == 2}
     assert galore.names == matrices
     optimizer = MasterAdamW(
-        model.named_parameters(), TrainConfig(optimizer_in_backward=in_backward, max_grad_norm=None), galore=galore
+        Masters(model.named_parameters()),
+        TrainConfig(optimizer_in_backward=in_backward, max_grad_norm=None),
+        projection=galore,
     )
     optimizer.arm(1e-3, 1)
     classification.loss(model, batch()).backward()
@@ -89,7 +94,7 @@ def test_matrices_of_layers_hold_small_moments(in_backward: bool, tiny_model: Pa
     state = optimizer.state()
     held = sum(4 * t.numel() for key, t in state.items() if key.partition("|")[0] in matrices and t.ndim == 2)
     assert held == galore.moment_bytes(tuple(model.get_parameter(name).shape) for name in matrices)
-    embedding = next(name for name in optimizer.parameters if "word_embeddings" in name)
+    embedding = next(name for name in optimizer.masters.parameters if "word_embeddings" in name)
     assert state[f"{embedding}|exp_avg"].shape == model.get_parameter(embedding).shape
 
 
@@ -100,7 +105,7 @@ def test_a_gradient_without_singular_values_is_told_by_its_norm(in_backward: boo
     weight = torch.nn.Parameter(torch.ones(6, 4))
     galore = GaLore(frozenset({"w"}), {"rank": 2, "update_proj_gap": 2, "scale": 1.0, "projection_type": "std"})
     config = TrainConfig(optimizer_in_backward=in_backward, max_grad_norm=None)
-    optimizer = MasterAdamW([("w", weight)], config, galore=galore)
+    optimizer = MasterAdamW(Masters([("w", weight)]), config, projection=galore)
     optimizer.arm(1e-2, 1)
     (weight * value).sum().backward()
     norm = optimizer.step(1e-2, None)

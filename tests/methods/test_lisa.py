@@ -15,6 +15,7 @@ from weitiao.errors import ConfigError
 from weitiao.methods import full
 from weitiao.methods.lisa import Lisa
 from weitiao.tasks import classification
+from weitiao.training.masters import Masters
 from weitiao.training.optim import MasterAdamW
 
 
@@ -27,10 +28,10 @@ def test_only_those_whose_turn_it_is_move_and_hold_moments(tiny_model: Path) -> 
     model, new = load(tiny_model)
     config = FullConfig(lisa_layers=1, lisa_steps=2)
     model = full.apply(model, config, new, str(tiny_model))
-    optimizer = MasterAdamW(model.named_parameters(), TrainConfig())
-    turns = full.beside(config, model, optimizer.masters, 40, 3)
+    masters = Masters(model.named_parameters())
+    turns = full.step_hooks(config, model, masters.tensors, 40, 3)
     assert turns is not None
-    optimizer.beside = turns
+    optimizer = MasterAdamW(masters, TrainConfig(), hooks=turns)
     seen = set()
     for step in range(1, 13):
         before = {n: p.detach().clone() for n, p in model.named_parameters()}

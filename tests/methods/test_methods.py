@@ -108,7 +108,7 @@ def test_saved_and_loaded_is_what_was_trained(name: str, options: dict[str, Any]
     assert type(model).__name__.startswith("Peft" if name in ADAPTERS else "Bert")
     # training made a difference, so that equality says something
     base, _ = load(Path(options["model"]))
-    before = score(base, classification, _encoded(finished, stored), 0, 512)
+    before = score(base, classification, _encoded(finished, stored), pad_id=0, tokens_per_batch=512)
     assert abs(before - scores).max() > 0.02
 
 

@@ -277,9 +277,7 @@ def test_shapes_alone_cost_what_real_tensors_cost(options: dict[str, Any]) -> No
         inputs = read_inputs(config)
         drawn = draw(config, inputs).cost(6, 12, RATES)
         with EventLog(Path(options["output"]["dir"]).parent / "events.jsonl") as events:
-            model = adapt(
-                config, inputs, Accelerator(cpu=True), events, World(Accelerator(cpu=True), "ddp")
-            ).model.train()
+            model = adapt(config, inputs, World(Accelerator(cpu=True), "ddp"), events).model.train()
         ids = torch.from_numpy(inputs.train.flat[:72].astype("int64")).view(6, 12)
         batch = {"input_ids": ids, "labels": torch.zeros(6, dtype=torch.long)}
         batch["attention_mask"] = torch.ones(6, 12, dtype=torch.long)

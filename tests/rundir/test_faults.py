@@ -235,10 +235,10 @@ def test_a_measured_batch_size_is_kept(
 ) -> None:
     """tokens_per_batch=auto depends on the machine's mood: a resumed run takes what the first one found."""
     options["train"] = {**options["train"], "tokens_per_batch": "auto", "save_steps": 2, "num_train_epochs": 6}
-    monkeypatch.setattr("weitiao.training.fit.choose_tokens_per_batch", lambda *_: (128, "measured"))
+    monkeypatch.setattr("weitiao.training.batch_size.choose_tokens_per_batch", lambda *_: (128, "measured"))
     whole = weitiao.train({**options, "output": {"dir": str(tmp_path / "whole")}})
     run = stopped_at(5, options, tmp_path / "run")
-    monkeypatch.setattr("weitiao.training.fit.choose_tokens_per_batch", lambda *_: (64, "measured otherwise"))
+    monkeypatch.setattr("weitiao.training.batch_size.choose_tokens_per_batch", lambda *_: (64, "measured otherwise"))
     resumed = weitiao.train(resume=run.path)
     assert resumed.summary["steps"] == whole.summary["steps"]
     assert same_weights(whole, run.path)

@@ -19,6 +19,7 @@ CHATS = [
     [{"role": "user", "content": "什么是" + "人" * i}, {"role": "assistant", "content": answer}]
     for i, answer in enumerate(ANSWERS)
 ]
+CHATS.append([*CHATS[0], *CHATS[1]])
 
 
 def load(folder: Path, attention: Any = "weitiao") -> Any:

@@ -18,8 +18,6 @@ from weitiao.pretrained.load import load_tokenizer
 from weitiao.tasks import causal_lm
 from weitiao.training.evaluate import score
 
-CHATS.append([*CHATS[0], *CHATS[1]])
-
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
@@ -89,7 +87,7 @@ def test_a_batch_is_its_rows_one_at_a_time_on_the_real_model(smollm: Path) -> No
 def test_scores_and_metrics_count_every_learnt_token_alike(smollm: Path, tmp_path: Path) -> None:
     model, encoded = load(tiny_llama(tmp_path / "model")).eval(), encode(smollm)
     assert encoded.supervised is not None
-    scores = score(model, causal_lm, encoded, 2, 64)
+    scores = score(model, causal_lm, encoded, pad_id=2, tokens_per_batch=64)
     found = causal_lm.metrics(scores, [], [])
     with torch.no_grad():
         loss = float(reference(load(tmp_path / "model", "eager").eval(), encoded, list(range(len(encoded)))))

@@ -17,8 +17,10 @@ from weitiao.data.batch import BatchPlan, padding_waste, plan_epoch
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError, ModelError
 from weitiao.tasks import causal_lm
+from weitiao.training.learner import Learner
 from weitiao.training.packing import refuse_leaks
 from weitiao.training.schedule import EpochSchedule
+from weitiao.training.world import World
 
 
 def loss_and_gradients(model: Any, encoded: Any, batches: list[list[int]]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -87,9 +89,9 @@ def test_a_model_whose_rows_see_each_other_is_refused(smollm: Path, tmp_path: Pa
     from accelerate import Accelerator
 
     folder, encoded = of_family("llama", tmp_path), replace(encode(smollm), packed=True)
-    accelerator = Accelerator(cpu=True)
     model = load(folder, "sdpa")
-    refuse_leaks(model, causal_lm, encoded, 2, accelerator)
+    learner = Learner(model, causal_lm, 2, World(Accelerator(cpu=True), "ddp"))
+    refuse_leaks(learner, encoded)
     assert model.training is False  # as it was
     inner = model.model.forward
 
@@ -98,14 +100,14 @@ def test_a_model_whose_rows_see_each_other_is_refused(smollm: Path, tmp_path: Pa
 
     model.model.forward = blind
     with pytest.raises(ModelError, match=r"Packed rows see each other in this model: a row's loss goes from \d"):
-        refuse_leaks(model, causal_lm, encoded, 2, accelerator)
+        refuse_leaks(learner, encoded)
 
     def old(input_ids: Any, use_cache: bool = False) -> Any:
         return inner(input_ids)
 
     model.model.forward = old
     with pytest.raises(ModelError, match="does not take packed rows"):
-        refuse_leaks(model, causal_lm, encoded, 2, accelerator)
+        refuse_leaks(learner, encoded)
 
 
 def test_a_run_looks_before_step_1(chat_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,13 @@ from weitiao.pretrained.load import load_model, set_dropout
 from weitiao.pretrained.resolve import Resolved
 from weitiao.tasks import classification
 from weitiao.training.evaluate import score
-from weitiao.training.loop import backward_all, dry_run, train_steps
-from weitiao.training.optim import MasterAdamW, learning_rate_at, stochastic_round
+from weitiao.training.learner import Learner, backward, dry_run
+from weitiao.training.learning_rate import ByStep, learning_rate_at
+from weitiao.training.loop import train_steps
+from weitiao.training.masters import Masters, masters_of, stochastic_round
+from weitiao.training.optim import MasterAdamW
 from weitiao.training.schedule import EpochSchedule
+from weitiao.training.world import World
 
 
 def rows(count: int = 24) -> Encoded:
@@ -44,8 +48,12 @@ def fresh(folder: Path, attention: str = "weitiao") -> torch.nn.Module:
     return model
 
 
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
+def learner(model: torch.nn.Module) -> Learner:
+    return Learner(model, classification, 0, World(Accelerator(cpu=True), "ddp"))
+
+
+def rates(schedule: EpochSchedule, peak: float, config: TrainConfig) -> ByStep:
+    return ByStep(peak, schedule.total_steps(), config)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -58,10 +66,8 @@ def test_losses_equal_the_plain_loop(tiny_model: Path, sparse: bool) -> None:
     model = fresh(tiny_model)
     if sparse:
         assert shrink_embedding(model, [0, *encoded.flat.tolist()]) is not None
-    optimizer = MasterAdamW(model.named_parameters(), config)
-    ours = [
-        info.loss for info in train_steps(model, classification, 0, schedule, optimizer, 3e-3, config, accelerator())
-    ]
+    optimizer = MasterAdamW(Masters(model.named_parameters()), config)
+    ours = [info.loss for info in train_steps(learner(model), schedule, optimizer, ByStep(3e-3, total, config), config)]
     torch.manual_seed(1)
     plain = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2, attn_implementation="eager")
     set_dropout(plain, 0.0)
@@ -83,7 +89,7 @@ def test_gradient_is_the_same_for_any_cut_of_the_step(tiny_model: Path) -> None:
     for cut in (8, 4, 1):
         model = fresh(tiny_model)
         batches = [classification.collate(encoded, list(range(i, i + cut)), 0) for i in range(0, 8, cut)]
-        loss_sum = backward_all(model, classification, batches, 8, accelerator())
+        loss_sum = backward(learner(model), batches, 8)
         gradients.append((loss_sum, {n: p.grad for n, p in model.named_parameters()}))
     for loss_sum, gradient in gradients[1:]:
         torch.testing.assert_close(loss_sum, gradients[0][0], atol=1e-5, rtol=1e-5)
@@ -98,8 +104,8 @@ def test_accumulated_steps_train_the_same_weights(tiny_model: Path) -> None:
         config = TrainConfig(logging_steps=1, warmup_ratio=0.0)
         # random rows, so that the shuffle of batches does not depend on their number: one step an epoch, all rows in it
         schedule = EpochSchedule(encoded, BatchPlan(10**6, per_batch), 0, accumulation, 3)
-        optimizer = MasterAdamW(model.named_parameters(), config)
-        infos = list(train_steps(model, classification, 0, schedule, optimizer, 1e-2, config, accelerator()))
+        optimizer = MasterAdamW(Masters(model.named_parameters()), config)
+        infos = list(train_steps(learner(model), schedule, optimizer, rates(schedule, 1e-2, config), config))
         assert [i.num_samples for i in infos] == [8, 8, 8]
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     for other in weights[1:]:
@@ -121,12 +127,12 @@ def test_schedules_equal_transformers(kind: str, make: object) -> None:
 
 def test_master_weights_keep_updates_that_bf16_would_lose() -> None:
     parameter = torch.nn.Parameter(torch.ones(4, 4))
-    optimizer = MasterAdamW([("w", parameter)], TrainConfig(weight_decay=0.0), torch.bfloat16)
+    optimizer = MasterAdamW(Masters([("w", parameter)], torch.bfloat16), TrainConfig(weight_decay=0.0))
     assert parameter.dtype == torch.bfloat16
     for _ in range(100):
         parameter.grad = torch.ones_like(parameter)
         optimizer.step(1e-5, None)
-    assert optimizer.masters["w"].max() < 1 - 9e-4  # 100 x 1e-5, each far below bf16's step of 2**-8 near 1
+    assert optimizer.masters.tensors["w"].max() < 1 - 9e-4  # 100 x 1e-5, each far below bf16's step of 2**-8 near 1
     parameter.grad = torch.ones_like(parameter)
     ((_, chunk),) = optimizer._chunks
     moments = [weakref.ref(state["exp_avg"]) for state in chunk.state.values()]
@@ -141,7 +147,7 @@ def test_a_rate_factor_multiplies_the_rate_of_its_parameters() -> None:
     """LoRA+: Adam's first step moves each weight by its rate, whatever the gradient."""
     config = LoraConfig(loraplus_lr_ratio=16)
     both = {name: torch.nn.Parameter(torch.zeros(3, 3)) for name in ("x.lora_A.default", "x.lora_B.default")}
-    optimizer = MasterAdamW(both.items(), TrainConfig(), rate_factor=lambda name: rate_factor(config, name))
+    optimizer = MasterAdamW(Masters(both.items()), TrainConfig(), rate_factor=lambda name: rate_factor(config, name))
     for parameter in both.values():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step(1e-3, None)
@@ -170,26 +176,26 @@ def test_a_few_masters_do_not_hold_the_whole_checkpoint(trained: int) -> None:
         ("frozen", torch.nn.Parameter(file[trained:], requires_grad=False)),
         ("w", torch.nn.Parameter(file[:trained])),
     ]
-    optimizer = MasterAdamW(parts, TrainConfig(), torch.bfloat16)
-    held = optimizer.masters["w"].untyped_storage().nbytes()
+    optimizer = MasterAdamW(Masters(parts, torch.bfloat16), TrainConfig())
+    held = optimizer.masters.tensors["w"].untyped_storage().nbytes()
     assert held == 4 * (10 if trained == 10 else 100)
-    assert torch.equal(optimizer.masters["w"], file[:trained])
+    assert torch.equal(optimizer.masters.tensors["w"], file[:trained])
 
 
 def test_stochastic_rounding_needs_no_masters_and_loses_no_small_updates() -> None:
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.ones(400, 400))
     config = TrainConfig(weight_decay=0.0, stochastic_rounding=True)
-    optimizer = MasterAdamW([("w", parameter)], config, torch.bfloat16)
+    optimizer = MasterAdamW(masters_of([("w", parameter)], config, torch.bfloat16), config)
     for _ in range(100):
         parameter.grad = torch.ones_like(parameter)
         optimizer.step(1e-5, None)
-        assert optimizer.masters["w"].numel() == 0
-    assert optimizer.weights()["w"].mean() == pytest.approx(1 - 1e-3, abs=5e-5)
-    saved = optimizer.weights()["w"].clone()
-    optimizer.load_masters({"w": torch.zeros(400, 400)})
+        assert optimizer.masters.tensors["w"].numel() == 0
+    assert optimizer.masters.whole()["w"].mean() == pytest.approx(1 - 1e-3, abs=5e-5)
+    saved = optimizer.masters.whole()["w"].clone()
+    optimizer.masters.load({"w": torch.zeros(400, 400)})
     assert not parameter.any()
-    optimizer.load_masters({"w": saved})
+    optimizer.masters.load({"w": saved})
     optimizer.adopt_masters()
     assert parameter.dtype == torch.float32
     assert torch.equal(parameter, saved)
@@ -201,13 +207,13 @@ def test_updating_in_the_backward_pass_gives_the_same_weights(tiny_model: Path, 
     for in_backward in (False, True):
         config = TrainConfig(logging_steps=1, max_grad_norm=None, warmup_ratio=0.0, optimizer_in_backward=in_backward)
         model = fresh(tiny_model)
-        optimizer = MasterAdamW(model.named_parameters(), config, dtype)
+        optimizer = MasterAdamW(masters_of(model.named_parameters(), config, dtype), config)
         schedule = EpochSchedule(rows(), BatchPlan(60), 0, 1, 1)
-        dry_run(model, classification, 0, schedule, accelerator())  # must not update: it is no step
-        infos = list(train_steps(model, classification, 0, schedule, optimizer, 1e-3, config, accelerator()))
+        dry_run(learner(model), schedule)  # must not update: it is no step
+        infos = list(train_steps(learner(model), schedule, optimizer, rates(schedule, 1e-3, config), config))
         assert all(p.grad is None for p in model.parameters())
         norms.append([info.grad_norm for info in infos])
-        weights.append(torch.cat([w.flatten() for w in optimizer.weights().values()]))
+        weights.append(torch.cat([w.flatten() for w in optimizer.masters.whole().values()]))
     assert torch.equal(*weights)
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
@@ -215,7 +221,7 @@ def test_updating_in_the_backward_pass_gives_the_same_weights(tiny_model: Path, 
 def test_updating_in_the_backward_pass_never_holds_all_gradients(tiny_model: Path) -> None:
     config = TrainConfig(max_grad_norm=None, optimizer_in_backward=True)
     model = fresh(tiny_model)
-    optimizer = MasterAdamW(model.named_parameters(), config)
+    optimizer = MasterAdamW(Masters(model.named_parameters()), config)
     held, most = set(), []
 
     def count(parameter: torch.nn.Parameter) -> None:
@@ -226,7 +232,7 @@ def test_updating_in_the_backward_pass_never_holds_all_gradients(tiny_model: Pat
         parameter.register_post_accumulate_grad_hook(count)  # after the optimizer's own
     optimizer.arm(1e-3, 1)
     batch = classification.collate(rows(8), list(range(8)), 0)
-    backward_all(model, classification, [batch], 8, accelerator())
+    backward(learner(model), [batch], 8)
     assert len(held) == len(list(model.parameters()))
     assert max(most) == 0
 
@@ -244,7 +250,7 @@ def test_optimizer_equals_torch_adamw_with_clipping_and_chunks(monkeypatch: pyte
     torch.manual_seed(0)
     ours = [(f"p{i}", torch.nn.Parameter(torch.randn(s))) for i, s in enumerate([(4, 4), (4,), (5, 6), (3,)])]
     theirs = [torch.nn.Parameter(p.detach().clone()) for _, p in ours]
-    optimizer = MasterAdamW(ours, TrainConfig(weight_decay=0.1))
+    optimizer = MasterAdamW(Masters(ours), TrainConfig(weight_decay=0.1))
     assert len(optimizer._chunks) == 3
     reference = torch.optim.AdamW(
         [{"params": theirs[::2], "weight_decay": 0.1}, {"params": theirs[1::2], "weight_decay": 0.0}], lr=1e-2
@@ -264,17 +270,17 @@ def test_dry_run_leaves_no_trace(tiny_model: Path) -> None:
     encoded, model = rows(), fresh(tiny_model)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     state = torch.get_rng_state()
-    dry_run(model, classification, 0, EpochSchedule(encoded, BatchPlan(60), 0, 1, 1), accelerator())
+    dry_run(learner(model), EpochSchedule(encoded, BatchPlan(60), 0, 1, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in model.named_parameters())
 
 
 def test_scores_do_not_depend_on_batches(tiny_model: Path) -> None:
     encoded, model = rows(), fresh(tiny_model)
-    one, many = (score(model, classification, encoded, 0, budget) for budget in (1, 10_000))
+    one, many = (score(model, classification, encoded, pad_id=0, tokens_per_batch=budget) for budget in (1, 10_000))
     torch.testing.assert_close(torch.tensor(one), torch.tensor(many), atol=1e-5, rtol=1e-5)
     model.train()
-    assert score(model, classification, encoded, 0, 10).shape == (24, 2)
+    assert score(model, classification, encoded, pad_id=0, tokens_per_batch=10).shape == (24, 2)
     assert model.training  # the mode it was in
 
 

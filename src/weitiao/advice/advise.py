@@ -79,7 +79,7 @@ def advise(
         for found in planned["methods"]
     }
     rows = len(inputs.eval if case.data.streaming else inputs.train)
-    classifies = inputs.task.KIND == "classification"
+    classifies = inputs.task.OPTIONS.upper_layers == "probed"
     facts = Facts(
         full=costs["full"],
         lora=costs["lora"],

@@ -21,10 +21,12 @@ def predict(
 ) -> None:
     """Label texts, find their entities, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it
     is written."""
+    from weitiao.config.task import TASK_OPTIONS
     from weitiao.inference.predict import predict as label
     from weitiao.rundir.folder import RunDir
 
-    live = sys.stdout.isatty() and not as_json and output is None and RunDir.open(run).config.task == "causal_lm"
+    on_terminal = sys.stdout.isatty() and not as_json and output is None
+    live = on_terminal and TASK_OPTIONS[RunDir.open(run).config.task].generates
     told = partial(print, end="", flush=True) if live else None
     answers = label(
         run,

@@ -203,7 +203,7 @@ def _analyse_again(folder: Path, stored: dict[str, Any], stale: list[str]) -> li
             if name in metrics or kept is not None:
                 by_arm.setdefault(arm, {})[seed] = math.nan if kept is None else kept
             made = metrics.get(name)
-            if (made is None) != (kept is None) or (kept is not None and not math.isclose(made, kept, rel_tol=1e-9)):
+            if not _same(made, kept):
                 stale.append(f"{cell['name']}: {name} comes out as {metrics.get(name)}, and {kept} is stored")
     values = {
         name: by_arm for name, by_arm in values.items() if any(v == v for arm in by_arm.values() for v in arm.values())
@@ -221,3 +221,10 @@ def _analyse_again(folder: Path, stored: dict[str, Any], stale: list[str]) -> li
     )
     plain: list[dict[str, Any]] = to_plain([_verdict(pair) for pair in pairs])
     return plain
+
+
+def _same(made: float | None, kept: float | None) -> bool:
+    """Whether a metric comes out again, but for rounding."""
+    if made is None or kept is None:
+        return made is kept
+    return math.isclose(made, kept, rel_tol=1e-9)

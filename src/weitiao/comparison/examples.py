@@ -1,7 +1,6 @@
 """Rows to look at: where two arms differ most, and what all answer to the same questions."""
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,12 @@ import numpy as np
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.predictions import Rows, by_id
 from weitiao.rundir.files import read_jsonl
+from weitiao.tasks.task import Task
 
 MOST_GAPS = 20
 
 
-def largest_gaps(
-    task: ModuleType, metric: str, first: Mapping[int, Rows], second: Mapping[int, Rows]
-) -> dict[str, Any]:
+def largest_gaps(task: Task, metric: str, first: Mapping[int, Rows], second: Mapping[int, Rows]) -> dict[str, Any]:
     """The rows on which a metric of ``ROW_TESTS`` differs most between two arms, each row taken alone.
 
     Returns:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import median
-from types import ModuleType
 from typing import Any
 
 from weitiao.comparison import charts
@@ -13,6 +12,7 @@ from weitiao.comparison.pairs import interval_text, read_all, signed
 from weitiao.comparison.predictions import disagreements, labelled
 from weitiao.comparison.result import verdict_lines
 from weitiao.tasks import TASKS
+from weitiao.tasks.task import Task
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _ROW_BREAKS = {"Training speed": ", ", "Quality": ", ", "Fits when": "; "}
@@ -208,13 +208,11 @@ def _disagreements(result: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[
     ]
 
 
-def _gaps(
-    result: dict[str, Any], cells: Sequence[Cell], task: ModuleType
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _gaps(result: dict[str, Any], cells: Sequence[Cell], task: Task) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Of the metric that decides, or of one that follows from counts of single rows."""
     by_arm = read_all(cells)
     decides = result["metric"] if result["metric"] in task.ROW_TESTS else next(iter(task.ROW_TESTS))
-    metric = getattr(task, "GAP_METRIC", decides)
+    metric = task.GAP_METRIC or decides
     return [
         (pair, largest_gaps(task, metric, by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {})))
         for pair in result["pairs"]

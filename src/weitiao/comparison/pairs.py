@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from weitiao.comparison.cells import Cell
 from weitiao.comparison.over_seeds import holm
 from weitiao.comparison.predictions import Rows, by_id, read_rows
 from weitiao.comparison.statistics import Scores, analyse
+from weitiao.tasks.task import Task
 
 _COSTS = (("peak_memory_bytes", "peak memory", "峰值内存"), ("train_seconds", "time", "时间"), ("artifact_bytes", "storage", "存储"))  # fmt: skip
 _SAME_COST = 0.05  # seconds and bytes of resident memory vary by a few percent from run to run
@@ -79,7 +79,7 @@ def effects_of_pair(first: str, second: str, effects: dict[str, dict[str, dict[i
 
 
 def analyse_pairs(
-    task: ModuleType,
+    task: Task,
     arms: Sequence[dict[str, Any]],
     values: dict[str, dict[str, dict[int, float]]],
     rows: Mapping[str, Mapping[int, Rows]],
@@ -119,7 +119,7 @@ def analyse_pairs(
 
 
 def _analyse(
-    task: ModuleType,
+    task: Task,
     name: str,
     by_arm: Sequence[tuple[dict[int, float], dict[int, NDArray[np.float64]]]],
     margin: float,

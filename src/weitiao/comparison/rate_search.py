@@ -29,7 +29,7 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
     folder.mkdir(parents=True, exist_ok=True)
     task = TASKS[config.task]
     columns: Mapping[str, Sequence[Any]] = task.columns(train)
-    data = _development(config.data, folder, columns, len(np.unique(train.apart)))
+    data = _development(config.data, folder, columns, len(np.unique(train.identity)))
     write_jsonl(
         folder / "rows.jsonl",
         (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),

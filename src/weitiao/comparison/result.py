@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from statistics import mean, median
-from types import ModuleType
 from typing import Any
 
 from weitiao.comparison.cells import Cell
@@ -24,6 +23,7 @@ from weitiao.errors import RunError
 from weitiao.methods import default_rate
 from weitiao.rundir.files import to_plain
 from weitiao.tasks import TASKS
+from weitiao.tasks.task import Task
 
 Text = tuple[str, str]  # English, Chinese
 
@@ -144,9 +144,7 @@ def _over_seeds(by_seed: dict[int, float]) -> dict[str, Any]:
     return {"mean": mean(by_seed.values()), "by_seed": {str(seed): value for seed, value in by_seed.items()}}
 
 
-def _arm(
-    task: ModuleType, arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, float]]]
-) -> dict[str, Any]:
+def _arm(task: Task, arm: Arm, cells: Sequence[Cell], values: dict[str, dict[str, dict[int, float]]]) -> dict[str, Any]:
     """One arm over its seeds: medians of what the machine disturbs, means of quality, every seed's value beside them.
 
     Where no cell has finished, what would have been measured is None.

@@ -14,6 +14,7 @@ from weitiao.comparison.result import comparison
 from weitiao.comparison.writing import write_all
 from weitiao.config.comparison import CompareConfig, CompareSection
 from weitiao.config.loading import as_config, dump, load
+from weitiao.config.task import TASK_OPTIONS
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
 from weitiao.pretrained.locate import locate
@@ -22,7 +23,6 @@ from weitiao.rundir.files import write_atomic
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import NAME as LOCK
 from weitiao.rundir.lock import RunLock
-from weitiao.tasks import TASKS
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -62,7 +62,9 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
     # What is wrong with model or data is said at once, not by the first cell.
     locate(config.model)
     prepared = (
-        prepare_evaluation(config.data) if config.data.streaming else prepare(config.data, TASKS[config.task].KIND)
+        prepare_evaluation(config.data)
+        if config.data.streaming
+        else prepare(config.data, TASK_OPTIONS[config.task].rows)
     )
     current = prepared.eval.table.facts["sha256"]
     if not (folder / "compare.yaml").is_file():

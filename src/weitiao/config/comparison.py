@@ -8,11 +8,10 @@ from weitiao.config.data import DataConfig
 from weitiao.config.method import FullConfig, LoraConfig, MethodConfig
 from weitiao.config.run import OutputConfig, RunConfig
 from weitiao.config.section import Section
-from weitiao.config.task import Task, refuse_foreign_options, with_task_defaults
+from weitiao.config.task import TASK_OPTIONS, Task, refuse_foreign_options, with_task_defaults
 from weitiao.config.train import TrainConfig
 
 _MANY_EPOCHS = 1_000_000  # under a budget of seconds the clock ends the run, not the rows
-_MARGINS = {"causal_lm": 0.01}  # a perplexity 1 % higher; docs/compare.md
 
 
 class Arm(Section):
@@ -103,10 +102,10 @@ class CompareConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, value: Any) -> Any:
-        if isinstance(value, dict) and str(value.get("task")) in _MARGINS:
-            compare = value.get("compare") or {}
-            if isinstance(compare, dict):
-                value = {**value, "compare": {"margin": _MARGINS[value["task"]], **compare}}
+        options = TASK_OPTIONS.get(str(value.get("task"))) if isinstance(value, dict) else None
+        compare = value.get("compare") or {} if options is not None else None
+        if options is not None and isinstance(compare, dict):
+            value = {**value, "compare": {"margin": options.margin, **compare}}
         return with_task_defaults(value)
 
     @model_validator(mode="after")
@@ -143,8 +142,9 @@ class CompareConfig(Section):
     @model_validator(mode="after")
     def _the_same_rows(self) -> "CompareConfig":
         """Vectors in front of a row take its room, so what is left out by length would differ from arm to arm."""
-        fronts = {getattr(arm.method, "num_virtual_tokens", 0) for arm in self.compare.methods}
-        leaves_out = self.data.over_length == "drop" or (self.task == "causal_lm" and self.data.check != "strict")
+        fronts = {arm.method.tokens_in_front for arm in self.compare.methods}
+        drops = TASK_OPTIONS[self.task].drops_rows and self.data.check != "strict"
+        leaves_out = self.data.over_length == "drop" or drops
         if len(fronts) > 1 and leaves_out:
             raise ValueError(
                 "arms with and without method.num_virtual_tokens (or with different numbers of them) have room for rows of "

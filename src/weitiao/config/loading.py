@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.method import ALIASES, METHOD_TYPES
+from weitiao.config.method import METHOD_SECTIONS, MethodSection
 from weitiao.config.run import RunConfig
 from weitiao.config.synonyms import ANSWERS_ONLY, SYNONYMS
 from weitiao.errors import ConfigError
@@ -101,6 +101,8 @@ def option_paths(kind: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if annotation is MethodSection:
+        return list(METHOD_SECTIONS.values())
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) is tuple:  # a list of groups is one option
@@ -201,8 +203,6 @@ def _parse_value(text: str) -> Any:
 def _explain(kind: type[BaseModel], tree: dict[str, Any], detail: ErrorDetails) -> str:
     """One line for one pydantic error: path, what was found, what was expected, a suggestion."""
     parts = [str(p) for p in detail["loc"]]
-    if len(parts) > 1 and parts[0] == "method" and parts[1] in METHOD_TYPES:
-        parts.pop(1)  # pydantic names the union member; users do not write it
     path = ".".join(parts)
     match detail["type"]:
         case "extra_forbidden":
@@ -216,9 +216,8 @@ def _explain(kind: type[BaseModel], tree: dict[str, Any], detail: ErrorDetails) 
             return f"{path}: no such option." + (f" Did you mean {close[0]}?" if close else "")
         case "missing":
             return f"{path}: required, and not given"
-        case "union_tag_invalid" | "union_tag_not_found":
-            found = detail.get("ctx", {}).get("tag", "nothing")
-            return f"{path}.type: expected {', '.join([*METHOD_TYPES, *ALIASES])}, found {found!r}"
+        case "no_such_method":
+            return f"{path}.type: {detail['msg']}"
         case "value_error":
             return (f"{path}: " if path else "") + detail["msg"].removeprefix("Value error, ")
         case _:

@@ -2,12 +2,69 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic_core import PydanticCustomError
 
+from weitiao.config.data import DataConfig
 from weitiao.config.section import Section
+from weitiao.config.train import TrainConfig
 
 
-class FullConfig(Section):
+class MethodSection(Section):
+    """The base of every method's options, with what the rest asks of them and the usual answers."""
+
+    type: str
+    top_k: int | Literal["auto"] | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The run or adapter folder whose adapter training starts from."""
+        return None
+
+    @property
+    def tokens_in_front(self) -> int:
+        """Trained vectors before each row; rows may be shorter by as many tokens."""
+        return 0
+
+    @property
+    def packs_base(self) -> bool:
+        """Whether the frozen weights are held in 4 bits."""
+        return False
+
+    @property
+    def starts_from_rows(self) -> bool:
+        """Whether the adapter's start is computed from training rows."""
+        return False
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the adapter's start is computed from the base's weights, which a plan does not read."""
+        return False
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Whether what is saved is an adapter beside its base, not a whole model."""
+        return True
+
+    @property
+    def fuses_lora(self) -> bool:
+        """Whether its adapters are LoRA's, which our own kernel computes."""
+        return False
+
+    @property
+    def projects(self) -> bool:
+        """Whether moments are kept in a projection."""
+        return False
+
+    def for_few_steps(self) -> "MethodSection":
+        """The same method for a handful of trial steps."""
+        return self
+
+    def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        """Raise ValueError for options that the method cannot work with."""
+
+
+class FullConfig(MethodSection):
     """Full fine-tuning: every parameter trains."""
 
     type: Literal["full"] = Field(
@@ -53,8 +110,16 @@ class FullConfig(Section):
             raise ValueError("lisa_layers draws from all layers, whole. Leave top_k and parameters out")
         return self
 
+    @property
+    def saves_adapter(self) -> bool:
+        return False
 
-class LoraConfig(Section):
+    @property
+    def projects(self) -> bool:
+        return self.galore_rank is not None
+
+
+class LoraConfig(MethodSection):
     """LoRA through peft (arXiv 2106.09685). Names as in peft."""
 
     type: Literal["lora"] = Field("lora", description="`lora`.")
@@ -109,8 +174,38 @@ class LoraConfig(Section):
             )
         return self
 
+    @property
+    def parent(self) -> str | None:
+        return self.init_from
 
-class AdaloraConfig(Section):
+    @property
+    def fuses_lora(self) -> bool:
+        return True
+
+    @property
+    def packs_base(self) -> bool:
+        return self.load_in_4bit
+
+    @property
+    def starts_from_rows(self) -> bool:
+        return self.init_lora_weights == "eva"
+
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.init_lora_weights in ("pissa", "olora")
+
+    def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        if self.starts_from_rows and data.streaming:
+            raise ValueError(
+                "method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out"
+            )
+        if self.load_in_4bit and (train.int8_base or not train.fused_lora):
+            raise ValueError(
+                "method.load_in_4bit (qlora) needs train.fused_lora, and does not go with train.int8_base. Leave those out"
+            )
+
+
+class AdaloraConfig(MethodSection):
     """AdaLoRA through peft (arXiv 2303.10512): a budget of ranks that moves to the layers which need it."""
 
     type: Literal["adalora"] = Field("adalora", description="`adalora`.")
@@ -142,8 +237,25 @@ class AdaloraConfig(Section):
             raise ValueError(f"target_r is {self.target_r}, and init_r {self.init_r}. Expected a smaller target_r")
         return self
 
+    def for_few_steps(self) -> "AdaloraConfig":
+        """Its cuts are placed in the run's steps, which a few are not."""
+        return self.model_copy(update={"tinit": None, "tfinal": None})
 
-class VeraConfig(Section):
+    def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        refused = {
+            "optimizer_in_backward": train.optimizer_in_backward,
+            "stochastic_rounding": train.stochastic_rounding,
+            "max_seconds": train.max_seconds,
+        }
+        for name, value in refused.items():
+            if value:
+                raise ValueError(
+                    f"train.{name} does not go with method.type=adalora, which reads fp32 weights with their gradients after "
+                    "each step and shares its cuts out over a known number of steps. Leave it out"
+                )
+
+
+class VeraConfig(MethodSection):
     """VeRA through peft (arXiv 2310.11454): one frozen random A and B for all layers, and trained scales."""
 
     type: Literal["vera"] = Field("vera", description="`vera`.")
@@ -157,7 +269,7 @@ class VeraConfig(Section):
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
 
 
-class Ia3Config(Section):
+class Ia3Config(MethodSection):
     """IA3 through peft (arXiv 2205.05638): a trained factor for each key, value and inner feed-forward unit."""
 
     type: Literal["ia3"] = Field("ia3", description="`ia3`.")
@@ -169,7 +281,7 @@ class Ia3Config(Section):
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
 
 
-class PromptConfig(Section):
+class PromptConfig(MethodSection):
     """Prompt tuning through peft (arXiv 2104.08691): trained vectors before the words; the model stays as it is."""
 
     type: Literal["prompt"] = Field("prompt", description="`prompt`.")
@@ -182,14 +294,40 @@ class PromptConfig(Section):
     top_k: None = Field(None, description="Not for prompt.")
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
 
+    @property
+    def tokens_in_front(self) -> int:
+        return self.num_virtual_tokens
 
-class PrefixConfig(Section):
+    def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        _refuse_in_front(self.type, data, train)
+
+
+class PrefixConfig(MethodSection):
     """Prefix tuning through peft (arXiv 2101.00190): trained keys and values in front, in every layer."""
 
     type: Literal["prefix"] = Field("prefix", description="`prefix`.")
     num_virtual_tokens: int = Field(20, ge=1, description="Keys and values in front.")
     top_k: None = Field(None, description="Not for prefix.")
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")
+
+    @property
+    def tokens_in_front(self) -> int:
+        return self.num_virtual_tokens
+
+    def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        _refuse_in_front(self.type, data, train)
+
+
+def _refuse_in_front(kind: str, data: DataConfig, train: TrainConfig) -> None:
+    if train.packing:
+        raise ValueError(
+            f"train.packing puts rows behind each other, and method.type={kind} a prompt in front of each. "
+            "Leave one of them out"
+        )
+    if data.general_text:
+        raise ValueError(
+            f"data.general_text measures what the model forgets, and method.type={kind} leaves it as it is. Leave it out"
+        )
 
 
 # Names that a method goes by in the literature -> the options that make it.
@@ -242,9 +380,28 @@ def expand_method(method: Any) -> Any:
     return {**ALIASES[kind], **method, "type": ALIASES[kind]["type"]} if kind in ALIASES else method
 
 
-METHOD_TYPES = ("full", "lora", "adalora", "vera", "ia3", "prompt", "prefix")
-MethodConfig = Annotated[
-    FullConfig | LoraConfig | AdaloraConfig | VeraConfig | Ia3Config | PromptConfig | PrefixConfig,
-    Field(discriminator="type"),
-    BeforeValidator(expand_method),
-]
+# The options of each method by its type, in the order that messages list them.
+METHOD_SECTIONS: dict[str, type[MethodSection]] = {
+    "full": FullConfig,
+    "lora": LoraConfig,
+    "adalora": AdaloraConfig,
+    "vera": VeraConfig,
+    "ia3": Ia3Config,
+    "prompt": PromptConfig,
+    "prefix": PrefixConfig,
+}
+
+
+def read_method(value: Any) -> Any:
+    """A mapping with a ``type`` as the options of that method; a method that is registered later is read too."""
+    if isinstance(value, MethodSection):
+        return value
+    value = expand_method(value)
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind not in METHOD_SECTIONS:
+        known = ", ".join([*METHOD_SECTIONS, *ALIASES])
+        raise PydanticCustomError("no_such_method", "expected {known}, found {found}", {"known": known, "found": repr(kind or "nothing")})  # fmt: skip
+    return METHOD_SECTIONS[kind].model_validate(value)
+
+
+MethodConfig = Annotated[SerializeAsAny[MethodSection], BeforeValidator(read_method)]

@@ -8,6 +8,7 @@ from weitiao.config.comparison import CompareSection
 from weitiao.config.loading import option_paths
 from weitiao.config.run import RunConfig
 from weitiao.config.synonyms import ANSWERS_ONLY, SYNONYMS
+from weitiao.config.task import OneOf
 
 
 def options_table(kind: type[BaseModel], prefix: str = "") -> str:
@@ -20,9 +21,10 @@ def options_table(kind: type[BaseModel], prefix: str = "") -> str:
 
 
 def synonyms() -> str:
-    """Other tools' names and where they lead."""
-    told = [f"`{other}` → `{ours}`" for other, ours in SYNONYMS.items()]
-    return ", ".join(told + [f"`{other}` → the opposite of `data.train_on_prompt`" for other in ANSWERS_ONLY])
+    """Other tools' names and the options that they mean, as a table."""
+    rows = [f"| `{other}` | `{ours}` |" for other, ours in SYNONYMS.items()]
+    rows += [f"| `{other}` | the opposite of `data.train_on_prompt` |" for other in ANSWERS_ONLY]
+    return "\n".join(["| name | option |", "|---|---|", *rows])
 
 
 def _plain(value: Any) -> str:
@@ -34,6 +36,8 @@ def _plain(value: Any) -> str:
 
 
 def _type(field: Any) -> str:
+    if names := next((list(m.names()) for m in field.metadata if isinstance(m, OneOf)), None):
+        return " or ".join(f"`{name}`" for name in names)
     bounds = [
         str(m).partition("(")[2].rstrip(")") for m in field.metadata if type(m).__name__ in ("Ge", "Gt", "Le", "Lt")
     ]
@@ -64,12 +68,32 @@ def _type_name(annotation: Any) -> str:
 
 def options_page() -> str:
     """docs/options.md: the options of a run and of a comparison."""
-    return (
-        "# Options\n\nMade by `make options` from the declarations in `src/weitiao/config/run.py`. On the command line each is a word: "
-        "`weitiao train recipes/reviews-lora.yaml method.r=8 train.seed=1`.\n\n## weitiao train\n\n"
-        f"{options_table(RunConfig)}\n\n## weitiao compare\n\nThe same without `method` and `train.learning_rate`, and:\n\n"
-        f"{options_table(CompareSection, 'compare.')}\n\n## Names of other tools\n\n{synonyms()}\n"
-    )
+    return f"""# Options
+
+This page lists every option. `make options` generates it from the declarations in `src/weitiao/config/`.
+
+In a YAML file an option is a key in its section. On the command line it is a word:
+
+```
+weitiao train recipes/reviews-lora.yaml method.r=8 train.seed=1
+```
+
+## weitiao train
+
+{options_table(RunConfig)}
+
+## weitiao compare
+
+A comparison takes the same options, without `method` and `train.learning_rate`. It adds these:
+
+{options_table(CompareSection, "compare.")}
+
+## Names of other tools
+
+These names are read as ours, and the log says so:
+
+{synonyms()}
+"""
 
 
 if __name__ == "__main__":

@@ -15,34 +15,6 @@ class OutputConfig(Section):
     dir: str = Field(description="The run folder. It must not exist yet.")
 
 
-def refuse_unfit_options(method: MethodConfig, data: DataConfig, train: TrainConfig) -> None:
-    """Raise ValueError for options that the method cannot work with."""
-    if getattr(method, "init_lora_weights", None) == "eva" and data.streaming:
-        raise ValueError(
-            "method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out"
-        )
-    if getattr(method, "load_in_4bit", False) and (train.int8_base or not train.fused_lora):
-        raise ValueError(
-            "method.load_in_4bit (qlora) needs train.fused_lora, and does not go with train.int8_base. Leave those out"
-        )
-    if method.type in ("prompt", "prefix") and train.packing:
-        raise ValueError(
-            f"train.packing puts rows behind each other, and method.type={method.type} a prompt in front of each. "
-            "Leave one of them out"
-        )
-    if method.type in ("prompt", "prefix") and data.general_text:
-        raise ValueError(
-            f"data.general_text measures what the model forgets, and method.type={method.type} leaves it as it is. Leave it out"
-        )
-    if method.type == "adalora":
-        for name in ("optimizer_in_backward", "stochastic_rounding", "max_seconds"):
-            if getattr(train, name):
-                raise ValueError(
-                    f"train.{name} does not go with method.type=adalora, which reads fp32 weights with their gradients after "
-                    "each step and shares its cuts out over a known number of steps. Leave it out"
-                )
-
-
 class RunConfig(Section):
     """One training run."""
 
@@ -70,7 +42,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _options_of_the_method(self) -> "RunConfig":
-        refuse_unfit_options(self.method, self.data, self.train)
+        self.method.refuse_options(self.data, self.train)
         return self
 
     @model_validator(mode="after")

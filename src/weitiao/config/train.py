@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from weitiao.config.section import Section
+from weitiao.config.task import Metric
 
 
 class TrainConfig(Section):
@@ -104,15 +105,11 @@ class TrainConfig(Section):
     eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
     eval_tokens_per_batch: int = Field(2048, ge=8, description="Padded tokens an evaluation batch may hold.")
-    metric_for_best_model: Literal[
-        "accuracy", "f1_macro", "f1_weighted", "log_loss", "roc_auc", "perplexity", "token_accuracy", "f1", "precision",
-        "recall", "f1_micro", "exact_match", "hamming_loss", "average_precision", "pearson", "spearman", "mse", "rmse", "mae",
-        "r2",
-    ] = Field(
+    metric_for_best_model: Metric = Field(
         "accuracy",
         description="The metric that picks the best evaluation; unless given, causal_lm takes log_loss, "
         "token_classification f1, multi_label f1_micro and regression pearson.",
-    )  # fmt: skip
+    )
     generate_rows: int = Field(
         4, ge=0, description="causal_lm: held-out rows answered at the end, by the base and by what was trained."
     )

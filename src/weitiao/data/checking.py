@@ -14,12 +14,13 @@ from weitiao.config.comparison import CompareConfig
 from weitiao.config.data import DataConfig
 from weitiao.config.loading import load, read_yaml
 from weitiao.config.run import RunConfig
-from weitiao.config.task import ASKED_KINDS, task_word
+from weitiao.config.task import TASK_OPTIONS, task_word
 from weitiao.data.chat import chat_of, template_text
 from weitiao.data.chat_rows import chat_lengths
 from weitiao.data.encode import fingerprint, token_lengths
-from weitiao.data.findings import DataReport, Finding, Lengths, inspect
+from weitiao.data.findings import Lengths, inspect
 from weitiao.data.page import report_page
+from weitiao.data.report import DataReport, Finding
 from weitiao.data.side import Side
 from weitiao.data.table import Table, build
 from weitiao.data.words import word_lengths
@@ -55,7 +56,8 @@ def check(
         model, task = model or named, task or own
     config = source
     tokenizer = load_tokenizer(model) if model is not None else None
-    report = cached_report(config, tokenizer, say, ASKED_KINDS.get(task or ""))
+    asked = TASK_OPTIONS[task].rows if task in TASK_OPTIONS else None
+    report = cached_report(config, tokenizer, say, asked)
     if output is not None:
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,15 +126,15 @@ def cached_report(
 
 def _lengths(config: DataConfig, tokenizer: Any, table: Table) -> Lengths:
     """See :data:`weitiao.data.findings.Lengths`. Without a chat template, a conversation is counted as a pair of texts."""
-    if table.kind == "sft" and (config.chat_template or tokenizer.chat_template):
+    if table.kind.name == "sft" and (config.chat_template or tokenizer.chat_template):
         side = Side(table, np.arange(len(table)))
         return chat_lengths(side.conversations, chat_of(config, tokenizer), side.ids)
-    if table.kind == "tokens":
+    if table.kind.name == "tokens":
         counts = word_lengths([words for words, _ in Side(table, np.arange(len(table))).tagged], tokenizer)
         return counts, counts, counts
     texts, pairs = table.column("text"), table.column("text_pair")
     counts = token_lengths(texts, pairs if pairs and pairs[0] is not None else None, tokenizer)
-    return counts, token_lengths(texts, None, tokenizer) if table.kind == "sft" else counts, counts
+    return counts, token_lengths(texts, None, tokenizer) if table.kind.name == "sft" else counts, counts
 
 
 def refuse_errors(report: DataReport, config: DataConfig, kind: str) -> None:

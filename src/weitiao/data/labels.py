@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from weitiao.data.parsers import short
@@ -75,3 +76,11 @@ def number_of(value: Any, name: str) -> str:
             f"{name} is {short(value)!r}.\nExpected a finite number, at most 1e15 in size.\nCorrect the row, or scale the column."
         )
     return repr(number + 0.0)  # -0.0 is 0.0
+
+
+def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Label names in class order: by number when all are whole numbers, else by text."""
+    found = list(labels)
+    if all(label.removeprefix("-").isdecimal() for label in found):
+        return tuple(sorted(found, key=lambda label: (int(label), label)))
+    return tuple(sorted(found))

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from weitiao import catalogue
-from weitiao.data.table import text_key
+from weitiao.data.keys import text_key
 from weitiao.rundir.files import write_atomic
 
 NGRAM = 3

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from weitiao.data.findings import DataReport
+from weitiao.data.report import DataReport
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

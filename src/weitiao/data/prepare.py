@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,30 +11,15 @@ from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
 from weitiao.config.task import task_word
+from weitiao.data.kinds import EMPTY, KINDS
+from weitiao.data.labels import sort_labels
 from weitiao.data.near_duplicates import kept_pairs, near_pairs
 from weitiao.data.side import Side
-from weitiao.data.table import EMPTY, Table, build
-from weitiao.data.tags import tag_names
+from weitiao.data.table import Table, build
 from weitiao.errors import DataError
 
 log = logging.getLogger("weitiao")
 _SHOWN = 5
-# What a task needs, and how to come by it.
-_WANTED = {
-    "classification": ("a text and a label", "Name the columns: data.text=COLUMN data.label=COLUMN"),
-    "sft": ("conversations", "Name the columns instruction/output, prompt/completion, messages, or conversations"),
-    "tokens": ("words with a tag each", "Name the columns tokens and tags, or give a word and its tag a line (.conll)"),
-    "labels": ("a text and its labels", "Name the columns: data.text=COLUMN data.label=COLUMN"),
-    "number": ("a text and a number", "Name the columns: data.text=COLUMN data.label=COLUMN"),
-}
-# What else rows are for, to say where they came to the wrong task.
-_OTHERS = {
-    "sft": "to answer: task=causal_lm",
-    "tokens": "the tags: task=token_classification",
-    "labels": "all labels of a text: task=multi_label",
-    "number": "a number: task=regression",
-}
-_FEWEST = {"classification": 2, "tokens": 2, "labels": 1, "number": 1, "sft": 0}  # names of labels
 FEW_EMPTY = 0.05  # a larger share of texts without characters is no accident but a wrong column
 
 
@@ -57,40 +42,14 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     Raises:
         DataError: rows that a policy refuses, or a side that is left too small.
     """
-    table = usable(config.train, config, kind)
-    side, report = _apply_policies(Side(table, np.arange(len(table))), config)
-    if config.eval is not None:
-        other = usable(config.eval, config, kind)
-        evaluation, eval_report = _apply_policies(Side(other, np.arange(len(other))), config)
-        overlap = np.isin(side.apart, evaluation.apart)
-        train = side.keep(~overlap)
-        counts = {"train": report, "eval": eval_report, "overlap_dropped_from_train": int(overlap.sum())}
-    else:
-        train, evaluation = _split(side, config)
-        counts = {"train": report, "overlap_dropped_from_train": 0}
+    train, evaluation, counts = _two_sides(config, kind)
     train, near = _without_near(train, evaluation, config)
     if config.train_size is not None:
         train = _sample(train, config.train_size, config)
-    names: tuple[str, ...] = ()
-    if kind != "sft":
-        known = set(train.every_label)
-        names = (train.table.facts["columns"][-1],) if kind == "number" else sort_labels(known)
-        names = tag_names(known) if kind == "tokens" else names
-    unknown = set(evaluation.every_label) - set(names) if names else set()
-    if unknown:
-        raise DataError(
-            f"The evaluation rows have labels that no training row has: {sorted(unknown)}.\nExpected: {list(names)}.\n"
-            f"Add training rows for them, {'' if kind == 'classification' else 'take another data.split_seed, '}or correct the labels."
-        )
-    if len(names) < _FEWEST[kind] or not len(train) or not len(evaluation):
-        labels = "" if kind == "sft" else f" with the labels {list(names)}"
-        least = {"classification": "two labels", "tokens": "one entity", "labels": "one label"}
-        wanted = least.get(kind, "one training row")
-        raise DataError(
-            f"After the policies {len(train)} training rows{labels} and {len(evaluation)} evaluation rows are left.\n"
-            f"Expected at least {wanted} and one evaluation row.\n"
-            "Add rows, change data.test_size, or see what went: weitiao data check"
-        )
+    table = train.table
+    names = table.kind.names(train.every_label, table.facts["columns"])
+    _refuse_unknown_labels(evaluation, names)
+    _refuse_too_few(train, evaluation, names)
     counts |= {
         "format": {key: table.facts[key] for key in ("name", "reason", "columns", "encodings")},
         "near_duplicates": near,
@@ -102,6 +61,44 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     return Prepared(train, evaluation, names, counts)
 
 
+def _two_sides(config: DataConfig, kind: str) -> tuple[Side, Side, dict[str, Any]]:
+    """Training and evaluation rows after the policies, without a text on both sides; and what was left out."""
+    side, report = _apply_policies(_all_rows(config.train, config, kind), config)
+    if config.eval is None:
+        return *_split(side, config), {"train": report, "overlap_dropped_from_train": 0}
+    evaluation, eval_report = _apply_policies(_all_rows(config.eval, config, kind), config)
+    overlap = np.isin(side.identity, evaluation.identity)
+    counts = {"train": report, "eval": eval_report, "overlap_dropped_from_train": int(overlap.sum())}
+    return side.keep(~overlap), evaluation, counts
+
+
+def _all_rows(spec: str | Sequence[str], config: DataConfig, kind: str) -> Side:
+    table = usable(spec, config, kind)
+    return Side(table, np.arange(len(table)))
+
+
+def _refuse_unknown_labels(evaluation: Side, names: Sequence[str]) -> None:
+    unknown = set(evaluation.every_label) - set(names) if names else set()
+    if unknown:
+        # a split in proportion leaves no label out, so another seed would not help
+        another = "" if evaluation.table.kind is KINDS["classification"] else "take another data.split_seed, "
+        raise DataError(
+            f"The evaluation rows have labels that no training row has: {sorted(unknown)}.\nExpected: {list(names)}.\n"
+            f"Add training rows for them, {another}or correct the labels."
+        )
+
+
+def _refuse_too_few(train: Side, evaluation: Side, names: Sequence[str]) -> None:
+    kind = train.table.kind
+    if len(names) < kind.fewest_names or not len(train) or not len(evaluation):
+        labels = f" with the labels {list(names)}" if kind.fewest_names else ""
+        raise DataError(
+            f"After the policies {len(train)} training rows{labels} and {len(evaluation)} evaluation rows are left.\n"
+            f"Expected at least {kind.least} and one evaluation row.\n"
+            "Add rows, change data.test_size, or see what went: weitiao data check"
+        )
+
+
 def prepare_evaluation(config: DataConfig) -> Prepared:
     """The evaluation side alone, for a training side that is streamed; its labels are all labels there are.
 
@@ -109,15 +106,14 @@ def prepare_evaluation(config: DataConfig) -> Prepared:
         DataError: see :func:`prepare`.
     """
     assert config.eval is not None
-    table = usable(config.eval, config)
-    side, report = _apply_policies(Side(table, np.arange(len(table))), config)
+    side, report = _apply_policies(_all_rows(config.eval, config, "classification"), config)
     names = sort_labels(set(side.labels))
     if len(names) < 2:
         raise DataError(
             f"{config.eval} has the labels {list(names)} alone.\nExpected at least two: the evaluation rows of a streamed "
             "run name all labels.\nAdd rows of the others."
         )
-    form = {key: table.facts[key] for key in ("name", "reason", "columns", "encodings")}
+    form = {key: side.table.facts[key] for key in ("name", "reason", "columns", "encodings")}
     in_eval = {"num_eval_rows": len(side), "label_counts_eval": label_counts(side, names)}
     counts = {"eval": report, "format": form, **in_eval}
     return Prepared(side.keep(np.zeros(len(side), dtype=bool)), side, names, counts)
@@ -130,11 +126,11 @@ def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classific
         DataError: rows were rejected under ``bad_rows=fail``, or the rows are of another kind.
     """
     table = build(spec, config, kind)
-    if table.kind != kind:
-        wanted, fix = _WANTED[kind]
-        other = f", or learn {_OTHERS[table.kind]}" if table.kind in _OTHERS else ""
+    if table.kind.name != kind:
+        wanted, found = KINDS[kind], table.kind.purpose
+        other = f", or learn {found}" if found else ""
         raise DataError(
-            f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted}.\n{fix}{other}."
+            f"{spec} holds {table.facts['name']} rows ({table.facts['reason']}).\nExpected {wanted.wanted}.\n{wanted.fix}{other}."
         )
     empty, rejected = table.facts["num_empty"], table.facts["num_rejected"]
     many_empty = empty > FEW_EMPTY * (len(table) + empty)
@@ -145,14 +141,6 @@ def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classific
             f"{spec}. See them all: weitiao data check {spec}{task_word(kind)}\nOr leave them out, counted: data.bad_rows=skip"
         )
     return table
-
-
-def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Label names in class order: by number when all are whole numbers, else by text."""
-    found = list(labels)
-    if all(label.removeprefix("-").isdecimal() for label in found):
-        return tuple(sorted(found, key=lambda label: (int(label), label)))
-    return tuple(sorted(found))
 
 
 def groups_of(
@@ -237,9 +225,9 @@ def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Si
 
 def label_counts(side: Side, names: Sequence[str]) -> dict[str, int]:
     """Rows of each label, or words of each tag; nothing where rows have a number."""
-    found = Counter(side.every_label)
-    if side.table.kind == "number":
+    if not side.table.kind.has_counts:
         return {}
+    found = Counter(side.every_label)
     return {name: found[name] for name in names}
 
 
@@ -263,7 +251,7 @@ def _quota(sizes: dict[str, int], count: int) -> dict[str, int]:
 
 def _split(side: Side, config: DataConfig) -> tuple[Side, Side]:
     """Stratified, seeded, by distinct text: all rows of one text (or of one question) go to one side."""
-    group, is_first, _ = groups_of(side, side.apart)
+    group, is_first, _ = groups_of(side, side.identity)
     firsts = Side(side.table, side.rows[is_first])
     size, total = config.test_size, len(firsts)
     count = size if isinstance(size, int) else round(size * total)
@@ -279,7 +267,7 @@ def _split(side: Side, config: DataConfig) -> tuple[Side, Side]:
     else:
         chosen = np.concatenate([rows[config.fold :: config.num_folds] for rows in shuffled.values()])
     held = np.isin(group, group[is_first][chosen])
-    if side.table.kind in ("labels", "tokens") and (alone := _alone(side, held)):
+    if side.table.kind.moves_rare_labels and (alone := _alone(side, held)):
         held &= ~np.isin(group, group[alone])
         log.info("split: %d rows that alone have one of their labels are trained on, not held out", len(alone))
         if not held.any():
@@ -313,7 +301,7 @@ def _sample(side: Side, count: int, config: DataConfig) -> Side:
     mask = np.zeros(len(side), dtype=bool)
     for label, rows in shuffled.items():
         mask[rows[: quota[label]]] = True
-    if side.table.kind in ("labels", "tokens"):
+    if side.table.kind.moves_rare_labels:
         alone = _alone(side, ~mask)
         spare = _spare(side, mask, alone)
         if len(spare) == len(alone):  # else so few rows cannot hold all labels

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +52,12 @@ class Side:
     @property
     def answers(self) -> list[str]:
         """What is to be predicted of each row, as a text: its label, or the tags of its words."""
-        return [" ".join(tags) for _, tags in self.tagged] if self.table.kind == "tokens" else self.labels
+        return self.table.kind.answers(self)
 
     @property
     def row_labels(self) -> list[list[str]]:
         """The labels of each row: one, any number (multi_label), the tags of its words, or none where rows have a number."""
-        match self.table.kind:
-            case "tokens":
-                return [tags for _, tags in self.tagged]
-            case "labels":
-                return [json.loads(labels) for labels in self.labels]
-            case "number":
-                return [[] for _ in self.rows]
-        return [[label] for label in self.labels]
+        return self.table.kind.row_labels(self)
 
     @property
     def every_label(self) -> Iterator[str]:
@@ -74,7 +67,7 @@ class Side:
     @property
     def strata(self) -> list[str]:
         """What a split keeps in proportion: the one label of each row; the same for all rows where there is no such thing."""
-        return self.labels if self.table.kind == "classification" else [""] * len(self)
+        return self.table.kind.strata(self)
 
     @property
     def whole_texts(self) -> list[str]:
@@ -91,16 +84,33 @@ class Side:
         return self.table.ids(self.rows)
 
     @property
+    def row_names(self) -> Sequence[str]:
+        """``ids``, each read when a message needs it."""
+        return _RowNames(self)
+
+    @property
     def keys(self) -> NDArray[np.void]:
         return self.table.keys[self.rows]
 
     @property
-    def apart(self) -> NDArray[np.void]:
+    def identity(self) -> NDArray[np.void]:
         """What must never be on both sides of a split: the text, or of conversations what is asked."""
-        return self.table.asked[self.rows] if self.table.kind == "sft" else self.keys
+        return self.table.kind.identity(self)  # type: ignore[no-any-return]
 
     def keep(self, mask: NDArray[np.bool_]) -> "Side":
         return Side(self.table, self.rows[mask])
+
+
+class _RowNames(Sequence[str]):
+    def __init__(self, side: Side) -> None:
+        self._side = side
+
+    def __len__(self) -> int:
+        return len(self._side)
+
+    def __getitem__(self, i: Any) -> Any:
+        rows = self._side.rows[i]
+        return self._side.table.ids(rows) if isinstance(i, slice) else self._side.table.ids([rows])[0]
 
 
 def shown_text(row: Mapping[str, Any]) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 from weitiao.config.data import DataConfig
 from weitiao.data.detect import Format, detect
 from weitiao.data.encode import Encoded
+from weitiao.data.kinds import KINDS, EmptyText
 from weitiao.data.near_duplicates import near_pairs
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Record, read_records
 from weitiao.data.side import Side
 from weitiao.data.source import find
-from weitiao.data.table import EmptyText, canonical
 from weitiao.errors import DataError
 
 WINDOW_ROWS = 4096
@@ -73,7 +73,7 @@ class Stream:
                 form = form or detect(
                     record.fields, self.config.text, self.config.label, self.config.text_pair, "classification"
                 )
-                row = canonical(record.fields, form)
+                row = KINDS[form.kind].canonical(record.fields, form, "auto")
                 if row.get("label") not in self.label_names:
                     raise DataError(f"the label {row.get('label')!r} is unknown.\nExpected one of {self.label_names}.")
             except DataError as error:

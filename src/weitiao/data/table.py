@@ -7,7 +7,6 @@ A table is built once for its content (the sha256 of every file and the options 
 import hashlib
 import json
 import tempfile
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,14 +20,13 @@ from numpy.typing import NDArray
 from weitiao import catalogue
 from weitiao.catalogue.download import sha256_of
 from weitiao.config.data import DataConfig
-from weitiao.config.task import ASKED_KINDS
-from weitiao.data.detect import Format, detect, to_messages
-from weitiao.data.labels import label_of, labels_of, number_of
+from weitiao.config.task import named_rows
+from weitiao.data.detect import Format, detect
+from weitiao.data.keys import key_bytes
+from weitiao.data.kinds import KINDS, EmptyText, RowKind
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Row, encodings, read_records
 from weitiao.data.source import find
-from weitiao.data.tags import Scheme, to_bio
-from weitiao.data.words import joined
 from weitiao.errors import DataError
 from weitiao.rundir.files import read_jsonl
 
@@ -48,13 +46,6 @@ _SCHEMA = pyarrow.schema(
 Indices = NDArray[np.int64]
 
 
-EMPTY = "no visible characters"
-
-
-class EmptyText(DataError):
-    """A text of white space alone: nothing can be learnt from it, so it is always left out, and counted."""
-
-
 @dataclass(frozen=True)
 class Table:
     """The rows of one side. Columns are read from the map as they are asked for."""
@@ -70,8 +61,9 @@ class Table:
         return int(self.facts["num_rows"])
 
     @property
-    def kind(self) -> str:
-        return str(self.facts["kind"])
+    def kind(self) -> RowKind:
+        """What its rows are."""
+        return KINDS[self.facts["kind"]]
 
     def column(self, name: str, indices: Indices | Sequence[int] | None = None) -> list[Any]:
         """Values of a column, of all rows or of some."""
@@ -107,17 +99,6 @@ class Table:
         yield from read_jsonl(self.folder / "rejected.jsonl")
 
 
-def text_key(text: str) -> str:
-    """What makes two texts the same: NFKC, then runs of white space as one blank."""
-    return " ".join(unicodedata.normalize("NFKC", text).split())
-
-
-def key_bytes(text: str, pair: str | None) -> bytes:
-    """16 bytes that are equal exactly (but for chance 2**-64) when the texts are the same."""
-    whole = text_key(text) if pair is None else f"{text_key(text)}\0{text_key(pair)}"
-    return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None) -> Table:
     """The table of a source, from the cache if the same content was read before.
 
@@ -129,7 +110,7 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     Raises:
         DataError: nothing matches the source, a file cannot be read as a whole, or no row is usable.
     """
-    sources, asked = find(spec), kind if kind in ASKED_KINDS.values() else None
+    sources, asked = find(spec), named_rows(kind)
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
     columns = [config.text, config.label, config.text_pair, config.tag_scheme]
     identity = [
@@ -189,7 +170,7 @@ class _Writer:
         try:
             if self._form is None:
                 self._form = detect(record.fields, config.text, config.label, config.text_pair, self._asked)
-            row = canonical(record.fields, self._form, config.tag_scheme)
+            row = KINDS[self._form.kind].canonical(record.fields, self._form, config.tag_scheme)
             self._block.append({**row, "source": record.source, "line": record.line})
         except EmptyText as error:
             self.num_empty += 1
@@ -240,50 +221,3 @@ class _Writer:
         if self._block:
             self._file.write_batch(pyarrow.RecordBatch.from_pylist(self._block, schema=_SCHEMA))
             self._block = []
-
-
-def canonical(fields: dict[str, Any], form: Format, tag_scheme: Scheme = "auto") -> dict[str, Any]:
-    """A row in the table's columns; tags become BIO. Raises DataError (three parts) for a value that cannot be used."""
-    match form.kind:
-        case "classification" | "labels" | "number" | "text":
-            text = _text(fields, form.columns[0])
-            has_pair = len(form.columns) == (2 if form.kind == "text" else 3)
-            pair = _text(fields, form.columns[1]) if has_pair else None
-            label = None
-            if form.kind != "text":
-                read = {"classification": label_of, "labels": labels_of, "number": number_of}[form.kind]
-                label = read(_column(fields, form.columns[-1]), form.columns[-1])
-            return {"text": text, "text_pair": pair, "label": label, "key": key_bytes(text, pair)}
-        case "sft":
-            messages = to_messages(fields, form)
-            if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
-                raise DataError(
-                    "no assistant turn with text, so nothing to learn.\nExpected an answer.\nCorrect the row."
-                )
-            ask = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
-            answer = "\n".join(m["content"] for m in messages if m["role"] == "assistant")
-            content = json.dumps(messages, ensure_ascii=False)
-            return {"text": ask, "text_pair": answer, "messages": content, "key": key_bytes(ask, answer)}
-        case "tokens":
-            words: Any = fields.get(form.columns[0])
-            tags = to_bio(words, fields.get(form.columns[1]), tag_scheme)
-            text = _text({"words": joined(words or ())[0]}, "words")
-            content = json.dumps([words, tags], ensure_ascii=False)
-            return {"text": text, "messages": content, "key": key_bytes(text, None)}
-
-
-def _column(fields: dict[str, Any], name: str) -> Any:
-    if name not in fields:
-        raise DataError(
-            f"no column '{name}'. Found: {', '.join(map(str, fields)) or 'none'}.\nExpected it in every row."
-        )
-    return fields[name]
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = _column(fields, name)
-    if isinstance(value, str) and not value.strip():
-        raise EmptyText(f"{EMPTY}: {name} is {short(value)!r}.\nExpected visible characters.\nCorrect the row.")
-    if not isinstance(value, str):
-        raise DataError(f"{name} is {short(value)!r}, not a text.\nExpected a string.\nCorrect the row.")
-    return value

@@ -16,6 +16,7 @@ from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.pretrained.resolve import Resolved
 from weitiao.rundir.files import write_jsonl
 from weitiao.rundir.folder import RunDir
+from weitiao.tasks.classification import softmax
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 
@@ -36,7 +37,7 @@ def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events
     if inputs.general:
         events.write("stage", message=f"looking for what was forgotten, on {config.data.general_text}")
         found["forgetting"] = _forgetting(config, inputs, model)
-    if (given := getattr(config.method, "init_from", None)) is not None:
+    if (given := config.method.parent) is not None:
         events.write("stage", message=f"scoring the rows of {given}")
         if (earlier := earlier_task(config, inputs.label_names, model)) is not None:
             found["earlier_task"] = earlier
@@ -49,8 +50,10 @@ def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) 
     encoded = inputs.task.encode(
         [c.text for c in canaries], [c.label for c in canaries], names, tokenizer, _cut(config, inputs)
     )
-    scores = score(model, inputs.task, encoded, inputs.pad_id, config.train.eval_tokens_per_batch)
-    own = np.log(inputs.task.softmax(scores))[np.arange(len(canaries)), encoded.gold]
+    scores = score(
+        model, inputs.task, encoded, pad_id=inputs.pad_id, tokens_per_batch=config.train.eval_tokens_per_batch
+    )
+    own = np.log(softmax(scores))[np.arange(len(canaries)), encoded.gold]
     rows = zip(canaries, own.tolist(), strict=True)
     write_jsonl(
         run.path / "canaries.jsonl",

@@ -19,7 +19,7 @@ def earlier_task(config: RunConfig, label_names: tuple[str, ...], model: Any) ->
     Args:
         model: the trained one.
     """
-    given = getattr(config.method, "init_from", None)
+    given = config.method.parent
     before = None if given is None else find(given, "method.init_from")
     if before is None or before.run is None:
         return None
@@ -39,18 +39,16 @@ def rescored(run: RunDir, model: Any) -> dict[str, Any] | None:
     config, summary = run.config, run.summary
     task, names = TASKS[config.task], summary["label_names"]
     rows = list(read_jsonl(run.path / "predictions.jsonl"))
-    key = {"sft": "messages", "tokens": "tokens"}.get(task.KIND, "text")
-    if not rows or key not in rows[0] or (key == "text" and len(summary["text_columns"]) > 1):
-        log.info("the rows of %s are not scored: they are not in its predictions.jsonl", run.path)
-        return None
     tokenizer = AutoTokenizer.from_pretrained(run.model)
     cut = "window" if config.data.over_length == "window" else "truncate"
     changed = {"max_length": summary["max_length"], "over_length": cut, "chat_template": None}
-    inputs = [(row[key], row["gold"]) if key == "tokens" else row[key] for row in rows]
-    gold = [row["gold"] for row in rows] if key == "text" else []
-    data = config.data.model_copy(update=changed)
-    encoded = task.encode(inputs, gold, names, tokenizer, data)
-    scores = score(model, task, encoded, tokenizer.pad_token_id, config.train.eval_tokens_per_batch)
+    encoded = task.encoded_again(rows, names, tokenizer, config.data.model_copy(update=changed))
+    if encoded is None:
+        log.info("the rows of %s are not scored: they are not in its predictions.jsonl", run.path)
+        return None
+    scores = score(
+        model, task, encoded, pad_id=tokenizer.pad_token_id, tokens_per_batch=config.train.eval_tokens_per_batch
+    )
     after, before = task.metrics(scores, encoded.gold, names), summary["metrics"]
     shared = [name for name in task.HIGHER_IS_BETTER if name in after and name in before]
     return {

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from weitiao.config.task import TASK_OPTIONS
 from weitiao.data.read import Row, read_rows
 from weitiao.errors import DataError
 from weitiao.inference.predictor import Predictor
@@ -50,7 +51,7 @@ def predict(
         raise DataError("Found --output with --text.\nExpected --output together with --input.\nLeave --output out.")
     opened = RunDir.open(run)
     columns = opened.summary["text_columns"]
-    chats = opened.config.task == "causal_lm"
+    chats = TASK_OPTIONS[opened.config.task].generates
     if not chats and (max_new_tokens or told):
         raise DataError(
             f"Found options for answers, and {run} labels texts.\nExpected them with a run of task=causal_lm alone.\n"
@@ -102,30 +103,22 @@ def _answer_rows(predictor: Predictor, rows: Iterator[Row], columns: Sequence[st
     while block := list(islice(rows, _ROWS_AT_ONCE)):
         for row in block:
             for column in columns:
-                value = row.fields.get(column)
-                if predictor.task.KIND == "tokens" and _has_words(row, column):
-                    continue
-                if predictor.task.KIND == "tokens" and isinstance(value, list):
-                    raise DataError(
-                        f"{row.id}: '{column}' is no list of words: {value!r}.\nExpected texts, at least one.\nCorrect the row."
-                    )
-                if not isinstance(value, str) or not value.strip():
-                    raise DataError(
-                        f"{row.id}: no text in the column '{column}'. Found: {', '.join(map(str, row.fields))}.\n"
-                        f"Expected the columns that the run was trained on: {', '.join(columns)}.\n"
-                        f"Rename the column to '{column}'."
-                    )
+                if problem := predictor.task.input_problem(row.fields, column):
+                    raise DataError(_cannot_predict(row, problem, column, columns))
         answers = predictor.answers(*([_text_of(row, column) for row in block] for column in columns))
         yield from (
             {"id": row.id, **answer, "input": to_plain(row.fields)} for row, answer in zip(block, answers, strict=True)
         )
 
 
-def _has_words(row: Row, column: str) -> bool:
-    """Whether a row has what a run of token_classification reads: a list of words, or a text."""
-    value = _text_of(row, column)
-    texts = value if isinstance(value, list) else [value]
-    return all(isinstance(text, str) and text for text in texts) and any(text.strip() for text in texts)
+def _cannot_predict(row: Row, problem: str, column: str, columns: Sequence[str]) -> str:
+    if "\n" in problem:  # it says itself what was expected
+        return f"{row.id}: {problem}"
+    return (
+        f"{row.id}: {problem}. Found: {', '.join(map(str, row.fields))}.\n"
+        f"Expected the columns that the run was trained on: {', '.join(columns)}.\n"
+        f"Rename the column to '{column}'."
+    )
 
 
 def _text_of(row: Row, column: str) -> Any:

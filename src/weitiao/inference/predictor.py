@@ -1,17 +1,16 @@
 """A finished run's model, loaded once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError
 
 from weitiao.config.run import RunConfig
 from weitiao.data.encode import Encoded
-from weitiao.data.words import joined, split
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
 from weitiao.pretrained.resolve import resolve
 from weitiao.rundir.folder import RunDir
+from weitiao.tasks.task import Task
 
 Scored = tuple[Any, Encoded]
 
@@ -27,13 +26,13 @@ class Predictor:
 
         self.config: RunConfig = run.config
         refuse_pickled(run.model)
-        self.task: ModuleType = TASKS[self.config.task]
+        self.task: Task = TASKS[self.config.task]
         self.names: list[str] = run.summary["label_names"]
         self.tokenizer = AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE)
         self.max_length: int = run.summary["max_length"]
         resolved = resolve(False, "auto")
         method = self.config.method.type
-        base = "" if method == "full" else locate(self.config.model)
+        base = locate(self.config.model) if self.config.method.saves_adapter else ""
         try:
             model = METHODS[method].load(run.model, self.task.AUTO_MODEL, self.names, base)
         except (OSError, ValueError, SafetensorError) as error:
@@ -54,14 +53,16 @@ class Predictor:
         from weitiao.training.evaluate import score
 
         over_length = "window" if self.config.data.over_length == "window" else "truncate"
-        if self.task.KIND == "tokens" and self.config.data.over_length != "truncate":
+        if self.task.OPTIONS.windows_by_default and self.config.data.over_length != "truncate":
             over_length = "window"  # no word goes without an answer
         # the saved tokenizer has the chat template that the run was given
         changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
         data = self.config.data.model_copy(update=changed)
         encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs, ids=ids)
         budget = self.config.train.eval_tokens_per_batch
-        return score(self.model, self.task, encoded, self.tokenizer.pad_token_id, budget), encoded
+        return score(
+            self.model, self.task, encoded, pad_id=self.tokenizer.pad_token_id, tokens_per_batch=budget
+        ), encoded
 
     def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """{"label", "score", "probabilities"} a text; see :func:`predict` for the other tasks.
@@ -70,12 +71,7 @@ class Predictor:
         """
         if not texts:
             return []
-        if self.task.KIND == "tokens":
-            placed = [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
-            rows = [[text[start:end] for start, end in spans] for text, spans in placed]
-            scores, _ = self.scores([(words, ()) for words in rows])
-            return list(self.task.decode(rows, scores, self.names, placed))
-        return self.task.decode(self.scores(texts, pairs)[0], self.names)  # type: ignore[no-any-return]
+        return self.task.answer(texts, pairs, lambda texts, pairs: self.scores(texts, pairs)[0], self.names)
 
     def replies(
         self, conversations: Sequence[Any], max_new_tokens: int | None, told: Callable[[str], None] | None = None

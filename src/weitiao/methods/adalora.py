@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from weitiao.config.method import AdaloraConfig
 from weitiao.errors import ConfigError
-from weitiao.methods import lora
+from weitiao.methods import defaults, lora
 from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Ranks", "apply", "beside", "learning_rate", "load", "save"]
+# As for most methods:
+refuse = defaults.refuse
+refuse_shapes = defaults.refuse_shapes
+rate_factor = defaults.rate_factor
+projection = defaults.projection
 LEARNING_RATE = 5e-4  # inside the paper's 2e-4 to 2e-3 on GLUE, and LoRA's own
 _INITIAL, _FINAL = 10, 3  # a tenth before cutting, three tenths after it: about the paper's shares on MNLI and SQuAD
 
@@ -32,7 +36,7 @@ def learning_rate(config: AdaloraConfig) -> float:
 def apply(
     model: "PreTrainedModel", config: AdaloraConfig, new_parameters: Sequence[str], base: str
 ) -> "PreTrainedModel":
-    """As :func:`weitiao.methods.lora.apply`. How many steps there will be is told to :func:`beside`."""
+    """As :func:`weitiao.methods.lora.apply`. How many steps there will be is told to :func:`step_hooks`."""
     import peft
 
     whole = whole_modules(model, config.modules_to_save, new_parameters)
@@ -79,7 +83,22 @@ def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -
         return lora.load(folder, auto_class, label_names, base)
 
 
-def beside(
+def refuse_steps(config: AdaloraConfig, total_steps: int) -> None:
+    """Raise ConfigError where no steps are left to cut ranks in."""
+    window(config, total_steps)
+
+
+def hooks_option(config: AdaloraConfig) -> str | None:
+    """The allocator's."""
+    return "method.type=adalora"
+
+
+def planned(config: AdaloraConfig) -> tuple[AdaloraConfig, tuple[str, ...]]:
+    """The options as they are."""
+    return config, ("adalora: planned with init_r ranks in every layer, the most it stores",)
+
+
+def step_hooks(
     config: AdaloraConfig, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int
 ) -> "Ranks":
     """The allocator of this run. Raises ConfigError where its steps leave no time to cut."""

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 from weitiao.config.method import FullConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.frozen_layers import frozen_names, layers
-from weitiao.methods import galore
+from weitiao.methods import defaults, galore
 from weitiao.methods.lisa import STEPS, Lisa, refuse_more
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+# As for most methods:
+refuse_steps = defaults.refuse_steps
+rate_factor = defaults.rate_factor
 LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al. 2019, appendix A.3)
 PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et al. 2021, arXiv 2106.10199)
 
@@ -50,7 +53,27 @@ def refuse_shapes(config: FullConfig, model: Any) -> None:
         refuse_more(config.lisa_layers, len(layers(model)[1]))
 
 
-def beside(
+def hooks_option(config: FullConfig) -> str | None:
+    """LISA's."""
+    return None if config.lisa_layers is None else "method.lisa_layers"
+
+
+def projection(config: FullConfig, model: Any) -> galore.GaLore | None:
+    """GaLore's, with ``galore_rank``."""
+    return galore.GaLore.of(config, model)
+
+
+def planned(config: FullConfig) -> tuple[FullConfig, tuple[str, ...]]:
+    """The options as they are, and what GaLore and LISA leave out of a plan."""
+    notes = []
+    if config.lisa_layers is not None:
+        notes.append("lisa: planned with the layers of the first steps")
+    if config.galore_rank is not None:
+        notes.append("galore: the time of its singular value decompositions is not planned")
+    return config, tuple(notes)
+
+
+def step_hooks(
     config: FullConfig, model: Any, masters: "dict[str, torch.nn.Parameter]", total_steps: int, seed: int
 ) -> Lisa | None:
     """With ``lisa_layers``, whose turn it is. Raises ConfigError where the model has fewer layers."""

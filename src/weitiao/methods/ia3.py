@@ -5,13 +5,24 @@ from typing import TYPE_CHECKING
 
 from weitiao.config.method import Ia3Config
 from weitiao.errors import ConfigError
-from weitiao.methods.lora import load, save
+from weitiao.methods import defaults, lora
 from weitiao.methods.modules import leaves, target_modules, task_type, whole_modules, wrap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["apply", "learning_rate", "load", "save"]
+# As for most methods:
+refuse = defaults.refuse
+refuse_steps = defaults.refuse_steps
+refuse_shapes = defaults.refuse_shapes
+rate_factor = defaults.rate_factor
+hooks_option = defaults.hooks_option
+step_hooks = defaults.step_hooks
+projection = defaults.projection
+planned = defaults.planned
+# Saved and loaded as LoRA is:
+save = lora.save
+load = lora.load
 LEARNING_RATE = 5e-3  # the paper's 3e-3 is for Adafactor; few factors take large steps
 
 

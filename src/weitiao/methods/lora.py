@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from weitiao.config.method import LoraConfig
 from weitiao.errors import ConfigError
+from weitiao.methods import defaults
 from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 from weitiao.methods.parent import find, take_over
 from weitiao.pretrained.load import head_options
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+# As for most methods:
+refuse_steps = defaults.refuse_steps
+refuse_shapes = defaults.refuse_shapes
+hooks_option = defaults.hooks_option
+step_hooks = defaults.step_hooks
+projection = defaults.projection
 LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
 
 
@@ -40,6 +47,13 @@ def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:
 def rate_factor(config: LoraConfig, name: str) -> float:
     """What the learning rate of one parameter is multiplied by (LoRA+)."""
     return config.loraplus_lr_ratio if config.loraplus_lr_ratio and ".lora_B." in name else 1.0
+
+
+def planned(config: LoraConfig) -> tuple[LoraConfig, tuple[str, ...]]:
+    """With a plain start: one that is computed from weights or rows has the same shapes."""
+    notes = ("eva_rho: planned with r ranks in every layer",) if config.eva_rho else ()
+    plain = config.model_copy(update={"init_lora_weights": True}) if config.starts_from_weights else config
+    return plain, notes
 
 
 def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":

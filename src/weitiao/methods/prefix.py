@@ -5,13 +5,24 @@ from typing import TYPE_CHECKING
 
 from weitiao.config.method import PrefixConfig
 from weitiao.errors import ConfigError
+from weitiao.methods import defaults, prompt
 from weitiao.methods.modules import task_type, whole_modules
-from weitiao.methods.prompt import load, rate_factor, save, soften
+from weitiao.methods.prompt import soften
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["apply", "learning_rate", "load", "rate_factor", "refuse", "save"]
+# As for most methods:
+refuse_steps = defaults.refuse_steps
+refuse_shapes = defaults.refuse_shapes
+hooks_option = defaults.hooks_option
+step_hooks = defaults.step_hooks
+projection = defaults.projection
+planned = defaults.planned
+# As for a prompt:
+rate_factor = prompt.rate_factor
+save = prompt.save
+load = prompt.load
 LEARNING_RATE = 1e-2  # the upper end for classification in P-tuning v2 (Liu et al. 2022, arXiv 2110.07602)
 # Which models hand a given cache to every layer, and whose masks count its keys, is tested (tests/methods/test_prompts.py).
 _TESTED = {"SEQ_CLS": ("bert", "roberta", "xlm-roberta"), "CAUSAL_LM": ("llama", "qwen2", "qwen3")}

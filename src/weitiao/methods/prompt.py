@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao.config.method import PromptConfig
-from weitiao.methods import lora
-from weitiao.methods.lora import save
+from weitiao.methods import defaults, lora
 from weitiao.methods.modules import task_type, whole_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["apply", "learning_rate", "load", "rate_factor", "save", "soften", "with_hooks"]
+# As for most methods:
+refuse = defaults.refuse
+refuse_steps = defaults.refuse_steps
+refuse_shapes = defaults.refuse_shapes
+hooks_option = defaults.hooks_option
+step_hooks = defaults.step_hooks
+projection = defaults.projection
+planned = defaults.planned
+save = lora.save
 LEARNING_RATE = 1e-2  # vectors of the size of embeddings move far; the paper's 0.3 is for Adafactor
 HEAD_FACTOR = 0.1  # a new head at that rate would not settle
 

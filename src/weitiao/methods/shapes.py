@@ -10,15 +10,6 @@ from weitiao.pretrained.resolve import Resolved
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_SVD_STARTS = ("pissa", "olora")
-
-
-def with_plain_start(method: Any) -> Any:
-    """The method without a start that is computed from the weights; the shapes are the same."""
-    if getattr(method, "init_lora_weights", None) in _SVD_STARTS:
-        return method.model_copy(update={"init_lora_weights": True})
-    return method
-
 
 def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
     """The model on torch's meta device with the method applied; a classifier has two labels.
@@ -34,10 +25,10 @@ def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
     resolved = Resolved("cpu", "float32", "eager", {})
     drawn, new = load_model(model, auto_class, names, 0, resolved, meta=True)
     changes: dict[str, Any] = {}
-    if getattr(method, "init_from", None) is not None:
+    if method.parent is not None:
         changes["init_from"] = None  # its head has the labels of the rows, which are not read yet
     if method.top_k == "auto":
         changes["top_k"] = 1
-    method = with_plain_start(method.model_copy(update=changes))
+    method, _ = METHODS[method.type].planned(method.model_copy(update=changes))
     applied: PreTrainedModel = METHODS[method.type].apply(drawn, method, new, locate(model))
     return applied

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Beside(Protocol):
+class StepHooks(Protocol):
     """Called by the loop at four places of a step; its tensors are saved and restored with the optimizer's."""
 
     def before(self, step: int) -> Iterable[str]:

@@ -4,13 +4,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weitiao.config.method import VeraConfig
-from weitiao.methods.lora import load, save
+from weitiao.methods import defaults, lora
 from weitiao.methods.modules import leaves, pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["apply", "learning_rate", "load", "save"]
+# As for most methods:
+refuse = defaults.refuse
+refuse_steps = defaults.refuse_steps
+refuse_shapes = defaults.refuse_shapes
+rate_factor = defaults.rate_factor
+hooks_option = defaults.hooks_option
+step_hooks = defaults.step_hooks
+projection = defaults.projection
+planned = defaults.planned
+# Saved and loaded as LoRA is:
+save = lora.save
+load = lora.load
 LEARNING_RATE = 5e-3  # ten times LoRA's, as in the paper's table of GLUE rates
 
 

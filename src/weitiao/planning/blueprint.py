@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from weitiao.config.method import FullConfig
 from weitiao.config.run import RunConfig
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import BATCH_KEY, Prefix, depth, layers
@@ -15,9 +16,7 @@ from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import FusedForward
 from weitiao.kernels.rows import KnownRows, RowsEmbedding
 from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
-from weitiao.methods import METHODS, refuse_unfit
-from weitiao.methods.galore import GaLore
-from weitiao.methods.shapes import with_plain_start
+from weitiao.methods import METHODS
 from weitiao.pretrained.architecture import is_fp32, model_type
 from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
 from weitiao.pretrained.locate import locate
@@ -67,7 +66,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     """
     options, method, notes = config.train, config.method, []
     dtype = getattr(torch, inputs.resolved.dtype)
-    refuse_unfit(method, model_type(config.model), inputs.task.KIND == "sft")
+    METHODS[method.type].refuse(method, model_type(config.model), inputs.task.OPTIONS.generates)
     model, new = load_model(
         config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved, meta=True
     )
@@ -76,19 +75,16 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if method.top_k == "auto":
         method = method.model_copy(update={"top_k": len(layers(model)[1])})
         notes.append("top_k=auto is chosen from the weights: planned with all layers, the most it can be")
-    method = with_plain_start(method)
-    if getattr(method, "eva_rho", None):
-        notes.append("eva_rho: planned with r ranks in every layer")
-    if method.type == "adalora":
-        notes.append("adalora: planned with init_r ranks in every layer, the most it stores")
+    method, own_notes = METHODS[method.type].planned(method)
+    notes += own_notes
     loads = sum(p.numel() for p in model.parameters()) * 4
     base = locate(config.model)
     model = METHODS[method.type].apply(model, method, new, base)
     counts = count_parameters(model)
     to_compute_dtype(model, inputs.resolved.dtype)
-    artifact = _artifact_bytes(model, method.type)
+    artifact = _artifact_bytes(model, method.saves_adapter)
     if options.sparse_embedding and not config.data.streaming:
-        occurring_rows(model, method.type, inputs)
+        occurring_rows(model, method, inputs)
     model = model.to("meta")  # the index of embedding rows was made of values
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -99,21 +95,19 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if options.fused_layers and not options.liger:
         fuse_layers(model)
     frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    if options.fused_lora and method.type == "lora":
+    if options.fused_lora and method.fuses_lora:
         # int8 packs a weight twice, which weighs what bf16 did
         fuse(model, "nf4" if lora_base(config) == "nf4" else "as it is")
     int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     resting = 0
-    if getattr(method, "lisa_layers", None):
-        METHODS["full"].beside(method, model, trained, 0, options.seed)
+    if isinstance(method, FullConfig) and method.lisa_layers is not None:
+        METHODS[method.type].step_hooks(method, model, trained, total_steps=0, seed=options.seed)  # type: ignore[arg-type]
         resting = sum(n for name, n in trained.items() if not model.get_parameter(name).requires_grad)
-        notes.append("lisa: planned with the layers of the first steps")
     moments = MOMENT_BYTES * (sum(trained.values()) - resting)
-    if method.type == "full" and (galore := GaLore.of(method, model)) is not None:
-        shapes = [tuple(model.get_parameter(name).shape) for name in galore.names]
-        moments += galore.moment_bytes(shapes) - sum(MOMENT_BYTES * a * b for a, b in shapes)
-        notes.append("galore: the time of its singular value decompositions is not planned")
+    if (projection := METHODS[method.type].projection(method, model)) is not None:
+        shapes = [tuple(model.get_parameter(name).shape) for name in projection.names]
+        moments += projection.moment_bytes(shapes) - sum(MOMENT_BYTES * a * b for a, b in shapes)
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
     table = keeps_table = 0
     embedding = model.get_input_embeddings() if options.sparse_embedding else None
@@ -141,10 +135,10 @@ def _fused_weights(model: Any) -> set[int]:
     return {storage_key(f.base.weight) for f in fused if isinstance(f, FusedForward) and f.packed is None}
 
 
-def _artifact_bytes(model: Any, method: str) -> int:
-    """What ``METHODS[method].save`` writes: fp32 values, small files; VeRA's shared matrices as computed with."""
+def _artifact_bytes(model: Any, is_adapter: bool) -> int:
+    """What the method's ``save`` writes: fp32 values, small files; VeRA's shared matrices as computed with."""
     with tempfile.TemporaryDirectory() as folder:
-        if method != "full":
+        if is_adapter:
             import peft
 
             own = model.peft_config["default"]

@@ -64,33 +64,35 @@ def measure(config: RunConfig) -> dict[str, Any]:
 
     from weitiao.kernels.limits import bound_primitive_cache
     from weitiao.measure.meters import memory_bytes, peak_memory_bytes
-    from weitiao.methods import beside
     from weitiao.training.adapt import adapt
     from weitiao.training.evaluate import score
     from weitiao.training.events import EventLog
+    from weitiao.training.learner import Learner
+    from weitiao.training.learning_rate import ByStep
     from weitiao.training.loop import train_steps
+    from weitiao.training.refusals import refuse_machine
 
     bound_primitive_cache()
     if config.data.streaming:  # the rows at hand stand for a stream, whose run does without these
         train = config.train.model_copy(update={"sparse_embedding": False, "cache_prefix": False})
         config = config.model_copy(update={"train": train})
+    config = config.model_copy(update={"method": config.method.for_few_steps()})
     inputs = read_inputs(config)
+    refuse_machine(config, inputs.resolved)
     before = memory_bytes()
     batches = batches_of(config, inputs)
     chosen = choose(batches)
-    accelerator = Accelerator(cpu=inputs.resolved.device == "cpu")
+    world = World(Accelerator(cpu=inputs.resolved.device == "cpu"), config.train.distributed)
     with tempfile.TemporaryDirectory() as folder, EventLog(Path(folder) / "events.jsonl") as events:
-        adapted = adapt(config, inputs, accelerator, events, World(accelerator, config.train.distributed))
+        adapted = adapt(config, inputs, world, events)
     inputs = adapted.inputs
     rows = inputs.eval if config.data.streaming else inputs.train
     schedule = ChosenSteps(rows, [batches.members[i] for i in chosen], batch_plan(config.train))
-    optimizer = adapted.optimizer
-    method = config.method
-    if method.type == "adalora":  # its cuts are placed in the run's steps, which these few are not
-        method = method.model_copy(update={"tinit": None, "tfinal": None})
-    optimizer.beside = beside(method, adapted.model, optimizer.masters, len(chosen), config.train.seed)
+    optimizer = adapted.optimizer(config, len(chosen))
+    learner = Learner(adapted.model, inputs.task, inputs.pad_id, world)
+    rates = ByStep(1e-6, len(chosen), config.train)
     times: list[float] = []
-    steps = train_steps(adapted.model, inputs.task, inputs.pad_id, schedule, optimizer, 1e-6, config.train, accelerator)
+    steps = train_steps(learner, schedule, optimizer, rates, config.train)
     started = time.perf_counter()
     for _ in steps:
         times.append(time.perf_counter() - started)
@@ -100,7 +102,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         inputs.eval, flat=inputs.eval.flat[: longest[-1]], offsets=longest,
         labels=inputs.eval.labels[: len(longest) - 1], owner=np.arange(len(longest) - 1),
     )  # fmt: skip
-    score(adapted.model, inputs.task, few, inputs.pad_id, config.train.eval_tokens_per_batch)
+    score(adapted.model, inputs.task, few, pad_id=inputs.pad_id, tokens_per_batch=config.train.eval_tokens_per_batch)
     return {
         "batches": chosen[_WARMUP:],
         "step_seconds": times[_WARMUP:],

@@ -9,10 +9,10 @@ from typing import Any
 
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import as_config, load, read_yaml, validate
-from weitiao.config.method import ALIASES, METHOD_TYPES, name_of
+from weitiao.config.method import ALIASES, METHOD_SECTIONS, name_of
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
-from weitiao.methods.adalora import window
+from weitiao.methods import METHODS
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
 from weitiao.planning.estimate import (
@@ -28,7 +28,7 @@ from weitiao.planning.rows import Batches, batches_of, read_inputs
 from weitiao.training.inputs import Inputs
 
 log = logging.getLogger("weitiao")
-_KNOWN = (*METHOD_TYPES, *ALIASES)
+_KNOWN = (*METHOD_SECTIONS, *ALIASES)
 
 
 def plan(
@@ -80,7 +80,7 @@ def plan_arms(
 
 
 def _in_front(arm: RunConfig) -> int:
-    return int(getattr(arm.method, "num_virtual_tokens", 0))
+    return arm.method.tokens_in_front
 
 
 def plan_run(
@@ -138,8 +138,7 @@ def _method(
     measured: dict[str, Any] | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    if config.method.type == "adalora":
-        window(config.method, batches.steps)  # refused before the run as by it
+    METHODS[config.method.type].refuse_steps(config.method, batches.steps)
     blueprint = draw(config, inputs)
     rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
     shapes = trace_shapes(blueprint, batches, rates)

@@ -56,24 +56,31 @@ def _read(config: RunConfig) -> Inputs:
     tokenizer = load_tokenizer(config.model)
     max_length = max_row_length(config, tokenizer)
     data = config.data.model_copy(update={"max_length": max_length})
-    prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.OPTIONS.rows)
 
     def encode(side: Side) -> Encoded:
         key = hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest()
         texts, pairs = task.rows_of(side)
         encoded: Encoded = task.encode(
             texts, side.labels, prepared.label_names, tokenizer, data, pairs,
-            cache_key=key, ids=side.ids if data.over_length == "fail" or task.KIND == "sft" else [],
+            cache_key=key, ids=side.row_names,
         )  # fmt: skip
         return encoded
 
     evaluation = encode(prepared.eval)
     train = evaluation if data.streaming else encode(prepared.train)
-    train, canaries = with_canaries(train, prepared.train, prepared.label_names, task, tokenizer, data)
+    train, canaries = with_canaries(train, prepared.train, prepared.label_names, tokenizer, task=task, data=data)
     train = replace(train, packed=config.train.packing)
     resolved = resolve(config.train.bf16, config.train.attention)
     return Inputs(
-        task, prepared, int(tokenizer.pad_token_id), train, evaluation, resolved, max_length, canaries=canaries
+        task=task,
+        prepared=prepared,
+        pad_id=int(tokenizer.pad_token_id),
+        train=train,
+        eval=evaluation,
+        resolved=resolved,
+        max_length=max_length,
+        canaries=canaries,
     )
 
 

@@ -37,7 +37,7 @@ def max_row_length(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> i
     Raises:
         ConfigError: the prompt leaves no room.
     """
-    front = int(getattr(config.method, "num_virtual_tokens", 0))
+    front = config.method.tokens_in_front
     found = min(config.data.max_length, max_positions(config.model, tokenizer) - front)
     if found < _SHORTEST:
         raise ConfigError(

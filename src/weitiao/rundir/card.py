@@ -1,6 +1,6 @@
 """README.md of a run folder: what the model is, how it was made, how to load it without weitiao."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from weitiao.config.method import name_of
@@ -16,8 +16,6 @@ from transformers import AutoTokenizer
 id2label = {id2label}
 model = {auto}.from_pretrained("model", num_labels={count}, id2label=id2label{problem})
 tokenizer = AutoTokenizer.from_pretrained("model")"""
-# What plain transformers calls them. A full run has it in config.json, and an adapter has none.
-_PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
 _CHAT = """from {package} import {auto}
 from transformers import AutoTokenizer
 
@@ -28,8 +26,22 @@ inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, ret
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens={most})[0, inputs["input_ids"].shape[1]:]))"""
 
 
-def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dict[str, Any]] = ()) -> str:
-    """Markdown from the configuration, the measurements, and the answers before and after."""
+def model_card(
+    config: RunConfig,
+    summary: dict[str, Any],
+    what: str,
+    auto_model: str,
+    *,
+    problem_type: str | None = None,
+    samples: Iterable[dict[str, Any]] = (),
+) -> str:
+    """Markdown from the configuration, the measurements, and the answers before and after.
+
+    Args:
+        what: the model does.
+        auto_model: the class of transformers that loads it.
+        problem_type: what an adapter's head needs of plain transformers; a full run has it in config.json.
+    """
     metrics = summary["metrics"]
     scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
     before = summary.get("metrics_before")
@@ -38,24 +50,7 @@ def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dic
         f"| {name} " + (f"| {before[name]:.4f} " if before else "") + f"| {value:.4f} |"
         for name, value in scalars.items()
     )
-    names = dict(enumerate(summary["label_names"]))
-    if config.task == "causal_lm":
-        package = ("peft", "AutoPeftModelForCausalLM") if config.method.type != "full" else ("transformers", "AutoModelForCausalLM")  # fmt: skip
-        code = _CHAT.format(package=package[0], auto=package[1], most=config.train.max_new_tokens)
-        what = "Answers in conversations"
-    else:
-        kind = "ForTokenClassification" if config.task == "token_classification" else "ForSequenceClassification"
-        if config.method.type != "full":
-            problem = f', problem_type="{_PROBLEMS[config.task]}"' if config.task in _PROBLEMS else ""
-            code = _LORA.format(auto=f"AutoPeftModel{kind}", id2label=names, count=len(names), problem=problem)
-        else:
-            code = _FULL.format(auto=f"AutoModel{kind}")
-        labels = ", ".join(summary["label_names"])
-        what = f"{config.task} of the labels {labels}"
-        if config.task == "multi_label":
-            what += " (given where the sigmoid of its score is above one half)"
-        if config.task == "regression":
-            what = f"The number in the column `{labels}`"
+    code = _code(config, summary["label_names"], auto_model, problem_type)
     chosen = "\n**The evaluation rows also chose the step that was kept**, so these figures are optimistic.\n"
     return f"""# {config.model}, fine-tuned ({name_of(config.method)})
 
@@ -72,6 +67,19 @@ def model_card(config: RunConfig, summary: dict[str, Any], samples: Iterable[dic
 
 All options: `config.yaml`. What was measured: `summary.json`. What happened to the data: `data_report.json`.
 """
+
+
+def _code(config: RunConfig, names: Sequence[str], auto_model: str, problem_type: str | None) -> str:
+    """Python that loads the model without weitiao."""
+    adapter = auto_model.replace("AutoModel", "AutoPeftModel", 1)
+    saves_adapter = config.method.saves_adapter
+    if auto_model == "AutoModelForCausalLM":
+        package, auto = ("peft", adapter) if saves_adapter else ("transformers", auto_model)
+        return _CHAT.format(package=package, auto=auto, most=config.train.max_new_tokens)
+    if not saves_adapter:
+        return _FULL.format(auto=auto_model)
+    problem = f', problem_type="{problem_type}"' if problem_type else ""
+    return _LORA.format(auto=adapter, id2label=dict(enumerate(names)), count=len(names), problem=problem)
 
 
 def _types(metrics: dict[str, Any]) -> str:

@@ -9,33 +9,39 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
+from weitiao.config.task import CAUSAL_LM
 from weitiao.data.chat import Conversation, chat_of
 from weitiao.data.chat_rows import encode_chats
 from weitiao.data.encode import Encoded
 from weitiao.data.side import Side
 from weitiao.kernels.head import use_targets
+from weitiao.tasks import defaults
+from weitiao.tasks.defaults import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_MODEL = "AutoModelForCausalLM"
-KIND = "sft"
-HIGHER_IS_BETTER = {
-    "log_loss": False,
-    "perplexity": False,
-    "token_accuracy": True,
-    "chrf": True,
-    "rouge_l": True,
-    "exact_match": True,
-}
+OPTIONS = CAUSAL_LM
+PROBLEM_TYPE: str | None = None
+HIGHER_IS_BETTER = {**OPTIONS.metrics, "chrf": True, "rouge_l": True, "exact_match": True}
 COMPARED = ("log_loss", "perplexity", "token_accuracy")  # a handful of answers is a look, not a measurement
 _NATS = ("nats a learnt token", "奈特（每个学习的词元）")
 MARGIN_UNITS = {"log_loss": _NATS, "perplexity": _NATS}
 ROW_TESTS = {"log_loss": "swap", "perplexity": "swap", "token_accuracy": "swap"}
+GAP_METRIC: str | None = None
 SECTIONS = ("gaps", "answers")
 SCORED_ONLY: dict[str, Any] = {"generate_rows": 0}
 _LARGEST = 230.0  # nats whose exponential, 1e100, is still a number to calculate with
 Tensors = dict[str, torch.Tensor]
+# As for most tasks:
+class_weights = defaults.class_weights
+classes_of = defaults.classes_of
+input_problem = defaults.input_problem
+metric_problem = defaults.metric_problem
+restore_head = defaults.restore_head
+scale_head = defaults.scale_head
+start_head = defaults.start_head
 
 
 def rows_of(side: Side) -> tuple[Sequence[Conversation], None]:
@@ -44,12 +50,12 @@ def rows_of(side: Side) -> tuple[Sequence[Conversation], None]:
 
 
 def encode(
-    conversations: Sequence[Conversation],
+    texts: Sequence[Conversation],
     labels: Sequence[str],
     names: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
     data: DataConfig,
-    pairs: None = None,
+    pairs: Sequence[str] | None = None,
     **options: Any,
 ) -> Encoded:
     """Token ids and which of them are learnt. ``labels`` and ``names`` are those of classification: empty here.
@@ -60,7 +66,7 @@ def encode(
     nothing_learnt = "fail" if data.check == "strict" else "drop"
     options.pop("cache_key", None)
     return encode_chats(
-        conversations,
+        texts,
         chat_of(data, tokenizer),
         data.max_length,
         data.over_length,  # type: ignore[arg-type]
@@ -156,10 +162,6 @@ def prepare_model(model: "PreTrainedModel") -> str | None:
     return f"head and loss: {kind}'s own forward, whole logits, since the chunked head is not tested with it"
 
 
-def class_weights(wanted: str | Mapping[str, float], labels: Sequence[int], names: Sequence[str]) -> None:
-    """Tokens have no classes to weigh."""
-
-
 def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
     """From :func:`row_scores` of all rows: every token counts alike, whatever row it is in.
 
@@ -176,16 +178,32 @@ def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[st
     }
 
 
-def metric_problem(name: str, names: Sequence[str], gold: Sequence[int]) -> str | None:
-    """Every metric of the configuration can be computed on any rows."""
-    return None
-
-
 def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Lines of predictions.jsonl."""
     for row_id, messages, (total, targets, hits) in zip(side.ids, side.conversations, scores.tolist(), strict=True):
         own = {"loss_sum": total, "num_targets": int(targets), "num_first_choice": int(hits)}
         yield {"id": row_id, "messages": messages, **own}
+
+
+def encoded_again(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], tokenizer: Any, data: DataConfig
+) -> Encoded | None:
+    """Lines of predictions.jsonl, encoded."""
+    if not rows or "messages" not in rows[0]:
+        return None
+    return encode([row["messages"] for row in rows], [], names, tokenizer, data)
+
+
+def answer(
+    texts: Sequence[Any], pairs: Sequence[str] | None, score: Score, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Not by scores: see :func:`weitiao.tasks.generation.generate`."""
+    raise AssertionError("a language model's answers are generated")
+
+
+def describe(names: Sequence[str]) -> str:
+    """For the model card."""
+    return "Answers in conversations"
 
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
@@ -220,11 +238,6 @@ def margin_of(metric: str, margin: float, level: float) -> float:
     m nats more are a perplexity e^m times as high. For ``token_accuracy`` the margin is a share.
     """
     return level * math.expm1(margin) if metric == "perplexity" else margin
-
-
-def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Tokens have no classes to tell apart."""
-    return {}
 
 
 def row_text(row: Mapping[str, Any]) -> str:

@@ -8,22 +8,34 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
+from weitiao.config.task import CLASSIFICATION
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.side import Side, shown_text
 from weitiao.errors import ConfigError
+from weitiao.tasks import defaults
+from weitiao.tasks.defaults import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_MODEL = "AutoModelForSequenceClassification"
-KIND = "classification"
-HIGHER_IS_BETTER = {"accuracy": True, "f1_macro": True, "f1_weighted": True, "log_loss": False, "roc_auc": True}
+OPTIONS = CLASSIFICATION
+PROBLEM_TYPE: str | None = None
+HIGHER_IS_BETTER = OPTIONS.metrics
 COMPARED = tuple(HIGHER_IS_BETTER)
 MARGIN_UNITS: dict[str, tuple[str, str]] = {}  # a share for accuracy and F1: 0.005 is half a point
 ROW_TESTS = {"accuracy": "mcnemar"}
+GAP_METRIC: str | None = None
 SECTIONS = ("classes", "confusion", "calibration", "disagreements")
 SCORED_ONLY: dict[str, Any] = {}
 Tensors = dict[str, torch.Tensor]
+# As for most tasks:
+input_problem = defaults.input_problem
+margin_of = defaults.margin_of
+prepare_model = defaults.prepare_model
+restore_head = defaults.restore_head
+scale_head = defaults.scale_head
+start_head = defaults.start_head
 
 
 def rows_of(side: Side) -> tuple[list[str], list[str] | None]:
@@ -103,11 +115,6 @@ def logits(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
 def row_scores(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
     """What evaluation needs of each row: its logits [B, C]."""
     return logits(model, batch)
-
-
-def prepare_model(model: "PreTrainedModel") -> str | None:
-    """Nothing to prepare. Returns what to say about it."""
-    return None
 
 
 def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -197,6 +204,27 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
         yield {"id": row_id, **texts, "gold": gold, **own}
 
 
+def encoded_again(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], tokenizer: Any, data: DataConfig
+) -> Encoded | None:
+    """Lines of predictions.jsonl, encoded; None for pairs of texts."""
+    if not rows or "text" not in rows[0] or "text_pair" in rows[0]:
+        return None
+    return encode([row["text"] for row in rows], [row["gold"] for row in rows], names, tokenizer, data)
+
+
+def answer(
+    texts: Sequence[str], pairs: Sequence[str] | None, score: Score, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """{"label", "score", "probabilities"} a text."""
+    return decode(score(texts, pairs), names)
+
+
+def describe(names: Sequence[str]) -> str:
+    """For the model card."""
+    return f"classification of the labels {', '.join(names)}"
+
+
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
     """The rows as columns that are read back as the same rows."""
     found = {"text": side.texts, "label": side.labels}
@@ -218,11 +246,6 @@ def row_counts(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """The metrics of ``ROW_TESTS``, from sums [..., 2] of :func:`row_counts`."""
     return {"accuracy": sums[..., 0] / sums[..., 1]}
-
-
-def margin_of(metric: str, margin: float, level: float) -> float:
-    """``compare.margin`` as a difference of a metric that is about ``level``: the same for every metric."""
-    return margin
 
 
 def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -9,39 +9,39 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
+from weitiao.config.task import MULTI_LABEL
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.side import Side, shown_text
-from weitiao.tasks import classification
+from weitiao.tasks import classification, defaults
+from weitiao.tasks.defaults import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_MODEL = "AutoModelForSequenceClassification"
-KIND = "labels"
-HIGHER_IS_BETTER = {
-    "f1_micro": True,
-    "f1_macro": True,
-    "exact_match": True,
-    "hamming_loss": False,
-    "log_loss": False,
-    "average_precision": True,
-}
+OPTIONS = MULTI_LABEL
+# Plain transformers computes the same loss with it, and its pipelines use a sigmoid.
+PROBLEM_TYPE: str | None = "multi_label_classification"
+HIGHER_IS_BETTER = OPTIONS.metrics
 COMPARED = tuple(HIGHER_IS_BETTER)
 MARGIN_UNITS: dict[str, tuple[str, str]] = {}
 ROW_TESTS = {"exact_match": "mcnemar", "f1_micro": "swap", "hamming_loss": "swap"}
-GAP_METRIC = "hamming_loss"  # f1_micro of a row without labels is 0, whatever is answered
+GAP_METRIC: str | None = "hamming_loss"  # f1_micro of a row without labels is 0, whatever is answered
 SECTIONS = ("classes", "gaps")
 SCORED_ONLY: dict[str, Any] = {}
-_PROBLEM_TYPE = (
-    "multi_label_classification"  # plain transformers computes the same loss, and its pipelines use a sigmoid
-)
 Tensors = dict[str, torch.Tensor]
+# As for most tasks:
+class_weights = defaults.class_weights
+input_problem = defaults.input_problem
+margin_of = defaults.margin_of
+restore_head = defaults.restore_head
+scale_head = defaults.scale_head
+start_head = defaults.start_head
 # As with one label:
 rows_of = classification.rows_of
 collate = classification.collate  # labels [B, C] float32
 count_targets = classification.count_targets
 row_scores = classification.row_scores
-margin_of = classification.margin_of
 classes_of = classification.classes_of
 
 
@@ -78,12 +78,8 @@ def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor |
 
 def prepare_model(model: "PreTrainedModel") -> str | None:
     """Tell the saved model what its scores are. Returns what to say about it."""
-    model.config.problem_type = _PROBLEM_TYPE
+    model.config.problem_type = PROBLEM_TYPE
     return None
-
-
-def class_weights(wanted: str | Mapping[str, float], labels: Sequence[int], names: Sequence[str]) -> None:
-    """Labels are not weighed."""
 
 
 def metrics(scores: NDArray[np.float32], gold: NDArray[np.float32], names: Sequence[str]) -> dict[str, Any]:
@@ -146,6 +142,27 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
         predicted = [name for name, logit in named.items() if logit > 0]
         gold = [name for name in names if name in gold]
         yield {"id": row_id, **texts, "gold": gold, "predicted": predicted, "scores": named}
+
+
+def encoded_again(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], tokenizer: Any, data: DataConfig
+) -> Encoded | None:
+    """Lines of predictions.jsonl, encoded; None for pairs of texts."""
+    if not rows or "text" not in rows[0] or "text_pair" in rows[0]:
+        return None
+    return encode([row["text"] for row in rows], [row["gold"] for row in rows], names, tokenizer, data)
+
+
+def answer(
+    texts: Sequence[str], pairs: Sequence[str] | None, score: Score, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """{"labels", "probabilities"} a text."""
+    return decode(score(texts, pairs), names)
+
+
+def describe(names: Sequence[str]) -> str:
+    """For the model card."""
+    return f"multi_label of the labels {', '.join(names)} (given where the sigmoid of its score is above one half)"
 
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:

@@ -9,25 +9,32 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
+from weitiao.config.task import REGRESSION
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.side import Side, shown_text
-from weitiao.tasks import classification
+from weitiao.tasks import classification, defaults
+from weitiao.tasks.defaults import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_MODEL = "AutoModelForSequenceClassification"
-KIND = "number"
-HIGHER_IS_BETTER = {"pearson": True, "spearman": True, "mse": False, "rmse": False, "mae": False, "r2": True}
+OPTIONS = REGRESSION
+PROBLEM_TYPE: str | None = "regression"
+HIGHER_IS_BETTER = OPTIONS.metrics
 COMPARED = tuple(HIGHER_IS_BETTER)
 _OF_FIRST = ("of the first arm's mean", "×第一组的均值")
 MARGIN_UNITS = {"mse": _OF_FIRST, "rmse": _OF_FIRST, "mae": _OF_FIRST}
 ROW_TESTS = {"pearson": "swap", "mse": "swap", "rmse": "swap", "mae": "swap", "r2": "swap"}
-GAP_METRIC = "mae"
+GAP_METRIC: str | None = "mae"
 SECTIONS = ("gaps",)
 SCORED_ONLY: dict[str, Any] = {}
 _HEADS = {"classifier", "score", "classification_head"}  # what transformers calls the layer that gives the number
 Tensors = dict[str, torch.Tensor]
+# As for most tasks:
+class_weights = defaults.class_weights
+classes_of = defaults.classes_of
+input_problem = defaults.input_problem
 # As with one label:
 rows_of = classification.rows_of
 count_targets = classification.count_targets
@@ -69,7 +76,7 @@ def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor |
 
 def prepare_model(model: "PreTrainedModel") -> str | None:
     """Tell the saved model what its score is. Returns what to say about it."""
-    model.config.problem_type = "regression"
+    model.config.problem_type = PROBLEM_TYPE
     return None
 
 
@@ -149,10 +156,6 @@ def _heads(model: Any) -> list[tuple[str, torch.nn.Linear]]:
     ]  # fmt: skip
 
 
-def class_weights(wanted: str | Mapping[str, float], labels: Sequence[float], names: Sequence[str]) -> None:
-    """Numbers have no classes to weigh."""
-
-
 def metrics(scores: NDArray[np.float32], gold: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
     """Every figure of the evaluation, from scores [N, 1] and numbers [N]."""
     return _metrics(np.asarray(scores, np.float64)[:, 0], np.asarray(gold, np.float64))
@@ -188,6 +191,27 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
     numbers = map(float, side.labels)
     for row_id, texts, gold, found in zip(side.ids, side.shown, numbers, scores[:, 0].tolist(), strict=True):
         yield {"id": row_id, **texts, "gold": gold, "predicted": found}
+
+
+def encoded_again(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], tokenizer: Any, data: DataConfig
+) -> Encoded | None:
+    """Lines of predictions.jsonl, encoded; None for pairs of texts."""
+    if not rows or "text" not in rows[0] or "text_pair" in rows[0]:
+        return None
+    return encode([row["text"] for row in rows], [row["gold"] for row in rows], names, tokenizer, data)
+
+
+def answer(
+    texts: Sequence[str], pairs: Sequence[str] | None, score: Score, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """{"number"} a text."""
+    return decode(score(texts, pairs), names)
+
+
+def describe(names: Sequence[str]) -> str:
+    """For the model card."""
+    return f"The number in the column `{', '.join(names)}`"
 
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
@@ -231,11 +255,6 @@ def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 def margin_of(metric: str, margin: float, level: float) -> float:
     """``compare.margin`` as a difference of a metric that is about ``level``: of errors that share, else the same number."""
     return margin * level if metric in MARGIN_UNITS else margin
-
-
-def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Numbers have no classes to tell apart."""
-    return {}
 
 
 def row_text(row: Mapping[str, Any]) -> str:

@@ -8,33 +8,38 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
+from weitiao.config.task import TOKEN_CLASSIFICATION
 from weitiao.data.encode import Encoded
 from weitiao.data.side import Side
 from weitiao.data.tags import OUTSIDE
-from weitiao.data.words import Span, Tagged, encode_words, joined
-from weitiao.tasks import classification
+from weitiao.data.words import Span, Tagged, encode_words, joined, split
+from weitiao.tasks import classification, defaults
+from weitiao.tasks.defaults import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_MODEL = "AutoModelForTokenClassification"
-KIND = "tokens"
-HIGHER_IS_BETTER = {
-    "f1": True,
-    "precision": True,
-    "recall": True,
-    "f1_macro": True,
-    "token_accuracy": True,
-    "log_loss": False,
-}
+OPTIONS = TOKEN_CLASSIFICATION
+PROBLEM_TYPE: str | None = None
+HIGHER_IS_BETTER = OPTIONS.metrics
 # What follows from the tags alone; log_loss needs the scores, which predictions.jsonl does not keep.
 COMPARED = ("f1", "precision", "recall", "f1_macro", "token_accuracy")
 MARGIN_UNITS: dict[str, tuple[str, str]] = {}
 ROW_TESTS = {"f1": "swap", "precision": "swap", "recall": "swap", "token_accuracy": "swap"}
+GAP_METRIC: str | None = None
 SECTIONS = ("classes", "gaps")
 SCORED_ONLY: dict[str, Any] = {}
 IGNORED = -100  # the class of tokens that carry no word's tag, as in transformers
 Tensors = dict[str, torch.Tensor]
+# As for most tasks:
+class_weights = defaults.class_weights
+margin_of = defaults.margin_of
+metric_problem = defaults.metric_problem
+prepare_model = defaults.prepare_model
+restore_head = defaults.restore_head
+scale_head = defaults.scale_head
+start_head = defaults.start_head
 
 
 def rows_of(side: Side) -> tuple[Sequence[Tagged], None]:
@@ -43,12 +48,12 @@ def rows_of(side: Side) -> tuple[Sequence[Tagged], None]:
 
 
 def encode(
-    rows: Sequence[Tagged],
+    texts: Sequence[Tagged],
     labels: Sequence[str],
     names: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
     data: DataConfig,
-    pairs: None = None,
+    pairs: Sequence[str] | None = None,
     **options: Any,
 ) -> Encoded:
     """Token ids, which of them carry a word's tag, and the class of every word. ``labels`` are those of rows: empty here.
@@ -57,7 +62,7 @@ def encode(
     """
     options.pop("cache_key", None)
     classes = {name: i for i, name in enumerate(names)}
-    return encode_words(rows, classes, tokenizer, data.max_length, data.over_length, **options)
+    return encode_words(texts, classes, tokenizer, data.max_length, data.over_length, **options)
 
 
 def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
@@ -97,15 +102,6 @@ def loss(model: "PreTrainedModel", batch: Tensors, class_weights: torch.Tensor |
 def row_scores(model: "PreTrainedModel", batch: Tensors) -> torch.Tensor:
     """What evaluation needs: the logits [W, C] of the batch's W words, row by row."""
     return classification.logits(model, batch)[batch["labels"] != IGNORED]
-
-
-def prepare_model(model: "PreTrainedModel") -> str | None:
-    """Nothing to prepare. Returns what to say about it."""
-    return None
-
-
-def class_weights(wanted: str | Mapping[str, float], labels: Sequence[int], names: Sequence[str]) -> None:
-    """Words are not weighed."""
 
 
 def metrics(scores: NDArray[np.float32], gold: Sequence[NDArray[np.int64]], names: Sequence[str]) -> dict[str, Any]:
@@ -155,17 +151,46 @@ def _metrics_of_tags(true: Sequence[Sequence[str]], predicted: Sequence[Sequence
     }
 
 
-def metric_problem(name: str, names: Sequence[str], gold: Sequence[Any]) -> str | None:
-    """Every metric of the configuration can be computed on any rows."""
-    return None
-
-
 def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Lines of predictions.jsonl; ``entities`` are the predicted ones, placed in the joined words."""
     rows = side.tagged
     for row_id, (words, gold), answer in zip(side.ids, rows, decode([w for w, _ in rows], scores, names), strict=True):
         entities = [{k: v for k, v in found.items() if k != "score"} for found in answer["entities"]]
         yield {"id": row_id, "tokens": words, "gold": gold, "predicted": answer["tags"], "entities": entities}
+
+
+def encoded_again(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], tokenizer: Any, data: DataConfig
+) -> Encoded | None:
+    """Lines of predictions.jsonl, encoded."""
+    if not rows or "tokens" not in rows[0]:
+        return None
+    return encode([(row["tokens"], row["gold"]) for row in rows], [], names, tokenizer, data)
+
+
+def answer(
+    texts: Sequence[Any], pairs: Sequence[str] | None, score: Score, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """:func:`decode`. A text may be a list of words; others are cut into words, Chinese into characters."""
+    placed = [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
+    rows = [[text[start:end] for start, end in spans] for text, spans in placed]
+    return list(decode(rows, score([(words, ()) for words in rows], None), names, placed))
+
+
+def input_problem(fields: Mapping[str, Any], column: str) -> str | None:
+    """A list of words or a text will do; the column ``text`` stands in for words that are not there."""
+    value = fields.get(column, fields.get("text"))
+    texts = value if isinstance(value, list) else [value]
+    if all(isinstance(text, str) and text for text in texts) and any(text.strip() for text in texts):
+        return None
+    if isinstance(fields.get(column), list):
+        return f"'{column}' is no list of words: {fields[column]!r}.\nExpected texts, at least one.\nCorrect the row."
+    return f"no text in the column '{column}'"
+
+
+def describe(names: Sequence[str]) -> str:
+    """For the model card."""
+    return f"token_classification of the labels {', '.join(names)}"
 
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
@@ -204,11 +229,6 @@ def from_counts(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         "recall": share(right, true),
         "token_accuracy": share(right_words, words),
     }
-
-
-def margin_of(metric: str, margin: float, level: float) -> float:
-    """``compare.margin`` is a share of every metric."""
-    return margin
 
 
 def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:

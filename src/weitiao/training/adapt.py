@@ -1,4 +1,4 @@
-"""The model ready to train: method applied, kernels in place, compute dtype set, optimizer made."""
+"""The model ready to train: method applied, kernels in place, compute dtype set, master weights made."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from weitiao.config.method import MethodSection
 from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.data.encode import Encoded
@@ -17,7 +17,6 @@ from weitiao.errors import ConfigError
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import Prefix, depth, layers
 from weitiao.kernels.gpu import use_liger
-from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import Base, fuse_lora
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
@@ -27,9 +26,9 @@ from weitiao.methods.galore import GaLore
 from weitiao.methods.parent import find
 from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
 from weitiao.pretrained.locate import locate
-from weitiao.pretrained.resolve import Resolved
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
+from weitiao.training.masters import Masters, masters_of
 from weitiao.training.optim import MasterAdamW
 from weitiao.training.probe import probe_top_k
 from weitiao.training.stored_layers import with_states
@@ -43,11 +42,81 @@ class Adapted:
     """The model ready to train."""
 
     model: Any
-    optimizer: MasterAdamW
-    rows: RowsEmbedding | None
+    masters: Masters
+    projection: GaLore | None  # of the moments of some parameters
+    rows: RowsEmbedding | None  # the embedding, where only the rows that occur train
     counts: dict[str, Any]
     inputs: Inputs
-    prefix: Prefix | None = None
+    prefix: Prefix | None = None  # frozen layers whose outputs are stored
+
+    def optimizer(self, config: RunConfig, total_steps: int) -> MasterAdamW:
+        """The optimizer of a run of so many steps."""
+        method = config.method
+        hooks = METHODS[method.type].step_hooks(
+            method, self.model, self.masters.tensors, total_steps=total_steps, seed=config.train.seed
+        )
+        factor = partial(rate_factor, method)
+        return MasterAdamW(self.masters, config.train, rate_factor=factor, projection=self.projection, hooks=hooks)
+
+
+def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> Adapted:
+    """The model on its device: method applied, kernels in place, compute dtype set, sharded if asked.
+
+    Raises:
+        ConfigError: the model cannot take the method.  ModelError: it cannot be loaded.
+    """
+    options, resolved = config.train, inputs.resolved
+    set_seed(options.seed)  # before loading, so that a new head starts the same for every method
+    model, new = _load(config, inputs)
+    method = _with_probed_layers(config.method, model, inputs)
+    model = _apply(method, model, new, config, inputs)
+    counts = _counts(method, model)
+    rows = None
+    if options.sparse_embedding and inputs.stream is None:
+        rows = occurring_rows(model, method, inputs)
+    model = model.to(world.accelerator.device)
+    to_compute_dtype(model, resolved.dtype)
+    _use_kernels(model, config, inputs)
+    if world.shards:
+        world.shard(model, list(layers(model)[1]))
+        log.info("FSDP2: the weights are shared out among %d processes", world.size)
+    projection = METHODS[method.type].projection(method, model)
+    masters = masters_of(model.named_parameters(), options, getattr(torch, resolved.dtype))
+    prefix = None
+    if isinstance(method.top_k, int) and not world.shards:
+        prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
+    return Adapted(model, masters, projection, rows, counts, inputs=inputs, prefix=prefix)
+
+
+def _load(config: RunConfig, inputs: Inputs) -> tuple[Any, tuple[str, ...]]:
+    """The model in fp32, and the parameters that the checkpoint lacked."""
+    model, new = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved)
+    if new:
+        log.info("newly initialised, so trained and saved: %s", ", ".join(new))
+    if config.train.dropout != "model":
+        set_dropout(model, config.train.dropout)
+    if config.train.liger:
+        use_liger(model, inputs.resolved.device)
+    return model, new
+
+
+def _with_probed_layers(method: MethodSection, model: Any, inputs: Inputs) -> MethodSection:
+    """``top_k=auto`` as a number."""
+    if method.top_k != "auto":
+        return method
+    return method.model_copy(update={"top_k": probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)})
+
+
+def _apply(method: MethodSection, model: Any, new: tuple[str, ...], config: RunConfig, inputs: Inputs) -> Any:
+    """The model with the method, and a head that starts and trains in the task's units."""
+    task = inputs.task
+    task.start_head(model, new, inputs.train.labels)
+    model = METHODS[method.type].apply(model, method, new, locate(config.model))
+    if line := task.scale_head(model, inputs.train.labels):
+        log.info("%s", line)
+    if method.starts_from_rows:
+        start_from_data(model, inputs.train, inputs.pad_id, config.train.seed)
+    return model
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
@@ -57,90 +126,34 @@ def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
     return {"num_params": total, "num_trainable_params": trainable, "trainable_percent": 100 * trainable / total}
 
 
-def adapt(config: RunConfig, inputs: Inputs, accelerator: Accelerator, events: EventLog, world: World) -> Adapted:
-    """The model on its device: method applied, kernels in place, compute dtype set, sharded if asked, optimizer made."""
-    options, resolved = config.train, inputs.resolved
-    sharded = world.size > 1 and world.strategy == "fsdp2"
-    if options.int8_base and (problem := _int8_problem(config, resolved)):
-        raise ConfigError(
-            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel on a CPU with VNNI.\n"
-            "Leave train.int8_base out."
-        )
-    if options.stochastic_rounding and resolved.dtype != "bfloat16":
-        raise ConfigError(
-            f"train.stochastic_rounding=true, and the run computes in {resolved.dtype}.\nExpected bfloat16 weights to round "
-            "to.\nSet train.bf16=true if this machine has bf16, or leave train.stochastic_rounding out."
-        )
-    if sharded and lora_base(config) == "nf4":
-        raise ConfigError(
-            "method.load_in_4bit=true with FSDP2, which cannot share packed weights out.\nExpected DDP or one process.\n"
-            "Use train.distributed=ddp."
-        )
-    if sharded and getattr(config.method, "galore_rank", None) is not None:
-        raise ConfigError(
-            "method.galore_rank with FSDP2, whose processes hold parts of a matrix.\nExpected DDP or one process.\n"
-            "Use train.distributed=ddp."
-        )
-    if options.optimizer_in_backward and world.size > 1:
-        raise ConfigError(
-            f"train.optimizer_in_backward=true with {world.size} processes, whose gradients are summed first.\nExpected one "
-            "process.\nLeave train.optimizer_in_backward out."
-        )
-    set_seed(options.seed)  # before loading, so that a new head starts the same for every method
-    model, new = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, resolved)
-    if new:
-        log.info("newly initialised, so trained and saved: %s", ", ".join(new))
-    if options.dropout != "model":
-        set_dropout(model, options.dropout)
-    if options.liger:
-        use_liger(model, resolved.device)
-    method = config.method
-    if method.top_k == "auto":
-        top_k = probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)
-        method = method.model_copy(update={"top_k": top_k})
-    if hasattr(inputs.task, "start_head"):
-        inputs.task.start_head(model, new, inputs.train.labels)
-    model = METHODS[method.type].apply(model, method, new, locate(config.model))
-    if hasattr(inputs.task, "scale_head"):
-        log.info("%s", inputs.task.scale_head(model, inputs.train.labels))
-    if getattr(method, "init_lora_weights", None) == "eva":
-        start_from_data(model, inputs.train, inputs.pad_id, options.seed)
+def _counts(method: MethodSection, model: Any) -> dict[str, Any]:
+    """What the summary says of the trained model before it trains."""
     counts = count_parameters(model) | ({} if method.top_k is None else {"top_k": method.top_k})
-    if (earlier := getattr(method, "init_from", None)) is not None:
-        counts["init_from"] = find(earlier, "method.init_from").facts
+    if method.parent is not None:
+        counts["init_from"] = find(method.parent, "method.init_from").facts
     log.info(
         "trainable params: %s || all params: %s || trainable%%: %.4f",
         *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),
         counts["trainable_percent"],
     )
-    rows = None
-    if options.sparse_embedding and inputs.stream is None:
-        rows = occurring_rows(model, config.method.type, inputs)
-    model = model.to(accelerator.device)
-    to_compute_dtype(model, resolved.dtype)
-    if told := inputs.task.prepare_model(model):
-        log.info("%s", told)
+    return counts
+
+
+def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
+    """Our own functions where they equal the model's, each with a line in the log."""
+    options = config.train
+    if line := inputs.task.prepare_model(model):
+        log.info("%s", line)
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     if options.fused_layers and not options.liger and (count := fuse_layers(model)):
         log.info("norms, gated layers and activations: %d with our own functions", count)
-    if options.fused_lora and config.method.type == "lora":
+    if options.fused_lora and config.method.fuses_lora:
         base = lora_base(config)
         fused, left = fuse(model, base)
         log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
     if options.compile:
         model.compile(dynamic=True)  # in place: names in the state dict stay
-    if sharded:
-        world.shard(model, list(layers(model)[1]))
-        log.info("FSDP2: the weights are shared out among %d processes", world.size)
-    galore = GaLore.of(method, model) if method.type == "full" else None
-    optimizer = MasterAdamW(
-        model.named_parameters(), options, getattr(torch, resolved.dtype), partial(rate_factor, config.method), galore
-    )
-    prefix = None
-    if isinstance(method.top_k, int) and not sharded:
-        prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
-    return Adapted(model, optimizer, rows, counts, inputs, prefix)
 
 
 def fuse(model: Any, base: Base) -> tuple[int, int]:
@@ -156,17 +169,17 @@ def fuse(model: Any, base: Base) -> tuple[int, int]:
 
 def lora_base(config: RunConfig) -> Base:
     """How the frozen weights under adapters are held."""
-    if getattr(config.method, "load_in_4bit", False):
+    if config.method.packs_base:
         return "nf4"
     return "int8" if config.train.int8_base else "as it is"
 
 
-def occurring_rows(model: Any, method: str, inputs: Inputs) -> RowsEmbedding | None:
+def occurring_rows(model: Any, method: MethodSection, inputs: Inputs) -> RowsEmbedding | None:
     """The embedding cut down to the rows that occur: trained ones are returned, of a frozen one the others are let go."""
     ids = [inputs.pad_id, *np.unique(inputs.train.flat).tolist()]
     if (rows := shrink_embedding(model, ids)) is not None:
         log.info("embedding: the %s of %s rows that occur are trained", f"{len(rows.rows):,}", f"{len(rows.place):,}")
-    elif method != "full":  # an adapter is saved without the embedding
+    elif method.saves_adapter:  # which is saved without the embedding
         known = keep_known_rows(model, [*ids, *np.unique(inputs.eval.flat).tolist()])
         if known is not None:
             log.info(
@@ -188,17 +201,16 @@ def _stored_prefix(
         def progress(done: int, total: int) -> None:
             events.write("progress", what=f"frozen layers of the {what} rows", done=done, total=total)
 
-        return with_states(prefix, inputs.task, rows, inputs.pad_id, options.eval_tokens_per_batch, progress)
+        return with_states(
+            prefix,
+            inputs.task,
+            rows,
+            pad_id=inputs.pad_id,
+            tokens_per_batch=options.eval_tokens_per_batch,
+            progress=progress,
+        )
 
     inputs = replace(inputs, train=stored("training", inputs.train), eval=stored("evaluation", inputs.eval))
     prefix.replay()
     log.info("frozen layers: %d, computed once and read from disk", prefix.frozen)
     return prefix, inputs
-
-
-def _int8_problem(config: RunConfig, resolved: Resolved) -> str | None:
-    if config.method.type != "lora" or not config.train.fused_lora:
-        return "full fine-tuning needs the base's own weights" if config.method.type != "lora" else "fused_lora is off"
-    if resolved.device != "cpu":
-        return f"the run computes on {resolved.device}"
-    return None if int8_is_supported() else "this CPU or this torch has no int8 product"

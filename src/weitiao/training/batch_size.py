@@ -3,20 +3,19 @@
 import logging
 import time
 from dataclasses import replace
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from weitiao.config.train import TrainConfig
 from weitiao.data.batch import BatchPlan, plan_epoch
 from weitiao.errors import ModelError
 from weitiao.measure.meters import available_memory_bytes, memory_bytes, peak_memory_bytes
+from weitiao.tasks.task import Tensors
+from weitiao.training.finish import padding_share
 from weitiao.training.inputs import Inputs
-from weitiao.training.loop import backward_all, dry_run, is_out_of_memory
-from weitiao.training.schedule import Schedule
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from weitiao.training.learner import Learner, backward, dry_run, is_out_of_memory
+from weitiao.training.schedule import EpochSchedule, Schedule, StreamSchedule, batch_plan
 
 log = logging.getLogger("weitiao")
 _BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
@@ -24,9 +23,41 @@ _WORTH_IT = 1.05  # a larger batch means fewer updates: it must be faster by thi
 _MEMORY_SHARE = 0.6  # of what is free; the heap still grows after the trial
 
 
-def try_longest_batch(
-    model: Any, task: ModuleType, inputs: Inputs, schedule: Schedule, accelerator: "Accelerator", auto_batch: bool
-) -> Schedule:
+def plan_batches(
+    options: TrainConfig, inputs: Inputs, learner: Learner, *, saved: dict[str, Any] | None, started_with: int
+) -> EpochSchedule | StreamSchedule:
+    """The schedule of a run, its token budget chosen where that is asked for.
+
+    Args:
+        saved: state.json of the checkpoint that the run goes on from.
+        started_with: processes that the run began with.
+    """
+    budget, accumulation = options.tokens_per_batch, options.gradient_accumulation_steps * started_with
+    plan = batch_plan(options)
+    if budget == "auto" and saved is not None:  # another measurement would cut other batches
+        plan = replace(plan, tokens_per_batch=saved["tokens_per_batch"])
+    elif budget == "auto" and plan.rows_per_batch is None and inputs.stream is None:
+        tokens, why = learner.world.share(choose_tokens_per_batch(learner, inputs, plan, options.seed))
+        plan = replace(plan, tokens_per_batch=tokens)
+        log.info("tokens_per_batch=%d (auto): %s", tokens, why)
+    if inputs.stream is not None:
+        assert options.max_steps is not None, "the configuration asks for it"
+        log.info("batches: %s, inside windows of the stream", plan.describe())
+        return StreamSchedule(inputs.stream, plan, options.seed, accumulation, options.max_steps)
+    schedule = EpochSchedule(
+        inputs.train,
+        plan,
+        options.seed,
+        accumulation,
+        options.num_train_epochs,
+        max_steps=options.max_steps,
+        clocked=options.max_seconds is not None,
+    )
+    log.info("batches: %s; %.1f%% padding", plan.describe(), 100 * padding_share(schedule))
+    return schedule
+
+
+def try_longest_batch(learner: Learner, schedule: Schedule, auto_batch: bool) -> Schedule:
     """A schedule whose longest batch fits.
 
     With ``auto_batch`` every batch is cut into 2, 4, 8... parts until it does; the optimizer step keeps its rows, and so
@@ -37,15 +68,16 @@ def try_longest_batch(
     """
     while True:
         try:
-            dry_run(model, task, inputs.pad_id, schedule, accelerator)
+            dry_run(learner, schedule)
             return schedule
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             if not is_out_of_memory(error):
                 raise
-        model.zero_grad(set_to_none=True)
+        learner.model.zero_grad(set_to_none=True)
         parts = 2 * schedule.parts
-        if auto_batch and parts <= 2 * len(schedule.longest_batch()[1]) and len(schedule.longest_batch()[1]) > 1:
+        longest = len(schedule.longest_batch()[1])
+        if auto_batch and parts <= 2 * longest and longest > 1:
             schedule = replace(schedule, parts=parts)  # type: ignore[type-var]
             log.warning("a batch does not fit into memory: each is cut into %d parts, the optimizer step stays", parts)
             continue
@@ -56,43 +88,15 @@ def try_longest_batch(
         )
 
 
-def choose_tokens_per_batch(
-    model: Any, task: ModuleType, inputs: Inputs, plan: BatchPlan, seed: int, accelerator: "Accelerator"
-) -> tuple[int, str]:
+def choose_tokens_per_batch(learner: Learner, inputs: Inputs, plan: BatchPlan, seed: int) -> tuple[int, str]:
     """The smallest token budget within 5 % of the best measured speed that fits, and the reason in words.
 
     Two timed forward and backward passes of a middle batch for each budget, 256 to 8,192 tokens, until a doubling
     brings less than 5 % or the next one would pass 60 % of the free memory. Weights and random state stay as they were.
     """
-    lengths = inputs.train.lengths
-    free, before = available_memory_bytes(), memory_bytes()
-    speeds: dict[int, float] = {}
-    why = "no larger one was tried"
-    with torch.random.fork_rng(devices=[] if accelerator.device.type == "cpu" else None):
-        model.train()
-        for budget in _BUDGETS:
-            batches = plan_epoch(lengths, replace(plan, tokens_per_batch=budget), seed, 0)
-            batch = task.collate(inputs.train, sorted(batches, key=lambda b: sum(lengths[i] for i in b))[len(batches) // 2], inputs.pad_id)  # fmt: skip
-            targets = task.count_targets(batch)
-            try:
-                seconds = min(_timed(model, task, batch, targets, accelerator) for _ in range(2))
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                why = f"{budget:,} does not fit"
-                break
-            finally:
-                model.zero_grad(set_to_none=True)
-            speeds[budget] = batch["input_ids"].numel() / seconds
-            if 2 * budget in _BUDGETS and len(speeds) > 1 and speeds[budget] < _WORTH_IT * speeds[budget // 2]:
-                why = f"{budget:,} is hardly faster"
-                break
-            if 2 * (peak_memory_bytes() - before) > _MEMORY_SHARE * free:
-                why = "twice as many could pass 60 % of the free memory"
-                break
-            if len(batches) == 1:
-                why = "all rows are one batch"
-                break
+    with torch.random.fork_rng(devices=[] if learner.device.type == "cpu" else None):
+        learner.model.train()
+        speeds, why = _speeds(learner, inputs, plan, seed)
     if not speeds:
         return _BUDGETS[0], "even the smallest trial did not fit"
     best = max(speeds.values())
@@ -101,9 +105,34 @@ def choose_tokens_per_batch(
     return chosen, f"{measured}; {why}"
 
 
-def _timed(
-    model: Any, task: ModuleType, batch: dict[str, torch.Tensor], targets: int, accelerator: "Accelerator"
-) -> float:
+def _speeds(learner: Learner, inputs: Inputs, plan: BatchPlan, seed: int) -> tuple[dict[int, float], str]:
+    """Padded tokens a second by budget, and why no larger one was tried."""
+    lengths = inputs.train.lengths
+    free, before = available_memory_bytes(), memory_bytes()
+    speeds: dict[int, float] = {}
+    for budget in _BUDGETS:
+        batches = plan_epoch(lengths, replace(plan, tokens_per_batch=budget), seed, 0)
+        by_tokens = sorted(batches, key=lambda batch: sum(lengths[i] for i in batch))
+        batch = learner.collate(inputs.train, by_tokens[len(batches) // 2])
+        try:
+            seconds = min(_timed(learner, batch) for _ in range(2))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return speeds, f"{budget:,} does not fit"
+        finally:
+            learner.model.zero_grad(set_to_none=True)
+        speeds[budget] = batch["input_ids"].numel() / seconds
+        if 2 * budget in _BUDGETS and len(speeds) > 1 and speeds[budget] < _WORTH_IT * speeds[budget // 2]:
+            return speeds, f"{budget:,} is hardly faster"
+        if 2 * (peak_memory_bytes() - before) > _MEMORY_SHARE * free:
+            return speeds, "twice as many could pass 60 % of the free memory"
+        if len(batches) == 1:
+            return speeds, "all rows are one batch"
+    return speeds, "no larger one was tried"
+
+
+def _timed(learner: Learner, batch: Tensors) -> float:
     start = time.perf_counter()
-    backward_all(model, task, [batch], targets, accelerator)
+    backward(learner, [batch], learner.task.count_targets(batch))
     return time.perf_counter() - start

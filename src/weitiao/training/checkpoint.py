@@ -77,7 +77,7 @@ def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int:
             f"The best evaluation's weights in {folder} are damaged ({problem}).\nExpected them as they were written.\n"
             "Start a new run in another output.dir."
         )
-    optimizer.load_masters(load_file(folder / WEIGHTS))
+    optimizer.masters.load(load_file(folder / WEIGHTS))
     return int(step)
 
 
@@ -142,12 +142,12 @@ def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[s
         return None
     folder = Path(checkpoints) / f"step-{step}"
     weights = load_file(folder / WEIGHTS)
-    if weights.keys() != optimizer.masters.keys():
+    if weights.keys() != optimizer.masters.tensors.keys():
         raise RunError(
             f"{folder} holds other parameters than this run trains.\nExpected the run's own checkpoint.\n"
             "Start a new run in another output.dir."
         )
-    optimizer.load_masters(weights)
+    optimizer.masters.load(weights)
     optimizer.load_state(load_file(folder / MOMENTS), step)
     state = RunDir(folder).read_json(STATE)
     _set_random_state(state["random"])
@@ -179,7 +179,7 @@ def _problem(folder: Path) -> str | None:
 
 def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
     """Into a temporary folder, synced to the disk, then renamed: a kill leaves a whole checkpoint or none."""
-    weights = optimizer.weights()  # every process takes part in gathering, one writes
+    weights = optimizer.masters.whole()  # every process takes part in gathering, one writes
     moments = optimizer.state() if with_moments else None
     if not is_main():
         return

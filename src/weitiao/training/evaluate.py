@@ -1,7 +1,5 @@
 """Score rows with a model: the task's scores in row order, whatever the batches were."""
 
-from types import ModuleType
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,13 +8,15 @@ from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
 from weitiao.kernels.limits import HOLES_BYTES, trim
 from weitiao.measure.meters import memory_bytes
+from weitiao.tasks.task import Task
 from weitiao.training.world import World
 
 
 def score(
     model: torch.nn.Module,
-    task: ModuleType,
+    task: Task,
     encoded: Encoded,
+    *,
     pad_id: int,
     tokens_per_batch: int,
     world: World | None = None,

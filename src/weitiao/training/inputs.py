@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +15,13 @@ from weitiao.data.chat import chat_of, template_text
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
+from weitiao.data.kinds import KINDS
 from weitiao.data.prepare import Prepared, label_counts, prepare, prepare_evaluation
+from weitiao.data.report import DataReport
 from weitiao.data.side import Side
 from weitiao.data.stream import Stream
 from weitiao.errors import DataError, RunError
-from weitiao.methods import refuse_shapes, refuse_unfit
+from weitiao.methods import METHODS
 from weitiao.methods.shapes import on_shapes
 from weitiao.pretrained.architecture import max_row_length, model_type
 from weitiao.pretrained.load import load_tokenizer
@@ -29,6 +30,7 @@ from weitiao.rundir.files import write_jsonl, writing
 from weitiao.rundir.folder import RunDir
 from weitiao.system.environment import env, git_commit
 from weitiao.tasks import TASKS
+from weitiao.tasks.task import Task
 from weitiao.training.events import EventLog
 
 log = logging.getLogger("weitiao")
@@ -38,7 +40,7 @@ log = logging.getLogger("weitiao")
 class Inputs:
     """The encoded rows of a run and the choices that do not depend on the method."""
 
-    task: ModuleType
+    task: Task
     prepared: Prepared
     pad_id: int
     train: Encoded
@@ -57,7 +59,7 @@ class Inputs:
     def text_columns(self) -> tuple[str, ...]:
         """The columns that held the text, the two texts of a pair, or the words."""
         columns = self.prepared.report["format"]["columns"]
-        return tuple(columns if self.task.KIND == "sft" else columns[:-1])
+        return tuple(KINDS[self.task.OPTIONS.rows].text_columns(columns))
 
     def train_ids(self, rows: Sequence[int]) -> list[str]:
         """Names of encoded training rows, for messages."""
@@ -89,57 +91,81 @@ class Inputs:
         return {name: metrics[name] for name in self.task.HIGHER_IS_BETTER if name in metrics}
 
 
-def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
-    """Make the inputs; writes data_report.json, split.json and environment.json."""
+def gather(config: RunConfig, run: RunDir, events: EventLog, resolved: Resolved) -> Inputs:
+    """Read, check, split and encode the rows; writes data_report.json, split.json and environment.json.
+
+    Raises:
+        DataError: rows that the check or a policy refuses.  RunError: a resumed run's data has changed.
+    """
     task = TASKS[config.task]
-    # what the model cannot take is refused before anything is read
-    refuse_unfit(config.method, model_type(config.model), task.KIND == "sft")
-    refuse_shapes(config.method, on_shapes(config.method, config.model, task.AUTO_MODEL))
     events.write("stage", message=f"reading {config.data.train}")
     tokenizer = load_tokenizer(config.model)
-    _stage_tokenizer(config, run, tokenizer, task.KIND)
+    _stage_tokenizer(config, run, tokenizer, generates=task.OPTIONS.generates)
     max_length = max_row_length(config, tokenizer)
-    data = config.data.model_copy(update={"max_length": max_length})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"max_length": max_length})})
+    found = _checked(config, tokenizer, task, events)
+    inputs = _encoded(config, tokenizer, resolved, run=run, events=events)
+    if config.data.general_text is not None:
+        general = general_texts(config.data.general_text, config.data.general_rows)
+        inputs = replace(inputs, general=tuple(general))
+    _write(config, run, inputs, found)
+    return inputs
+
+
+def _checked(config: RunConfig, tokenizer: Any, task: Task, events: EventLog) -> DataReport:
+    """The data check, with its findings in the log. Raises DataError for errors, unless ``data.check=warn``."""
+    data, rows = config.data, task.OPTIONS.rows
     # of a stream only the evaluation rows can be checked beforehand
-    looked_at = data.model_copy(update={"train": data.eval, "eval": None}) if data.streaming else data
-    found = cached_report(looked_at, tokenizer, lambda message: events.write("stage", message=message), task.KIND)
+    checked = data.model_copy(update={"train": data.eval, "eval": None}) if data.streaming else data
+    found = cached_report(checked, tokenizer, lambda message: events.write("stage", message=message), rows)
     encodings = ", ".join(sorted(set(found.format["encodings"].values()))) or "binary"
     log.info("data: %s, read as %s (%s), %s", found.source, found.format["name"], found.format["reason"], encodings)
     for finding in found.findings:
         if finding.severity != "info":
             log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
-    refuse_errors(found, data, task.KIND)
-    prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.KIND)
-    events.write(
-        "stage", message=f"encoding {len(prepared.train):,} training and {len(prepared.eval):,} evaluation rows"
-    )
+    refuse_errors(found, data, rows)
+    return found
+
+
+def _encoded(config: RunConfig, tokenizer: Any, resolved: Resolved, *, run: RunDir, events: EventLog) -> Inputs:
+    """The rows of both sides, split and encoded."""
+    task, data = TASKS[config.task], config.data
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data, task.OPTIONS.rows)
+    message = f"encoding {len(prepared.train):,} training and {len(prepared.eval):,} evaluation rows"
+    events.write("stage", message=message)
     names = prepared.label_names
-    evaluation, eval_side = _encode(task, prepared.eval, names, tokenizer, data, events)
-    if data.streaming:
-        train, train_side = Encoded.of([]), prepared.train
-    else:
-        train, train_side = _encode(task, prepared.train, names, tokenizer, data, events)
-    prepared = replace(
-        prepared,
-        train=train_side,
-        eval=eval_side,
-        report=_after_lengths(prepared, train_side, eval_side, data.streaming),
-    )
-    train, canaries = with_canaries(train, train_side, names, task, tokenizer, data)
-    train = replace(train, packed=config.train.packing)
+    train, train_side = Encoded.of([]), prepared.train
+    evaluation, eval_side = _encode(task, prepared.eval, names, tokenizer, data=data, events=events)
+    if not data.streaming:
+        train, train_side = _encode(task, prepared.train, names, tokenizer, data=data, events=events)
+    report = _after_lengths(prepared, train_side, eval_side, data.streaming)
+    prepared = replace(prepared, train=train_side, eval=eval_side, report=report)
+    train, canaries = with_canaries(train, train_side, names, tokenizer, task=task, data=data)
     if canaries:
         log.info("canaries: %d planted among the training rows, as many kept out", data.canaries)
-    general = general_texts(data.general_text, data.general_rows) if data.general_text is not None else []
-    stream = _stream(task, data, eval_side, names, tokenizer, run) if data.streaming else None
-    resolved = resolve(_bf16_of(config, run), config.train.attention)
-    for reason in resolved.reasons.values():
-        log.info("%s", reason)
-    tokens = {"eval_tokens": _tokens(evaluation)} | ({} if data.streaming else {"train_tokens": _tokens(train)})
-    tables = ({} if data.streaming else {"train": prepared.train.table}) | (
+    stream = _stream(task, eval_side, names, tokenizer, data=data, run=run) if data.streaming else None
+    return Inputs(
+        task=task,
+        prepared=prepared,
+        pad_id=int(tokenizer.pad_token_id),
+        train=replace(train, packed=config.train.packing),
+        eval=evaluation,
+        resolved=resolved,
+        max_length=data.max_length,
+        stream=stream,
+        canaries=canaries,
+    )
+
+
+def _write(config: RunConfig, run: RunDir, inputs: Inputs, found: DataReport) -> None:
+    """What was found and chosen. Raises RunError where a resumed run's data has changed."""
+    prepared, streams = inputs.prepared, config.data.streaming
+    tokens = {"eval_tokens": _tokens(inputs.eval)} | ({} if streams else {"train_tokens": _tokens(inputs.train)})
+    tables = ({} if streams else {"train": prepared.train.table}) | (
         {"eval": prepared.eval.table} if config.data.eval else {}
     )
     hashes = {side: table.facts["sha256"] for side, table in tables.items()}
-    if (template := template_text(data.chat_template)) is not None:
+    if (template := template_text(config.data.chat_template)) is not None:
         hashes["chat_template"] = hashlib.sha256(template.encode()).hexdigest()
     _refuse_changed_data(run, hashes)
     run.write_json("data_report.json", {"check": found.to_dict(), "split": prepared.report | tokens})
@@ -147,34 +173,35 @@ def gather(config: RunConfig, run: RunDir, events: EventLog) -> Inputs:
     rejected = [{"side": side, **row} for side, table in tables.items() for row in table.rejected()]
     if rejected:
         write_jsonl(run.path / "rejected.jsonl", iter(rejected))
-    run.write_json(
-        "environment.json",
-        {
-            **env(),
-            "git": git_commit(),
-            "data_sha256": hashes,
-            "seed": config.train.seed,
-            "resolved": {**resolved.reasons, "max_length": max_length},
-        },
-    )
-    return Inputs(
-        task,
-        prepared,
-        int(tokenizer.pad_token_id),
-        train,
-        evaluation,
-        resolved,
-        max_length,
-        stream,
-        tuple(general),
-        canaries,
-    )
+    environment = {
+        **env(),
+        "git": git_commit(),
+        "data_sha256": hashes,
+        "seed": config.train.seed,
+        "resolved": {**inputs.resolved.reasons, "max_length": inputs.max_length},
+    }
+    run.write_json("environment.json", environment)
 
 
-def _stage_tokenizer(config: RunConfig, run: RunDir, tokenizer: Any, kind: str) -> None:
+def resolve_run(config: RunConfig, run: RunDir) -> Resolved:
+    """Device, dtype and attention of a run, each with its reason in the log; a run that goes on computes as it began."""
+    resolved = resolve(_bf16_of(config, run), config.train.attention)
+    for reason in resolved.reasons.values():
+        log.info("%s", reason)
+    return resolved
+
+
+def refuse_unfit_model(config: RunConfig) -> None:
+    """Raise ConfigError for a model that the method cannot take, by its config.json and its shapes. Reads no weights."""
+    task, method = TASKS[config.task], config.method
+    METHODS[method.type].refuse(method, model_type(config.model), task.OPTIONS.generates)
+    METHODS[method.type].refuse_shapes(method, on_shapes(method, config.model, task.AUTO_MODEL))
+
+
+def _stage_tokenizer(config: RunConfig, run: RunDir, tokenizer: Any, *, generates: bool) -> None:
     """Save what belongs into model/ while it is loaded: read again after training it would be the run's peak of memory."""
     own = tokenizer.chat_template
-    if kind == "sft":
+    if generates:
         tokenizer.chat_template = chat_of(config.data, tokenizer).template or own
     with writing(run.staged_tokenizer):
         tokenizer.save_pretrained(run.staged_tokenizer)
@@ -193,7 +220,7 @@ def _bf16_of(config: RunConfig, run: RunDir) -> bool | Literal["auto"]:
 
 
 def with_canaries(
-    train: Encoded, side: Side, names: tuple[str, ...], task: ModuleType, tokenizer: Any, data: DataConfig
+    train: Encoded, side: Side, names: tuple[str, ...], tokenizer: Any, *, task: Task, data: DataConfig
 ) -> tuple[Encoded, tuple[Canary, ...]]:
     """The training rows with the planted half of ``data.canaries`` behind them, and all canaries."""
     if not data.canaries:
@@ -206,7 +233,7 @@ def with_canaries(
 
 
 def _stream(
-    task: ModuleType, data: DataConfig, evaluation: Side, names: tuple[str, ...], tokenizer: Any, run: RunDir
+    task: Task, evaluation: Side, names: tuple[str, ...], tokenizer: Any, *, data: DataConfig, run: RunDir
 ) -> Stream:
     def encode(texts: list[str], labels: list[str], pairs: list[str] | None) -> Encoded:
         encoded: Encoded = task.encode(texts, labels, names, tokenizer, data, pairs)
@@ -241,7 +268,7 @@ def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming:
         report[f"label_counts_{name}"] = label_counts(side, prepared.label_names)
         gone = np.setdiff1d(before.rows, side.rows)
         report[f"dropped_in_encoding_from_{name}"] = side.table.ids(gone)
-    needs_all = not streaming and train.table.kind in ("classification", "labels")  # a tag may be rare, or never there
+    needs_all = not streaming and train.table.kind.keeps_all_labels
     empty = [n for n, count in report["label_counts_train"].items() if not count] if needs_all else []
     if empty:
         raise DataError(
@@ -252,10 +279,9 @@ def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming:
 
 
 def _encode(
-    task: ModuleType, side: Side, names: tuple[str, ...], tokenizer: Any, data: DataConfig, events: EventLog
+    task: Task, side: Side, names: tuple[str, ...], tokenizer: Any, *, data: DataConfig, events: EventLog
 ) -> tuple[Encoded, Side]:
     """The side encoded, and the side without the rows that ``over_length=drop`` left out."""
-    ids = side.ids if data.over_length == "fail" or task.KIND == "sft" else []
     texts, pairs = task.rows_of(side)
     encoded = task.encode(
         texts,
@@ -266,7 +292,7 @@ def _encode(
         pairs,
         cache_key=hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest(),
         progress=lambda done, total: events.write("progress", what="encoding", done=done, total=total),
-        ids=ids,
+        ids=side.row_names,
     )
     if not len(encoded):
         raise DataError(

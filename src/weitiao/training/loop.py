@@ -1,21 +1,20 @@
 """The training loop: a generator of facts. The caller logs, saves, evaluates and decides when to stop."""
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
 
 from weitiao.config.train import TrainConfig
-from weitiao.training.optim import MasterAdamW, learning_rate_at
-from weitiao.training.schedule import Schedule, cut_batches
-from weitiao.training.world import World
+from weitiao.data.batch import Batch
+from weitiao.data.encode import Encoded
+from weitiao.training.learner import Learner, backward, is_out_of_memory
+from weitiao.training.learning_rate import LearningRate
+from weitiao.training.optim import MasterAdamW
+from weitiao.training.schedule import Schedule, Step, cut_batches
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+Dealt = list[tuple[Batch, bool]]  # this process's batches of a step, each with whether it counts
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,13 @@ class StepInfo:
 
 
 def train_steps(
-    model: torch.nn.Module,
-    task: ModuleType,
-    pad_id: int,
+    learner: Learner,
     schedule: Schedule,
     optimizer: MasterAdamW,
-    peak_learning_rate: float,
+    rates: LearningRate,
     config: TrainConfig,
-    accelerator: "Accelerator",
+    *,
     skip: int = 0,
-    class_weights: torch.Tensor | None = None,
-    world: World | None = None,
-    rate_at: Callable[[int], float] | None = None,
 ) -> Iterator[StepInfo]:
     """Run optimizer steps and yield one :class:`StepInfo` each.
 
@@ -56,101 +50,68 @@ def train_steps(
 
     Args:
         skip: steps that an earlier process has done; the first step is ``skip + 1``.
-        world: the processes of the run; without it, one.
-        rate_at: the learning rate of a step (from 1), where it does not follow the number of steps.
     """
-    world = world or World(accelerator, "ddp")
-    total_steps = schedule.total_steps()
-    model.train()
+    world, total_steps = learner.world, schedule.total_steps()
+    skips = config.non_finite == "skip"
+    learner.model.train()
     for taken in schedule.steps(skip):
-        step, encoded = taken.step, taken.encoded
-        dealt = world.deal(taken.batches, encoded.lengths if world.size > 1 else (), encoded.packed)
-        rate = rate_at(step) if rate_at else learning_rate_at(step, total_steps, peak_learning_rate, config)
-        for parts in itertools.count():  # again in smaller pieces, where memory runs out and auto_batch is on
-            pieces = [(piece, counts) for rows, counts in dealt for piece in cut_batches([rows], 2**parts)]
-            batches = [task.collate(encoded, rows, pad_id) for rows, _ in pieces]
-            own_targets = sum(task.count_targets(b) for b, (_, counts) in zip(batches, pieces, strict=True) if counts)
-            num_targets = int(world.sum(own_targets)[0])  # on CPU labels, before the device copy
-            optimizer.arm(rate, step)
-            try:
-                counted = [counts for _, counts in pieces]
-                loss_sum = backward_all(model, task, batches, num_targets, accelerator, class_weights, world, counted)
-                break
-            except RuntimeError as error:
-                if not (config.auto_batch and is_out_of_memory(error) and max(len(rows) for rows, _ in pieces) > 1):
-                    raise
-            model.zero_grad(set_to_none=True)
-        logs = step % config.logging_steps == 0 or step in (1, total_steps)
-        skips = config.non_finite == "skip"
-        # on a CPU nothing waits for the value
-        looks = logs or skips or accelerator.device.type == "cpu"
+        step, rate = taken.step, rates.at(taken.step)
+        loss_sum, num_targets = _backward_step(learner, taken, optimizer, rate, config.auto_batch)
         norm = optimizer.step(rate, config.max_grad_norm, skip_non_finite=skips)
-        finite = not looks or bool(torch.isfinite(norm) & (torch.isfinite(loss_sum) | (world.size > 1)))
+        logs = step % config.logging_steps == 0 or step in (1, total_steps)
+        # reading a value makes a GPU wait; a CPU has it
+        finite = _is_finite(norm, loss_sum, world.size) if logs or skips or learner.device.type == "cpu" else True
         if logs:
             world.sum_tensor(loss_sum)
+        rows = tuple(i for batch in taken.batches for i in batch)
         yield StepInfo(
             step=step,
             epoch=taken.epoch,
-            num_samples=sum(map(len, taken.batches)),
-            num_tokens=sum(len(encoded.row(i)) for rows in taken.batches for i in rows),
+            num_samples=len(rows),
+            num_tokens=sum(len(taken.encoded.row(i)) for i in rows),
             num_targets=num_targets,
             learning_rate=rate,
             loss=loss_sum.item() / num_targets if logs else None,  # the one sync, on log steps only
             grad_norm=norm.item() if logs else None,
             ends_epoch=taken.ends_epoch,
-            rows=tuple(i for rows in taken.batches for i in rows),
+            rows=rows,
             finite=finite,
         )
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """torch.OutOfMemoryError, a failed CPU allocation, or oneDNN without room for a kernel's scratch."""
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text
-        or "could not create" in text or "out of memory" in text
-    )  # fmt: skip
+def _backward_step(
+    learner: Learner, taken: Step, optimizer: MasterAdamW, rate: float, auto_batch: bool
+) -> tuple[torch.Tensor, int]:
+    """The gradients of one step; with ``auto_batch`` again in smaller pieces, where memory runs out."""
+    encoded = taken.encoded
+    lengths = encoded.lengths if learner.world.size > 1 else ()
+    dealt = learner.world.deal(taken.batches, lengths, encoded.packed)
+    for doublings in itertools.count():
+        pieces = _cut(dealt, 2**doublings)
+        optimizer.arm(rate, taken.step)
+        try:
+            return _backward_pieces(learner, encoded, pieces)
+        except RuntimeError as error:
+            can_be_cut = max(len(rows) for rows, _ in pieces) > 1
+            if not (auto_batch and can_be_cut and is_out_of_memory(error)):
+                raise
+        learner.model.zero_grad(set_to_none=True)
+    raise AssertionError("single rows are cut no further")
 
 
-def backward_all(
-    model: torch.nn.Module,
-    task: ModuleType,
-    batches: Sequence[dict[str, torch.Tensor]],
-    num_targets: int,
-    accelerator: "Accelerator",
-    class_weights: torch.Tensor | None = None,
-    world: World | None = None,
-    counted: Sequence[bool] = (),
-) -> torch.Tensor:
-    """Forward and backward over this process's batches of one step; returns their summed loss, detached.
-
-    Args:
-        num_targets: of the whole step, over all processes.
-        counted: False for a batch that is there only so that every process runs equally many.
-    """
-    loss_sum = torch.zeros((), device=accelerator.device)
-    size = 1 if world is None else world.size  # torch averages gradients over the processes, a sum is wanted
-    for i, batch in enumerate(batches):
-        batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-        with contextlib.nullcontext() if world is None else world.synced(model, last=i + 1 == len(batches)):
-            loss = task.loss(model, batch, class_weights)
-            if counted and not counted[i]:
-                loss = loss * 0.0
-            accelerator.backward(loss * (size / num_targets))
-        loss_sum += loss.detach()
-    return loss_sum
+def _backward_pieces(learner: Learner, encoded: Encoded, pieces: Dealt) -> tuple[torch.Tensor, int]:
+    """(summed loss of this process's pieces, targets of the whole step)."""
+    counted = [counts for _, counts in pieces]
+    batches = [learner.collate(encoded, rows) for rows, _ in pieces]
+    own_targets = sum(learner.task.count_targets(b) for b, counts in zip(batches, counted, strict=True) if counts)
+    num_targets = int(learner.world.sum(own_targets)[0])  # on CPU labels, before the device copy
+    return backward(learner, batches, num_targets, counted), num_targets
 
 
-def dry_run(
-    model: torch.nn.Module, task: ModuleType, pad_id: int, schedule: Schedule, accelerator: "Accelerator"
-) -> None:
-    """One forward and backward of the longest batch before step 1: memory runs out now or not at all.
+def _cut(dealt: Dealt, parts: int) -> Dealt:
+    return [(piece, counts) for rows, counts in dealt for piece in cut_batches([rows], parts)]
 
-    Leaves weights, gradients and random state as they were.
-    """
-    with torch.random.fork_rng(devices=[] if accelerator.device.type == "cpu" else None):
-        batch = task.collate(*schedule.longest_batch(), pad_id)
-        model.train()
-        backward_all(model, task, [batch], task.count_targets(batch), accelerator)
-    for parameter in model.parameters():
-        parameter.grad = None
+
+def _is_finite(norm: torch.Tensor, loss_sum: torch.Tensor, processes: int) -> bool:
+    """The norm is that of all processes; the loss, with several, only this one's, so the norm decides."""
+    return bool(torch.isfinite(norm) & (torch.isfinite(loss_sum) | (processes > 1)))

@@ -1,17 +1,14 @@
 """Packed rows must not see each other: tried with the run's own model before step 1."""
 
 from dataclasses import replace
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from weitiao.training.learner import Learner
 
 # Experts get another number of tokens, and so round otherwise; an untrained model that leaks may differ by 5e-6 alone.
 _ROUNDING = {False: 2e-6, True: 1e-4}  # of the loss in bfloat16 (True) or wider
@@ -20,24 +17,24 @@ _ADVICE = (
 )
 
 
-def refuse_leaks(model: Any, task: ModuleType, rows: Encoded, pad_id: int, accelerator: "Accelerator") -> None:
+def refuse_leaks(learner: Learner, rows: Encoded) -> None:
     """Other tokens in front of a row must leave its loss as it is: the shapes are the same, and so are the bits.
 
     Raises:
         ModelError: they do not, or the model does not take packed rows.
     """
     front, behind = (int(i) for i in np.argsort(rows.lengths, kind="stable")[[0, len(rows) // 2]])
-    losses = []
+    model, losses = learner.model, []
     was_training = model.training
     model.eval()
     try:
         own = rows.row(front)
         known = np.unique(rows.flat)  # an embedding may hold no other rows
         for tokens in (own, known[(np.searchsorted(known, own) + 1) % len(known)]):
-            batch = task.collate(_behind(tokens, rows, behind), [0, 1], pad_id)
-            batch = {key: value.to(accelerator.device) for key, value in batch.items()}
+            batch = learner.collate(_behind(tokens, rows, behind), [0, 1])
+            batch = {key: value.to(learner.device) for key, value in batch.items()}
             with torch.no_grad():
-                losses.append(task.row_scores(model, batch)[1, 0].item())
+                losses.append(learner.task.row_scores(model, batch)[1, 0].item())  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ModelError(f"The model does not take packed rows: {error}.\n{_ADVICE}") from None
     finally:

@@ -1,7 +1,6 @@
 """Linear probes of a frozen model: how well each layer's states already tell the labels apart (Alain & Bengio 2016)."""
 
 import logging
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
 from weitiao.kernels.frozen_layers import layers
+from weitiao.tasks.task import Task
 
 log = logging.getLogger("weitiao")
 PROBE_ROWS = 1000
@@ -18,7 +18,7 @@ _FOLDS = 5
 
 @torch.no_grad()
 def layer_accuracies(
-    model: torch.nn.Module, task: ModuleType, encoded: Encoded, pad_id: int
+    model: torch.nn.Module, task: Task, encoded: Encoded, pad_id: int
 ) -> tuple[list[float], int] | None:
     """5-fold accuracy of a logistic regression on each layer's mean state [H] of up to 1,000 rows, and how many rows.
 
@@ -50,7 +50,7 @@ def layer_accuracies(
     return [float(cross_val_score(probe, np.concatenate(f), labels, cv=folds).mean()) for f in features], len(rows)
 
 
-def probe_top_k(model: torch.nn.Module, task: ModuleType, encoded: Encoded, pad_id: int) -> int:
+def probe_top_k(model: torch.nn.Module, task: Task, encoded: Encoded, pad_id: int) -> int:
     """How many upper layers to train, from a linear probe of every layer.
 
     Frozen is what lies below the deepest layer whose states still classify as well as the best layer's, within one

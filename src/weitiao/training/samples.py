@@ -21,7 +21,7 @@ log = logging.getLogger("weitiao")
 
 
 def compare_with_base(
-    config: RunConfig, run: RunDir, inputs: Inputs, model: Any, chat: Chat, events: EventLog
+    config: RunConfig, run: RunDir, inputs: Inputs, model: Any, chat: Chat, *, events: EventLog
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Write samples.jsonl: questions spread over the held-out rows, the reference, and both answers.
 
@@ -46,7 +46,7 @@ def compare_with_base(
     base = load_model(config.model, inputs.task.AUTO_MODEL, (), inputs.pad_id, inputs.resolved)[0]
     base = base.to(inputs.resolved.device)
     before = answers(base)
-    scores = score(base, inputs.task, inputs.eval, inputs.pad_id, options.eval_tokens_per_batch)
+    scores = score(base, inputs.task, inputs.eval, pad_id=inputs.pad_id, tokens_per_batch=options.eval_tokens_per_batch)
     del base
     gc.collect()
     ids = side.ids

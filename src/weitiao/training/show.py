@@ -35,7 +35,7 @@ def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
         DataError, ModelError: what training would refuse.
     """
     task, tokenizer = TASKS[config.task], load_tokenizer(config.model)
-    prepared = prepare(config.data, task.KIND)
+    prepared = prepare(config.data, task.OPTIONS.rows)
     data = config.data.model_copy(update={"max_length": max_row_length(config, tokenizer)})
     for count in _growing(n, len(prepared.train.rows)):
         side = Side(prepared.train.table, prepared.train.rows[:count])

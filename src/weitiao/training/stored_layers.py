@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -16,12 +15,13 @@ from weitiao import catalogue
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
 from weitiao.kernels.frozen_layers import Prefix
+from weitiao.tasks.task import Task
 
 Progress = Callable[[int, int], None]
 
 
 def with_states(
-    prefix: Prefix, task: ModuleType, encoded: Encoded, pad_id: int, tokens_per_batch: int, progress: Progress
+    prefix: Prefix, task: Task, encoded: Encoded, *, pad_id: int, tokens_per_batch: int, progress: Progress
 ) -> Encoded:
     """The rows with the states [T, H] of ``prefix``, from ``$WEITIAO_HOME/prefix`` or computed and stored there.
 
@@ -37,7 +37,7 @@ def with_states(
         os.close(handle)
         try:
             stored = np.memmap(name, dtype=_stored(dtype), mode="w+", shape=shape)
-            _fill(stored, prefix, task, encoded, pad_id, tokens_per_batch, progress)
+            _fill(stored, prefix, task, encoded, pad_id=pad_id, tokens_per_batch=tokens_per_batch, progress=progress)
             stored.flush()
             del stored
             Path(name).replace(path)
@@ -50,8 +50,9 @@ def with_states(
 def _fill(
     stored: NDArray[np.generic],
     prefix: Prefix,
-    task: ModuleType,
+    task: Task,
     encoded: Encoded,
+    *,
     pad_id: int,
     tokens_per_batch: int,
     progress: Progress,

@@ -53,6 +53,11 @@ class World:
             )
         self.imbalance: list[float] = []
 
+    @property
+    def shards(self) -> bool:
+        """Whether the weights are shared out among the processes."""
+        return self.size > 1 and self.strategy == "fsdp2"
+
     def deal(self, batches: Sequence[Batch], lengths: Sequence[int], packed: bool = False) -> list[tuple[Batch, bool]]:
         """This rank's batches of a step, each with whether it counts; every rank gets equally many.
 

@@ -1,0 +1,223 @@
+"""The kinds of rows: how a record of each becomes a row of a table, and what a split, a check and a message ask of it."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from weitiao.data.detect import Format, to_messages
+from weitiao.data.keys import key_bytes
+from weitiao.data.labels import label_of, labels_of, number_of, sort_labels
+from weitiao.data.parsers import short
+from weitiao.data.tags import Scheme, tag_names, to_bio
+from weitiao.data.words import joined
+from weitiao.errors import DataError
+
+if TYPE_CHECKING:
+    from weitiao.data.side import Side
+
+EMPTY = "no visible characters"
+_NAME_COLUMNS = "Name the columns: data.text=COLUMN data.label=COLUMN"
+
+
+class EmptyText(DataError):
+    """A text of white space only: nothing can be learnt from it, so it is always left out, and counted."""
+
+
+class RowKind:
+    """A text, or a pair of texts, with one label. The other kinds say where they differ."""
+
+    name: ClassVar[str] = "classification"
+    wanted: ClassVar[str] = "a text and a label"
+    fix: ClassVar[str] = _NAME_COLUMNS
+    purpose: ClassVar[str | None] = None  # what such rows are for, where they came to another task
+    least: ClassVar[str] = "two labels"  # that training needs
+    fewest_names: ClassVar[int] = 2
+    is_labelled: ClassVar[bool] = True  # equal texts can contradict each other
+    keeps_all_labels: ClassVar[bool] = True  # an error where encoding leaves no training row of a label
+    moves_rare_labels: ClassVar[bool] = False  # a row that alone has a label is trained on, not held out
+    has_counts: ClassVar[bool] = True  # of labels, for the report
+
+    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+        """A record in the table's columns. Raises DataError for a value that cannot be used."""
+        text, pair = self._texts(fields, form.columns[:-1])
+        label = self._label(column_of(fields, form.columns[-1]), form.columns[-1])
+        return {"text": text, "text_pair": pair, "label": label, "key": key_bytes(text, pair)}
+
+    def _texts(self, fields: dict[str, Any], columns: Sequence[str]) -> tuple[str, str | None]:
+        texts = [text_of(fields, column) for column in columns]
+        return texts[0], texts[1] if len(texts) > 1 else None
+
+    def _label(self, value: Any, column: str) -> str:
+        return label_of(value, column)
+
+    def names(self, labels: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
+        """The model's label names in class order, from the labels of the training rows."""
+        return sort_labels(set(labels))
+
+    def text_columns(self, columns: Sequence[str]) -> Sequence[str]:
+        """Those of a row's columns that the model reads."""
+        return columns[:-1]
+
+    def answers(self, side: "Side") -> list[str]:
+        """What is to be predicted of each row, as a text: equal texts with two answers are a conflict."""
+        return side.labels
+
+    def row_labels(self, side: "Side") -> list[list[str]]:
+        """The labels of each row: one, several, the tags of its words, or none."""
+        return [[label] for label in side.labels]
+
+    def strata(self, side: "Side") -> list[str]:
+        """What a split keeps in proportion."""
+        return side.labels
+
+    def identity(self, side: "Side") -> Any:
+        """Keys of what must never be on both sides of a split, [N] of 16 bytes."""
+        return side.keys
+
+
+class Text(RowKind):
+    """A text, or a pair, without a label."""
+
+    name = "text"
+    wanted = "a text"
+    is_labelled = False
+
+    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+        text, pair = self._texts(fields, form.columns)
+        return {"text": text, "text_pair": pair, "label": None, "key": key_bytes(text, pair)}
+
+    def strata(self, side: "Side") -> list[str]:
+        return [""] * len(side)
+
+
+class Labels(RowKind):
+    """A text with any number of labels, kept as a JSON list."""
+
+    name = "labels"
+    wanted = "a text and its labels"
+    purpose = "all labels of a text: task=multi_label"
+    least = "one label"
+    fewest_names = 1
+    moves_rare_labels = True
+
+    def _label(self, value: Any, column: str) -> str:
+        return labels_of(value, column)
+
+    def row_labels(self, side: "Side") -> list[list[str]]:
+        return [json.loads(labels) for labels in side.labels]
+
+    def strata(self, side: "Side") -> list[str]:
+        return [""] * len(side)
+
+
+class Number(RowKind):
+    """A text with a number."""
+
+    name = "number"
+    wanted = "a text and a number"
+    purpose = "a number: task=regression"
+    least = "one training row"
+    fewest_names = 1
+    keeps_all_labels = False
+    has_counts = False
+
+    def _label(self, value: Any, column: str) -> str:
+        return number_of(value, column)
+
+    def names(self, labels: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
+        return (columns[-1],)
+
+    def row_labels(self, side: "Side") -> list[list[str]]:
+        return [[] for _ in side.rows]
+
+    def strata(self, side: "Side") -> list[str]:
+        return [""] * len(side)
+
+
+class Words(RowKind):
+    """Words with a tag each, kept as JSON in BIO."""
+
+    name = "tokens"
+    wanted = "words with a tag each"
+    fix = "Name the columns tokens and tags, or give a word and its tag a line (.conll)"
+    purpose = "the tags: task=token_classification"
+    least = "one entity"
+    keeps_all_labels = False  # a tag may be rare, or never there
+    moves_rare_labels = True
+
+    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+        words: Any = fields.get(form.columns[0])
+        tags = to_bio(words, fields.get(form.columns[1]), tag_scheme)
+        text = text_of({"words": joined(words or ())[0]}, "words")
+        content = json.dumps([words, tags], ensure_ascii=False)
+        return {"text": text, "messages": content, "key": key_bytes(text, None)}
+
+    def names(self, labels: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
+        return tag_names(set(labels))
+
+    def answers(self, side: "Side") -> list[str]:
+        return [" ".join(tags) for _, tags in side.tagged]
+
+    def row_labels(self, side: "Side") -> list[list[str]]:
+        return [tags for _, tags in side.tagged]
+
+    def strata(self, side: "Side") -> list[str]:
+        return [""] * len(side)
+
+
+class Conversations(RowKind):
+    """Conversations, kept as JSON messages; the question stands as the text, the answers as the second one."""
+
+    name = "sft"
+    wanted = "conversations"
+    fix = "Name the columns instruction/output, prompt/completion, messages, or conversations"
+    purpose = "to answer: task=causal_lm"
+    least = "one training row"
+    fewest_names = 0
+    is_labelled = False
+    keeps_all_labels = False
+
+    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+        messages = to_messages(fields, form)
+        if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+            raise DataError("no assistant turn with text, so nothing to learn.\nExpected an answer.\nCorrect the row.")
+        ask = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
+        answer = "\n".join(m["content"] for m in messages if m["role"] == "assistant")
+        content = json.dumps(messages, ensure_ascii=False)
+        return {"text": ask, "text_pair": answer, "messages": content, "key": key_bytes(ask, answer)}
+
+    def names(self, labels: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    def text_columns(self, columns: Sequence[str]) -> Sequence[str]:
+        return columns
+
+    def strata(self, side: "Side") -> list[str]:
+        return [""] * len(side)
+
+    def identity(self, side: "Side") -> Any:
+        return side.table.asked[side.rows]
+
+
+KINDS: Mapping[str, RowKind] = {
+    kind.name: kind for kind in (RowKind(), Text(), Labels(), Number(), Words(), Conversations())
+}
+
+
+def column_of(fields: dict[str, Any], name: str) -> Any:
+    """A record's value. Raises DataError where the column is missing."""
+    if name not in fields:
+        raise DataError(
+            f"no column '{name}'. Found: {', '.join(map(str, fields)) or 'none'}.\nExpected it in every row."
+        )
+    return fields[name]
+
+
+def text_of(fields: dict[str, Any], name: str) -> str:
+    """A record's text. Raises EmptyText without a visible character, DataError for anything else."""
+    value = column_of(fields, name)
+    if isinstance(value, str) and not value.strip():
+        raise EmptyText(f"{EMPTY}: {name} is {short(value)!r}.\nExpected visible characters.\nCorrect the row.")
+    if not isinstance(value, str):
+        raise DataError(f"{name} is {short(value)!r}, not a text.\nExpected a string.\nCorrect the row.")
+    return value

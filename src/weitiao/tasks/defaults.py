@@ -1,0 +1,56 @@
+"""The usual answers to tasks/task.py. A task imports those that fit it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def prepare_model(model: "PreTrainedModel") -> None:
+    """Nothing to prepare."""
+
+
+def start_head(model: "PreTrainedModel", new: Sequence[str], labels: Any) -> None:
+    """A new head starts as it was drawn."""
+
+
+def scale_head(model: "PreTrainedModel", labels: Any) -> None:
+    """The head trains in its own units."""
+
+
+def restore_head(model: "PreTrainedModel", state: Any = None) -> None:
+    """There is nothing to fold back."""
+
+
+def class_weights(wanted: str | Mapping[str, float], labels: Sequence[Any], names: Sequence[str]) -> None:
+    """There are no classes to weigh."""
+
+
+def metric_problem(name: str, names: Sequence[str], gold: Any) -> str | None:
+    """Every metric can be computed on any rows."""
+    return None
+
+
+def input_problem(fields: Mapping[str, Any], column: str) -> str | None:
+    """The column must hold a text."""
+    value = fields.get(column)
+    if isinstance(value, str) and value.strip():
+        return None
+    return f"no text in the column '{column}'"
+
+
+def margin_of(metric: str, margin: float, level: float) -> float:
+    """The same margin for every metric."""
+    return margin
+
+
+def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """There are no classes."""
+    return {}
+
+
+Score = Callable[[Sequence[Any], Sequence[str] | None], NDArray[np.float32]]

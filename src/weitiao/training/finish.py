@@ -1,0 +1,92 @@
+"""After the last step: what was measured, and the trained model in model/."""
+
+from typing import TYPE_CHECKING, Any
+
+from weitiao.data.batch import padding_waste, plan_epoch
+from weitiao.kernels.limits import return_free_memory
+from weitiao.kernels.rows import restore_embedding
+from weitiao.measure.meters import peak_memory_bytes
+from weitiao.methods import METHODS
+from weitiao.rundir.files import writing
+from weitiao.training.checkpoint import load_best
+from weitiao.training.masters import gathered
+from weitiao.training.schedule import EpochSchedule
+
+if TYPE_CHECKING:
+    from weitiao.training.fit import Fit
+
+
+def finish(fitting: "Fit") -> dict[str, Any]:
+    """Put the best weights back if asked for, and write model/. Returns what was measured of training."""
+    options, progress = fitting.config.train, fitting.progress
+    keeps_best = options.load_best_model_at_end and progress.watch.best is not None
+    seconds = progress.clock.seconds()
+    kept_step = load_best(fitting.run, fitting.optimizer, fitting.world) if keeps_best else progress.step
+    summary = _summary(fitting, seconds, kept_step, keeps_best)
+    decay = fitting.rates.decay(kept_step)
+    if fitting.optimizer.masters.is_sharded:
+        _save_sharded(fitting, decay)
+    else:
+        _save_whole(fitting, decay)
+    return summary
+
+
+def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -> dict[str, Any]:
+    config, progress, inputs, world = fitting.config, fitting.progress, fitting.inputs, fitting.world
+    options = config.train
+    watched = options.early_stopping_patience is not None and progress.watch.best is not None
+    schedule = fitting.schedule
+    return {
+        "method": config.method.type,
+        "task": config.task,
+        "base_model": config.model,
+        **fitting.adapted.counts,
+        "label_names": list(inputs.label_names),
+        "seed": options.seed,
+        "learning_rate": fitting.peak_rate,
+        "train_seconds": seconds,
+        "steps": progress.step,
+        "num_tokens": progress.num_tokens,
+        "kept_step": kept_step,
+        "selected_on_eval": keeps_best or watched,
+        "epochs": round(progress.epoch, 4),
+        **({"skipped_steps": progress.skipped} if options.non_finite == "skip" else {}),
+        **progress.meter.read(),
+        **({"supervised_tokens_per_s": progress.meter.targets_per_s()} if inputs.task.OPTIONS.generates else {}),
+        "padding_share": padding_share(schedule) if isinstance(schedule, EpochSchedule) else None,
+        "dtype": inputs.resolved.dtype,
+        "peak_memory_bytes": peak_memory_bytes(),
+        **(world.facts() if world.size > 1 else {}),
+    }
+
+
+def padding_share(schedule: EpochSchedule) -> float:
+    """Padding's share of the padded tokens of the first epoch."""
+    batches = plan_epoch(schedule.lengths, schedule.plan, schedule.seed, 0)
+    return padding_waste(batches, schedule.lengths, schedule.plan)
+
+
+def _save_sharded(fitting: "Fit", decay: float) -> None:
+    """Gather the parts of all processes; the main one writes."""
+    adapted, task, masters = fitting.adapted, fitting.inputs.task, fitting.optimizer.masters
+    state = gathered(adapted.model, masters)  # all processes take part
+    if adapted.rows is not None:
+        name = next(name for name, p in masters.parameters.items() if p is adapted.rows.weight)
+        state[name] = adapted.rows.whole(decay, state[name]).weight.detach()
+    task.restore_head(adapted.model, state)
+    if fitting.world.rank == 0:
+        METHODS[fitting.config.method.type].save(adapted.model, fitting.run.model, state)
+
+
+def _save_whole(fitting: "Fit", decay: float) -> None:
+    adapted, run = fitting.adapted, fitting.run
+    fitting.optimizer.adopt_masters()
+    return_free_memory()  # whole tables are put back and written: that must not need more than training did
+    fitting.inputs.task.restore_head(adapted.model)
+    if adapted.prefix is not None:
+        adapted.prefix.restore()
+    if adapted.rows is not None:
+        restore_embedding(adapted.model, adapted.rows, decay)
+    if fitting.world.rank == 0:
+        with writing(run.model):
+            METHODS[fitting.config.method.type].save(adapted.model, run.model)

@@ -1,0 +1,78 @@
+"""A model with its task and its processes: what a forward and backward pass needs besides rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from weitiao.data.encode import Encoded
+from weitiao.tasks.task import Task, Tensors
+from weitiao.training.schedule import Schedule
+from weitiao.training.world import World
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The model in training, and how it is fed.
+
+    Args:
+        model: as the loop runs it: the run's own, or DistributedDataParallel around it.
+        class_weights: [C] of the loss, on the model's device; None for 1 each.
+    """
+
+    model: torch.nn.Module
+    task: Task
+    pad_id: int
+    world: World
+    class_weights: torch.Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.accelerator.device  # type: ignore[no-any-return]
+
+    def collate(self, encoded: Encoded, rows: Sequence[int]) -> Tensors:
+        """Some rows as a batch, on the CPU."""
+        return self.task.collate(encoded, rows, self.pad_id)
+
+
+def backward(
+    learner: Learner, batches: Sequence[Tensors], num_targets: int, counted: Sequence[bool] = ()
+) -> torch.Tensor:
+    """Forward and backward over this process's batches of one step; returns their summed loss, detached.
+
+    Args:
+        num_targets: of the whole step, over all processes.
+        counted: False for a batch that is there only so that every process runs equally many.
+    """
+    world, device = learner.world, learner.device
+    loss_sum = torch.zeros((), device=device)
+    for i, batch in enumerate(batches):
+        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+        with world.synced(learner.model, last=i + 1 == len(batches)):
+            loss = learner.task.loss(learner.model, batch, learner.class_weights)  # type: ignore[arg-type]
+            if counted and not counted[i]:
+                loss = loss * 0.0
+            # torch averages gradients over the processes, a sum is wanted
+            world.accelerator.backward(loss * (world.size / num_targets))
+        loss_sum += loss.detach()
+    return loss_sum
+
+
+def dry_run(learner: Learner, schedule: Schedule) -> None:
+    """One forward and backward of the longest batch before step 1: memory runs out now or not at all.
+
+    Leaves weights, gradients and random state as they were.
+    """
+    with torch.random.fork_rng(devices=[] if learner.device.type == "cpu" else None):
+        batch = learner.collate(*schedule.longest_batch())
+        learner.model.train()
+        backward(learner, [batch], learner.task.count_targets(batch))
+    for parameter in learner.model.parameters():
+        parameter.grad = None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """torch.OutOfMemoryError, a failed CPU allocation, or oneDNN without room for a kernel's scratch."""
+    text = str(error).lower()
+    signs = ("not enough memory", "can't allocate memory", "could not create", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)

@@ -1,0 +1,137 @@
+"""Master weights: the fp32 values that the optimizer updates, whatever dtype the model computes in.
+
+train in          master                            after an update
+float32           the parameter itself              -
+bfloat16          a copy in fp32 (:class:`Masters`)  rounded into the parameter
+bfloat16, rounds  made for one update from the       rounded at random, and let go
+                  parameter (:class:`RoundedMasters`)
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from weitiao.config.train import TrainConfig
+from weitiao.training.shards import local, part_of, whole
+
+
+class Masters:
+    """fp32 masters by the names of the parameters that train. With sharding a master is this process's part.
+
+    Making them casts the parameters to ``compute_dtype``.
+    """
+
+    def __init__(
+        self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], compute_dtype: torch.dtype = torch.float32
+    ) -> None:
+        named = list(named_parameters)
+        self.parameters = {name: p for name, p in named if p.requires_grad}
+        self.tensors = {name: _own(p) for name, p in self.parameters.items()}
+        if compute_dtype == torch.float32:
+            return
+        # a view of the checkpoint's file holds all of it in memory: where few parameters train, they are copied
+        few = 2 * sum(p.numel() for p in self.parameters.values()) < sum(p.numel() for _, p in named)
+        for name, parameter in self.parameters.items():
+            master = local(parameter.detach()).to(torch.float32, copy=few)
+            self.tensors[name] = torch.nn.Parameter(master, requires_grad=False)
+            parameter.data = parameter.data.to(compute_dtype)
+            self._narrowed(name)
+
+    def _narrowed(self, name: str) -> None:
+        """A parameter has been cast."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this process holds parts of the parameters."""
+        return any(hasattr(p, "to_local") for p in self.parameters.values())
+
+    def take_gradient(self, name: str, scale: torch.Tensor | None) -> None:
+        """Before an update: the parameter's gradient, in fp32 and times ``scale``, becomes the master's."""
+        parameter, master = self.parameters[name], self.tensors[name]
+        if parameter.grad is None:
+            return
+        gradient = local(parameter.grad).float()
+        master.grad = gradient if scale is None else gradient.mul_(scale)
+        if master is not parameter:
+            parameter.grad = None  # frees the narrow one before the update
+
+    def settle(self, name: str) -> None:
+        """After an update: round the master into the parameter."""
+        parameter, master = self.parameters[name], self.tensors[name]
+        if master is not parameter and master.grad is not None:
+            local(parameter).copy_(master)
+
+    def value(self, name: str) -> torch.Tensor:
+        """The fp32 values of this process's part."""
+        return self.tensors[name].detach()
+
+    def whole(self) -> dict[str, torch.Tensor]:
+        """The whole fp32 weights by name (with sharding: every process must call it)."""
+        return {name: whole(self.value(name), parameter) for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Set whole weights by name, in the masters and in the model."""
+        for name, weight in weights.items():
+            part = part_of(weight.to(self.parameters[name].device), self.parameters[name])
+            self._set(name, part)
+            local(self.parameters[name]).copy_(part)
+
+    def _set(self, name: str, part: torch.Tensor) -> None:
+        self.tensors[name].copy_(part)
+
+
+class RoundedMasters(Masters):
+    """Masters that live for one update, and are rounded at random into bfloat16.
+
+    An update below bfloat16's step then still counts on average (Gupta et al. 2015, arXiv 1502.02551).
+    """
+
+    def _narrowed(self, name: str) -> None:
+        self.tensors[name].data = torch.empty(0)
+
+    def take_gradient(self, name: str, scale: torch.Tensor | None) -> None:
+        if self.parameters[name].grad is not None:
+            self.tensors[name].data = local(self.parameters[name].detach()).float()
+        super().take_gradient(name, scale)
+
+    def settle(self, name: str) -> None:
+        if self.tensors[name].grad is not None:
+            local(self.parameters[name]).copy_(stochastic_round(self.tensors[name]))
+            self._narrowed(name)
+
+    def value(self, name: str) -> torch.Tensor:
+        return local(self.parameters[name].detach()).float()
+
+    def _set(self, name: str, part: torch.Tensor) -> None:
+        """The parameter is all there is."""
+
+
+def masters_of(
+    named_parameters: Iterable[tuple[str, torch.nn.Parameter]], config: TrainConfig, compute_dtype: torch.dtype
+) -> Masters:
+    """The masters that the options ask for."""
+    rounds = config.stochastic_rounding and compute_dtype == torch.bfloat16
+    return (RoundedMasters if rounds else Masters)(named_parameters, compute_dtype)
+
+
+def stochastic_round(values: torch.Tensor) -> torch.Tensor:
+    """fp32 values -> bfloat16, up or down with the chance that makes the mean right. Draws from torch's random state."""
+    noise = torch.randint_like(values, 0, 1 << 16, dtype=torch.int32)
+    return (values.view(torch.int32) + noise).bitwise_and_(-1 << 16).view(torch.float32).to(torch.bfloat16)
+
+
+def gathered(model: torch.nn.Module, masters: Masters) -> dict[str, torch.Tensor]:
+    """The state dict of a sharded model, whole: fp32 masters of what trained, the rest as it is. Every process calls it."""
+    weights = masters.whole()
+    return {
+        name: weights[name] if name in weights else whole(local(value.detach()), value)
+        for name, value in model.state_dict().items()
+    }
+
+
+def _own(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """The parameter, or one that shares the memory of this process's part of it."""
+    part = local(parameter.detach())
+    is_whole = part.data_ptr() == parameter.data_ptr() and not hasattr(parameter, "to_local")
+    return parameter if is_whole else torch.nn.Parameter(part, requires_grad=False)

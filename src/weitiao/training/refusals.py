@@ -1,0 +1,85 @@
+"""What a run refuses by its options, its processes and its device: before anything is read, loaded or trained."""
+
+from weitiao.config.run import RunConfig
+from weitiao.errors import ConfigError
+from weitiao.kernels.int8 import is_supported as int8_is_supported
+from weitiao.methods import METHODS
+from weitiao.pretrained.resolve import Resolved
+from weitiao.training.inputs import Inputs
+
+
+def refuse_processes(config: RunConfig, processes: int) -> None:
+    """Raise ConfigError for options that several processes cannot work with."""
+    if processes == 1:
+        return
+    options, method = config.train, config.method
+    if options.max_seconds:
+        raise ConfigError(
+            f"train.max_seconds with {processes} processes, whose clocks differ.\nExpected a number of steps or epochs.\n"
+            "Use train.max_steps."
+        )
+    if options.optimizer_in_backward:
+        raise ConfigError(
+            f"train.optimizer_in_backward=true with {processes} processes, whose gradients are summed first.\nExpected one "
+            "process.\nLeave train.optimizer_in_backward out."
+        )
+    if (what := METHODS[method.type].hooks_option(method)) is not None:
+        raise ConfigError(
+            f"{what} with {processes} processes, and it changes what trains between steps.\nExpected one process.\n"
+            "Start it without a launcher, or take another method."
+        )
+    if options.distributed == "fsdp2" and method.packs_base:
+        raise ConfigError(
+            "method.load_in_4bit=true with FSDP2, which cannot share packed weights out.\nExpected DDP or one process.\n"
+            "Use train.distributed=ddp."
+        )
+    if options.distributed == "fsdp2" and method.projects:
+        raise ConfigError(
+            "method.galore_rank with FSDP2, whose processes hold parts of a matrix.\nExpected DDP or one process.\n"
+            "Use train.distributed=ddp."
+        )
+
+
+def refuse_machine(config: RunConfig, resolved: Resolved) -> None:
+    """Raise ConfigError for options that the device or the compute dtype cannot work with."""
+    if config.train.int8_base and (problem := _int8_problem(config, resolved)):
+        raise ConfigError(
+            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel on a CPU with VNNI.\n"
+            "Leave train.int8_base out."
+        )
+    if config.train.stochastic_rounding and resolved.dtype != "bfloat16":
+        raise ConfigError(
+            f"train.stochastic_rounding=true, and the run computes in {resolved.dtype}.\nExpected bfloat16 weights to round "
+            "to.\nSet train.bf16=true if this machine has bf16, or leave train.stochastic_rounding out."
+        )
+
+
+def refuse_metric(config: RunConfig, inputs: Inputs) -> None:
+    """Raise ConfigError where the metric that picks the best evaluation cannot be computed on the evaluation rows."""
+    task, names, gold = inputs.task, inputs.label_names, inputs.eval.gold
+    metric = config.train.metric_for_best_model
+    if problem := task.metric_problem(metric, names, gold):
+        known = [name for name in task.HIGHER_IS_BETTER if not task.metric_problem(name, names, gold)]
+        raise ConfigError(
+            f"train.metric_for_best_model={metric}, and {problem}.\nExpected a metric that these "
+            f"evaluation rows have.\nUse {' or '.join(known[:2])}."
+        )
+
+
+def refuse_other_dtype(own: str, main: str, rank: int) -> None:
+    """Raise ConfigError where this process would compute in another dtype than the main one."""
+    if own != main:
+        raise ConfigError(
+            f"Process {rank} would compute in {own}, the main process in {main}.\nExpected one dtype.\n"
+            "Set train.bf16=true or false."
+        )
+
+
+def _int8_problem(config: RunConfig, resolved: Resolved) -> str | None:
+    if not config.method.fuses_lora:
+        return "full fine-tuning needs the base's own weights"
+    if not config.train.fused_lora:
+        return "fused_lora is off"
+    if resolved.device != "cpu":
+        return f"the run computes on {resolved.device}"
+    return None if int8_is_supported() else "this CPU or this torch has no int8 product"
