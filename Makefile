@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all test-faults check audit format options results bench clean
+.PHONY: demo test test-all test-faults check audit format options schemas results bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/reviews-compare.yaml
@@ -41,6 +41,9 @@ format: $(VENV)/.installed-dev
 
 options: $(VENV)/.installed
 	$(BIN)/python -m weitiao.config.options > docs/options.md
+
+schemas: $(VENV)/.installed
+	$(BIN)/python -m weitiao.schemas docs/schemas
 
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/page.py > docs/RESULTS.md

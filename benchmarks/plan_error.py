@@ -53,7 +53,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
     measured = {key: summary[key] for key in ("peak_memory_bytes", "train_seconds", "artifact_bytes", "steps")}
     return {
-        **{name: plan_errors(planned, summary) for name, planned in plans.items()},
+        **{name: plan_errors(planned, summary, summary["artifact_bytes"]) for name, planned in plans.items()},
         "in_run": summary["plan_error"],
         "measured": measured,
         "predicted": {name: planned["methods"][0] for name, planned in plans.items()},

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.fork_server import ForkServer
+from support.schema import faults
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -32,6 +33,18 @@ def tally(record_property: Callable[[str, object], None]) -> Tally:
     counted = Tally()
     record_property("tally", counted)
     return counted
+
+
+@pytest.fixture(autouse=True)
+def files_follow_their_schemas(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test leaves in its folder is what docs/schemas/ says, unless the test wrote it by hand."""
+    yield
+    folder = request.node.funcargs.get("tmp_path")
+    if folder is None or request.node.get_closest_marker("hand_written"):
+        return
+    for name in ("summary.json", "plan.json", "comparison.json"):
+        for path in folder.rglob(name):
+            assert not (wrong := faults(path)), "\n".join(wrong)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ LAYERS = (
     "adapters",
     "comparison",
     "advice",
+    "schemas",
     "commands",
     "__init__",
     "__main__",

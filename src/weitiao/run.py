@@ -5,6 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from weitiao.kernels.rows import held_rows
 from weitiao.measure.meters import memory_bytes
 from weitiao.methods import METHODS
 from weitiao.planning.plan import plan_errors, plan_run
+from weitiao.planning.schema import Plan
 from weitiao.pretrained.load import load_tokenizer
 from weitiao.pretrained.locate import locate
 from weitiao.rundir.card import model_card
 from weitiao.rundir.files import read_jsonl, size_bytes, write_jsonl
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock
+from weitiao.rundir.summary import Summary, TrainingFacts
 from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
 from weitiao.training.deterministic import deterministic
 from weitiao.training.evaluate import score
@@ -109,12 +112,22 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         memory_before = memory_bytes()
         planned = _plan(config, run, inputs)
         with StopRequest() as stop, deterministic(config.train.deterministic):
-            summary = fit(config, run, inputs, events, resuming=resuming, stop=stop)
+            trained = fit(config, run, inputs, events, resuming=resuming, stop=stop)
         if is_main():
-            summary["memory_before_model_bytes"] = memory_before
-            _finish(config, run, inputs, events, summary, planned=planned, started=started)
+            measured = Measured(trained, memory_before, started, planned)
+            _finish(config, run, inputs, events, measured)
         wait_for_all()
     return run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run knows before its saved model is evaluated."""
+
+    training: TrainingFacts
+    memory_before_model_bytes: int
+    started: float  # of the process's clock
+    planned: Plan | None
 
 
 def _finish(
@@ -122,10 +135,7 @@ def _finish(
     run: RunDir,
     inputs: Inputs,
     events: EventLog,
-    summary: dict[str, Any],
-    *,
-    planned: dict[str, Any] | None,
-    started: float,
+    measured: Measured,
 ) -> None:
     """Evaluate what was saved, as any user will load it, and write the rest of the folder; DONE is last."""
     if inputs.stream is not None:
@@ -135,23 +145,28 @@ def _finish(
     tokenizer_bytes = run.add_tokenizer()
     model = _load_artifact(config, run, inputs, events)
     scores, metrics = _evaluate(config, inputs, model)
+    before: dict[str, Any] | None = None
     if inputs.task.OPTIONS.generates and config.train.generate_rows:
         chat = chat_of(config.data, load_tokenizer(config.model))
         answers, before = compare_with_base(config, run, inputs, model, chat, events=events)
         metrics |= answers
-        summary["metrics_before"] = before
     found = effects(config, run, inputs, model, events)
     del model
-    summary |= {
-        "artifact_bytes": size_bytes(run.model) - tokenizer_bytes,
+    artifact_bytes = size_bytes(run.model) - tokenizer_bytes
+    said: Any = {
+        **measured.training,
+        "memory_before_model_bytes": measured.memory_before_model_bytes,
+        "artifact_bytes": artifact_bytes,
         "tokenizer_bytes": tokenizer_bytes,
-        "total_seconds": time.perf_counter() - started,
+        "total_seconds": time.perf_counter() - measured.started,
         "max_length": inputs.max_length,
         "text_columns": list(inputs.text_columns),
         "metrics": metrics,
-        **({"effects": found} if found else {}),
+        "plan_error": plan_errors(measured.planned, measured.training, artifact_bytes),
     }
-    summary["plan_error"] = plan_errors(planned, summary)
+    said |= {"metrics_before": before} if before is not None else {}
+    said |= {"effects": found} if found else {}
+    summary: Summary = said
     write_jsonl(
         run.path / "predictions.jsonl", inputs.task.predictions(inputs.prepared.eval, scores, inputs.label_names)
     )
@@ -162,10 +177,11 @@ def _finish(
     events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
 
 
-def _plan(config: RunConfig, run: RunDir, inputs: Inputs) -> dict[str, Any] | None:
+def _plan(config: RunConfig, run: RunDir, inputs: Inputs) -> Plan | None:
     """plan.json: what is predicted before step 1. A resumed run keeps its first one."""
     if (run.path / "plan.json").is_file():
-        return run.read_json("plan.json")
+        kept: Any = run.read_json("plan.json")
+        return kept  # type: ignore[no-any-return]
     try:
         planned = plan_run(config, inputs)
     except WeitiaoError:
@@ -215,7 +231,7 @@ def _evaluate(config: RunConfig, inputs: Inputs, model: Any) -> tuple[Any, dict[
     return scores, inputs.metrics(scores)
 
 
-def _write_card(config: RunConfig, run: RunDir, inputs: Inputs, summary: dict[str, Any]) -> None:
+def _write_card(config: RunConfig, run: RunDir, inputs: Inputs, summary: Summary) -> None:
     samples = run.path / "samples.jsonl"
     shown = read_jsonl(samples) if samples.is_file() else ()
     task = inputs.task

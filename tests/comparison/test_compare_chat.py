@@ -167,7 +167,7 @@ def test_what_a_run_refuses_is_said_before_the_first_one(
     tiny_chat_model: Path, chats_file: Path, tmp_path: Path
 ) -> None:
     case = chat_case(tiny_chat_model, chats_file)
-    with pytest.raises(ConfigError, match=r"arm full: method\.top_k works with every task but causal_lm"):
+    with pytest.raises(ConfigError, match=r"arm full: method\.top_k does not work with task=causal_lm"):
         config_of(case, tmp_path / "x", methods=[{"type": "full", "top_k": 1}, "lora"])
     with pytest.raises(ConfigError, match=r"causal_lm has log_loss, perplexity, token_accuracy"):
         config_of({**case, "train": {"metric_for_best_model": "accuracy"}}, tmp_path / "x")

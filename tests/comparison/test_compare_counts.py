@@ -13,7 +13,8 @@ from scipy import stats
 from weitiao.comparison.charts import _front
 from weitiao.comparison.examples import largest_gaps
 from weitiao.comparison.over_counts import counted_interval, counted_noise, swap_test
-from weitiao.comparison.pairs import analyse_pairs, interval_text, resolution_text
+from weitiao.comparison.pairs import Evidence, analyse_pairs
+from weitiao.comparison.wording import interval_text, resolution_text
 from weitiao.tasks import TASKS, causal_lm, classification
 
 SEEDS = range(1, 8)
@@ -62,7 +63,8 @@ def pair(first: dict[int, Any], second: dict[int, Any], metric: str = "log_loss"
         for name in causal_lm.COMPARED
     }
     arms = [{"name": name, "peak_memory_bytes": 1, "train_seconds": 1, "artifact_bytes": 1} for name in rows]
-    return analyse_pairs(causal_lm, arms, values, rows, margin, metric, [], True)[0]
+    evidence = Evidence(task=causal_lm, values=values, rows=rows, margin=margin, metric=metric)
+    return analyse_pairs(arms, evidence)[0]
 
 
 # --- what a task says

@@ -10,9 +10,10 @@ import pytest
 import weitiao
 from support.cells import config_of, finish_cells
 from weitiao.comparison.fairness import unfair_rates
-from weitiao.comparison.pairs import decide, interval_text
+from weitiao.comparison.pairs import decide
 from weitiao.comparison.rate_search import grid, search_cells
 from weitiao.comparison.statistics import Scores, analyse
+from weitiao.comparison.wording import interval_text
 from weitiao.config.comparison import Arm
 from weitiao.config.loading import dump
 from weitiao.config.method import FullConfig, LoraConfig

@@ -20,7 +20,7 @@ from weitiao.comparison.over_seeds import (
     sign_flip,
 )
 from weitiao.comparison.statistics import Scores, analyse
-from weitiao.comparison.verdict import verdict
+from weitiao.comparison.verdict import PairedDifference, verdict
 
 
 def scores(correct: np.ndarray) -> Scores:
@@ -281,11 +281,13 @@ def test_false_positives_over_studies_of_noise_alone() -> None:
         equal = equivalence(differences, 0.002)
         kept.append(
             verdict(
-                num_pairs=8,
-                mean_difference=float(differences.mean()),
-                p=sign_flip(differences).p,
-                margin=0.002,
-                not_worse=(equal.first_not_worse, equal.second_not_worse),
+                PairedDifference(
+                    num_pairs=8,
+                    mean_difference=float(differences.mean()),
+                    p=sign_flip(differences).p,
+                    margin=0.002,
+                    not_worse=(equal.first_not_worse, equal.second_not_worse),
+                )
             ).keep
         )
     rate = np.mean([keep != "undecided" for keep in kept])

@@ -223,7 +223,7 @@ def test_defaults_and_refusals(task: str, metric: str) -> None:
     assert RunConfig.model_validate(tree).train.metric_for_best_model == metric
     for section, change, told in (
         ("data", {"canaries": 2}, "data.canaries has no meaning"),
-        ("data", {"streaming": True, "eval": "x"}, "works with task=classification alone"),
+        ("data", {"streaming": True, "eval": "x"}, "works with task=classification only"),
         ("train", {"class_weights": "balanced"}, "train.class_weights has no meaning"),
         ("train", {"metric_for_best_model": "accuracy"}, f"{task} has "),
         ("method", {"type": "full", "top_k": "auto"}, "Give a number of layers"),

@@ -144,7 +144,7 @@ def test_a_plan_that_fails_stops_no_run(options: dict[str, Any], monkeypatch: py
     def broken(*_: Any, **__: Any) -> None:
         raise NotImplementedError("no meta kernel")
 
-    monkeypatch.setattr("weitiao.planning.plan.plan_run", broken)
+    monkeypatch.setattr("weitiao.run.plan_run", broken)
     run = weitiao.train(options)
     assert run.is_done
     assert not (run.path / "plan.json").exists()
@@ -322,9 +322,9 @@ def test_safetensors_bytes_are_exact(tmp_path: Path) -> None:
 
 def test_errors_are_signed_and_per_step() -> None:
     method = {"memory_bytes": {"total": 90}, "seconds": {"training": 10.0}, "steps": 20, "artifact_bytes": 50}
-    summary = {"peak_memory_bytes": 100, "train_seconds": 4.0, "steps": 10, "artifact_bytes": 50}
-    assert plan_errors({"methods": [method]}, summary) == {"memory": -0.1, "time": 0.25, "storage": 0.0}
-    assert plan_errors(None, summary) == {"memory": None, "time": None, "storage": None}
+    summary = {"peak_memory_bytes": 100, "train_seconds": 4.0, "steps": 10}
+    assert plan_errors({"methods": [method]}, summary, 50) == {"memory": -0.1, "time": 0.25, "storage": 0.0}
+    assert plan_errors(None, summary, 50) == {"memory": None, "time": None, "storage": None}
 
 
 def test_calibration_runs_real_steps(options: dict[str, Any]) -> None:

@@ -1,11 +1,29 @@
-"""Keys of JSON documents against what docs/compare.md lists."""
+"""JSON documents against the schemas in docs/schemas/, and their keys against what docs/compare.md lists."""
 
+import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 DOCS = Path(__file__).parents[2] / "docs" / "compare.md"
+
+
+@cache
+def validator(name: str) -> Draft202012Validator:
+    """Of files of this name, such as plan.json."""
+    schema = json.loads((SCHEMAS / name.replace(".json", ".schema.json")).read_text(encoding="utf-8"))
+    return Draft202012Validator(schema)
+
+
+def faults(path: Path) -> list[str]:
+    """Where a file is not what its schema says."""
+    found = validator(path.name).iter_errors(json.loads(path.read_text(encoding="utf-8")))
+    return [f"{path.name} {error.json_path}: {error.message[:200]}" for error in found]
 
 
 def paths(value: Any, prefix: str = "") -> Iterator[str]:

@@ -61,7 +61,7 @@ def combine(
     _refuse_unlike(found, type)
     owner = _head_owner(found, [str(given) for given in adapters], head)
     names = (found[0] if owner is None else owner).label_names or ()
-    state, config = _combined(found, chosen, type, density, seed, names)
+    state, config = _combined(found, chosen, kind=type, density=density, seed=seed, names=names)
     state |= _heads(found, chosen, owner)
     config.modules_to_save = (owner or found[0]).config.modules_to_save
     folder = Path(output)

@@ -67,7 +67,7 @@ def advise(
     arms: dict[str, RunConfig] = {
         name: validate(RunConfig, {**_plain(base), "method": method}) for name, method in methods.items()
     }
-    inputs = read_inputs(arms["full"])
+    inputs = read_inputs(arms["full"], device)
     planned = plan_arms(arms, inputs, device)
     costs = {
         found["name"]: Costs(

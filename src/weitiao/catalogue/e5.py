@@ -83,7 +83,16 @@ def _read_header(blob: bytes) -> tuple[Header, int]:
     assert magic == b"E5S1", f"not a packed e5 file: {magic!r}"
     assert block == BLOCK, f"unknown quantisation block {block}"
     hidden, layers, heads, ffn, vocabulary, positions, types = shape
-    return Header(hidden, layers, heads, ffn, vocabulary, positions, types, epsilon), struct.calcsize("<4sI7ifi")
+    return Header(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        ffn=ffn,
+        vocabulary=vocabulary,
+        positions=positions,
+        types=types,
+        epsilon=epsilon,
+    ), struct.calcsize("<4sI7ifi")
 
 
 def _read_tokenizer(blob: bytes, at: int) -> tuple[PreTrainedTokenizerFast, int]:

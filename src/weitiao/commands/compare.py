@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from weitiao.commands.terminal import Config, Json, Overrides, fail, print_json, split_words
+
+if TYPE_CHECKING:
+    from weitiao.comparison.schema import Comparison
 
 
 class _OrRun(TyperGroup):
@@ -87,11 +90,11 @@ def compare_verify(
         sys.exit(3)
 
 
-def _print_comparison(result: dict[str, Any]) -> None:
+def _print_comparison(result: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from weitiao.comparison.result import verdict_lines
+    from weitiao.comparison.rows import verdict_lines
 
     arms = [arm["name"] for arm in result["arms"]]
     ratios = [f"{name} / {arms[0]}" for name in arms[1:]]
@@ -107,7 +110,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
         print(f"Unfair: {found['arm']}: {found['english']}")
 
 
-def _fail_of(result: dict[str, Any]) -> None:
+def _fail_of(result: "Comparison") -> None:
     """Exit code 2 after everything was written, if a cell failed."""
     failed = [cell for cell in result["cells"] if cell["failure"]]
     if failed:

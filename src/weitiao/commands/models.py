@@ -21,10 +21,10 @@ def models_list(context: typer.Context, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "kind", "package", "licence", "here", "description")
+    shown = ("name", "kind", "package", "licence")
+    table = Table(*shown, "here", "description")
     for row in rows:
-        values = [str(row[k]) for k in ("name", "kind", "package", "licence")]
-        table.add_row(*values, "yes" if row["path"] else "no", str(row["description"]))
+        table.add_row(*(str(row[k]) for k in shown), "yes" if row["path"] else "no", str(row["description"]))
     Console().print(table)
 
 

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from weitiao.comparison.cells import Cell
+from weitiao.comparison.schema import ArmResult, Comparison, CostKey
 from weitiao.planning.display import PARTS
 from weitiao.rundir.folder import RunDir
 
@@ -16,12 +17,12 @@ _MOST_CLASSES = 30
 _MOST_MATRIX = 20
 
 
-def colour(arms: Sequence[dict[str, Any]], name: str) -> str:
+def colour(arms: Sequence[ArmResult], name: str) -> str:
     """The colour of an arm, the same in every figure."""
     return COLOURS[[arm["name"] for arm in arms].index(name) % len(COLOURS)]
 
 
-def curves(result: dict[str, Any], cells: Sequence[Cell]) -> list[Any]:
+def curves(result: Comparison, cells: Sequence[Cell]) -> list[Any]:
     """Training loss by step, by time and by tokens; the held-out metric by step; memory by step."""
     metric = result["metric"]
     runs = [(cell.arm.name, f"seed {cell.seed}", cell.run) for cell in cells]
@@ -88,20 +89,21 @@ def _mean(lines: list[list[tuple[float, float]]], aligned: bool) -> list[tuple[f
     return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in zip(*lines, strict=False)]
 
 
-def trade_offs(result: dict[str, Any]) -> list[Any]:
+def trade_offs(result: Comparison) -> list[Any]:
     """The deciding metric against memory, time and storage: a point a seed, the mean ringed where no arm is better in both."""
     metric = result["metric"]
     arms = [arm for arm in result["arms"] if metric in arm["quality"]]
     figures = []
-    for key, unit, title in (
+    wanted: tuple[tuple[CostKey, float, str], ...] = (
         ("peak_memory_bytes", 1e9, "peak memory, GB 峰值内存"),
         ("train_seconds", 1, "training, seconds 训练秒数"),
         ("artifact_bytes", 1e6, "storage, MB 存储"),
-    ):
+    )
+    for key, unit, title in wanted:
         figure = _figure(title, metric)
         front = _front(arms, key, metric, result["higher_is_better"])
         figure.add_scatter(
-            x=[arm[key] / unit for arm in front],
+            x=[(arm[key] or 0) / unit for arm in front],
             y=[arm["quality"][metric]["mean"] for arm in front],
             mode="lines",
             line={"dash": "dot", "color": "#888", "width": 1.5},
@@ -110,8 +112,9 @@ def trade_offs(result: dict[str, Any]) -> list[Any]:
         for arm in arms:
             seeds = arm["quality"][metric]["by_seed"]
             costs = arm["by_seed"].get(key) or dict.fromkeys(seeds, arm[key])
+            own = [arm[key], *(costs[seed] for seed in seeds)]
             figure.add_scatter(
-                x=[arm[key] / unit, *(costs[seed] / unit for seed in seeds)],
+                x=[(value or 0) / unit for value in own],
                 y=[arm["quality"][metric]["mean"], *seeds.values()],
                 mode="markers",
                 name=html.escape(arm["name"]),
@@ -128,7 +131,7 @@ def trade_offs(result: dict[str, Any]) -> list[Any]:
     return figures
 
 
-def reliability(result: dict[str, Any]) -> Any:
+def reliability(result: Comparison) -> Any:
     """Accuracy of the rows whose predicted label had such a probability; the diagonal is perfect."""
     figure = _figure("probability of the predicted label 预测概率", "share that is right 实际正确率")
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "#888"}, name="perfect 完美校准")
@@ -150,7 +153,7 @@ def reliability(result: dict[str, Any]) -> Any:
     return figure
 
 
-def classes(result: dict[str, Any]) -> Any | None:
+def classes(result: Comparison) -> Any | None:
     """F1 of every class and arm; None for more classes than a figure can hold (the table has them)."""
     names = list(dict.fromkeys(name for arm in result["arms"] for name in arm["per_class"]))
     if len(names) > _MOST_CLASSES:
@@ -168,7 +171,7 @@ def classes(result: dict[str, Any]) -> Any | None:
     return figure
 
 
-def matrices(result: dict[str, Any]) -> list[tuple[str, Any]]:
+def matrices(result: Comparison) -> list[tuple[str, Any]]:
     """(arm, confusion matrix as shares of each gold label, counts in the cells), all seeds together."""
     names = [html.escape(name) for name in result["label_names"]]
     figures = []
@@ -196,16 +199,20 @@ def matrices(result: dict[str, Any]) -> list[tuple[str, Any]]:
     return figures
 
 
-def costs(result: dict[str, Any]) -> list[Any]:
+def costs(result: Comparison) -> list[Any]:
     """Where the seconds and the bytes of memory go, arm by arm."""
     arms = [arm for arm in result["arms"] if arm["peak_memory_bytes"]]
     names = [html.escape(arm["name"]) for arm in arms]
+    training = [arm["train_seconds"] or 0.0 for arm in arms]
+    rest = [max(0.0, (arm["total_seconds"] or own) - own) for arm, own in zip(arms, training, strict=True)]
+    before = [(arm["memory_before_model_bytes"] or 0.0) / 1e9 for arm in arms]
+    model = [(arm["peak_memory_bytes"] or 0.0) / 1e9 - own for arm, own in zip(arms, before, strict=True)]
     seconds, memory = _figure("seconds 秒", ""), _figure("peak memory, GB 峰值内存", "")
     parts = (
-        (seconds, "training 训练", [arm["train_seconds"] for arm in arms]),
-        (seconds, "the rest: loading, evaluating, saving 其余", [(arm["total_seconds"] or arm["train_seconds"]) - arm["train_seconds"] for arm in arms]),
-        (memory, "before the model is loaded 加载模型前", [(arm["memory_before_model_bytes"] or 0) / 1e9 for arm in arms]),
-        (memory, "model and training 模型与训练", [(arm["peak_memory_bytes"] - (arm["memory_before_model_bytes"] or 0)) / 1e9 for arm in arms]),
+        (seconds, "training 训练", training),
+        (seconds, "the rest: loading, evaluating, saving 其余", rest),
+        (memory, "before the model is loaded 加载模型前", before),
+        (memory, "model and training 模型与训练", model),
     )  # fmt: skip
     for i, (figure, name, values) in enumerate(parts):
         shade = ("#3b7dd8", "#9db8d9")[i % 2]
@@ -216,7 +223,7 @@ def costs(result: dict[str, Any]) -> list[Any]:
     return [seconds, memory]
 
 
-def memory_parts(result: dict[str, Any], cells: Sequence[Cell]) -> Any | None:
+def memory_parts(result: Comparison, cells: Sequence[Cell]) -> Any | None:
     """Memory by part as each arm's first run planned it, and a mark at the measured peak; None where no run has a plan."""
     planned: dict[str, dict[str, int]] = {}
     for cell in cells:
@@ -230,7 +237,7 @@ def memory_parts(result: dict[str, Any], cells: Sequence[Cell]) -> Any | None:
     for shade, (part, names_of_part) in zip(COLOURS, PARTS.items(), strict=False):
         sizes = [planned[arm["name"]][part] / 1e9 for arm in arms]
         figure.add_bar(y=names, x=sizes, name=" ".join(names_of_part), orientation="h", marker={"color": shade})
-    peaks = [arm["peak_memory_bytes"] / 1e9 for arm in arms]
+    peaks = [(arm["peak_memory_bytes"] or 0) / 1e9 for arm in arms]
     mark = {"symbol": "line-ns-open", "size": 22, "color": "#888", "line": {"width": 3}}
     figure.add_scatter(y=names, x=peaks, mode="markers", name="measured peak 实测峰值", marker=mark)
     figure.update_layout(barmode="stack", height=200 + 45 * len(arms))
@@ -246,18 +253,18 @@ def to_html(figure: Any, first: bool) -> str:
     return text
 
 
-def _front(arms: Sequence[dict[str, Any]], key: str, metric: str, higher_is_better: bool) -> list[dict[str, Any]]:
+def _front(arms: Sequence[ArmResult], key: CostKey, metric: str, higher_is_better: bool) -> list[ArmResult]:
     """The arms that no other beats in cost and quality both, by cost."""
     sign = 1 if higher_is_better else -1
 
-    def beaten(arm: dict[str, Any]) -> bool:
-        own = (-arm[key], sign * arm["quality"][metric]["mean"])
+    def beaten(arm: ArmResult) -> bool:
+        own = (-(arm[key] or 0), sign * arm["quality"][metric]["mean"])
         return any(
             other != own and other[0] >= own[0] and other[1] >= own[1]
-            for other in ((-o[key], sign * o["quality"][metric]["mean"]) for o in arms)
+            for other in ((-(o[key] or 0), sign * o["quality"][metric]["mean"]) for o in arms)
         )
 
-    return sorted((arm for arm in arms if not beaten(arm)), key=lambda arm: arm[key])
+    return sorted((arm for arm in arms if not beaten(arm)), key=lambda arm: arm[key] or 0)
 
 
 def _figure(x_title: str, y_title: str) -> Any:

@@ -2,14 +2,14 @@
 
 import csv
 import io
-from typing import Any
 
-from weitiao.comparison.result import verdict_lines
+from weitiao.comparison.rows import verdict_lines
+from weitiao.comparison.schema import Comparison
 
 _COSTS = ("steps", "num_tokens", "train_seconds", "total_seconds", "samples_per_s", "tokens_per_s", "peak_memory_bytes")
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Comparison) -> str:
     """The verdicts and the six rows as a markdown page."""
     arms = [arm["name"] for arm in result["arms"]]
     data = result["data"]
@@ -38,7 +38,7 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "```", result["command"], "```", ""])
 
 
-def table_csv(result: dict[str, Any]) -> str:
+def table_csv(result: Comparison) -> str:
     """One line a cell: arm, seed, whether it finished, what it cost, every metric. UTF-8; empty where nothing was measured."""
     arms = {arm["name"]: arm for arm in result["arms"]}
     metrics = list(dict.fromkeys(name for arm in arms.values() for name in arm["quality"]))
@@ -50,8 +50,8 @@ def table_csv(result: dict[str, Any]) -> str:
     for cell in result["cells"]:
         arm, seed = arms[cell["arm"]], str(cell["seed"])
         status = "failed" if cell["failure"] else "done"
-        exact = [] if cell["failure"] else [arm["num_trainable_params"], arm["artifact_bytes"]]
-        row = [arm["name"], seed, status, arm["learning_rate"], *(exact or ["", ""])]
+        exact = [None, None] if cell["failure"] else [arm["num_trainable_params"], arm["artifact_bytes"]]
+        row: list[object] = [arm["name"], seed, status, arm["learning_rate"], *exact]
         row += [arm["by_seed"][key].get(seed, "") for key in _COSTS]
         row += [arm["quality"].get(name, {"by_seed": {}})["by_seed"].get(seed, "") for name in metrics]
         writer.writerow(["" if value is None else value for value in row])

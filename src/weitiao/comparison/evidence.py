@@ -5,13 +5,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import ALONE, disturbed
-from weitiao.comparison.pairs import analyse_pairs
+from weitiao.comparison.pairs import Evidence, analyse_pairs
 from weitiao.comparison.predictions import Rows, read_rows
+from weitiao.comparison.schema import Comparison, PairResult
+from weitiao.comparison.values import measured
 from weitiao.data.source import find
 from weitiao.errors import RunError, WeitiaoError
 from weitiao.rundir.files import to_plain
@@ -20,10 +22,16 @@ from weitiao.tasks import TASKS
 
 SCHEMA = 1
 FILE = "evidence.json"
+_COSTS: tuple[Literal["name", "peak_memory_bytes", "train_seconds", "artifact_bytes"], ...] = (
+    "name",
+    "peak_memory_bytes",
+    "train_seconds",
+    "artifact_bytes",
+)
 _HASHED = ("predictions.jsonl", "config.yaml", "split.json", "summary.json")
 
 
-def evidence(folder: Path, result: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+def evidence(folder: Path, result: Comparison, cells: Sequence[Cell]) -> dict[str, Any]:
     """The content of evidence.json for a comparison in ``folder``. Paths are relative to it, so it can move with its runs."""
     return {
         "schema": SCHEMA,
@@ -46,7 +54,7 @@ def evidence(folder: Path, result: dict[str, Any], cells: Sequence[Cell]) -> dic
         "values": {
             arm["name"]: {name: values["by_seed"] for name, values in arm["quality"].items()} for arm in result["arms"]
         },
-        "costs": {arm["name"]: _costs(arm) for arm in result["arms"]},
+        "costs": {arm["name"]: {key: arm[key] for key in _COSTS} for arm in result["arms"]},
         "unfair": result["unfair"],
         "executor": result["executor"],
         "verdicts": [_verdict(pair) for pair in result["pairs"]],
@@ -103,7 +111,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def _verdict(pair: dict[str, Any]) -> dict[str, Any]:
+def _verdict(pair: PairResult) -> dict[str, Any]:
     """What must come out again, of one pair."""
     decision, metrics = pair["decision"], pair["metrics"]
     return {
@@ -115,10 +123,6 @@ def _verdict(pair: dict[str, Any]) -> dict[str, Any]:
         "mean_differences": {name: found["mean_difference"] for name, found in metrics.items()},
         "p": {name: found["sign_flip"]["p"] for name, found in metrics.items()},
     }
-
-
-def _costs(arm: dict[str, Any]) -> dict[str, Any]:
-    return {key: arm[key] for key in ("name", "peak_memory_bytes", "train_seconds", "artifact_bytes")}
 
 
 def _hash_files(folder: Path, stored: dict[str, Any], stale: list[str], missing: list[str]) -> None:
@@ -205,20 +209,16 @@ def _analyse_again(folder: Path, stored: dict[str, Any], stale: list[str]) -> li
             made = metrics.get(name)
             if not _same(made, kept):
                 stale.append(f"{cell['name']}: {name} comes out as {metrics.get(name)}, and {kept} is stored")
-    values = {
-        name: by_arm for name, by_arm in values.items() if any(v == v for arm in by_arm.values() for v in arm.values())
-    }
-    arms = list(stored["costs"].values())
-    pairs = analyse_pairs(
-        task,
-        arms,
-        values,
-        rows,
-        stored["margin"],
-        stored["metric"],
-        stored["unfair"],
-        disturbed(stored.get("executor", ALONE)) is None,
+    again = Evidence(
+        task=task,
+        values=measured(values),
+        rows=rows,
+        margin=stored["margin"],
+        metric=stored["metric"],
+        unfair=stored["unfair"],
+        comparable=disturbed(stored.get("executor", ALONE)) is None,
     )
+    pairs = analyse_pairs(list(stored["costs"].values()), again)
     plain: list[dict[str, Any]] = to_plain([_verdict(pair) for pair in pairs])
     return plain
 

@@ -4,16 +4,16 @@ And are costs measured alike? Runs that share a machine slow each other down.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
+from weitiao.comparison.schema import Executor, Tongues, Unfair
 from weitiao.config.comparison import Arm
 from weitiao.config.method import FullConfig, LoraConfig
 from weitiao.methods import default_rate
 
-ALONE = {"name": "local", "cells_at_once": 1, "machines": 1}  # what a comparison is that says nothing of it
+ALONE: Executor = {"name": "local", "cells_at_once": 1, "machines": 1}  # what a comparison is that says nothing of it
 
 
-def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[dict[str, str]]:
+def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[Unfair]:
     """Arms whose given rate is another method's default or is copied from an arm of another method.
 
     The optimum of LoRA's rate lies about ten times above full fine-tuning's, so one rate for both favours one of them.
@@ -25,7 +25,7 @@ def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[di
     Returns:
         [{arm, english, chinese}]
     """
-    found = []
+    found: list[Unfair] = []
     for arm in arms:
         rate, own, default = arm.learning_rate, arm.method.type, default_rate(arm.method)
         if arm.name in searched or rate is None or rate == default:
@@ -45,7 +45,7 @@ def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[di
     return found
 
 
-def disturbed(executor: dict[str, Any]) -> dict[str, str] | None:
+def disturbed(executor: Executor) -> Tongues | None:
     """Why time and memory of these runs cannot be compared, as {english, chinese}; None where each run was alone on one machine.
 
     Args:

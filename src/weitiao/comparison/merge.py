@@ -10,6 +10,7 @@ from weitiao.comparison.cells import Cell
 from weitiao.comparison.evidence import FILE
 from weitiao.comparison.fairness import ALONE
 from weitiao.comparison.result import comparison
+from weitiao.comparison.schema import Comparison, Executor
 from weitiao.comparison.writing import write_all
 from weitiao.config.comparison import Arm, CompareConfig
 from weitiao.config.loading import load
@@ -17,7 +18,7 @@ from weitiao.errors import RunError
 from weitiao.rundir.folder import RunDir
 
 
-def report(folders: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
+def report(folders: Sequence[str | Path], output: str | Path) -> Comparison:
     """Merge finished comparisons into a new folder and return the content of its comparison.json. Their runs stay where they are.
 
     Arms of one name and one configuration are one arm with the seeds of all; any other arm whose name is taken is called
@@ -114,7 +115,7 @@ def _searched(paths: Sequence[Path], cells: Sequence[Cell]) -> set[str]:
     return {cell.arm.name for cell in cells if cell.name.partition("/")[0] in with_search}
 
 
-def _executor(paths: Sequence[Path]) -> dict[str, Any]:
+def _executor(paths: Sequence[Path]) -> Executor:
     """How the cells of all were run: the most that disturbed each other anywhere."""
     results = [RunDir(path).read_json("comparison.json") for path in paths]
     found = [result.get("executor", ALONE) for result in results]

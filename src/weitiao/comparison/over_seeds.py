@@ -4,11 +4,11 @@ Nothing here returns nan: what cannot be computed is None, with the reason besid
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 ALPHA = 0.05
@@ -78,7 +78,7 @@ class Resolution:
     reason: str | None = None
 
 
-def paired_differences(first: Sequence[float], second: Sequence[float]) -> Floats:
+def paired_differences(first: ArrayLike, second: ArrayLike) -> Floats:
     """first - second, with the noise of floating point taken off.
 
     0.91 - 0.9 and 0.81 - 0.8 are the same hundredth: left apart, ties and zero variance would go unseen.
@@ -159,7 +159,20 @@ def equivalence(differences: Floats, margin: float, higher_is_better: bool = Tru
     n = len(differences)
     if n < MIN_PAIRS:
         few = f"{n} pairs: at least {MIN_PAIRS} are needed for a test at a margin"
-        return Equivalence(margin, None, None, None, False, False, False, None, None, None, None, few)
+        return Equivalence(
+            margin=margin,
+            p_first_not_worse=None,
+            p_second_not_worse=None,
+            p_equivalent=None,
+            first_not_worse=False,
+            second_not_worse=False,
+            equivalent=False,
+            lower=None,
+            upper=None,
+            smallest_margin=None,
+            method=None,
+            reason=few,
+        )
     mean = float(differences.mean())
     lower: float | None = None
     upper: float | None = None
@@ -180,7 +193,7 @@ def equivalence(differences: Floats, margin: float, higher_is_better: bool = Tru
     first, second = (above, below) if higher_is_better else (below, above)
     both = max(first, second)
     return Equivalence(
-        margin, first, second, both, first < ALPHA, second < ALPHA, both < ALPHA, lower, upper, smallest, method, reason
+        margin=margin, p_first_not_worse=first, p_second_not_worse=second, p_equivalent=both, first_not_worse=first < ALPHA, second_not_worse=second < ALPHA, equivalent=both < ALPHA, lower=lower, upper=upper, smallest_margin=smallest, method=method, reason=reason
     )  # fmt: skip
 
 

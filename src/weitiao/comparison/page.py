@@ -8,9 +8,11 @@ from typing import Any
 from weitiao.comparison import charts
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.examples import answers, largest_gaps
-from weitiao.comparison.pairs import interval_text, read_all, signed
 from weitiao.comparison.predictions import disagreements, labelled
-from weitiao.comparison.result import verdict_lines
+from weitiao.comparison.rows import verdict_lines
+from weitiao.comparison.schema import ArmResult, Budget, Comparison, CostKey, EffectDifference, PairResult, Row
+from weitiao.comparison.values import read_all
+from weitiao.comparison.wording import interval_text, signed
 from weitiao.tasks import TASKS
 from weitiao.tasks.task import Task
 
@@ -28,7 +30,7 @@ _OUTCOMES = {
 _BUDGETS = {"epochs": "轮", "steps": "步", "seconds": "秒"}
 
 
-def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> str:
+def report_html(result: Comparison, cells: Sequence[Cell], folder: Path) -> str:
     """The report of a comparison as one self-contained page; ``folder`` is where it is written."""
     import jinja2
 
@@ -72,10 +74,10 @@ def report_html(result: dict[str, Any], cells: Sequence[Cell], folder: Path) -> 
     )
 
 
-def _arm_rows(result: dict[str, Any]) -> list[tuple[str, list[tuple[tuple[str, str], tuple[str, str]]]]]:
+def _arm_rows(result: Comparison) -> list[tuple[str, list[tuple[tuple[str, str], tuple[str, str]]]]]:
     """(arm, for each row of the table (its value, its ratio to the first arm), each in English and Chinese), kept short."""
 
-    def short(row: dict[str, Any], text: str, separator: str) -> str:
+    def short(row: Row, text: str, separator: str) -> str:
         parts = text.split(separator)
         if row["name"] == "Quality":
             own = [part for part in parts if part.startswith(f"{result['metric']} ")]
@@ -98,7 +100,7 @@ def _number(value: float | None, sign: bool = False) -> str:
     return "" if value is None else signed(value) if sign else f"{value:.4f}"
 
 
-def _budget(budget: dict[str, Any]) -> dict[str, str]:
+def _budget(budget: Budget) -> dict[str, str]:
     if budget["of"] is None:
         return {"english": "the same training options", "chinese": "训练选项相同"}
     value = f"{budget['value']:g}"
@@ -108,7 +110,7 @@ def _budget(budget: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _plots(result: dict[str, Any], cells: Sequence[Cell], sections: Collection[str]) -> dict[str, Any]:
+def _plots(result: Comparison, cells: Sequence[Cell], sections: Collection[str]) -> dict[str, Any]:
     """Every figure of the sections as HTML; the first on the page brings the library."""
     curves = charts.curves(result, cells)
     classes = charts.classes(result) if "classes" in sections else None
@@ -124,9 +126,9 @@ def _plots(result: dict[str, Any], cells: Sequence[Cell], sections: Collection[s
     }
 
 
-def _cost_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, str, list[str]]]:
+def _cost_rows(arms: Sequence[ArmResult]) -> list[tuple[str, str, list[str]]]:
     """(English, Chinese, a text an arm) of every measured cost."""
-    wanted = (
+    wanted: tuple[tuple[str, str, CostKey, float, str, str], ...] = (
         ("Training", "训练", "train_seconds", 1, ".1f", " s"),
         ("Whole run", "整次运行", "total_seconds", 1, ".1f", " s"),
         ("Steps", "步数", "steps", 1, ",.0f", ""),
@@ -137,19 +139,24 @@ def _cost_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, str, list[str]
         ("Tokenizer on disk", "分词器文件", "tokenizer_bytes", 1e6, ".2f", " MB"),
     )
     return [
-        (english, chinese, ["" if arm[key] is None else f"{arm[key] / unit:{form}}{name}" for arm in arms])
+        (english, chinese, [_amount(arm[key], unit, form, name) for arm in arms])
         for english, chinese, key, unit, form, name in wanted
     ]
 
 
-def _plan_rows(arms: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def _amount(value: float | None, unit: float, form: str, name: str) -> str:
+    return "" if value is None else f"{value / unit:{form}}{name}"
+
+
+def _plan_rows(arms: Sequence[ArmResult]) -> list[tuple[str, list[str]]]:
     """What the plan was wrong by, where the runs had one: the median over seeds, as a share of what was measured."""
     names = list(dict.fromkeys(name for arm in arms for error in arm["plan_error"] or [] for name in error))
     rows = []
     for name in names:
         values = []
         for arm in arms:
-            found = [e[name] for e in arm["plan_error"] or [] if isinstance(e.get(name), int | float)]
+            errors = (e.get(name) for e in arm["plan_error"] or [])
+            found = [error for error in errors if error is not None]
             values.append(f"{100 * median(found):+.1f} %" if found else "")
         rows.append((name, values))
     return rows
@@ -171,7 +178,7 @@ _EFFECTS = {
 }
 
 
-def _effect_rows(result: dict[str, Any]) -> list[tuple[str, str, list[str], list[str]]]:
+def _effect_rows(result: Comparison) -> list[tuple[str, str, list[str], list[str]]]:
     """(English, Chinese, a mean an arm, each later arm's gap to the first with its interval) of every measured effect."""
     rows = []
     for name, (english, chinese) in _EFFECTS.items():
@@ -180,16 +187,22 @@ def _effect_rows(result: dict[str, Any]) -> list[tuple[str, str, list[str], list
         values = [f"{arm['effects'][name]['mean']:.4f}" if name in arm["effects"] else "" for arm in result["arms"]]
         gaps = []
         for pair in result["pairs"]:
-            found = pair["effects"].get(name)
-            gap = "" if found is None or found["mean_difference"] is None else signed(-found["mean_difference"])
-            if gap and found["lower"] is not None:
-                gap += f" ({signed(-found['upper'])} … {signed(-found['lower'])}, n={found['num_pairs']})"
-            gaps.append(gap)
+            gaps.append(_effect_gap(pair["effects"].get(name)))
         rows.append((english, chinese, values, gaps))
     return rows
 
 
-def _class_rows(result: dict[str, Any]) -> list[tuple[str, str, list[float | None], list[float | None]]]:
+def _effect_gap(found: EffectDifference | None) -> str:
+    """second - first, with its interval where there is one."""
+    if found is None or found["mean_difference"] is None:
+        return ""
+    gap = signed(-found["mean_difference"])
+    if found["lower"] is None or found["upper"] is None:
+        return gap
+    return f"{gap} ({signed(-found['upper'])} … {signed(-found['lower'])}, n={found['num_pairs']})"
+
+
+def _class_rows(result: Comparison) -> list[tuple[str, str, list[float | None], list[float | None]]]:
     """(class, rows, F1 an arm, gaps to the first arm)."""
     rows = []
     for name in dict.fromkeys(name for arm in result["arms"] for name in arm["per_class"]):
@@ -201,14 +214,14 @@ def _class_rows(result: dict[str, Any]) -> list[tuple[str, str, list[float | Non
     return rows
 
 
-def _disagreements(result: dict[str, Any], cells: Sequence[Cell]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _disagreements(result: Comparison, cells: Sequence[Cell]) -> list[tuple[PairResult, dict[str, Any]]]:
     by_arm = {arm: {seed: labelled(rows) for seed, rows in by_seed.items()} for arm, by_seed in read_all(cells).items()}
     return [
         (pair, disagreements(by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {}))) for pair in result["pairs"]
     ]
 
 
-def _gaps(result: dict[str, Any], cells: Sequence[Cell], task: Task) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _gaps(result: Comparison, cells: Sequence[Cell], task: Task) -> list[tuple[PairResult, dict[str, Any]]]:
     """Of the metric that decides, or of one that follows from counts of single rows."""
     by_arm = read_all(cells)
     decides = result["metric"] if result["metric"] in task.ROW_TESTS else next(iter(task.ROW_TESTS))

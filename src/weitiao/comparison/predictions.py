@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weitiao.comparison.schema import Calibration, CalibrationBin
 from weitiao.data.side import shown_text
 from weitiao.rundir.files import read_jsonl
 from weitiao.rundir.folder import RunDir
@@ -55,10 +56,10 @@ def labelled(rows: Rows) -> Predictions:
     ids, gold, predicted = (tuple(str(row[key]) for row in rows) for key in ("id", "gold", "predicted"))
     texts = tuple(shown_text(row) for row in rows)
     scores = np.array([[row["scores"][name] for name in names] for row in rows], dtype=np.float32)
-    return Predictions(ids, texts, gold, predicted, names, scores)
+    return Predictions(ids=ids, texts=texts, gold=gold, predicted=predicted, names=names, scores=scores)
 
 
-def calibration(runs: Sequence[Predictions]) -> dict[str, Any]:
+def calibration(runs: Sequence[Predictions]) -> Calibration:
     """Reliability of the predicted labels, the rows of all runs together.
 
     ``ece`` is the expected calibration error over ten equal bins of confidence, a share (Naeini et al. 2015; Guo et al. 2017,
@@ -67,7 +68,7 @@ def calibration(runs: Sequence[Predictions]) -> dict[str, Any]:
     confidence = np.concatenate([p.probabilities.max(axis=1) for p in runs])
     correct = np.concatenate([np.array([g == q for g, q in zip(p.gold, p.predicted, strict=True)]) for p in runs])
     place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    bins = [
+    bins: list[CalibrationBin] = [
         {
             "confidence": float(confidence[place == b].mean()),
             "accuracy": float(correct[place == b].mean()),

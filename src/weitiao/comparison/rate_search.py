@@ -8,6 +8,7 @@ import numpy as np
 
 from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
+from weitiao.comparison.schema import ArmSearch, Search, TriedRate
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.data import DataConfig
 from weitiao.data.side import Side
@@ -47,7 +48,7 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
     return cells
 
 
-def choose(config: CompareConfig, cells: Sequence[Cell]) -> dict[str, Any]:
+def choose(config: CompareConfig, cells: Sequence[Cell]) -> Search:
     """The best rate of each arm by ``train.metric_for_best_model`` on the development rows; ties go to the lower log loss.
 
     Returns:
@@ -56,9 +57,9 @@ def choose(config: CompareConfig, cells: Sequence[Cell]) -> dict[str, Any]:
     """
     metric = config.train.metric_for_best_model
     sign = 1 if TASKS[config.task].HIGHER_IS_BETTER[metric] else -1
-    arms = {}
+    arms: dict[str, ArmSearch] = {}
     for arm in config.compare.methods:
-        tried: list[dict[str, Any]] = []
+        tried: list[TriedRate] = []
         for cell in (c for c in cells if c.arm.name == arm.name):
             metrics = cell.run.summary["metrics"] if cell.failure is None else {}
             tried.append(
@@ -71,7 +72,7 @@ def choose(config: CompareConfig, cells: Sequence[Cell]) -> dict[str, Any]:
                 }
             )
         done = [t for t in tried if t["score"] is not None]
-        best = max(done, key=lambda t: (sign * t["score"], -(t["log_loss"] or 0)), default=None)
+        best = max(done, key=lambda t: (sign * (t["score"] or 0), -(t["log_loss"] or 0)), default=None)
         rate = best["learning_rate"] if best else None
         edges = (tried[0]["learning_rate"], tried[-1]["learning_rate"])
         arms[arm.name] = {"center": _center(arm), "chosen": rate, "at_edge": rate in edges, "tried": tried}
@@ -88,7 +89,7 @@ def choose(config: CompareConfig, cells: Sequence[Cell]) -> dict[str, Any]:
 
 def search_rates(
     config: CompareConfig, train: Side, folder: Path, run: Callable[[Sequence[Cell]], list[Cell]]
-) -> dict[str, Any]:
+) -> Search:
     """Run the search's cells with ``run`` and choose; see :func:`choose`.
 
     Raises:

@@ -11,6 +11,7 @@ from weitiao.comparison.cells import Cell, run_in_turn
 from weitiao.comparison.on_ray import import_ray, ran_at_once, run_on_ray
 from weitiao.comparison.rate_search import search_rates
 from weitiao.comparison.result import comparison
+from weitiao.comparison.schema import Comparison, Executor
 from weitiao.comparison.writing import write_all
 from weitiao.config.comparison import CompareConfig, CompareSection
 from weitiao.config.loading import as_config, dump, load
@@ -27,7 +28,7 @@ from weitiao.rundir.lock import RunLock
 Listener = Callable[[dict[str, Any]], None]
 
 
-def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> dict[str, Any]:
+def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> Comparison:
     """Run what is missing of the comparison's cells and return the content of comparison.json.
 
     The folder may hold finished cells of the same configuration: they are kept, so an interrupted comparison goes on.
@@ -51,7 +52,7 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
         return _compare(config, folder, listener)
 
 
-def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> dict[str, Any]:
+def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> Comparison:
     planned = config.cells()
     total = len(planned) + config.compare.lr_search * len(config.compare.methods)
     # Fetch once, before the cells: they would all wait for the same download, unseen.
@@ -74,7 +75,7 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
 
     def run(cells: Sequence[Cell]) -> list[Cell]:
         nonlocal done
-        finished = run_cells(cells, folder / "logs", config.compare, listener, done, total)
+        finished = run_cells(cells, folder / "logs", options=config.compare, listener=listener, done=done, total=total)
         done += len(cells)
         return finished
 
@@ -98,7 +99,7 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
             _check_data(cell.run, current)
     cells = run(cells)
     at_once, machines = ran_at_once(cells, folder / "logs")
-    executor = {"name": config.compare.executor, "cells_at_once": at_once, "machines": machines}
+    executor: Executor = {"name": config.compare.executor, "cells_at_once": at_once, "machines": machines}
     command = shlex.join(["weitiao", "compare", str(folder / "compare.yaml")])
     result = comparison(config, cells, command, executor, search)
     write_all(folder, result, cells)

@@ -22,7 +22,9 @@ from weitiao.comparison.over_seeds import (
     resolution,
     sign_flip,
 )
-from weitiao.comparison.verdict import verdict
+from weitiao.comparison.schema import MetricAnalysis, VerdictText
+from weitiao.comparison.verdict import PairedDifference, verdict
+from weitiao.comparison.wording import verdict_text
 
 _DIVERGED = 1e100  # a perplexity of this size is no measurement, and its square overflows; nan is not below it either
 
@@ -44,7 +46,7 @@ def analyse(
     seed: int = 0,
     names: tuple[str, str] | None = None,
     ratio: Ratio | None = None,
-) -> dict[str, Any]:
+) -> MetricAnalysis:
     """Everything that can be said about two arms, as plain data that ``json.dumps(..., allow_nan=False)`` takes.
 
     Args:
@@ -53,55 +55,37 @@ def analyse(
         names: what the sentences call the arms.
         ratio: the metric of sums of ``counts``.
 
-    Returns:
-        num_pairs, seeds: the seeds with a usable value in both arms. Only they are used.
-        unpaired_seeds: seeds that only one arm has. failed_seeds: seeds with a value that is nan or beyond 1e100 (a run that diverged);
-            where there are any no arm is recommended, since leaving them out favours the arm that failed.
-        margin, higher_is_better: as given.
-        first, second: {mean, sd} of the metric over the seeds (sd None below 2 seeds).
-        differences: {seed: first - second}; mean_difference, sd_difference: of these. All in the unit of the metric.
-        bootstrap: :class:`~weitiao.comparison.over_seeds.Interval` of the mean difference over seeds, in the unit of the metric.
-        sign_flip: p, smallest_p (the least that so many pairs can reach), num_pairs, exact (all 2^n patterns counted).
-        equivalence: :class:`~weitiao.comparison.over_seeds.Equivalence`: p of each arm not being worse than the other by the
-            margin, p of both, the three findings at 0.05, the 90 % interval and the smallest margin these data could show.
-        resolution: :class:`~weitiao.comparison.over_seeds.Resolution`: minimum detectable difference, seeds needed.
-        mcnemar: {seed: b, c (rows only the first, only the second got right), p, p_holm (corrected for the seeds)}.
-        swap: {seed: difference, p, num_rows, exact, p_holm}: :class:`~weitiao.comparison.over_counts.Swap`.
-        hierarchical: interval of the difference over seeds and rows, in the unit of the metric; fields as in bootstrap.
-        noise_floor: :class:`~weitiao.comparison.over_rows.NoiseFloor`, or of counts :class:`~weitiao.comparison.over_counts.Noise`.
-            These are None where no seed has per-row results in both arms; mcnemar also for counts, swap for right and wrong.
-        verdict: :class:`~weitiao.comparison.verdict.Verdict`.
     """
-    shared = sorted(first["values"].keys() & second["values"].keys())
-    failed = [s for s in shared if not (abs(first["values"][s]) < _DIVERGED and abs(second["values"][s]) < _DIVERGED)]
-    seeds = [s for s in shared if s not in failed]
-    a, b = ([float(arm["values"][s]) for s in seeds] for arm in (first, second))
+    seeds, failed = _usable(first["values"], second["values"])
+    a, b = (np.array([arm["values"][s] for s in seeds], dtype=np.float64) for arm in (first, second))
     differences = paired_differences(a, b)
     flip = sign_flip(differences, seed)
     equal = equivalence(differences, margin, higher_is_better)
     plan = resolution(differences)
     mean, sd = _mean_sd(differences)
-    decision = verdict(
-        num_pairs=len(seeds),
-        mean_difference=mean,
-        p=flip.p,
-        margin=margin,
-        interval=None if equal.lower is None or equal.upper is None else (equal.lower, equal.upper),
-        not_worse=(equal.first_not_worse, equal.second_not_worse),
-        seeds_needed=plan.seeds_needed,
-        higher_is_better=higher_is_better,
-        failed_seeds=failed,
-        names=names,
+    said = _verdict(
+        PairedDifference(
+            num_pairs=len(seeds),
+            mean_difference=mean,
+            p=flip.p,
+            margin=margin,
+            interval=None if equal.lower is None or equal.upper is None else (equal.lower, equal.upper),
+            not_worse=(equal.first_not_worse, equal.second_not_worse),
+            seeds_needed=plan.seeds_needed,
+            higher_is_better=higher_is_better,
+            failed_seeds=failed,
+        ),
+        names,
     )
-    return {
+    result: Any = {
         "num_pairs": len(seeds),
         "seeds": seeds,
         "unpaired_seeds": sorted(first["values"].keys() ^ second["values"].keys()),
         "failed_seeds": failed,
         "margin": margin,
         "higher_is_better": higher_is_better,
-        "first": dict(zip(("mean", "sd"), _mean_sd(np.asarray(a)), strict=True)),
-        "second": dict(zip(("mean", "sd"), _mean_sd(np.asarray(b)), strict=True)),
+        "first": dict(zip(("mean", "sd"), _mean_sd(a), strict=True)),
+        "second": dict(zip(("mean", "sd"), _mean_sd(b), strict=True)),
         "differences": {str(s): float(d) for s, d in zip(seeds, differences, strict=True)},
         "mean_difference": mean,
         "sd_difference": sd,
@@ -110,7 +94,27 @@ def analyse(
         "equivalence": asdict(equal),
         "resolution": asdict(plan),
         **_by_rows(first, second, seeds, seed, ratio),
-        "verdict": {**asdict(decision), "not_worse": list(decision.not_worse)},  # as JSON gives it back
+        "verdict": said,
+    }
+    return result  # type: ignore[no-any-return]
+
+
+def _usable(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[list[int], list[int]]:
+    """The seeds of both arms whose values can be compared, and those of which a value is no measurement."""
+    shared = sorted(first.keys() & second.keys())
+    failed = [s for s in shared if not (abs(first[s]) < _DIVERGED and abs(second[s]) < _DIVERGED)]
+    return [s for s in shared if s not in failed], failed
+
+
+def _verdict(difference: PairedDifference, names: tuple[str, str] | None) -> VerdictText:
+    found = verdict(difference)
+    english, chinese = verdict_text(found, difference, names)
+    return {
+        "outcome": found.outcome,
+        "keep": found.keep,
+        "not_worse": list(found.not_worse),
+        "english": english,
+        "chinese": chinese,
     }
 
 

@@ -34,25 +34,19 @@ def encode_chats(
     Raises:
         DataError: ``over_length=fail`` and a conversation is longer, or rows without a learnt token.
     """
-    rows: list[list[int]] = []
-    learnt: list[bool] = []
-    owner: list[int] = []
-    mute: list[int] = []
+    rows, learnt = list[list[int]](), list[bool]()
+    owner, mute = list[int](), list[int]()
     over = lost = refused = 0
     for start in range(0, len(conversations), _BLOCK_ROWS):
-        for i, (tokens, mask) in enumerate(
-            chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start)), start=start
-        ):
+        block = chat.tokens(conversations[start : start + _BLOCK_ROWS], partial(_name, ids, start))
+        for i, (tokens, mask) in enumerate(block, start=start):
             if not tokens and chat.skip_refused:  # refused by the template
                 refused += 1
                 continue
             if len(tokens) > max_length:
                 over += 1
                 if over_length == "fail":
-                    raise DataError(
-                        f"{_name(ids, 0, i)} has {len(tokens):,} tokens.\nExpected at most {max_length} "
-                        "(data.over_length=fail).\nRaise data.max_length, or set data.over_length=truncate or drop."
-                    )
+                    raise _too_long(_name(ids, 0, i), len(tokens), max_length)
                 if over_length == "drop":
                     continue
             if not any(mask[:max_length]):
@@ -65,24 +59,36 @@ def encode_chats(
         if progress is not None:
             progress(min(start + _BLOCK_ROWS, len(conversations)), len(conversations))
     if mute and (nothing_learnt == "fail" or not rows):
-        shown = ", ".join(_name(ids, 0, i) for i in mute[:8]) + (
-            f" and {len(mute) - 8:,} more" if len(mute) > 8 else ""
-        )
-        raise DataError(
-            f"{len(mute):,} rows have no token to learn within data.max_length={max_length}: {shown}.\n"
-            "Expected room for the question and some of the answer.\nRaise data.max_length, shorten these rows, leave long "
-            "rows out with data.over_length=drop, or leave such rows out with data.check=warn."
-        )
+        raise _nothing_to_learn([_name(ids, 0, i) for i in mute], max_length)
     if refused and not rows:
         raise DataError(
             f"No row is left to encode: the chat template refuses {refused:,} of {len(conversations):,} conversations.\n"
             "Expected conversations that it renders.\nCorrect the rows, or give another template: data.chat_template=FILE"
         )
-    flat = np.fromiter((token for row in rows for token in row), dtype=np.int32)
-    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    none = np.zeros(0, dtype=np.int64)
     return Encoded(
-        flat, offsets, none, np.array(owner, dtype=np.int64), None, over, lost, supervised=np.array(learnt, dtype=bool)
+        flat=np.fromiter((token for row in rows for token in row), dtype=np.int32),
+        offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        labels=np.zeros(0, dtype=np.int64),
+        owner=np.array(owner, dtype=np.int64),
+        num_over_length=over,
+        tokens_lost=lost,
+        supervised=np.array(learnt, dtype=bool),
+    )
+
+
+def _too_long(name: str, num_tokens: int, max_length: int) -> DataError:
+    return DataError(
+        f"{name} has {num_tokens:,} tokens.\nExpected at most {max_length} (data.over_length=fail).\n"
+        "Raise data.max_length, or set data.over_length=truncate or drop."
+    )
+
+
+def _nothing_to_learn(names: Sequence[str], max_length: int) -> DataError:
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+    return DataError(
+        f"{len(names):,} rows have no token to learn within data.max_length={max_length}: {shown}.\n"
+        "Expected room for the question and some of the answer.\nRaise data.max_length, shorten these rows, leave long "
+        "rows out with data.over_length=drop, or leave such rows out with data.check=warn."
     )
 
 

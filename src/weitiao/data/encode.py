@@ -1,12 +1,13 @@
 """Texts -> token ids in one flat, memory-mapped array. Nothing is padded here; what is cut or left out is counted."""
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,22 +145,22 @@ def encode_texts(
             "Found data.over_length=window with pairs of texts.\nExpected single texts: windows of two texts multiply.\n"
             "Use data.over_length=truncate."
         )
-    target = None
+    source = _Source(texts, pairs, tokenizer, max_length, over_length)
     if cache_key is not None and len(texts) >= _CACHED_FROM_ROWS:
         parts = [_VERSION, cache_key, fingerprint(tokenizer), max_length, over_length]
         target = catalogue.home() / "encoded" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         if not (target / "facts.json").is_file():
-            _write(target, texts, pairs, tokenizer, max_length, over_length, progress, ids)
+            _write(target, source, progress, ids)
         return _read(target, labels)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "made"
-        _write(made, texts, pairs, tokenizer, max_length, over_length, progress, ids)
+        _write(made, source, progress, ids)
         return _read(made, labels, in_memory=True)
 
 
 def token_lengths(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Tokens of each row, uncut, special tokens included."""
-    return [len(row) for _, done in _blocks(texts, pairs, tokenizer, truncation=False) for row in done["input_ids"]]
+    return [len(row.tokens) for block in _Source(texts, pairs, tokenizer).blocks() for row in block]
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -169,56 +170,83 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _blocks(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, **options: Any
-) -> Iterator[tuple[int, Any]]:
-    for start in range(0, len(texts), _BLOCK_ROWS):
-        part = list(texts[start : start + _BLOCK_ROWS])
-        second = None if pairs is None else list(pairs[start : start + _BLOCK_ROWS])
-        yield start, tokenizer(part, second, verbose=False, **options)
+class _Row(NamedTuple):
+    """Tokens of one row, the segment of each where there are two texts, and the input that the row came from."""
+
+    tokens: list[int]
+    types: list[int] | None
+    owner: int
 
 
-def _write(
-    folder: Path,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    tokenizer: Any,
-    max_length: int,
-    over_length: OverLength,
-    progress: Progress | None,
-    ids: Sequence[str],
-) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """Texts on their way to tokens, and what becomes of those that are too long."""
+
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+    tokenizer: Any
+    max_length: int = 0
+    over_length: OverLength = "truncate"
+
+    def blocks(self) -> Iterator[list[_Row]]:
+        """The rows, uncut, a block at a time."""
+        for start in range(0, len(self.texts), _BLOCK_ROWS):
+            yield self._rows(range(start, min(start + _BLOCK_ROWS, len(self.texts))), truncation=False)
+
+    def fitting(self, long: Sequence[int]) -> list[_Row]:
+        """What stands in place of inputs that are too long: a shorter row each, windows, or nothing."""
+        if self.over_length == "drop" or not long:
+            return []
+        windows = self.over_length == "window"
+        return self._rows(long, truncation=True, max_length=self.max_length, return_overflowing_tokens=windows)
+
+    def _rows(self, which: Sequence[int], **options: Any) -> list[_Row]:
+        texts = [self.texts[i] for i in which]
+        pairs = None if self.pairs is None else [self.pairs[i] for i in which]
+        done = self.tokenizer(texts, pairs, verbose=False, **options)
+        owners = done.get("overflow_to_sample_mapping", range(len(which)))
+        types = done.get("token_type_ids") or itertools.repeat(None)
+        return [_Row(tokens, kind, which[i]) for tokens, kind, i in zip(done["input_ids"], types, owners, strict=False)]
+
+
+def cut_block(
+    rows: Sequence[_Row], max_length: int, fitting: Callable[[list[int]], list[_Row]]
+) -> tuple[list[_Row], int, int]:
+    """Rows that all fit, in order; how many inputs were too long; how many of their tokens are lost.
+
+    Args:
+        fitting: owners of rows that are too long -> the rows that stand in their place.
+    """
+    long = [row.owner for row in rows if len(row.tokens) > max_length]
+    if not long:
+        return list(rows), 0, 0
+    shorter = fitting(long)
+    fit = sorted([*(row for row in rows if len(row.tokens) <= max_length), *shorter], key=lambda row: row.owner)
+    lost = sum(len(row.tokens) for row in rows) - sum(len(row.tokens) for row in fit)
+    return fit, len(long), lost
+
+
+def _write(folder: Path, source: _Source, progress: Progress | None, ids: Sequence[str]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lengths: list[int] = []
-    owner: list[int] = []
-    over = lost = 0
+    lengths, owner = list[int](), list[int]()
+    over = lost = done = 0
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".encoding-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        has_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+        has_types = source.pairs is not None and "token_type_ids" in source.tokenizer.model_input_names
         with (made / "ids").open("wb") as ids_file, (made / "types").open("wb") as types_file:
-            for start, whole in _blocks(texts, pairs, tokenizer, truncation=False):
-                rows, kinds = whole["input_ids"], whole.get("token_type_ids")
-                owners = list(range(start, start + len(rows)))
-                long = [i for i, row in enumerate(rows) if len(row) > max_length]
-                over += len(long)
-                if long and over_length == "fail":
-                    raise DataError(
-                        f"{ids[start + long[0]] if ids else f'Text {start + long[0] + 1}'} has {len(rows[long[0]]):,} tokens.\nExpected at most {max_length} "
-                        "(data.over_length=fail).\nRaise data.max_length, or set data.over_length=truncate, drop or window."
-                    )
-                if long:
-                    cut = _cut(start, long, texts, pairs, tokenizer, max_length, over_length)
-                    lost += sum(len(rows[i]) for i in long) - sum(len(r) for i in long for r, _ in cut[i])
-                    flat = [(row, kind, start + i) for i in range(len(rows)) for row, kind in (cut[i] if i in cut else [(rows[i], kinds[i] if kinds else None)])]  # fmt: skip
-                    rows, kinds, owners = [f[0] for f in flat], [f[1] for f in flat], [f[2] for f in flat]
-                np.fromiter((t for row in rows for t in row), dtype=np.int32).tofile(ids_file)
+            for block in source.blocks():
+                if source.over_length == "fail":
+                    _refuse_long(block, source.max_length, ids)
+                rows, over_here, lost_here = cut_block(block, source.max_length, source.fitting)
+                over, lost, done = over + over_here, lost + lost_here, done + len(block)
+                np.fromiter((token for row in rows for token in row.tokens), dtype=np.int32).tofile(ids_file)
                 if has_types:
-                    np.fromiter((t for kind in kinds for t in kind), dtype=np.uint8).tofile(types_file)
-                lengths += map(len, rows)
-                owner += owners
+                    np.fromiter((kind for row in rows for kind in row.types or ()), dtype=np.uint8).tofile(types_file)
+                lengths += (len(row.tokens) for row in rows)
+                owner += (row.owner for row in rows)
                 if progress is not None:
-                    progress(min(start + _BLOCK_ROWS, len(texts)), len(texts))
+                    progress(done, len(source.texts))
         np.save(made / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
         np.save(made / "owner.npy", np.array(owner, dtype=np.int64))
         facts = {"over": over, "lost": max(0, lost), "types": has_types}
@@ -230,28 +258,14 @@ def _write(
                 raise
 
 
-def _cut(
-    start: int,
-    long: list[int],
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    tokenizer: Any,
-    max_length: int,
-    over_length: OverLength,
-) -> dict[int, list[tuple[list[int], list[int] | None]]]:
-    """What becomes of each over-long row: one shorter row, none, or windows."""
-    if over_length == "drop":
-        return {i: [] for i in long}
-    some = [texts[start + i] for i in long]
-    second = None if pairs is None else [pairs[start + i] for i in long]
-    windows = over_length == "window"
-    done = tokenizer(some, second, truncation=True, max_length=max_length, return_overflowing_tokens=windows)
-    source = done["overflow_to_sample_mapping"] if windows else range(len(long))
-    kinds = done.get("token_type_ids")
-    cut: dict[int, list[tuple[list[int], list[int] | None]]] = {i: [] for i in long}
-    for j, which in enumerate(source):
-        cut[long[which]].append((done["input_ids"][j], kinds[j] if kinds else None))
-    return cut
+def _refuse_long(rows: Sequence[_Row], max_length: int, ids: Sequence[str]) -> None:
+    for row in rows:
+        if len(row.tokens) > max_length:
+            name = ids[row.owner] if ids else f"Text {row.owner + 1}"
+            raise DataError(
+                f"{name} has {len(row.tokens):,} tokens.\nExpected at most {max_length} (data.over_length=fail).\n"
+                "Raise data.max_length, or set data.over_length=truncate, drop or window."
+            )
 
 
 def _read(folder: Path, labels: Sequence[int] | NDArray[Any], in_memory: bool = False) -> Encoded:
@@ -265,11 +279,11 @@ def _read(folder: Path, labels: Sequence[int] | NDArray[Any], in_memory: bool = 
 
     of_rows = labels if isinstance(labels, np.ndarray) else np.array(labels, dtype=np.int64)
     return Encoded(
-        flat("ids", np.int32),
-        offsets,
-        of_rows[owner] if len(of_rows) else of_rows,
-        owner,
-        flat("types", np.uint8) if facts["types"] else None,
-        facts["over"],
-        facts["lost"],
+        flat=flat("ids", np.int32),
+        offsets=offsets,
+        labels=of_rows[owner] if len(of_rows) else of_rows,
+        owner=owner,
+        types=flat("types", np.uint8) if facts["types"] else None,
+        num_over_length=facts["over"],
+        tokens_lost=facts["lost"],
     )

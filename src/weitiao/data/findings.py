@@ -96,13 +96,13 @@ def _rejected_of(table: Table, config: DataConfig) -> list[Finding]:
     few = table.facts["num_empty"] <= FEW_EMPTY * (len(table) + table.facts["num_empty"])
     return [
         Finding(
-            "empty" if reason == EMPTY else "rejected",
-            "warning" if reason == EMPTY and few else strict,
-            len(rows),
-            f"rows left out: {reason}" if reason == EMPTY else f"rows that cannot be used: {reason}",
-            "correct them, or data.bad_rows=skip",
-            tuple(row["id"] for row in rows[:SHOWN]),
-            tuple(row["found"][:80] for row in rows[:5]),
+            code="empty" if reason == EMPTY else "rejected",
+            severity="warning" if reason == EMPTY and few else strict,
+            count=len(rows),
+            message=f"rows left out: {reason}" if reason == EMPTY else f"rows that cannot be used: {reason}",
+            fix="correct them, or data.bad_rows=skip",
+            where=tuple(row["id"] for row in rows[:SHOWN]),
+            examples=tuple(row["found"][:80] for row in rows[:5]),
         )
         for reason, rows in by_reason.items()
     ]
@@ -113,7 +113,16 @@ def _ignored_files(seen: Inspection) -> list[Finding]:
     if not ignored:
         return []
     message, fix = "files in the folder that were not read", "give them a known ending, or name them"
-    return [Finding("ignored_files", "warning", len(ignored), message, fix, tuple(ignored[:SHOWN]))]
+    return [
+        Finding(
+            code="ignored_files",
+            severity="warning",
+            count=len(ignored),
+            message=message,
+            fix=fix,
+            where=tuple(ignored[:SHOWN]),
+        )
+    ]
 
 
 _DAMAGE: dict[str, tuple[Callable[[str], bool], Severity, str, str]] = {
@@ -147,7 +156,7 @@ def _texts(seen: Inspection) -> list[Finding]:
     findings = []
     for name, rows in found.items():
         _, severity, message, fix = _DAMAGE[name]
-        findings.append(finding(name, severity, table, rows, message, fix))
+        findings.append(finding(name, severity, table=table, rows=rows, message=message, fix=fix))
     total = sum(seen.scripts.values())
     if len(seen.scripts) > 1:
         shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in seen.scripts.most_common())
@@ -178,14 +187,14 @@ def _equal_texts(seen: Inspection) -> list[Finding]:
         exact = len(table) - len(table.rows.select(columns).group_by(columns).aggregate([]))
         message = f"rows whose text stood before ({exact:,} of them letter for letter with the same label)"
         fix = f"data.duplicates={config.duplicates} applies; none is ever on both sides of a split"
-        findings.append(finding("duplicates", "warning", table, again, message, fix))
+        findings.append(finding("duplicates", "warning", table=table, rows=again, message=message, fix=fix))
     rows = np.flatnonzero(conflicting).tolist()
     if rows:
         rows.sort(key=lambda i: table.keys[i].tobytes())  # equal texts side by side
         severity: Severity = "error" if config.conflicts == "fail" else "warning"
         message = "rows whose text stands under different labels"
         fix = f"correct them; data.conflicts={config.conflicts} applies"
-        findings.append(finding("conflicts", severity, table, rows, message, fix))
+        findings.append(finding("conflicts", severity, table=table, rows=rows, message=message, fix=fix))
     return findings
 
 
@@ -209,7 +218,17 @@ def _near_duplicates(seen: Inspection) -> list[Finding]:
     message = f"rows that share {config.near_threshold:.0%} of their character n-grams with an earlier one{note}"
     fix = f"data.near_duplicates={config.near_duplicates} applies across the split"
     where = tuple(table.ids(rows[:SHOWN]))
-    return [Finding("near_duplicates", "info", len(rows), message, fix, where, tuple(examples))]
+    return [
+        Finding(
+            code="near_duplicates",
+            severity="info",
+            count=len(rows),
+            message=message,
+            fix=fix,
+            where=where,
+            examples=tuple(examples),
+        )
+    ]
 
 
 def _across_sides(seen: Inspection) -> list[Finding]:
@@ -222,7 +241,11 @@ def _across_sides(seen: Inspection) -> list[Finding]:
     shared = np.flatnonzero(np.isin(table.keys, other.keys)).tolist()
     if shared:
         message = "training rows whose text is an evaluation row's too"
-        findings.append(finding("overlap", "warning", table, shared, message, "they are left out of training"))
+        findings.append(
+            finding(
+                "overlap", "warning", table=table, rows=shared, message=message, fix="they are left out of training"
+            )
+        )
     if config.near_duplicates != "off":
         own = sorted(set(range(len(table))) - set(shared))
         pairs = near_pairs(other.whole_texts(), table.whole_texts(own), config.near_threshold)
@@ -232,7 +255,7 @@ def _across_sides(seen: Inspection) -> list[Finding]:
                 "training rows nearly equal to an evaluation row",
                 f"data.near_duplicates={config.near_duplicates} applies",
             )
-            findings.append(finding("near_overlap", "warning", table, rows, message, fix))
+            findings.append(finding("near_overlap", "warning", table=table, rows=rows, message=message, fix=fix))
     return findings
 
 
@@ -261,7 +284,7 @@ def _lengths(seen: Inspection) -> list[Finding]:
             "conversations that the chat template refuses: left out",
             "correct them, or give another template by data.chat_template",
         )
-        findings.append(finding("refused_by_template", "warning", table, refused, message, fix))
+        findings.append(finding("refused_by_template", "warning", table=table, rows=refused, message=message, fix=fix))
     long = np.flatnonzero(counts > config.max_length).tolist()
     if long:
         lost = int((counts[long] - config.max_length).sum())
@@ -269,7 +292,14 @@ def _lengths(seen: Inspection) -> list[Finding]:
         share = f"{lost:,} tokens, {100 * lost / rendered.sum():.2f} % of all"
         fix = f"data.over_length={config.over_length} applies; raise data.max_length if the model allows"
         findings.append(
-            finding("over_length", severity, table, long, f"rows longer than {config.max_length} tokens ({share})", fix)
+            finding(
+                "over_length",
+                severity,
+                table=table,
+                rows=long,
+                message=f"rows longer than {config.max_length} tokens ({share})",
+                fix=fix,
+            )
         )
     return findings + (_cut_answers(table, config, first, last) if table.kind.name == "sft" else [])
 
@@ -293,13 +323,20 @@ def _cut_answers(table: Table, config: DataConfig, first: Any, last: Any) -> lis
     if mute and config.over_length != "drop":
         message = "rows whose question alone fills max_length: nothing of the answer could be learnt"
         findings.append(
-            finding("no_supervision", "error", table, mute, message, "raise data.max_length, or shorten them")
+            finding(
+                "no_supervision",
+                "error",
+                table=table,
+                rows=mute,
+                message=message,
+                fix="raise data.max_length, or shorten them",
+            )
         )
     endless = np.flatnonzero((last >= config.max_length) & (first < config.max_length)).tolist()
     if endless:
         message = "rows whose answer is cut, so that its end is never learnt"
         fix = "raise data.max_length, or data.over_length=drop"
-        findings.append(finding("no_stop", "warning", table, endless, message, fix))
+        findings.append(finding("no_stop", "warning", table=table, rows=endless, message=message, fix=fix))
     return findings
 
 

@@ -22,7 +22,15 @@ def finding(code: str, severity: Severity, table: Table, rows: Sequence[int], me
     """A finding about some rows, with the places of the first and the texts of five."""
     some = list(rows[:SHOWN])
     texts = tuple(text[:80] for text in table.column("text", some[:5]))
-    return Finding(code, severity, len(rows), message, fix, tuple(table.ids(some)), texts)
+    return Finding(
+        code=code,
+        severity=severity,
+        count=len(rows),
+        message=message,
+        fix=fix,
+        where=tuple(table.ids(some)),
+        examples=texts,
+    )
 
 
 def _one_label_each(table: Table) -> tuple[Counts, list[Finding]]:
@@ -52,7 +60,7 @@ def _rare_rows(table: Table, labels: Sequence[str], counts: Counts) -> list[Find
         f"labels with fewer than 10 rows: {_named(rare, counts)}",
         "add rows, merge labels, or leave them out",
     )
-    return [finding("rare_labels", "warning", table, rows, message, fix)]
+    return [finding("rare_labels", "warning", table=table, rows=rows, message=message, fix=fix)]
 
 
 def _imbalance(table: Table, labels: Sequence[str], counts: Counts) -> list[Finding]:
@@ -73,7 +81,9 @@ def _variants(table: Table, labels: Sequence[str], counts: Counts) -> list[Findi
         fewer = min(same, key=lambda label: counts[label])
         rows = [i for i, label in enumerate(labels) if label == fewer]
         message = f"labels that differ only in case or blanks: {', '.join(map(repr, same))}"
-        found.append(finding("label_variants", "warning", table, rows, message, "write them alike"))
+        found.append(
+            finding("label_variants", "warning", table=table, rows=rows, message=message, fix="write them alike")
+        )
     return found
 
 
@@ -86,7 +96,7 @@ def _label_sets(table: Table) -> tuple[Counts, list[Finding]]:
     bare = [i for i, labels in enumerate(table.column("label")) if labels == "[]"]
     if bare:
         fix = "they teach when to give none"
-        found.append(finding("unlabelled", "info", table, bare, "rows without any label", fix))
+        found.append(finding("unlabelled", "info", table=table, rows=bare, message="rows without any label", fix=fix))
     rare = [label for label, n in counts.items() if n < _FEW]
     if rare:
         message, fix = (

@@ -49,14 +49,14 @@ def near_pairs(
     if asked is None:
         for i, text in enumerate(indexed):
             signature, grams = _signature(text)
-            yield from _verified(index, indexed, i, signature, grams, threshold)
+            yield from _verified(index, indexed, i=i, signature=signature, grams=grams, threshold=threshold)
             index.insert(i, signature)
         return
     for i, text in enumerate(indexed):
         index.insert(i, _signature(text)[0])
     for i, text in enumerate(asked):
         signature, grams = _signature(text)
-        yield from _verified(index, indexed, i, signature, grams, threshold)
+        yield from _verified(index, indexed, i=i, signature=signature, grams=grams, threshold=threshold)
 
 
 def _verified(

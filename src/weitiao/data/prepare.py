@@ -14,6 +14,7 @@ from weitiao.config.task import task_word
 from weitiao.data.kinds import EMPTY, KINDS
 from weitiao.data.labels import sort_labels
 from weitiao.data.near_duplicates import kept_pairs, near_pairs
+from weitiao.data.report import ConflictExample, NearReport, PolicyReport, SplitFormat, SplitReport
 from weitiao.data.side import Side
 from weitiao.data.table import Table, build
 from weitiao.errors import DataError
@@ -30,7 +31,7 @@ class Prepared:
     train: Side
     eval: Side
     label_names: tuple[str, ...]
-    report: dict[str, Any]
+    report: SplitReport
 
 
 def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
@@ -50,18 +51,29 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     names = table.kind.names(train.every_label, table.facts["columns"])
     _refuse_unknown_labels(evaluation, names)
     _refuse_too_few(train, evaluation, names)
-    counts |= {
-        "format": {key: table.facts[key] for key in ("name", "reason", "columns", "encodings")},
+    report: Any = {
+        **counts,
+        "format": _format(table),
         "near_duplicates": near,
         "num_train_rows": len(train),
         "num_eval_rows": len(evaluation),
         "label_counts_train": label_counts(train, names),
         "label_counts_eval": label_counts(evaluation, names),
     }
-    return Prepared(train, evaluation, names, counts)
+    return Prepared(train, evaluation, names, report)
 
 
-def _two_sides(config: DataConfig, kind: str) -> tuple[Side, Side, dict[str, Any]]:
+def _format(table: Table) -> SplitFormat:
+    facts = table.facts
+    return {
+        "name": facts["name"],
+        "reason": facts["reason"],
+        "columns": facts["columns"],
+        "encodings": facts["encodings"],
+    }
+
+
+def _two_sides(config: DataConfig, kind: str) -> tuple[Side, Side, Any]:
     """Training and evaluation rows after the policies, without a text on both sides; and what was left out."""
     side, report = _apply_policies(_all_rows(config.train, config, kind), config)
     if config.eval is None:
@@ -113,9 +125,12 @@ def prepare_evaluation(config: DataConfig) -> Prepared:
             f"{config.eval} has the labels {list(names)} alone.\nExpected at least two: the evaluation rows of a streamed "
             "run name all labels.\nAdd rows of the others."
         )
-    form = {key: side.table.facts[key] for key in ("name", "reason", "columns", "encodings")}
-    in_eval = {"num_eval_rows": len(side), "label_counts_eval": label_counts(side, names)}
-    counts = {"eval": report, "format": form, **in_eval}
+    counts: SplitReport = {
+        "eval": report,
+        "format": _format(side.table),
+        "num_eval_rows": len(side),
+        "label_counts_eval": label_counts(side, names),
+    }
     return Prepared(side.keep(np.zeros(len(side), dtype=bool)), side, names, counts)
 
 
@@ -161,12 +176,10 @@ def groups_of(
     return group, is_first, (low < high)[group]
 
 
-def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, dict[str, Any]]:
+def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, PolicyReport]:
     group, is_first, conflicting = groups_of(side)
-    examples = [
-        {"text": side.table.column("text", members[:1])[0][:80], "rows": dict(zip(side.table.ids(members), Side(side.table, members).answers, strict=True))}
-        for members in (side.rows[group == g] for g in np.unique(group[conflicting])[:_SHOWN])
-    ]  # fmt: skip
+    shown = np.unique(group[conflicting])[:_SHOWN]
+    examples = [_conflict(Side(side.table, side.rows[group == g])) for g in shown]
     if conflicting.any() and config.conflicts == "fail":
         raise DataError(
             f"{int(conflicting.sum()):,} rows have a text that stands under different labels. The first: {examples[0]}\n"
@@ -178,7 +191,7 @@ def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, dict[str, Any
     if config.duplicates == "drop":
         # a kept conflict keeps one row a label, or it would no longer be one
         keep &= is_first | (_first_of_label(side, group) & conflicting)
-    report = {
+    report: PolicyReport = {
         "num_rows": len(side),
         "num_rejected": int(side.table.facts["num_rejected"]),
         "num_empty": int(side.table.facts["num_empty"]),
@@ -190,6 +203,10 @@ def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, dict[str, Any
     return side.keep(keep), report
 
 
+def _conflict(members: Side) -> ConflictExample:
+    return {"text": members.texts[0][:80], "rows": dict(zip(members.ids, members.answers, strict=True))}
+
+
 def _first_of_label(side: Side, group: NDArray[np.int64]) -> NDArray[np.bool_]:
     seen: set[tuple[int, str]] = set()
     first = np.zeros(len(side), dtype=bool)
@@ -199,7 +216,7 @@ def _first_of_label(side: Side, group: NDArray[np.int64]) -> NDArray[np.bool_]:
     return first
 
 
-def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Side, dict[str, Any]]:
+def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Side, NearReport]:
     """The training side without rows nearly equal to an evaluation row, and what was found."""
     if config.near_duplicates == "off":
         return train, {"policy": "off"}
@@ -209,7 +226,7 @@ def _without_near(train: Side, evaluation: Side, config: DataConfig) -> tuple[Si
     )
     close = sorted({i for i, _, _ in pairs})
     ids, held = train.ids, evaluation.ids
-    report = {
+    report: NearReport = {
         "policy": config.near_duplicates,
         "threshold": config.near_threshold,
         "across_the_split": len(close),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tagged = tuple[Sequence[str], Sequence[str]]  # the words of a row and their tags; no tags where none are known
+Word = tuple[list[int], int]  # the tokens of a word, and which of them carries its tag
 Span = tuple[int, int]
 # Han, kana, their punctuation, full-width forms: scripts that are written without blanks, a word a character.
 _UNSPACED = re.compile(
@@ -77,7 +78,7 @@ class Pieces:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
-        self._known: dict[tuple[str, str], tuple[list[int], int]] = {}
+        self._known: dict[tuple[str, str], Word] = {}
         marked = self._encode([" a"])[0]
         # byte-level tokenizers read the blank before a word, the others mark every word by themselves
         self._blank = " " if marked and self._token(marked[0]).startswith("Ġ") else ""
@@ -86,7 +87,7 @@ class Pieces:
         self.before: list[int] = whole[:start]  # the special tokens around a row
         self.after: list[int] = whole[start + len(bare) :]
 
-    def of(self, rows: Sequence[Sequence[str]]) -> list[list[tuple[list[int], int]]]:
+    def of(self, rows: Sequence[Sequence[str]]) -> list[list[Word]]:
         """For each word of each row its token ids (at least one) and which of them carries its tag."""
         places = [[self._place(words, i) for i in range(len(words))] for words in rows]
         new = list(dict.fromkeys(place for row in places for place in row if place not in self._known))
@@ -102,7 +103,7 @@ class Pieces:
             return "first", words[i]
         return "spaced" if _apart(words[i - 1], words[i]) else "glued", words[i]
 
-    def _carried(self, ids: list[int], glued: bool) -> tuple[list[int], int]:
+    def _carried(self, ids: list[int], glued: bool) -> Word:
         if glued and ids and self._token(ids[0])[:1] in _MARKS:
             rest = self._token(ids[0])[1:]
             inside = self._tokenizer.convert_tokens_to_ids(rest) if rest else None
@@ -142,63 +143,81 @@ def encode_words(
         DataError: ``over_length=fail`` and a row is longer.
     """
     pieces = Pieces(tokenizer)
-    room = max_length - len(pieces.before) - len(pieces.after)
-    flat: list[int] = []
-    carries: list[bool] = []
-    lengths, owner, words, num_words = list[int](), list[int](), list[int](), list[int]()
-    over = lost = 0
+    windows = _Windows(pieces.before, pieces.after, max_length)
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = rows[start : start + _BLOCK_ROWS]
-        for i, (own, (_, tags)) in enumerate(
-            zip(pieces.of([row[0] for row in block]), block, strict=True), start=start
-        ):
+        tokens_of = pieces.of([words for words, _ in block])
+        for i, (own, (_, tags)) in enumerate(zip(tokens_of, block, strict=True), start=start):
             total = sum(len(tokens) for tokens, _ in own)
-            if total > room:
-                over += 1
-                if over_length == "fail":
-                    raise DataError(
-                        f"{ids[i] if ids else f'Row {i + 1}'} has {total + max_length - room:,} tokens.\nExpected at most "
-                        f"{max_length} (data.over_length=fail).\nRaise data.max_length, or set data.over_length=window, "
-                        "truncate or drop."
-                    )
-                if over_length == "drop":
-                    lost += total
-                    continue
-            ends = _windows([len(tokens) for tokens, _ in own], room)
-            kept = ends[:1] if over_length == "truncate" else ends
-            first = kept_tokens = 0
-            for end in kept:
-                before = len(flat)
-                flat += pieces.before
-                carries += [False] * len(pieces.before)
-                for tokens, carrier in own[first:end]:
-                    tokens = tokens[:room]  # a single word longer than a window
-                    carries += [k == carrier for k in range(len(tokens))]
-                    flat += tokens
-                    kept_tokens += len(tokens)
-                flat += pieces.after
-                carries += [False] * len(pieces.after)
-                lengths.append(len(flat) - before)
-                owner.append(i)
-                num_words.append(end - first)
-                first = end
-            num_words[-1] += len(own) - first  # what truncation cut keeps its place among the words
-            lost += total - kept_tokens
-            words += [classes[tag] for tag in tags] if tags else [0] * len(own)
+            if total > windows.room and over_length == "fail":
+                raise DataError(
+                    f"{ids[i] if ids else f'Row {i + 1}'} has {total + windows.num_special:,} tokens.\nExpected at most "
+                    f"{max_length} (data.over_length=fail).\nRaise data.max_length, or set data.over_length=window, "
+                    "truncate or drop."
+                )
+            windows.add(i, own, [classes[tag] for tag in tags] if tags else [0] * len(own), over_length)
         if progress is not None:
             progress(min(start + _BLOCK_ROWS, len(rows)), len(rows))
-    return Encoded(
-        np.array(flat, dtype=np.int32),
-        np.cumsum([0, *lengths], dtype=np.int64),
-        np.zeros(0, dtype=np.int64),
-        np.array(owner, dtype=np.int64),
-        None,
-        over,
-        lost,
-        supervised=np.array(carries, dtype=bool),
-        words=np.array(words, dtype=np.int64),
-        word_offsets=np.cumsum([0, *num_words], dtype=np.int64),
-    )
+    return windows.encoded()
+
+
+class _Windows:
+    """Rows of words as they are encoded: each in as many windows as it needs, special tokens around each."""
+
+    def __init__(self, before: list[int], after: list[int], max_length: int) -> None:
+        self.num_special = len(before) + len(after)
+        self.room = max_length - self.num_special
+        self._before, self._after = before, after
+        self._flat, self._carries = list[int](), list[bool]()
+        self._lengths, self._owner, self._num_words, self._words = list[int](), list[int](), list[int](), list[int]()
+        self._over = self._lost = 0
+
+    def add(self, owner: int, words: Sequence[Word], classes: list[int], over_length: OverLength) -> None:
+        """One row: its words' tokens and classes. One that is too long becomes windows, its first window, or nothing."""
+        total = sum(len(tokens) for tokens, _ in words)
+        if total > self.room:
+            self._over += 1
+            if over_length == "drop":
+                self._lost += total
+                return
+        ends = _windows([len(tokens) for tokens, _ in words], self.room)
+        first = kept = 0
+        for end in ends[:1] if over_length == "truncate" else ends:
+            kept += self._window(owner, words[first:end])
+            first = end
+        self._num_words[-1] += len(words) - first  # what truncation cut keeps its place among the words
+        self._lost += total - kept
+        self._words += classes
+
+    def _window(self, owner: int, words: Sequence[Word]) -> int:
+        """Append one window; how many tokens of words it holds."""
+        start = len(self._flat)
+        self._flat += self._before
+        self._carries += [False] * len(self._before)
+        for whole, carrier in words:
+            tokens = whole[: self.room]  # a single word may be longer than a window
+            self._carries += [k == carrier for k in range(len(tokens))]
+            self._flat += tokens
+        self._flat += self._after
+        self._carries += [False] * len(self._after)
+        self._lengths.append(len(self._flat) - start)
+        self._owner.append(owner)
+        self._num_words.append(len(words))
+        return self._lengths[-1] - self.num_special
+
+    def encoded(self) -> Encoded:
+        """All rows added so far."""
+        return Encoded(
+            flat=np.array(self._flat, dtype=np.int32),
+            offsets=np.cumsum([0, *self._lengths], dtype=np.int64),
+            labels=np.zeros(0, dtype=np.int64),
+            owner=np.array(self._owner, dtype=np.int64),
+            num_over_length=self._over,
+            tokens_lost=self._lost,
+            supervised=np.array(self._carries, dtype=bool),
+            words=np.array(self._words, dtype=np.int64),
+            word_offsets=np.cumsum([0, *self._num_words], dtype=np.int64),
+        )
 
 
 def _windows(lengths: Sequence[int], room: int) -> list[int]:

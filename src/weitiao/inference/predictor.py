@@ -58,7 +58,9 @@ class Predictor:
         # the saved tokenizer has the chat template that the run was given
         changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
         data = self.config.data.model_copy(update=changed)
-        encoded = self.task.encode(texts, labels, self.names, self.tokenizer, data, pairs, ids=ids)
+        encoded = self.task.encode(
+            texts, labels, names=self.names, tokenizer=self.tokenizer, data=data, pairs=pairs, ids=ids
+        )
         budget = self.config.train.eval_tokens_per_batch
         return score(
             self.model, self.task, encoded, pad_id=self.tokenizer.pad_token_id, tokens_per_batch=budget

@@ -210,7 +210,7 @@ def attention(
         parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
         masks = [None if attention_mask is None else attention_mask[..., span, span] for span in spans]
         rows = [
-            attention(module, q, k, v, mask, dropout, scaling, **kwargs)[0]
+            attention(module, q, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)[0]
             for (q, k, v), mask in zip(parts, masks, strict=True)
         ]
         return torch.cat(rows, dim=1), None
@@ -218,7 +218,9 @@ def attention(
     if dropout or length > SHORT_UP_TO_TOKENS or key.shape[2] != length:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
     causal = kwargs.get("is_causal")
     scale = size**-0.5 if scaling is None else scaling
     if attention_mask is None and (getattr(module, "is_causal", False) if causal is None else causal):

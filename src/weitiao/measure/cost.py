@@ -177,7 +177,15 @@ def step_cost(
         value.backward()  # type: ignore[no-untyped-call]
     for parameter in model.parameters():
         parameter.grad = None
-    return StepCost(trace.flops, forward, trace.seconds, saved, trace.peak_bytes, trace.operations, operations)
+    return StepCost(
+        flops=trace.flops,
+        forward_seconds=forward,
+        seconds=trace.seconds,
+        saved_bytes=saved,
+        peak_bytes=trace.peak_bytes,
+        operations=trace.operations,
+        forward_operations=operations,
+    )
 
 
 def held_bytes(model: torch.nn.Module) -> int:

@@ -28,42 +28,65 @@ class Device:
 
 
 def _gpu(name: str, gib: float, bf16: float, fp32: float, bandwidth: float, achieved: float = 0.35) -> Device:
-    return Device(name, int(gib * 2**30), bf16 * TERA, fp32 * TERA, bandwidth * GIGA, achieved)
+    return Device(
+        name=name,
+        memory_bytes=int(gib * 2**30),
+        bf16_flops_per_s=bf16 * TERA,
+        fp32_flops_per_s=fp32 * TERA,
+        memory_bytes_per_s=bandwidth * GIGA,
+        achieved=achieved,
+    )
 
 
 DEVICES = {
     device.name: device
     for device in (
         # NVIDIA data centre: "Tesla P100", "V100", "T4", "A10", ... data sheets
-        _gpu("P100-16GB", 16, 0, 9.3, 732, 0.4),
-        _gpu("V100-16GB", 16, 0, 15.7, 900, 0.4),
-        _gpu("V100-32GB", 32, 0, 15.7, 900, 0.4),
-        _gpu("T4-16GB", 15, 0, 8.1, 320, 0.4),
-        _gpu("A10-24GB", 22.5, 125, 31.2, 600),
-        _gpu("A30-24GB", 24, 165, 10.3, 933),
-        _gpu("A40-48GB", 45, 149.7, 37.4, 696),
-        _gpu("A100-40GB", 40, 312, 19.5, 1555),
-        _gpu("A100-80GB", 80, 312, 19.5, 2039),
-        _gpu("L4-24GB", 22.5, 121, 30.3, 300),
-        _gpu("L40S-48GB", 45, 362, 91.6, 864),
-        _gpu("H100-80GB", 80, 989, 67, 3350, 0.3),
-        _gpu("H200-141GB", 141, 989, 67, 4800, 0.3),
-        _gpu("H20-96GB", 96, 148, 44, 4000),
-        _gpu("B200-180GB", 180, 2250, 75, 8000, 0.3),
+        _gpu("P100-16GB", 16, bf16=0, fp32=9.3, bandwidth=732, achieved=0.4),
+        _gpu("V100-16GB", 16, bf16=0, fp32=15.7, bandwidth=900, achieved=0.4),
+        _gpu("V100-32GB", 32, bf16=0, fp32=15.7, bandwidth=900, achieved=0.4),
+        _gpu("T4-16GB", 15, bf16=0, fp32=8.1, bandwidth=320, achieved=0.4),
+        _gpu("A10-24GB", 22.5, bf16=125, fp32=31.2, bandwidth=600),
+        _gpu("A30-24GB", 24, bf16=165, fp32=10.3, bandwidth=933),
+        _gpu("A40-48GB", 45, bf16=149.7, fp32=37.4, bandwidth=696),
+        _gpu("A100-40GB", 40, bf16=312, fp32=19.5, bandwidth=1555),
+        _gpu("A100-80GB", 80, bf16=312, fp32=19.5, bandwidth=2039),
+        _gpu("L4-24GB", 22.5, bf16=121, fp32=30.3, bandwidth=300),
+        _gpu("L40S-48GB", 45, bf16=362, fp32=91.6, bandwidth=864),
+        _gpu("H100-80GB", 80, bf16=989, fp32=67, bandwidth=3350, achieved=0.3),
+        _gpu("H200-141GB", 141, bf16=989, fp32=67, bandwidth=4800, achieved=0.3),
+        _gpu("H20-96GB", 96, bf16=148, fp32=44, bandwidth=4000),
+        _gpu("B200-180GB", 180, bf16=2250, fp32=75, bandwidth=8000, achieved=0.3),
         # NVIDIA workstation and GeForce: architecture white papers (Turing, Ampere, Ada, Blackwell)
-        _gpu("RTX-2080-Ti-11GB", 11, 0, 13.4, 616, 0.4),
-        _gpu("RTX-3060-12GB", 12, 51, 12.7, 360),
-        _gpu("RTX-3090-24GB", 24, 71, 35.6, 936),
-        _gpu("RTX-4060-Ti-16GB", 16, 88, 22.1, 288),
-        _gpu("RTX-4090-24GB", 24, 165, 82.6, 1008),
-        _gpu("RTX-5090-32GB", 32, 209, 104.8, 1792),
-        _gpu("RTX-A6000-48GB", 48, 155, 38.7, 768),
+        _gpu("RTX-2080-Ti-11GB", 11, bf16=0, fp32=13.4, bandwidth=616, achieved=0.4),
+        _gpu("RTX-3060-12GB", 12, bf16=51, fp32=12.7, bandwidth=360),
+        _gpu("RTX-3090-24GB", 24, bf16=71, fp32=35.6, bandwidth=936),
+        _gpu("RTX-4060-Ti-16GB", 16, bf16=88, fp32=22.1, bandwidth=288),
+        _gpu("RTX-4090-24GB", 24, bf16=165, fp32=82.6, bandwidth=1008),
+        _gpu("RTX-5090-32GB", 32, bf16=209, fp32=104.8, bandwidth=1792),
+        _gpu("RTX-A6000-48GB", 48, bf16=155, fp32=38.7, bandwidth=768),
         # AMD Instinct: "MI250X" (one of its two dies) and "MI300X" data sheets
-        _gpu("MI250X-64GB", 64, 191, 23.9, 1638, 0.3),
-        _gpu("MI300X-192GB", 192, 1307, 163.4, 5300, 0.25),
+        _gpu("MI250X-64GB", 64, bf16=191, fp32=23.9, bandwidth=1638, achieved=0.3),
+        _gpu("MI300X-192GB", 192, bf16=1307, fp32=163.4, bandwidth=5300, achieved=0.25),
         # CPUs: cores x clock x operations a cycle of one socket; memory as commonly fitted
-        Device("Xeon-8480-AMX-256GB", 256 * 2**30, 114 * TERA, 7.2 * TERA, 307 * GIGA, 0.15, "cpu"),
-        Device("EPYC-9654-384GB", 384 * 2**30, 22 * TERA, 11 * TERA, 460 * GIGA, 0.25, "cpu"),
+        Device(
+            name="Xeon-8480-AMX-256GB",
+            memory_bytes=256 * 2**30,
+            bf16_flops_per_s=114 * TERA,
+            fp32_flops_per_s=7.2 * TERA,
+            memory_bytes_per_s=307 * GIGA,
+            achieved=0.15,
+            kind="cpu",
+        ),
+        Device(
+            name="EPYC-9654-384GB",
+            memory_bytes=384 * 2**30,
+            bf16_flops_per_s=22 * TERA,
+            fp32_flops_per_s=11 * TERA,
+            memory_bytes_per_s=460 * GIGA,
+            achieved=0.25,
+            kind="cpu",
+        ),
     )
 }
 

@@ -45,7 +45,14 @@ def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8
     gemm, batched, elementwise, memory, int8_rate = (
         rate / _IN_A_STEP for rate in (gemm, batched, elementwise, memory, int8_rate)
     )
-    return Rates(gemm, batched, elementwise, memory, int8_rate, overhead * _IN_A_STEP)
+    return Rates(
+        gemm_flops_per_s=gemm,
+        batched_gemm_flops_per_s=batched,
+        elementwise_bytes_per_s=elementwise,
+        memory_bytes_per_s=memory,
+        int8_gemm_flops_per_s=int8_rate,
+        overhead_s=overhead * _IN_A_STEP,
+    )
 
 
 @cache

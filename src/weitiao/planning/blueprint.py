@@ -125,8 +125,8 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
             states = tokens * int(model.config.hidden_size) * dtype.itemsize
     model.train()
     return Blueprint(
-        model, inputs, counts, frozen, frozen_parameters, table, bool(keeps_table), sum(trained.values()), resting, moments, len(trained), max(trained.values(), default=0), loads, dtype, artifact,
-        int8, states, tuple(notes),
+        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, frozen_parameter_bytes=frozen_parameters, table_bytes=table, keeps_table=bool(keeps_table), trained=sum(trained.values()), resting=resting, moment_bytes=moments, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, dtype=dtype, artifact_bytes=artifact,
+        int8_weights=int8, stored_state_bytes=states, notes=tuple(notes),
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from weitiao.planning.schema import Plan
+
 PARTS = {  # of a plan's memory: (English, Chinese)
     "process": ("process", "进程"),
     "weights": ("weights", "权重"),
@@ -14,7 +16,7 @@ PARTS = {  # of a plan's memory: (English, Chinese)
 _FITS = {"yes": "yes", "tight": "yes, but it is tight", "no": "NO"}
 
 
-def table_rows(planned: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def table_rows(planned: Plan) -> list[tuple[str, list[str]]]:
     """(name, one cell a method) pairs."""
     methods = planned["methods"]
 
@@ -36,7 +38,7 @@ def table_rows(planned: dict[str, Any]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def caption(planned: dict[str, Any]) -> str:
+def caption(planned: Plan) -> str:
     """What the plan is based on, and the notes of its methods."""
     device, rows = planned["device"], planned["rows"]
     steps = " corrected by real steps" if planned["calibrated"] else ""

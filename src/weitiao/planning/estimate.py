@@ -121,7 +121,15 @@ def memory_of(
             + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
         )
         other += max(0, loading - known - other)
-    return Memory(process, weights, masters, gradients, moments, activations, other)
+    return Memory(
+        process=process,
+        weights=weights,
+        masters=masters,
+        gradients=gradients,
+        optimizer=moments,
+        activations=activations,
+        other=other,
+    )
 
 
 def heap_growth(model: Any, batches: Batches, steps: float) -> int:

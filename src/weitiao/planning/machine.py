@@ -3,10 +3,12 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from weitiao.errors import ModelError
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.cost import Rates
 from weitiao.measure.devices import Device, find_device
 from weitiao.measure.meters import available_memory_bytes, memory_bytes
+from weitiao.planning.schema import PlannedDevice
 from weitiao.pretrained.resolve import Resolved
 from weitiao.system.environment import env
 from weitiao.training.inputs import Inputs
@@ -14,6 +16,7 @@ from weitiao.training.inputs import Inputs
 CONTEXT_BYTES = 600_000_000  # a CUDA or ROCm context with its libraries, on the device
 TIGHT = 0.9  # above this share of the room a plan's own error could decide
 _GPU_OVERHEAD_S = 1.5e-5  # host time of one operation; a kernel launch and what Python does around it
+_STANDS_IN = "T4-16GB"  # for a GPU of this machine
 _ELEMENTWISE = 0.6  # of the bandwidth, for a GPU kernel that reads and writes once
 
 
@@ -36,7 +39,9 @@ class Machine:
         """How far to trust the plan."""
         if self.device is None:
             return (
-                "rates measured here" if self.on_cpu else "a GPU: estimated from a generic fraction of its memory speed"
+                "rates measured here"
+                if self.on_cpu
+                else f"estimated with the rates of a {_STANDS_IN}: a GPU is not measured"
             )
         return "estimated from the maker's peaks and a typical achieved fraction, without claim"
 
@@ -48,11 +53,18 @@ class Machine:
             bound_primitive_cache()
             hidden = int(model.config.hidden_size)
             return measured_rates(self.resolved.dtype, hidden, 4 * hidden, 1024, int8)
-        device = self.device or find_device("T4-16GB")
+        device = self.device or find_device(_STANDS_IN)
         gemm = device.bf16_flops_per_s if self.resolved.dtype == "bfloat16" else device.fp32_flops_per_s
         gemm *= device.achieved
         bandwidth = _ELEMENTWISE * device.memory_bytes_per_s
-        return Rates(gemm, gemm / 2, bandwidth, bandwidth, 2 * gemm, _GPU_OVERHEAD_S)
+        return Rates(
+            gemm_flops_per_s=gemm,
+            batched_gemm_flops_per_s=gemm / 2,
+            elementwise_bytes_per_s=bandwidth,
+            memory_bytes_per_s=bandwidth,
+            int8_gemm_flops_per_s=2 * gemm,
+            overhead_s=_GPU_OVERHEAD_S,
+        )
 
     def verdict(self, total_bytes: int) -> str:
         """``yes``, ``tight`` or ``no``."""
@@ -60,16 +72,17 @@ class Machine:
             return "no"
         return "tight" if total_bytes > TIGHT * self.room_bytes else "yes"
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> PlannedDevice:
         """For the plan's JSON."""
-        table = {} if self.device is None else {"table": asdict(self.device)}
-        return {
+        facts: PlannedDevice = {
             "name": self.name,
             "dtype": self.resolved.dtype,
             "room_bytes": self.room_bytes,
             "claim": self.claim,
-            **table,
         }
+        if self.device is not None:
+            facts["table"] = asdict(self.device)
+        return facts
 
 
 def find_machine(name: str | None, bf16: bool | str, inputs: Inputs) -> Machine:
@@ -77,6 +90,7 @@ def find_machine(name: str | None, bf16: bool | str, inputs: Inputs) -> Machine:
 
     Raises:
         ConfigError: no such device.
+        ModelError: bf16 is demanded and the device computes without it.
     """
     if name is None:
         resolved, process = inputs.resolved, memory_bytes()
@@ -88,6 +102,10 @@ def find_machine(name: str | None, bf16: bool | str, inputs: Inputs) -> Machine:
         label = torch.cuda.get_device_name() if resolved.device == "cuda" else resolved.device
         return Machine(label, None, int(free), 0, resolved)
     device = find_device(name)
+    if bf16 is True and not device.bf16_flops_per_s:
+        raise ModelError(
+            f"train.bf16=true, but {device.name} has no bf16.\nExpected bf16 hardware.\nUse train.bf16=auto or false."
+        )
     use = bool(device.bf16_flops_per_s) if bf16 == "auto" else bool(bf16)
     # our own attention keeps the probabilities: an upper bound for a fused one, which the meta device cannot show
     resolved = replace(inputs.resolved, device=device.kind, dtype="bfloat16" if use else "float32", attention="weitiao")

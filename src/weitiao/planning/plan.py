@@ -25,6 +25,8 @@ from weitiao.planning.estimate import (
 )
 from weitiao.planning.machine import Machine, find_machine
 from weitiao.planning.rows import Batches, batches_of, read_inputs
+from weitiao.planning.schema import MethodPlan, Plan
+from weitiao.rundir.summary import PlanError, TrainingFacts
 from weitiao.training.inputs import Inputs
 
 log = logging.getLogger("weitiao")
@@ -37,7 +39,7 @@ def plan(
     methods: Sequence[str] | None = None,
     device: str | None = None,
     calibrate: bool = False,
-) -> dict[str, Any]:
+) -> Plan:
     """Memory by part, time and storage of a run by every method; docs/plan.md names each key of the result.
 
     Args:
@@ -56,23 +58,21 @@ def plan(
             "Leave --calibrate or --device out."
         )
     arms = _arms(config, methods)
-    return plan_arms(arms, read_inputs(next(iter(arms.values()))), device, calibrate)
+    return plan_arms(arms, read_inputs(next(iter(arms.values())), device), device, calibrate)
 
 
-def plan_arms(
-    arms: dict[str, RunConfig], inputs: Inputs, device: str | None = None, calibrate: bool = False
-) -> dict[str, Any]:
+def plan_arms(arms: dict[str, RunConfig], inputs: Inputs, device: str | None = None, calibrate: bool = False) -> Plan:
     """The plan of several runs on the same rows; see :func:`plan`."""
     first = next(iter(arms.values()))
     import weitiao.training.fit  # noqa: F401  # what a run imports is part of its memory
 
     machine = find_machine(device, first.train.bf16, inputs)
     read = {_in_front(first): inputs}  # a prompt takes room from the rows
-    plans = []
+    plans: list[MethodPlan] = []
     for name, arm in arms.items():
         measured = run_steps(arm) if calibrate else None
         if _in_front(arm) not in read:
-            read[_in_front(arm)] = read_inputs(arm)
+            read[_in_front(arm)] = read_inputs(arm, device)
         rows = dataclasses.replace(read[_in_front(arm)], resolved=machine.resolved)
         planned = plan_run(arm, rows, machine, name, measured)
         plans.append(planned["methods"][0])
@@ -89,7 +89,7 @@ def plan_run(
     machine: Machine | None = None,
     name: str | None = None,
     measured: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Plan:
     """The plan of one run whose rows are at hand: the result of :func:`plan` with one method. Writes nothing.
 
     Args:
@@ -106,11 +106,15 @@ def plan_run(
             "eval": len(inputs.eval),
             "longest_tokens": int(batches.lengths.max()),
         },
-        "methods": [_method(name or config.method.type, config, inputs, machine, batches, measured)],
+        "methods": [
+            _method(
+                name or config.method.type, config, inputs=inputs, machine=machine, batches=batches, measured=measured
+            )
+        ],
     }
 
 
-def plan_errors(planned: dict[str, Any] | None, summary: dict[str, Any]) -> dict[str, float | None]:
+def plan_errors(planned: Plan | None, measured: TrainingFacts, artifact_bytes: int) -> PlanError:
     """(predicted - measured) / measured of the run's memory, time and storage; None where nothing was predicted.
 
     Time is that of the steps that were done: a run that stopped early is compared with that share of the plan.
@@ -118,15 +122,16 @@ def plan_errors(planned: dict[str, Any] | None, summary: dict[str, Any]) -> dict
     if planned is None:
         return {"memory": None, "time": None, "storage": None}
     method = planned["methods"][0]
-    seconds = method["seconds"]["training"] * summary["steps"] / max(1, method["steps"])
-    pairs = {
-        "memory": (method["memory_bytes"]["total"], summary["peak_memory_bytes"]),
-        "time": (seconds, summary["train_seconds"]),
-        "storage": (method["artifact_bytes"], summary["artifact_bytes"]),
-    }
+    seconds = method["seconds"]["training"] * measured["steps"] / max(1, method["steps"])
     return {
-        key: round(predicted / measured - 1, 4) if measured else None for key, (predicted, measured) in pairs.items()
+        "memory": _error(method["memory_bytes"]["total"], measured["peak_memory_bytes"]),
+        "time": _error(seconds, measured["train_seconds"]),
+        "storage": _error(method["artifact_bytes"], artifact_bytes),
     }
+
+
+def _error(predicted: float, measured: float) -> float | None:
+    return round(predicted / measured - 1, 4) if measured else None
 
 
 def _method(
@@ -136,18 +141,20 @@ def _method(
     machine: Machine,
     batches: Batches,
     measured: dict[str, Any] | None,
-) -> dict[str, Any]:
+) -> MethodPlan:
     started = time.perf_counter()
     METHODS[config.method.type].refuse_steps(config.method, batches.steps)
     blueprint = draw(config, inputs)
     rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
     shapes = trace_shapes(blueprint, batches, rates)
-    memory = memory_of(blueprint, batches, shapes, config.train, machine.process_bytes, machine.on_cpu)
+    memory = memory_of(
+        blueprint, batches, shapes=shapes, options=config.train, process=machine.process_bytes, on_cpu=machine.on_cpu
+    )
     scale = 1.0
     if measured is not None:
         memory = measured_memory(memory, measured, blueprint.model, batches)
         scale = time_scale(blueprint, batches, shapes, rates, measured)
-    seconds = seconds_of(blueprint, batches, shapes, config.train, rates, scale)
+    seconds = seconds_of(blueprint, batches, shapes=shapes, options=config.train, rates=rates, scale=scale)
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
     largest = batches.largest
     tokens = int((batches.rows * batches.lengths).sum())
@@ -160,7 +167,7 @@ def _method(
     if not machine.on_cpu:
         notes.append("attention is counted as plain products: an upper bound where a fused one runs")
     log.debug("plan of %s: %.2f s", name, time.perf_counter() - started)
-    return {
+    found: Any = {
         "name": name,
         "method": config.method.type,
         **blueprint.counts,
@@ -179,6 +186,7 @@ def _method(
         "time_scale": scale,
         "notes": notes,
     }
+    return found  # type: ignore[no-any-return]
 
 
 def load_config(source: Path | dict[str, Any] | None, words: Sequence[str] = ()) -> RunConfig | CompareConfig:

@@ -40,18 +40,21 @@ class Batches:
         return int(np.lexsort((self.lengths, self.rows * self.lengths))[-1])
 
 
-def read_inputs(config: RunConfig) -> Inputs:
+def read_inputs(config: RunConfig, device: str | None = None) -> Inputs:
     """The inputs of a run, without its folder. Of a stream, the evaluation rows stand for the training rows.
+
+    Args:
+        device: a name of measure/devices.py for which the run is planned: this machine need not have its hardware.
 
     Raises:
         DataError, ModelError: as the run would.
     """
-    inputs = _read(config)
+    inputs = _read(config, here=device is None)
     return_free_memory()  # as the run does, or its process would be planned with the tokenizer it has let go
     return inputs
 
 
-def _read(config: RunConfig) -> Inputs:
+def _read(config: RunConfig, here: bool) -> Inputs:
     task = TASKS[config.task]
     tokenizer = load_tokenizer(config.model)
     max_length = max_row_length(config, tokenizer)
@@ -62,7 +65,7 @@ def _read(config: RunConfig) -> Inputs:
         key = hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest()
         texts, pairs = task.rows_of(side)
         encoded: Encoded = task.encode(
-            texts, side.labels, prepared.label_names, tokenizer, data, pairs,
+            texts, side.labels, names=prepared.label_names, tokenizer=tokenizer, data=data, pairs=pairs,
             cache_key=key, ids=side.row_names,
         )  # fmt: skip
         return encoded
@@ -71,7 +74,7 @@ def _read(config: RunConfig) -> Inputs:
     train = evaluation if data.streaming else encode(prepared.train)
     train, canaries = with_canaries(train, prepared.train, prepared.label_names, tokenizer, task=task, data=data)
     train = replace(train, packed=config.train.packing)
-    resolved = resolve(config.train.bf16, config.train.attention)
+    resolved = resolve(config.train.bf16, config.train.attention) if here else resolve(False, "auto")
     return Inputs(
         task=task,
         prepared=prepared,

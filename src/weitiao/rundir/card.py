@@ -5,6 +5,7 @@ from typing import Any
 
 from weitiao.config.method import name_of
 from weitiao.config.run import RunConfig
+from weitiao.rundir.summary import Summary
 
 _FULL = """from transformers import {auto}, AutoTokenizer
 
@@ -28,7 +29,7 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens={most})[0, inputs
 
 def model_card(
     config: RunConfig,
-    summary: dict[str, Any],
+    summary: Summary,
     what: str,
     auto_model: str,
     *,

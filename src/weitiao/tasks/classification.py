@@ -58,7 +58,15 @@ def encode(
     """
     index = {name: i for i, name in enumerate(names)}
     known = [index[label] for label in labels]
-    return encode_texts(texts, pairs, known, tokenizer, data.max_length, data.over_length, **options)
+    return encode_texts(
+        texts,
+        pairs,
+        labels=known,
+        tokenizer=tokenizer,
+        max_length=data.max_length,
+        over_length=data.over_length,
+        **options,
+    )
 
 
 def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:

@@ -60,7 +60,15 @@ def encode(
     """
     sets = [json.loads(own) if isinstance(own, str) else own for own in labels]
     known = np.array([[name in own for name in names] for own in sets], dtype=np.float32)
-    return encode_texts(texts, pairs, known, tokenizer, data.max_length, data.over_length, **options)
+    return encode_texts(
+        texts,
+        pairs,
+        labels=known,
+        tokenizer=tokenizer,
+        max_length=data.max_length,
+        over_length=data.over_length,
+        **options,
+    )
 
 
 def shapes(encoded: Encoded, rows: int, length: int) -> Tensors:

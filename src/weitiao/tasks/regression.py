@@ -55,7 +55,15 @@ def encode(
     ``options``: ``cache_key``, ``progress`` and ``ids`` of :func:`weitiao.data.encode.encode_texts`.
     """
     numbers = np.array([float(label) for label in labels])
-    return encode_texts(texts, pairs, numbers, tokenizer, data.max_length, data.over_length, **options)
+    return encode_texts(
+        texts,
+        pairs,
+        labels=numbers,
+        tokenizer=tokenizer,
+        max_length=data.max_length,
+        over_length=data.over_length,
+        **options,
+    )
 
 
 def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:

@@ -8,6 +8,7 @@ from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import peak_memory_bytes
 from weitiao.methods import METHODS
 from weitiao.rundir.files import writing
+from weitiao.rundir.summary import TrainingFacts
 from weitiao.training.checkpoint import load_best
 from weitiao.training.masters import gathered
 from weitiao.training.schedule import EpochSchedule
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from weitiao.training.fit import Fit
 
 
-def finish(fitting: "Fit") -> dict[str, Any]:
+def finish(fitting: "Fit") -> TrainingFacts:
     """Put the best weights back if asked for, and write model/. Returns what was measured of training."""
     options, progress = fitting.config.train, fitting.progress
     keeps_best = options.load_best_model_at_end and progress.watch.best is not None
@@ -31,12 +32,12 @@ def finish(fitting: "Fit") -> dict[str, Any]:
     return summary
 
 
-def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -> dict[str, Any]:
+def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -> TrainingFacts:
     config, progress, inputs, world = fitting.config, fitting.progress, fitting.inputs, fitting.world
     options = config.train
     watched = options.early_stopping_patience is not None and progress.watch.best is not None
     schedule = fitting.schedule
-    return {
+    facts: Any = {
         "method": config.method.type,
         "task": config.task,
         "base_model": config.model,
@@ -58,6 +59,7 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
         "peak_memory_bytes": peak_memory_bytes(),
         **(world.facts() if world.size > 1 else {}),
     }
+    return facts  # type: ignore[no-any-return]
 
 
 def padding_share(schedule: EpochSchedule) -> float:

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +12,7 @@ from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import default_rate
 from weitiao.rundir.folder import RunDir
+from weitiao.rundir.summary import TrainingFacts
 from weitiao.training.adapt import Adapted, adapt
 from weitiao.training.batch_size import plan_batches, try_longest_batch
 from weitiao.training.checkpoint import load_checkpoint, save_best, save_checkpoint, saved_state
@@ -63,7 +63,7 @@ class Fit:
 
 def fit(
     config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog, *, resuming: bool, stop: StopRequest
-) -> dict[str, Any]:
+) -> TrainingFacts:
     """Train and write model/; returns what was measured. The model is gone when this returns.
 
     Raises:

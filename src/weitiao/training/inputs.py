@@ -17,7 +17,7 @@ from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
 from weitiao.data.kinds import KINDS
 from weitiao.data.prepare import Prepared, label_counts, prepare, prepare_evaluation
-from weitiao.data.report import DataReport
+from weitiao.data.report import DataReport, SplitReport, TokenFacts
 from weitiao.data.side import Side
 from weitiao.data.stream import Stream
 from weitiao.errors import DataError, RunError
@@ -160,7 +160,9 @@ def _encoded(config: RunConfig, tokenizer: Any, resolved: Resolved, *, run: RunD
 def _write(config: RunConfig, run: RunDir, inputs: Inputs, found: DataReport) -> None:
     """What was found and chosen. Raises RunError where a resumed run's data has changed."""
     prepared, streams = inputs.prepared, config.data.streaming
-    tokens = {"eval_tokens": _tokens(inputs.eval)} | ({} if streams else {"train_tokens": _tokens(inputs.train)})
+    split: SplitReport = {**prepared.report, "eval_tokens": _tokens(inputs.eval)}
+    if not streams:
+        split["train_tokens"] = _tokens(inputs.train)
     tables = ({} if streams else {"train": prepared.train.table}) | (
         {"eval": prepared.eval.table} if config.data.eval else {}
     )
@@ -168,7 +170,7 @@ def _write(config: RunConfig, run: RunDir, inputs: Inputs, found: DataReport) ->
     if (template := template_text(config.data.chat_template)) is not None:
         hashes["chat_template"] = hashlib.sha256(template.encode()).hexdigest()
     _refuse_changed_data(run, hashes)
-    run.write_json("data_report.json", {"check": found.to_dict(), "split": prepared.report | tokens})
+    run.write_json("data_report.json", {"check": found.to_dict(), "split": split})
     run.write_json("split.json", {"train": prepared.train.ids, "eval": prepared.eval.ids})
     rejected = [{"side": side, **row} for side, table in tables.items() for row in table.rejected()]
     if rejected:
@@ -236,7 +238,7 @@ def _stream(
     task: Task, evaluation: Side, names: tuple[str, ...], tokenizer: Any, *, data: DataConfig, run: RunDir
 ) -> Stream:
     def encode(texts: list[str], labels: list[str], pairs: list[str] | None) -> Encoded:
-        encoded: Encoded = task.encode(texts, labels, names, tokenizer, data, pairs)
+        encoded: Encoded = task.encode(texts, labels, names=names, tokenizer=tokenizer, data=data, pairs=pairs)
         return encoded
 
     return Stream(data, evaluation, names, encode, run.path / "rejected.jsonl")
@@ -254,28 +256,35 @@ def _refuse_changed_data(run: RunDir, hashes: dict[str, Any]) -> None:
         )
 
 
-def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming: bool) -> dict[str, Any]:
+def _after_lengths(prepared: Prepared, train: Side, evaluation: Side, streaming: bool) -> SplitReport:
     """The report with what encoding left: rows that are too long, keep nothing to learn or are refused by a chat template go.
 
     Raises:
         DataError: a label has no training row any more.
     """
-    sides = {"eval": evaluation} | ({} if streaming else {"train": train})
-    report = dict(prepared.report)
-    for name, side in sides.items():
-        before = getattr(prepared, name)
-        report[f"num_{name}_rows"] = len(side)
-        report[f"label_counts_{name}"] = label_counts(side, prepared.label_names)
-        gone = np.setdiff1d(before.rows, side.rows)
-        report[f"dropped_in_encoding_from_{name}"] = side.table.ids(gone)
-    needs_all = not streaming and train.table.kind.keeps_all_labels
-    empty = [n for n, count in report["label_counts_train"].items() if not count] if needs_all else []
+    names = prepared.label_names
+    report: SplitReport = {
+        **prepared.report,
+        "num_eval_rows": len(evaluation),
+        "label_counts_eval": label_counts(evaluation, names),
+        "dropped_in_encoding_from_eval": _gone(prepared.eval, evaluation),
+    }
+    if streaming:
+        return report
+    counts = label_counts(train, names)
+    report["num_train_rows"], report["label_counts_train"] = len(train), counts
+    report["dropped_in_encoding_from_train"] = _gone(prepared.train, train)
+    empty = [name for name, count in counts.items() if not count] if train.table.kind.keeps_all_labels else []
     if empty:
         raise DataError(
             f"All training rows of the labels {empty} are too long, and data.over_length=drop.\n"
             "Expected rows of every label.\nRaise data.max_length, or set data.over_length=truncate."
         )
     return report
+
+
+def _gone(before: Side, after: Side) -> list[str]:
+    return before.table.ids(np.setdiff1d(before.rows, after.rows))
 
 
 def _encode(
@@ -286,10 +295,10 @@ def _encode(
     encoded = task.encode(
         texts,
         side.labels,
-        names,
-        tokenizer,
-        data,
-        pairs,
+        names=names,
+        tokenizer=tokenizer,
+        data=data,
+        pairs=pairs,
         cache_key=hashlib.sha256(side.table.folder.name.encode() + side.rows.tobytes()).hexdigest(),
         progress=lambda done, total: events.write("progress", what="encoding", done=done, total=total),
         ids=side.row_names,
@@ -306,7 +315,7 @@ def _encode(
     return replace(encoded, owner=owner), kept
 
 
-def _tokens(side: Encoded) -> dict[str, float]:
+def _tokens(side: Encoded) -> TokenFacts:
     lengths = side.lengths
     return {
         "mean": sum(lengths) / len(lengths),

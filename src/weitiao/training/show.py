@@ -41,7 +41,15 @@ def show(config: RunConfig, *, n: int = 3) -> list[dict[str, Any]]:
         side = Side(prepared.train.table, prepared.train.rows[:count])
         texts, pairs = task.rows_of(side)
         try:
-            encoded = task.encode(texts, side.labels, prepared.label_names, tokenizer, data, pairs, ids=side.ids)
+            encoded = task.encode(
+                texts,
+                side.labels,
+                names=prepared.label_names,
+                tokenizer=tokenizer,
+                data=data,
+                pairs=pairs,
+                ids=side.ids,
+            )
         except DataError:  # none of these rows is of use; a later one may be
             if count >= len(prepared.train.rows):
                 raise

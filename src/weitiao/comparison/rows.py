@@ -1,0 +1,165 @@
+"""The six rows of a comparison as text, in English and Chinese."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from weitiao.comparison.schema import ArmResult, ChineseRow, Comparison, PairResult, Row
+from weitiao.comparison.wording import Text, interval_text, resolution_text, signed
+
+_FAILED: Text = ("failed", "失败")
+_DISTURBED: Text = ("not comparable", "不可比")
+_NOTHING: Text = ("", "")
+
+
+def six_rows(arms: Sequence[ArmResult], pairs: Sequence[PairResult], comparable: bool = True) -> list[Row]:
+    """Trained parameters, peak memory, training speed, storage, quality, and when each arm fits.
+
+    Unless ``comparable``, time and memory have no ratios.
+    """
+    others = arms[1:]
+
+    def cells(*keys: str, text: Callable[..., str]) -> list[Text]:
+        return [_cell(cast(Any, arm), keys, text) for arm in arms]
+
+    def ratios(key: str, digits: int = 2) -> list[Text]:
+        return [_ratio(cast(Any, arms[0]), cast(Any, arm), key, digits) for arm in others]
+
+    def disturbable(key: str) -> list[Text]:
+        return ratios(key) if comparable else [_DISTURBED for _ in others]
+
+    rows: list[tuple[Text, list[Text], list[Text]]] = [
+        (
+            ("Trained parameters", "训练参数"),
+            cells("num_trainable_params", "trainable_percent", text=lambda n, share: f"{n:,} ({share:.2f} %)"),
+            ratios("num_trainable_params", 4),
+        ),
+        (
+            ("Peak memory", "峰值内存"),
+            cells("peak_memory_bytes", text=lambda b: f"{b / 1e9:.2f} GB ({b:,.0f} bytes)"),
+            disturbable("peak_memory_bytes"),
+        ),
+        (("Training speed", "训练速度"), cells(*_SPEED, text=_speed), disturbable("samples_per_s")),
+        (
+            ("Storage", "存储需求"),
+            cells("artifact_bytes", text=lambda b: f"{b / 1e6:.1f} MB ({b:,} bytes)"),
+            ratios("artifact_bytes", 4),
+        ),
+        (("Quality", "效果"), [_quality(arm) for arm in arms], [_gaps(pair) for pair in pairs]),
+        (("Fits when", "适用场景"), [_fits(arm, arms, pairs, comparable) for arm in arms], [_NOTHING for _ in others]),
+    ]
+    return [_row(*row) for row in rows]
+
+
+_SPEED = ("samples_per_s", "tokens_per_s", "train_seconds")
+
+
+def _speed(samples: float, tokens: float, seconds: float) -> str:
+    return f"{samples:.1f} samples/s, {tokens:,.0f} tokens/s, {seconds:.0f} s"
+
+
+def _cell(arm: dict[str, Any], keys: Sequence[str], text: Callable[..., str]) -> Text:
+    values = [arm[key] for key in keys]
+    return _FAILED if any(value is None for value in values) else (text(*values),) * 2
+
+
+def _row(name: Text, cells: Sequence[Text], ratios: Sequence[Text]) -> Row:
+    def part(language: int) -> ChineseRow:
+        return {
+            "name": name[language],
+            "cells": [text[language] for text in cells],
+            "ratios": [text[language] for text in ratios],
+        }
+
+    english = part(0)
+    last = english["ratios"][-1] if ratios else ""
+    return {**english, "ratio": last, "chinese": part(1)}
+
+
+def _ratio(base: dict[str, Any], arm: dict[str, Any], key: str, digits: int) -> Text:
+    """arm / base; with two seeds or more also the least and the most over the seeds of what varies."""
+    if not base[key] or arm[key] is None:
+        return _NOTHING
+    text = f"{arm[key] / base[key]:.{digits}f}x"
+    before, after = (a["by_seed"].get(key, {}) for a in (base, arm))
+    found = [after[seed] / before[seed] for seed in before if seed in after and before[seed]]
+    if len(found) < 2:
+        return text, text
+    low, high = f"{min(found):.{digits}f}", f"{max(found):.{digits}f}"
+    return f"{text} ({low} to {high} over seeds)", f"{text} (各种子 {low} 至 {high})"
+
+
+def _quality(arm: ArmResult) -> Text:
+    text = ", ".join(f"{name} {values['mean']:.4f}" for name, values in arm["quality"].items())
+    return (text, text) if text else _FAILED
+
+
+def _gaps(pair: PairResult) -> Text:
+    """Every gap with its interval, second - first."""
+    english, chinese = [], []
+    for name, found in pair["metrics"].items():
+        if found["mean_difference"] is not None:
+            gap, interval = signed(-found["mean_difference"]), interval_text(found)
+            english.append(f"{name} {gap} ({interval[0]})")
+            chinese.append(f"{name} {gap} ({interval[1]})")
+    return "; ".join(english), "; ".join(chinese)
+
+
+def _fits(arm: ArmResult, arms: Sequence[ArmResult], pairs: Sequence[PairResult], comparable: bool) -> Text:
+    """Where the arm is the better one, in its own measured figures. Quality counts where the verdict says so."""
+    if arm["peak_memory_bytes"] is None:
+        return _FAILED
+    others = [other for other in arms if other is not arm and other["peak_memory_bytes"] is not None]
+    memory = f"{arm['peak_memory_bytes'] / 1e9:.1f} GB"
+    reasons = [(f"{memory} of memory are available", f"有 {memory} 内存"), *_won(arm, pairs)]
+    times = [other["train_seconds"] for other in others]
+    if comparable and times and all(_less(arm["train_seconds"], time) for time in times):
+        share = f"{100 * (arm['train_seconds'] or 0) / max(time or 0 for time in times):.0f}"
+        reasons.append((f"runs should take {share} % of the time", f"希望训练时间只有 {share}%"))
+    sizes = [other["artifact_bytes"] for other in others]
+    if sizes and all(_less(arm["artifact_bytes"], size) for size in sizes):
+        many = max(size or 0 for size in sizes) // (arm["artifact_bytes"] or 1)
+        reasons.append(
+            (
+                f"many tasks share one base ({many} of these take the space of one full model)",
+                f"多个任务共享一个底座 ({many} 个才占一个完整模型的空间)",
+            )
+        )
+    return "; ".join(english for english, _ in reasons), "; ".join(chinese for _, chinese in reasons)
+
+
+def _less(own: float | None, other: float | None) -> bool:
+    return own is not None and other is not None and own < other
+
+
+def _won(arm: ArmResult, pairs: Sequence[PairResult]) -> list[Text]:
+    """By how much the arm is better in quality, where it is so against every other."""
+    own = [pair for pair in pairs if arm["name"] in (pair["first"], pair["second"])]
+    won = [p for p in own if p["decision"]["because"] == "quality" and p["decision"]["keep"] == arm["name"]]
+    if not won or len(won) < len(own):
+        return []
+    gaps = [abs(p["metrics"][p["metric"]]["mean_difference"] or 0) for p in won]
+    metric, least = own[0]["metric"], f"{min(gaps):.4f}"
+    return [(f"{least} of {metric} matters", f"在意 {least} 的 {metric}")]
+
+
+def verdict_lines(result: Comparison) -> list[dict[str, str]]:
+    """For each pair, in both languages: the decision, what the statistics say, and what the data cannot resolve."""
+    lines = []
+    for pair in result["pairs"]:
+        decision, found = pair["decision"], pair["metrics"].get(pair["metric"])
+        english, chinese = [decision["english"]], [decision["chinese"]]
+        if found:
+            resolution = resolution_text(found, pair["metric"])
+            english += [found["verdict"]["english"], resolution[0]]
+            chinese += [found["verdict"]["chinese"], resolution[1]]
+        names = f"{pair['first']} / {pair['second']}"
+        lines.append(
+            {
+                "pair": names,
+                "title": f"{names}: {decision['keep']}",
+                "keep": decision["keep"],
+                "english": " ".join(english),
+                "chinese": "".join(chinese),
+            }
+        )
+    return lines

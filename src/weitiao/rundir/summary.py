@@ -1,0 +1,84 @@
+"""The type of summary.json: what a finished run measured. Its JSON schema is made from it (weitiao/schemas.py)."""
+
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class PlanError(TypedDict):
+    """(predicted - measured) / measured of a run; None where nothing was predicted."""
+
+    memory: float | None
+    time: float | None
+    storage: float | None
+
+
+class TrainingFacts(TypedDict):
+    """What is known when training ends."""
+
+    method: str
+    task: str
+    base_model: str
+    num_params: int
+    num_trainable_params: int
+    trainable_percent: float
+    top_k: NotRequired[int]
+    """Upper layers that trained, with `method.top_k`."""
+    init_from: NotRequired[dict[str, Any]]
+    """The adapter that training started from, with its hash."""
+    label_names: list[str]
+    """Classes in order; empty where the task has none."""
+    seed: int
+    learning_rate: float
+    """The peak."""
+    train_seconds: float
+    """Training without evaluations; of a resumed run, all its sessions."""
+    steps: int
+    num_tokens: int
+    """Tokens trained on, padding not counted."""
+    kept_step: int
+    """The step whose weights are saved."""
+    selected_on_eval: bool
+    """The evaluation rows also chose the kept step or the end of training, so metrics are optimistic."""
+    epochs: float
+    skipped_steps: NotRequired[int]
+    """With `train.non_finite=skip`."""
+    samples_per_s: float
+    """Without the first two steps."""
+    tokens_per_s: float
+    supervised_tokens_per_s: NotRequired[float]
+    """Tokens that carry loss, with causal_lm."""
+    padding_share: float | None
+    """Of the padded tokens of the first epoch; null for a stream."""
+    dtype: str
+    peak_memory_bytes: int
+    """Of this process up to the last step; on a GPU what torch reserved there."""
+    num_processes: NotRequired[int]
+    distributed: NotRequired[str]
+    token_imbalance_share: NotRequired[float]
+    """By how much the most loaded process has more padded tokens than the mean."""
+
+
+@with_config(STRICT)
+class Summary(TrainingFacts):
+    """summary.json: what a finished run measured."""
+
+    memory_before_model_bytes: int
+    """Of this process when the rows were read and the model was not."""
+    artifact_bytes: int
+    """The weights and their configuration, without the tokenizer."""
+    tokenizer_bytes: int
+    total_seconds: float
+    """From the start of the log to the last metric."""
+    max_length: int
+    text_columns: list[str]
+    metrics: dict[str, Any]
+    """Of the saved model on the evaluation rows; which ones is the task's."""
+    metrics_before: NotRequired[dict[str, Any]]
+    """Of the base model on the same rows, with causal_lm."""
+    effects: NotRequired[dict[str, Any]]
+    """Memorisation, forgetting, an earlier task's rows, where asked for."""
+    plan_error: PlanError
