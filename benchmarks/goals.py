@@ -82,6 +82,10 @@ def against_peft_layers(suite: Suite, model: str = E5) -> list[float]:
     return suite.ratios(case | {"variant": "defaults"}, case | {"variant": "peft's LoRA layers"}, "tokens_per_s")
 
 
+def _start(command: str, **settings: str) -> Callable[[Suite], list[float]]:
+    return lambda suite: suite.values("seconds", command=command, **settings)
+
+
 GOALS = (
     Goal("LoRA, samples/s over the article's recipe (B0)", 70, True, 5, "x", "article", _speed("lora"), 1),
     Goal("Full, samples/s over the article's recipe (B0)", 50, True, 5, "x", "article", _speed("full"), 1),
@@ -99,7 +103,11 @@ GOALS = (
     Goal("Instruction tuning, full, supervised tokens/s over TRL in bf16", 4, True, 3, "x", "trl", _over_trl("full")),
     Goal("Instruction tuning, LoRA, peak memory above the bare process over TRL's in bf16", 0.5, False, 3, "", "trl", _memory_over_trl("lora")),
     Goal("Instruction tuning, full, peak memory above the bare process over TRL's in bf16", 0.5, False, 3, "", "trl", _memory_over_trl("full")),
-    Goal("First use: from the command to the first LoRA step, caches warm", 8, False, 5, " s", "first_use", lambda suite: suite.values("seconds", method="lora"), 1),
+    Goal("`weitiao --help`", 0.3, False, 5, " s", "starts", _start("help")),
+    Goal("`weitiao data check` of 10,000 rows it has not seen", 3, False, 5, " s", "starts", _start("check")),
+    Goal("`weitiao predict`, one text", 4, False, 5, " s", "starts", _start("predict")),
+    Goal("`weitiao plan`, both methods", 5, False, 5, " s", "starts", _start("plan")),
+    Goal("From `weitiao train` to its first LoRA step", 5, False, 5, " s", "starts", _start("train", method="lora")),
 )  # fmt: skip
 
 

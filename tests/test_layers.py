@@ -8,6 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "weitiao"
 # From the lowest up. ARCHITECTURE.md draws them.
 LAYERS = (
+    "version",
     "errors",
     "config",
     "catalogue",

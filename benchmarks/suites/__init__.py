@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from record import Cell
-from suites import against, allocators, dtypes, growth, inside, own, quality
+from suites import against, allocators, dtypes, growth, inside, own, quality, starts
 from suites.bench import Bench
 
 
@@ -24,7 +24,7 @@ SUITES: dict[str, Suite] = {
     "dtypes": Suite(dtypes.dtypes, "25 min"),
     "profile": Suite(inside.profile, "4 min"),
     "products": Suite(inside.products, "2 min"),
-    "first_use": Suite(own.first_use, "2 min"),
+    "starts": Suite(starts.starts, "5 min"),
     "trl": Suite(against.trl, "45 min"),
     "trl_loss": Suite(against.trl_loss, "25 min"),
     "sft_steps": Suite(against.sft_steps, "35 min"),

@@ -1,17 +1,11 @@
 """Ours against ours: useful work a second, one choice off at a time, and how soon the first step is done."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import material
-from record import Cell, CellFailed, costs, script, train
+from record import Cell, costs, script, train
 from suites.bench import Bench
 
 ALL_OFF = [
@@ -100,56 +94,3 @@ def steps(bench: Bench) -> Iterator[Cell]:
 def _step(bench: Bench, model: str, words: list[str]) -> dict[str, Any]:
     rows = bench.rows(material.reviews(bench.scratch))
     return costs(train([f"model={bench.model(model)}", *rows, "train.eval_strategy=no", *words], bench.run))
-
-
-def first_use(bench: Bench) -> Iterator[Cell]:
-    """From the start of `weitiao train` to the end of its first optimizer step, everything cached before."""
-    words = [f"model={material.E5}", f"data.train={material.REVIEWS}", "data.train_size=3000", "data.test_size=1000"]
-    words += ["train.max_steps=1"]
-    for i in bench.rounds(5):
-        for method in ("lora", "full"):
-            own = [*words, f"method.type={method}"]
-            yield Cell({"round": i, "method": method, "words": own}, partial(_first_use, bench, own))
-
-
-def _first_use(bench: Bench, words: list[str]) -> dict[str, Any]:
-    _fill_caches(bench, tuple(words))
-    return {"seconds": _seconds_to_first_step(bench, words)}
-
-
-@cache
-def _fill_caches(bench: Bench, words: tuple[str, ...]) -> None:
-    """Once a run of the suite; not counted."""
-    _seconds_to_first_step(bench, list(words))
-
-
-def _seconds_to_first_step(bench: Bench, words: list[str]) -> float:
-    """The process is ended once it has logged step 1."""
-    shutil.rmtree(bench.run, ignore_errors=True)
-    command = [sys.executable, "-m", "weitiao", "train", *words, f"output.dir={bench.run}", "--json"]
-    log = bench.scratch / "first-use.log"
-    started = time.perf_counter()
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=dict(os.environ))
-        try:
-            while True:
-                ended = process.poll() is not None
-                seconds = time.perf_counter() - started
-                if _has_first_step(bench):
-                    return seconds
-                if ended:
-                    raise CellFailed(f"no first step\n{log.read_text(encoding='utf-8')[-3000:]}")
-                time.sleep(0.02)
-        finally:
-            process.kill()
-            process.wait()
-            shutil.rmtree(bench.run, ignore_errors=True)
-
-
-def _has_first_step(bench: Bench) -> bool:
-    path = bench.run / "events.jsonl"
-    if not path.exists():
-        return False
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    events = (json.loads(line) for line in lines)
-    return any(event["event"] == "log" and event["step"] == 1 for event in events)

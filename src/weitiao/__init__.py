@@ -8,6 +8,8 @@ Importing this package loads no torch; each function loads what it needs.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from weitiao.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from weitiao.advice.advise import advise
     from weitiao.catalogue import models
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from weitiao.rundir.folder import RunDir
     from weitiao.system.environment import env
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "CompareConfig": "weitiao.config.comparison",

@@ -230,8 +230,26 @@ def test_near_pairs_against_all_pairs() -> None:
     exact = {(i, j) for i in range(len(texts)) for j in range(i) if similarity(grams[i], grams[j]) >= 0.8}
     found = {(i, j) for i, j, _ in near_pairs(texts, None, 0.8)}
     assert found <= exact
-    assert len(found) >= 0.9 * len(exact) > 30
+    assert len(found) >= 0.98 * len(exact) > 30
     assert similarity(shingles("一样 的文本"), shingles("一样的 文本")) == 1.0
+
+
+def test_near_pairs_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [
+        "",
+        "短",
+        "短文",
+        "一样的文本，真的一样",
+        "一样的文本，真的一样！",
+        "x" * 50,
+        "\udcff坏",
+        "另一段完全不同的话",
+    ] * 3
+    whole = [list(near_pairs(texts, asked, 0.7)) for asked in (None, texts[::-1])]
+    monkeypatch.setattr("weitiao.data.near_duplicates._CHARACTERS", 7)
+    monkeypatch.setattr("weitiao.data.near_duplicates._BLOCK", 5)
+    assert [list(near_pairs(texts, asked, 0.7)) for asked in (None, iter(texts[::-1]))] == whole
+    assert len(whole[1]) > len(texts)
 
 
 def malformed(seed: int) -> tuple[str, bytes]:

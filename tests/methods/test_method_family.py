@@ -12,7 +12,8 @@ import torch
 import weitiao
 from weitiao.catalogue import fetch
 from weitiao.config.loading import load
-from weitiao.config.method import ALIASES, LoraConfig
+from weitiao.config.method import LoraConfig
+from weitiao.config.method_names import ALIASES
 from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import weitiao
-from weitiao.config.method import FullConfig, LoraConfig, name_of
+from weitiao.config.method import FullConfig, LoraConfig
+from weitiao.config.method_names import name_of
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.attention import ShortAttention

@@ -84,7 +84,7 @@ def test_a_loader_that_drops_the_library_is_tried_once(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nprint('start', file=sys.stderr)\nos.environ.pop('LD_PRELOAD', None)\n"
     )
-    done = _env("--help", PYTHONPATH=str(tmp_path), **{allocator.CHOICE: _jemalloc()})
+    done = _env("env", PYTHONPATH=str(tmp_path), **{allocator.CHOICE: _jemalloc()})
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("start\n") == 2
 

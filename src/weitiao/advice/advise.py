@@ -13,12 +13,13 @@ from weitiao.advice.facts import Compared, Costs, Facts, Goal
 from weitiao.advice.rules import RULES, Method
 from weitiao.comparison.evidence import verify
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.loading import validate
-from weitiao.config.method import FullConfig, LoraConfig, MethodConfig
+from weitiao.config.loading import load_case, validate
+from weitiao.config.method import FullConfig, LoraConfig
+from weitiao.config.method_names import MethodConfig
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import default_rate
-from weitiao.planning.plan import load_config, plan_arms
+from weitiao.planning.plan import plan_arms
 from weitiao.planning.rows import read_inputs
 from weitiao.pretrained.load import load_model, load_tokenizer
 from weitiao.rundir.folder import RunDir
@@ -121,8 +122,8 @@ def advise(
 def _case(config: RunConfig | CompareConfig | dict[str, Any] | str | Path) -> RunConfig | CompareConfig:
     if isinstance(config, str | Path):
         path = Path(config)
-        return load_config(path / "compare.yaml" if path.is_dir() else path)
-    return load_config(config) if isinstance(config, dict) else config
+        return load_case(path / "compare.yaml" if path.is_dir() else path)
+    return load_case(config) if isinstance(config, dict) else config
 
 
 def _answer(facts: Facts, decision: Decision, methods: dict[Method, dict[str, Any]]) -> dict[str, Any]:

@@ -28,12 +28,15 @@ def advise(
     as_json: Json = False,
 ) -> None:
     """Full or LoRA for this case: reasons with numbers, how sure, what would flip it, the next command."""
-    from weitiao.advice.advise import advise as ask
     from weitiao.commands.progress import Progress
-    from weitiao.planning.plan import load_config
+    from weitiao.config.loading import load_case
+    from weitiao.system.imports import load_libraries
 
     source, words = split_words(config, overrides)
-    case: Any = source if source is not None and source.is_dir() and not words else load_config(source, words)
+    case: Any = source if source is not None and source.is_dir() and not words else load_case(source, words)
+    load_libraries()
+    from weitiao.advice.advise import advise as ask
+
     with Progress() as progress:
         progress.say("planning and probing")
         found = ask(

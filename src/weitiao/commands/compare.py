@@ -31,9 +31,11 @@ def compare(config: Config = None, overrides: Overrides = None, as_json: Json = 
     from weitiao.commands.progress import Progress
     from weitiao.config.comparison import CompareConfig
     from weitiao.config.loading import load
+    from weitiao.system.imports import load_libraries
 
     source, words = split_words(config, overrides)
     wanted = load(CompareConfig, source, words)
+    load_libraries(compiles=wanted.train.compile)
     from weitiao.comparison.runner import compare as run_comparison
 
     with Progress() as progress:

@@ -14,6 +14,11 @@ def eval(
     as_json: Json = False,
 ) -> None:
     """Metrics of a finished run."""
+    from weitiao.rundir.folder import RunDir
+    from weitiao.system.imports import load_libraries
+
+    RunDir.open(run)
+    load_libraries()
     from weitiao.inference.score import eval as evaluate
 
     result = evaluate(run, data=data)

@@ -19,17 +19,21 @@ def plan(
 ) -> None:
     """Before training: memory by part, time, storage of each method, and whether it fits."""
     from weitiao.commands.progress import Progress
-    from weitiao.planning.plan import load_config
-    from weitiao.planning.plan import plan as make
+    from weitiao.config.loading import load_case
+    from weitiao.system.imports import load_libraries
 
     source, words = split_words(config, overrides)
     names = [name for text in methods or [] for name in text.split(",")]
     if names:  # --methods full lora: the second name arrives among the options
         names += [word for word in words if "=" not in word]
         words = [word for word in words if "=" in word]
+    case = load_case(source, words)
+    load_libraries()
+    from weitiao.planning.plan import plan as make
+
     with Progress() as progress:
         progress.say("planning")
-        planned = make(load_config(source, words), methods=names or None, device=device, calibrate=calibrate)
+        planned = make(case, methods=names or None, device=device, calibrate=calibrate)
     if as_json:
         print_json(planned)
         return

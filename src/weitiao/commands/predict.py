@@ -22,8 +22,12 @@ def predict(
     """Label texts, find their entities, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it
     is written."""
     from weitiao.config.task import TASK_OPTIONS
-    from weitiao.inference.predict import predict as label
     from weitiao.rundir.folder import RunDir
+    from weitiao.system.imports import load_libraries
+
+    RunDir.open(run)
+    load_libraries()
+    from weitiao.inference.predict import predict as label
 
     on_terminal = sys.stdout.isatty() and not as_json and output is None
     live = on_terminal and TASK_OPTIONS[RunDir.open(run).config.task].generates

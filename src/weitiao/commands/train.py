@@ -19,6 +19,8 @@ def train(
     """Fine-tune: `weitiao train recipes/reviews-lora.yaml method.r=8`, or options alone."""
     from weitiao.config.loading import load
     from weitiao.config.run import RunConfig
+    from weitiao.rundir.folder import RunDir
+    from weitiao.system.imports import load_libraries
 
     if options:
         from weitiao.config.options import options_table
@@ -32,6 +34,8 @@ def train(
             f"run's own config.yaml is used.\nContinue it: weitiao train --resume {resume}"
         )
     wanted = load(RunConfig, source, words) if source is not None or words else None
+    known = wanted if resume is None else RunDir.open(resume).config
+    load_libraries(compiles=known is not None and known.train.compile)
     from weitiao.commands.progress import Progress
     from weitiao.run import train as run_training
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import ALONE, disturbed
+from weitiao.comparison.pair_schema import PairResult
 from weitiao.comparison.pairs import Evidence, analyse_pairs
 from weitiao.comparison.predictions import Rows, read_rows
-from weitiao.comparison.schema import Comparison, PairResult
+from weitiao.comparison.schema import Comparison
 from weitiao.comparison.values import measured
 from weitiao.data.source import find
 from weitiao.errors import RunError, WeitiaoError

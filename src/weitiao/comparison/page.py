@@ -8,9 +8,10 @@ from typing import Any
 from weitiao.comparison import charts
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.examples import answers, largest_gaps
+from weitiao.comparison.pair_schema import EffectDifference, PairResult
 from weitiao.comparison.predictions import disagreements, labelled
 from weitiao.comparison.rows import verdict_lines
-from weitiao.comparison.schema import ArmResult, Budget, Comparison, CostKey, EffectDifference, PairResult, Row
+from weitiao.comparison.schema import ArmResult, Budget, Comparison, CostKey, Row
 from weitiao.comparison.values import read_all
 from weitiao.comparison.wording import interval_text, signed
 from weitiao.tasks import TASKS

@@ -7,8 +7,9 @@ from statistics import mean
 from typing import Any
 
 from weitiao.comparison.over_seeds import holm
+from weitiao.comparison.pair_schema import Decision, EffectDifference, MetricAnalysis, PairResult
 from weitiao.comparison.predictions import Rows, by_id
-from weitiao.comparison.schema import Decision, EffectDifference, MetricAnalysis, PairResult, Unfair
+from weitiao.comparison.schema import Unfair
 from weitiao.comparison.statistics import Scores, analyse
 from weitiao.comparison.values import EFFECTS, ByArm
 from weitiao.comparison.wording import Ratios, decision_text

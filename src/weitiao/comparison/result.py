@@ -6,9 +6,10 @@ from typing import Any
 from weitiao.comparison.arms import arm_result, calibrations
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.fairness import disturbed, unfair_rates
+from weitiao.comparison.pair_schema import PairResult
 from weitiao.comparison.pairs import Evidence, analyse_pairs, effects_of_pair
 from weitiao.comparison.rows import six_rows
-from weitiao.comparison.schema import ArmResult, CellResult, Comparison, Executor, PairResult, Search, Unfair
+from weitiao.comparison.schema import ArmResult, CellResult, Comparison, Executor, Search, Unfair
 from weitiao.comparison.values import EFFECTS, effect_values, measured, metric_values, read_all
 from weitiao.config.comparison import CompareConfig
 from weitiao.errors import RunError

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from weitiao.comparison.schema import ArmResult, ChineseRow, Comparison, PairResult, Row
+from weitiao.comparison.pair_schema import PairResult
+from weitiao.comparison.schema import ArmResult, ChineseRow, Comparison, Row
 from weitiao.comparison.wording import Text, interval_text, resolution_text, signed
 
 _FAILED: Text = ("failed", "失败")

@@ -22,7 +22,7 @@ from weitiao.comparison.over_seeds import (
     resolution,
     sign_flip,
 )
-from weitiao.comparison.schema import MetricAnalysis, VerdictText
+from weitiao.comparison.pair_schema import MetricAnalysis, VerdictText
 from weitiao.comparison.verdict import PairedDifference, verdict
 from weitiao.comparison.wording import verdict_text
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from weitiao.comparison.over_seeds import ALPHA, MIN_PAIRS_SIGN_FLIP
-from weitiao.comparison.schema import MetricAnalysis
+from weitiao.comparison.pair_schema import MetricAnalysis
 from weitiao.comparison.verdict import PairedDifference, Side, Verdict
 
 Text = tuple[str, str]  # English, Chinese

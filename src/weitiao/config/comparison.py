@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from weitiao.config.data import DataConfig
-from weitiao.config.method import FullConfig, LoraConfig, MethodConfig
+from weitiao.config.method import FullConfig, LoraConfig
+from weitiao.config.method_names import MethodConfig
 from weitiao.config.run import OutputConfig, RunConfig
 from weitiao.config.section import Section
 from weitiao.config.task import TASK_OPTIONS, Task, refuse_foreign_options, with_task_defaults

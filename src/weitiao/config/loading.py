@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.method import METHOD_SECTIONS, MethodSection
+from weitiao.config.method_names import METHOD_SECTIONS
+from weitiao.config.method_section import MethodSection
 from weitiao.config.run import RunConfig
 from weitiao.config.synonyms import ANSWERS_ONLY, SYNONYMS
 from weitiao.errors import ConfigError
@@ -45,7 +46,7 @@ def load(
         _assign(tree, key, value)
     given = source if isinstance(source, dict) else read_yaml(Path(source)) if source is not None else {}
     known = set(option_paths(kind))
-    for key, value in _read(_flatten(given, known), kind):
+    for key, value in _read(_flatten(given, known), known):
         _assign(tree, key, value)
     words = []
     for word in overrides:
@@ -53,9 +54,21 @@ def load(
         if not sep or not key.strip():
             raise ConfigError(f"Found the word '{word}'.\nExpected key=value.\nExample: train.learning_rate=1e-4")
         words.append((key.strip(), _parse_value(text)))
-    for key, value in _read(words, kind):
+    for key, value in _read(words, known):
         _assign(tree, key, value)
     return validate(kind, tree)
+
+
+def load_case(source: Path | dict[str, Any] | None, words: Sequence[str] = ()) -> RunConfig | CompareConfig:
+    """A run's configuration, or a comparison's where the source or a word has ``compare`` options; output.dir may be missing.
+
+    Raises:
+        ConfigError: see :func:`load`.
+    """
+    given: Any = read_yaml(source) if isinstance(source, Path) else source or {}
+    compares = "compare" in given or any(word.startswith("compare.") for word in words)
+    beneath = {"output.dir": "runs/planned"}  # nothing is written there
+    return load(CompareConfig, source, words, beneath) if compares else load(RunConfig, source, words, beneath)
 
 
 def as_config(kind: type[Config], value: Config | dict[str, Any] | str | Path) -> Config:
@@ -142,7 +155,7 @@ def _flatten(tree: dict[Any, Any], known: set[str], prefix: str = "") -> Iterabl
             yield path, str(value) if isinstance(value, Path) else value
 
 
-def _read(pairs: Iterable[tuple[str, Any]], kind: type[BaseModel]) -> Iterable[tuple[str, Any]]:
+def _read(pairs: Iterable[tuple[str, Any]], known: set[str]) -> Iterable[tuple[str, Any]]:
     """Names of one source as paths of ours, with their values. Raises ConfigError where they contradict each other."""
     on_prompt: dict[bool, str] = {}
     for key, value in pairs:
@@ -155,7 +168,7 @@ def _read(pairs: Iterable[tuple[str, Any]], kind: type[BaseModel]) -> Iterable[t
             log.info("option %s=%s is read as %s=%s", key, value, _PROMPT, not value)
             path, meant = _PROMPT, not value
         else:
-            path, meant = _canonical_key(key, kind), value
+            path, meant = _canonical_key(key, known), value
         if path == _PROMPT and isinstance(meant, bool):
             on_prompt.setdefault(meant, key)
             if len(on_prompt) > 1:
@@ -166,8 +179,7 @@ def _read(pairs: Iterable[tuple[str, Any]], kind: type[BaseModel]) -> Iterable[t
         yield path, meant
 
 
-def _canonical_key(key: str, kind: type[BaseModel]) -> str:
-    known = option_paths(kind)
+def _canonical_key(key: str, known: set[str]) -> str:
     if key in known or key.split(".")[0] == "compare":
         return key
     section, _, leaf = key.rpartition(".")

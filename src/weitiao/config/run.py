@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from weitiao.config.data import DataConfig
-from weitiao.config.method import FullConfig, MethodConfig
+from weitiao.config.method import FullConfig
+from weitiao.config.method_names import MethodConfig
 from weitiao.config.section import Section
 from weitiao.config.task import Task, refuse_foreign_method, refuse_foreign_options, with_task_defaults
 from weitiao.config.train import TrainConfig

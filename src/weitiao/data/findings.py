@@ -156,7 +156,7 @@ def _texts(seen: Inspection) -> list[Finding]:
     findings = []
     for name, rows in found.items():
         _, severity, message, fix = _DAMAGE[name]
-        findings.append(finding(name, severity, table=table, rows=rows, message=message, fix=fix))
+        findings.append(finding(name, severity, table, rows, message=message, fix=fix))
     total = sum(seen.scripts.values())
     if len(seen.scripts) > 1:
         shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in seen.scripts.most_common())
@@ -187,14 +187,14 @@ def _equal_texts(seen: Inspection) -> list[Finding]:
         exact = len(table) - len(table.rows.select(columns).group_by(columns).aggregate([]))
         message = f"rows whose text stood before ({exact:,} of them letter for letter with the same label)"
         fix = f"data.duplicates={config.duplicates} applies; none is ever on both sides of a split"
-        findings.append(finding("duplicates", "warning", table=table, rows=again, message=message, fix=fix))
+        findings.append(finding("duplicates", "warning", table, again, message=message, fix=fix))
     rows = np.flatnonzero(conflicting).tolist()
     if rows:
         rows.sort(key=lambda i: table.keys[i].tobytes())  # equal texts side by side
         severity: Severity = "error" if config.conflicts == "fail" else "warning"
         message = "rows whose text stands under different labels"
         fix = f"correct them; data.conflicts={config.conflicts} applies"
-        findings.append(finding("conflicts", severity, table=table, rows=rows, message=message, fix=fix))
+        findings.append(finding("conflicts", severity, table, rows, message=message, fix=fix))
     return findings
 
 
@@ -242,9 +242,7 @@ def _across_sides(seen: Inspection) -> list[Finding]:
     if shared:
         message = "training rows whose text is an evaluation row's too"
         findings.append(
-            finding(
-                "overlap", "warning", table=table, rows=shared, message=message, fix="they are left out of training"
-            )
+            finding("overlap", "warning", table, shared, message=message, fix="they are left out of training")
         )
     if config.near_duplicates != "off":
         own = sorted(set(range(len(table))) - set(shared))
@@ -255,7 +253,7 @@ def _across_sides(seen: Inspection) -> list[Finding]:
                 "training rows nearly equal to an evaluation row",
                 f"data.near_duplicates={config.near_duplicates} applies",
             )
-            findings.append(finding("near_overlap", "warning", table=table, rows=rows, message=message, fix=fix))
+            findings.append(finding("near_overlap", "warning", table, rows, message=message, fix=fix))
     return findings
 
 
@@ -284,7 +282,7 @@ def _lengths(seen: Inspection) -> list[Finding]:
             "conversations that the chat template refuses: left out",
             "correct them, or give another template by data.chat_template",
         )
-        findings.append(finding("refused_by_template", "warning", table=table, rows=refused, message=message, fix=fix))
+        findings.append(finding("refused_by_template", "warning", table, refused, message=message, fix=fix))
     long = np.flatnonzero(counts > config.max_length).tolist()
     if long:
         lost = int((counts[long] - config.max_length).sum())
@@ -295,8 +293,8 @@ def _lengths(seen: Inspection) -> list[Finding]:
             finding(
                 "over_length",
                 severity,
-                table=table,
-                rows=long,
+                table,
+                long,
                 message=f"rows longer than {config.max_length} tokens ({share})",
                 fix=fix,
             )
@@ -324,19 +322,14 @@ def _cut_answers(table: Table, config: DataConfig, first: Any, last: Any) -> lis
         message = "rows whose question alone fills max_length: nothing of the answer could be learnt"
         findings.append(
             finding(
-                "no_supervision",
-                "error",
-                table=table,
-                rows=mute,
-                message=message,
-                fix="raise data.max_length, or shorten them",
+                "no_supervision", "error", table, mute, message=message, fix="raise data.max_length, or shorten them"
             )
         )
     endless = np.flatnonzero((last >= config.max_length) & (first < config.max_length)).tolist()
     if endless:
         message = "rows whose answer is cut, so that its end is never learnt"
         fix = "raise data.max_length, or data.over_length=drop"
-        findings.append(finding("no_stop", "warning", table=table, rows=endless, message=message, fix=fix))
+        findings.append(finding("no_stop", "warning", table, endless, message=message, fix=fix))
     return findings
 
 

@@ -60,7 +60,7 @@ def _rare_rows(table: Table, labels: Sequence[str], counts: Counts) -> list[Find
         f"labels with fewer than 10 rows: {_named(rare, counts)}",
         "add rows, merge labels, or leave them out",
     )
-    return [finding("rare_labels", "warning", table=table, rows=rows, message=message, fix=fix)]
+    return [finding("rare_labels", "warning", table, rows, message=message, fix=fix)]
 
 
 def _imbalance(table: Table, labels: Sequence[str], counts: Counts) -> list[Finding]:
@@ -81,9 +81,7 @@ def _variants(table: Table, labels: Sequence[str], counts: Counts) -> list[Findi
         fewer = min(same, key=lambda label: counts[label])
         rows = [i for i, label in enumerate(labels) if label == fewer]
         message = f"labels that differ only in case or blanks: {', '.join(map(repr, same))}"
-        found.append(
-            finding("label_variants", "warning", table=table, rows=rows, message=message, fix="write them alike")
-        )
+        found.append(finding("label_variants", "warning", table, rows, message=message, fix="write them alike"))
     return found
 
 
@@ -96,7 +94,7 @@ def _label_sets(table: Table) -> tuple[Counts, list[Finding]]:
     bare = [i for i, labels in enumerate(table.column("label")) if labels == "[]"]
     if bare:
         fix = "they teach when to give none"
-        found.append(finding("unlabelled", "info", table=table, rows=bare, message="rows without any label", fix=fix))
+        found.append(finding("unlabelled", "info", table, bare, message="rows without any label", fix=fix))
     rare = [label for label, n in counts.items() if n < _FEW]
     if rare:
         message, fix = (

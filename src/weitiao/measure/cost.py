@@ -58,6 +58,26 @@ class StepCost:
     forward_operations: int
 
 
+@dataclass(frozen=True)
+class _Operation:
+    """What an operation costs on inputs of some shapes.
+
+    Args:
+        fresh: shape, stride and dtype of each result where all are new tensors.
+        returns_first: it writes into its first argument and returns that.
+        holds: some result is a new storage.
+        moved: bytes read and written; 0 for a view.
+        rate: flops a second, unless a weight is int8.
+    """
+
+    fresh: list[Any] | None = None
+    returns_first: bool = False
+    holds: bool = False
+    moved: int = 0
+    flops: float = 0.0
+    rate: float = 1.0
+
+
 class Trace(TorchDispatchMode):
     """Counts the operations inside its ``with`` block. Storages made before it are not counted as held."""
 
@@ -68,51 +88,58 @@ class Trace(TorchDispatchMode):
         self.flops = self.seconds = 0.0
         self.operations = 0
         self.held_bytes = self.peak_bytes = 0
-        self._seen: dict[Any, list[Any]] = {}
+        self._seen: dict[Any, _Operation] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             return False  # the one value that models ask for: whether a mask is all ones, and a padded batch's is not
-        out = self._call(func, args, kwargs)
-        inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((out,))
         self.operations += 1
         self.seconds += self.rates.overhead_s
-        before = {storage_key(t) for t in inputs}
-        fresh = [t for t in outputs if storage_key(t) not in before]
-        for tensor in fresh:
-            self._hold(tensor.untyped_storage())
-        if not fresh and not func._schema.is_mutable:
-            return out  # a view moves nothing
-        moved = sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
-        flops = self._flops(func, args, kwargs, out)
-        self.flops += flops
-        self.seconds += max(moved / self.rates.elementwise_bytes_per_s, flops / self._rate(inputs)) if moved else 0.0
+        key = (func, *_signature(args), *_signature(kwargs.items()))
+        if (seen := self._seen.get(key)) is None:
+            out = func(*args, **kwargs)
+            seen = self._seen[key] = self._look(func, args, kwargs, out)
+        elif seen.fresh is not None:  # a meta function takes up to a millisecond of Python, and layers repeat
+            made = [None if like is None else torch.empty_strided(*like[:2], dtype=like[2], device="meta") for like in seen.fresh]  # fmt: skip
+            out = tuple(made) if len(made) > 1 else made[0]
+        else:
+            out = args[0] if seen.returns_first else func(*args, **kwargs)
+        if seen.moved:
+            rate = self.rates.int8_gemm_flops_per_s if self._int8 and self._takes_int8(args) else seen.rate
+            self.flops += seen.flops
+            self.seconds += max(seen.moved / self.rates.elementwise_bytes_per_s, seen.flops / rate)
+        if seen.holds:
+            for tensor in _tensors((out,)):
+                self._hold(tensor.untyped_storage())
         return out
 
-    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """``func``, or for an operation that was seen with the same shapes a fresh result of the same shape.
-
-        A meta function takes up to a millisecond of Python, and layers repeat.
-        """
-        key = (func, *_signature(args), *_signature(kwargs.items()))
-        if key in self._seen:
-            made = [None if like is None else torch.empty_strided(*like[:2], dtype=like[2], device="meta") for like in self._seen[key]]  # fmt: skip
-            return tuple(made) if len(made) > 1 else made[0]
-        out = func(*args, **kwargs)
+    def _look(self, func: Any, args: Any, kwargs: Any, out: Any) -> "_Operation":
+        """What an operation on such inputs does; its results on other tensors of the same shapes are alike."""
+        inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((out,))
+        known = {storage_key(t) for t in inputs}
+        fresh = [t for t in outputs if storage_key(t) not in known]
+        mutable = func._schema.is_mutable
+        if not fresh and not mutable:
+            return _Operation()  # a view moves nothing
         parts = out if isinstance(out, tuple) else (out,)
         tensors = [t for t in parts if t is not None]
-        if not func._schema.is_mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors):
-            known = {storage_key(t) for t in _tensors((*args, *kwargs.values()))}
-            if tensors and not any(storage_key(t) in known for t in tensors):
-                self._seen[key] = [None if t is None else (t.shape, t.stride(), t.dtype) for t in parts]
-        return out
+        replayed = bool(tensors) and not mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
+        batched = bool(inputs) and inputs[0].ndim > 2
+        return _Operation(
+            fresh=[None if t is None else (t.shape, t.stride(), t.dtype) for t in parts]
+            if replayed and len(fresh) == len(tensors)
+            else None,
+            returns_first=mutable and bool(args) and out is args[0],
+            holds=bool(fresh),
+            moved=sum(t.numel() * t.element_size() for t in [*inputs, *outputs]),
+            flops=self._flops(func, args, kwargs, out),
+            rate=self.rates.batched_gemm_flops_per_s if batched else self.rates.gemm_flops_per_s,
+        )
 
-    def _rate(self, inputs: list[torch.Tensor]) -> float:
-        if any(storage_key(t) in self._int8 for t in inputs):
-            return self.rates.int8_gemm_flops_per_s
-        return self.rates.batched_gemm_flops_per_s if inputs and inputs[0].ndim > 2 else self.rates.gemm_flops_per_s
+    def _takes_int8(self, args: Any) -> bool:
+        return any(storage_key(t) in self._int8 for t in _tensors(args))
 
     def _flops(self, func: Any, args: Any, kwargs: Any, out: Any) -> float:
         packet = _IN_PLACE.get(func._overloadpacket, func._overloadpacket)

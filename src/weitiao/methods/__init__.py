@@ -5,7 +5,8 @@ methods/method.py says what each must answer. A new method is one file: its opti
 
 from typing import Any
 
-from weitiao.config.method import METHOD_SECTIONS, MethodSection
+from weitiao.config.method_names import METHOD_SECTIONS
+from weitiao.config.method_section import MethodSection
 from weitiao.methods import adalora, full, ia3, lora, prefix, prompt, vera
 from weitiao.methods.method import Method
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from weitiao.config.method import ALIASES, MethodConfig
+from weitiao.config.method_names import ALIASES, MethodConfig
 from weitiao.methods import default_rate
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.loading import as_config, load, read_yaml, validate
-from weitiao.config.method import ALIASES, METHOD_SECTIONS, name_of
+from weitiao.config.loading import as_config, load_case, validate
+from weitiao.config.method_names import ALIASES, METHOD_SECTIONS, name_of
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import METHODS
@@ -189,22 +189,10 @@ def _method(
     return found  # type: ignore[no-any-return]
 
 
-def load_config(source: Path | dict[str, Any] | None, words: Sequence[str] = ()) -> RunConfig | CompareConfig:
-    """A run's configuration, or a comparison's where the source or a word has ``compare`` options; output.dir may be missing.
-
-    Raises:
-        ConfigError: see :func:`weitiao.config.loading.load`.
-    """
-    given: Any = read_yaml(source) if isinstance(source, Path) else source or {}
-    compares = "compare" in given or any(word.startswith("compare.") for word in words)
-    beneath = {"output.dir": "runs/planned"}  # nothing is written there
-    return load(CompareConfig, source, words, beneath) if compares else load(RunConfig, source, words, beneath)
-
-
 def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
     """Name -> the run that it would be."""
     if isinstance(config, str | Path | dict):
-        config = load_config(Path(config) if isinstance(config, str) else config)
+        config = load_case(Path(config) if isinstance(config, str) else config)
     if isinstance(config, CompareConfig):
         compared = config
         chosen = {

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from weitiao.config.method import name_of
+from weitiao.config.method_names import name_of
 from weitiao.config.run import RunConfig
 from weitiao.rundir.summary import Summary
 

@@ -19,6 +19,16 @@ LIBRARIES = ("tcmalloc_minimal", "tcmalloc", "jemalloc")
 _KNOWN = ("tcmalloc", "jemalloc", "mimalloc")
 # tcmalloc reports every block of a gigabyte and more on stderr.
 _QUIET = {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": str(1 << 50)}
+_COMPUTING = {
+    "train",
+    "compare",
+    "predict",
+    "eval",
+    "plan",
+    "advise",
+    "combine",
+    "env",
+}
 CHOICE = "WEITIAO_ALLOCATOR"
 _STARTED = "WEITIAO_STARTED"  # the process that has started again: a loader may drop LD_PRELOAD without a word
 
@@ -43,9 +53,11 @@ def start_with_best() -> None:
     """Start this command again, as the same process, under the library of :func:`find`.
 
     Does nothing where ``LD_PRELOAD`` is set, by us or by someone who has chosen; where no library is found; a second time;
-    or in a script from standard input, which could not be read again.
+    for a command that computes nothing; or in a script from standard input, which could not be read again.
     """
     if os.environ.get("LD_PRELOAD") or os.environ.get(_STARTED) == str(os.getpid()):
+        return
+    if not _computes():
         return
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script and Path(script).is_file() and (library := find()):
@@ -56,7 +68,7 @@ def start_with_best() -> None:
 def check() -> None:
     """Raises ConfigError where the allocator that was asked for does not serve this process: loaders go on without it."""
     choice, preloaded = os.environ.get(CHOICE, "auto"), os.environ.get("LD_PRELOAD", "")
-    if choice == "auto" or not sys.platform.startswith("linux"):
+    if choice == "auto" or not sys.platform.startswith("linux") or not _computes():
         return
     library = find()
     if library is None and in_use() != "system":
@@ -76,6 +88,11 @@ def check() -> None:
         "(libjemalloc.so.2) or path of one allocator's library.\n"
         "Debian and Ubuntu: apt-get install libtcmalloc-minimal4, and leave the variable unset."
     )
+
+
+def _computes() -> bool:
+    """Whether this command is worth another start."""
+    return bool(_COMPUTING & set(sys.argv[1:])) and "--help" not in sys.argv
 
 
 def _mapped() -> set[str]:

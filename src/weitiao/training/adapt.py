@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
-from weitiao.config.method import MethodSection
+from weitiao.config.method_section import MethodSection
 from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.data.encode import Encoded
