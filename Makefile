@@ -1,34 +1,39 @@
-# make demo | test | test-all | test-faults | check | bench: each complete on a fresh machine with Python 3.11+ and make.
+# make demo | lint | check | test | test-all | test-faults | bench: each complete on a fresh machine with Python 3.11+ and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all test-faults check audit format options schemas results bench clean
+.PHONY: demo lint check test test-all test-faults audit format options schemas results bench clean
 
 demo: $(VENV)/.installed
-	$(BIN)/weitiao compare recipes/reviews-compare.yaml
+	$(BIN)/weitiao compare recipes/demo.yaml
 
-# Three processes for two cores (WORKERS), a thread each: most of a test is starting things and waiting for them.
-# FAULTS=few: some of the kills; test-faults tries them all. test-all: the long ones too.
-test: $(VENV)/.installed-dev
-	FAULTS=few HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
-
-test-all: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-
-# Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.
-test-faults: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m fault
-
-check: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src
-	$(MAKE) audit
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not long"
+
+# Three processes for two cores (WORKERS), a thread each: most of a test is starting things and waiting for them.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SPREAD := -n $(WORKERS) --dist worksteal
+
+# While one writes: what neither trains nor starts a process.
+check: lint
+	$(PYTEST) $(SPREAD) -m "not beyond_check and not beyond_test"
+
+# FAULTS=few: some of the kills; test-faults tries them all.
+test: $(VENV)/.installed-dev
+	FAULTS=few $(PYTEST) $(SPREAD) -m "not beyond_test"
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST) $(SPREAD)
+
+# Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.
+test-faults: $(VENV)/.installed-dev
+	$(PYTEST) -m fault
 
 # Known vulnerabilities in the pinned versions. Its service is on the network: where that is out of reach it says so and
 # passes, and a finding fails.
@@ -46,6 +51,7 @@ schemas: $(VENV)/.installed
 	$(BIN)/python -m weitiao.schemas docs/schemas
 
 results: $(VENV)/.installed
+	$(BIN)/python benchmarks/readme.py
 	$(BIN)/python benchmarks/page.py > docs/RESULTS.md
 
 # Hours on two cores; stopped and started again, it goes on. Parts of it: make bench BENCH="--only article tuned"

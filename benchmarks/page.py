@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import readme
 from figures import document, machine_line
 
 HERE = Path(__file__).parent
@@ -20,6 +21,14 @@ def demo_table(demo: dict[str, Any]) -> str:
     lines = [f"| | {' | '.join(arms)} | {arms[-1]} / {arms[0]} |", "|" + "---|" * (len(arms) + 2)]
     lines += [f"| {row['name']} | {' | '.join(row['cells'])} | {row['ratio']} |" for row in demo["rows"]]
     return "\n".join(lines)
+
+
+def comparison_part(found: dict[str, Any]) -> list[str]:
+    """What was compared, and the six rows."""
+    rows, arm = found["data"], found["arms"][0]
+    seeds = ", ".join(map(str, found["seeds"]))
+    about = f"{rows['num_train_rows']:,} training rows, {rows['num_eval_rows']:,} held-out rows, seed {seeds}, {arm['steps']} steps, {arm['dtype']}."  # fmt: skip
+    return [f"{about} {machine_line(found['environment'])}", demo_table(found)]
 
 
 def scale_table(scale: dict[str, Any]) -> str:
@@ -102,7 +111,6 @@ def recipes_section() -> list[str]:
 
 
 def page() -> str:
-    demo = load("demo")
     distributed = load("distributed")
     parts = [
         "# Results",
@@ -110,10 +118,14 @@ def page() -> str:
         "are shared: ratios hold, seconds do not.",
         "## The demo: full fine-tuning and LoRA on the same reviews",
         "```\nmake demo\npython benchmarks/keep.py runs/demo\n```",
-        f"{demo['data']['num_train_rows']:,} training rows, {demo['data']['num_eval_rows']:,} held-out rows, seed "
-        f"{', '.join(map(str, demo['seeds']))}, {demo['arms'][0]['steps']} steps, {demo['arms'][0]['dtype']}. {machine_line(demo['environment'])}",
-        demo_table(demo),
+        *comparison_part(load("demo")),
         "One seed cannot tell a small difference in quality from chance.",
+        "## The same with six times as many rows",
+        "```\nweitiao compare recipes/reviews-compare.yaml\npython benchmarks/keep.py runs/reviews-compare\n```",
+        *comparison_part(load("reviews-compare")),
+        "## The command of README",
+        "```\npython benchmarks/readme.py measure\n```",
+        readme.about(),
     ]
     more = [
         "## Data as rows grow",

@@ -1,14 +1,16 @@
 """Shared material: a tiny random model where only speed matters, the catalogue's real ones for everything else."""
 
+import gc
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from support.fork_server import ForkServer
+from support.fork_server import ForkServer, Process
 from support.schema import faults
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,13 +57,42 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer
     server.close()
 
 
-# Files of minutes begin first (make test deals out whole files), or the last one runs alone on its core.
-LONGEST = ("docs", "distributed", "ray", "compare", "method_family", "batch_size", "kills", "faults", "evidence")
+@pytest.fixture(scope="session")
+def whole_fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """The same for processes that train together."""
+    server = ForkServer(tmp_path_factory.mktemp("whole-server"), whole=True)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """What earlier modules have imported and made is not walked again by every run's garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cells_are_forked(fork_server: ForkServer) -> Iterator[None]:
+    """The cells of a comparison are still processes of their own, but need not import torch each."""
+    from weitiao.comparison import cells
+
+    def start(words: Sequence[str], log: IO[str]) -> Process:
+        return fork_server.start(*words, stderr=log, env={"COLUMNS": "160"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "start", start)
+        yield
+
+
+# Whatever these give, a test of it trains.
+TRAINING = {"tiny_model", "tiny_chat_model", "e5", "smollm", "whole_fork_server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    for item in items:
+        if TRAINING & set(getattr(item, "fixturenames", ())):
+            item.add_marker("beyond_check")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -125,7 +156,12 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 2-layer BERT without pooler or classifier, with a tokenizer of single characters."""
+    import peft  # noqa: F401
     import torch
+    import transformers.modeling_utils  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # as a command does: a run walks the heap three times otherwise, and takes three times as long
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 

@@ -7,10 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
+import prose
 from weitiao.commands.app import app
+from weitiao.commands.terminal import split_words
+from weitiao.config.loading import load_case
 from weitiao.config.options import options_page
 
 ROOT = Path(__file__).parents[1]
@@ -25,13 +31,16 @@ def test_results_page_is_current() -> None:
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / "page.py"], capture_output=True, text=True, check=True)
     page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     assert page == done.stdout, "run: make results"
-    summary = re.search(
-        r"<!-- results -->\n(.*?)\n<!-- /results -->", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_readme_shows_what_was_measured(name: str) -> None:
+    """The output of its first command and the study's table come from benchmarks/results."""
+    code = "import pathlib, sys; import readme; print(readme.rendered(pathlib.Path(sys.argv[1]).read_text('utf-8')), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, ROOT / name], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
     )
-    assert summary, "README has no results"
-    for row in summary[1].strip().splitlines()[2:]:
-        for cell in filter(None, (c.strip() for c in row.split("|")[2:-1])):
-            assert cell in page, f"README says {cell}, docs/RESULTS.md does not"
+    assert done.stdout == (ROOT / name).read_text(encoding="utf-8"), "run: make results"
 
 
 def commands(text: str) -> list[str]:
@@ -58,7 +67,34 @@ def test_make_targets_in_readme_exist() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("page", prose.pages(), ids=lambda page: page.name)
+def test_sentences_are_short(page: Path) -> None:
+    """On average 15 words; of Chinese 25 characters."""
+    assert prose.mean_length(page) <= (25 if page.name.endswith(".zh.md") else 15)
+
+
+def commands_of(page: str) -> list[list[str]]:
+    return [shlex.split(line)[1:] for line in commands((ROOT / page).read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_readme_commands_are_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command, option and configuration is one that exists; make test-all runs them."""
+    monkeypatch.chdir(ROOT)
+    assert len(commands_of(page)) >= 8
+    for words in commands_of(page):
+        command: Any = typer.main.get_command(app)
+        context = command.make_context("weitiao", list(words))
+        while isinstance(command, TyperGroup) and (left := context._protected_args + context.args):
+            name, command, rest = command.resolve_command(context, left)
+            context = command.make_context(name, rest, parent=context)
+        if {"config", "overrides"} <= context.params.keys():
+            config, overrides = split_words(context.params["config"], context.params["overrides"])
+            load_case(config, [word for word in overrides if "=" in word])
+
+
+@pytest.mark.beyond_test
+@pytest.mark.timeout(1800)
 def test_readme_commands_run(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     lines = commands((ROOT / "README.md").read_text(encoding="utf-8"))

@@ -39,6 +39,7 @@ from weitiao.training.launch import is_main, lost_process_told, num_processes
 from weitiao.training.refusals import refuse_machine, refuse_processes
 from weitiao.training.samples import compare_with_base
 from weitiao.training.signals import StopRequest
+from weitiao.training.trackers import refuse_trackers, tracked
 from weitiao.training.world import first_alone, wait_for_all
 
 log = logging.getLogger("weitiao")
@@ -82,13 +83,17 @@ def train(
 
 
 def _take_part(config: Any, resume: str | Path | None) -> RunDir:
-    """A process that is not the first: it works like the first one, in a run folder of its own that is thrown away."""
+    """A process that is not the first: it works like the first one, in a run folder of its own that is thrown away.
+
+    Only the first one reports to trackers.
+    """
     log.setLevel(logging.ERROR)
     config = as_config(RunConfig, config) if resume is None else RunDir.open(resume, finished=False).config
     run = Path(config.output.dir if resume is None else resume)
     with tempfile.TemporaryDirectory() as scratch, lost_process_told(run):
         output = config.output.model_copy(update={"dir": str(Path(scratch) / "run")})
-        own = config.model_copy(update={"output": output})
+        alone = config.train.model_copy(update={"report_to": ()})
+        own = config.model_copy(update={"output": output, "train": alone})
         _run(own, RunDir.create(own), resume is not None, None)
     return RunDir(run)
 
@@ -96,12 +101,13 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | None) -> RunDir:
     """Everything between a claimed folder and a finished one."""
     refuse_processes(config, num_processes())
+    refuse_trackers(config.train.report_to)
     if resuming:
         refuse_changed_options(run, config)
         step = checkpoint_step(run)
         tidy(run, step)
         run.truncate_events(step)
-    with EventLog(run.path / "events.jsonl", listener) as events:
+    with tracked(config, run.path, listener) as told, EventLog(run.path / "events.jsonl", told) as events:
         started = time.perf_counter()
         with first_alone():  # the others find its caches
             resolved = resolve_run(config, run)
@@ -198,7 +204,7 @@ def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | 
     if resume is not None:
         if config is not None:
             raise ConfigError(
-                "Found a configuration beside --resume.\nExpected --resume alone: the run's own config.yaml is used.\n"
+                "Found a configuration together with --resume.\nExpected --resume alone: the run's own config.yaml is used.\n"
                 f"Continue it: weitiao train --resume {resume}"
             )
         return RunDir.open(resume, finished=False), None

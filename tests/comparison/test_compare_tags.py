@@ -64,7 +64,7 @@ def test_a_planted_difference_is_found_and_none_where_there_is_none() -> None:
     assert swap_test(second, mixed, f1).p > 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_both_methods_compared(tag_options: dict[str, Any], tmp_path: Path) -> None:
     options = {key: value for key, value in tag_options.items() if key not in ("method", "output")}
     options["train"] = {key: value for key, value in options["train"].items() if key != "learning_rate"}

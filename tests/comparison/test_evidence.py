@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +9,36 @@ import pytest
 
 import weitiao
 from support.cells import config_of, finish_cells
+from support.fork_server import ForkServer
 from weitiao import comparison
 from weitiao.errors import RunError
 from weitiao.rundir.files import read_jsonl, write_jsonl
 
 
+@pytest.fixture(scope="module")
+def made(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows.jsonl and a comparison of full and LoRA on it, two seeds. Paths are relative: it can be copied."""
+    folder = tmp_path_factory.mktemp("evidence")
+    shutil.copy(rows_file, folder / "rows.jsonl")
+    case = {
+        "model": str(tiny_model),
+        "data": {"train": "rows.jsonl", "test_size": 16},
+        "train": {"bf16": False, "num_train_epochs": 2, "tokens_per_batch": 96, "logging_steps": 1},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        config = config_of(case, Path("cmp"), methods=["full", "lora"], seeds=[1, 2])
+        finish_cells(config)
+        weitiao.compare(config)
+    return folder
+
+
 @pytest.fixture
-def finished(options: dict[str, Any], tmp_path: Path) -> Path:
-    """A comparison of full and LoRA, two seeds, on rows of its own."""
-    rows = tmp_path / "rows.jsonl"
-    shutil.copy(str(options["data"]["train"]), rows)
-    config = config_of(
-        {**options, "data": {"train": str(rows), "test_size": 16}},
-        tmp_path / "cmp",
-        methods=["full", "lora"],
-        seeds=[1, 2],
-    )
-    finish_cells(config)
-    weitiao.compare(config)
+def finished(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The comparison in a folder that the test may change."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "cmp"
-
-
-def cli(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "weitiao", "compare", *words], capture_output=True, text=True)
 
 
 def test_evidence_holds_and_moves(finished: Path, tmp_path: Path) -> None:
@@ -77,12 +82,13 @@ def change_table(folder: Path) -> None:
     ("change", "said"),
     [
         (turn_predictions, "lora-seed1: predictions.jsonl has changed"),
-        pytest.param(change_rate, "full-seed2: config.yaml has changed", marks=pytest.mark.long),
+        pytest.param(change_rate, "full-seed2: config.yaml has changed", marks=pytest.mark.beyond_test),
         (change_data, "the data file rows.jsonl has changed"),
         (change_table, "comparison.json has changed"),
         (lambda folder: shutil.rmtree(folder / "cells" / "full-seed1"), "full-seed1: predictions.jsonl is missing"),
     ],
 )
+@pytest.mark.hand_written
 def test_stale_evidence_is_refused(finished: Path, change: Any, said: str) -> None:
     change(finished)
     with pytest.raises(RunError, match="stale") as caught:
@@ -111,13 +117,13 @@ def test_a_verdict_or_a_value_that_was_written_by_hand_is_refused(finished: Path
         comparison.verify(finished)
 
 
-def test_exit_codes(finished: Path) -> None:
-    assert cli("verify", str(finished)).returncode == 0
-    undecided = cli("verify", str(finished), "--require-decision", "--json")
+def test_exit_codes(finished: Path, fork_server: ForkServer) -> None:
+    assert fork_server.run("compare", "verify", str(finished)).returncode == 0
+    undecided = fork_server.run("compare", "verify", str(finished), "--require-decision", "--json")
     assert undecided.returncode == 3  # two seeds decide nothing
     assert json.loads(undecided.stdout)["decided"] is False
     turn_predictions(finished)
-    stale = cli("verify", str(finished))
+    stale = fork_server.run("compare", "verify", str(finished))
     assert stale.returncode == 2
     assert "stale" in stale.stderr
 
@@ -125,7 +131,7 @@ def test_exit_codes(finished: Path) -> None:
 def test_merged_seeds_are_one_arm_and_other_arms_stand_beside(
     finished: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    own = {**options, "data": {"train": str(tmp_path / "rows.jsonl"), "test_size": 16}}
+    own = {**options, "data": {"train": "rows.jsonl", "test_size": 16}}
     arms = ["full", {"type": "lora", "r": 2}, {"type": "lora", "name": "wide", "r": 8}]
     config = config_of(own, tmp_path / "more", methods=arms, seeds=[3])
     finish_cells(config)

@@ -96,7 +96,7 @@ def undisturbed(
     return RunDir(folder / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_test
 def test_results_are_those_of_the_local_executor(cluster: Any, options: dict[str, Any], tmp_path: Path) -> None:
     broken = {"type": "lora", "target_modules": ["nothing"], "name": "broken"}
     arms, seen = ("full", broken, "lora"), set()
@@ -136,7 +136,7 @@ def test_results_are_those_of_the_local_executor(cluster: Any, options: dict[str
         comparison.verify(tmp_path / "ray")
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_test
 @pytest.mark.fault("kill -9 of a run, or of its worker, in a comparison on Ray")
 def test_a_killed_cell_goes_on_and_ends_in_the_same_weights(
     cluster: Any, undisturbed: RunDir, options: dict[str, Any], tmp_path: Path
@@ -168,7 +168,7 @@ def test_a_killed_cell_goes_on_and_ends_in_the_same_weights(
     assert result["executor"]["cells_at_once"] == 1  # a retry is no second cell
 
 
-@pytest.mark.long
+@pytest.mark.beyond_test
 @pytest.mark.fault("kill -9 of a run, or of its worker, in a comparison on Ray")
 def test_a_killed_worker_of_a_ray_that_the_command_starts(
     one_thread: None, undisturbed: RunDir, options: dict[str, Any], tmp_path: Path
@@ -194,7 +194,7 @@ def test_a_killed_worker_of_a_ray_that_the_command_starts(
     assert weights(run) == weights(undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_test
 def test_a_cell_that_is_killed_too_often_is_shown(cluster: Any, options: dict[str, Any], tmp_path: Path) -> None:
     wanted, run = long_comparison(options, tmp_path / "cmp", executor="ray", retries=0)
 
@@ -207,7 +207,7 @@ def test_a_cell_that_is_killed_too_often_is_shown(cluster: Any, options: dict[st
     assert "full-seed42" in str(caught.value)
 
 
-@pytest.mark.long
+@pytest.mark.beyond_test
 def test_stopped_from_outside_it_saves_and_leaves_nothing_running(
     cluster: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -261,7 +261,7 @@ def test_options_that_cannot_be_meant(
         load(CompareConfig, comparison_of(options, tmp_path, **compare))
 
 
-@pytest.mark.long
+@pytest.mark.beyond_test
 def test_a_cluster_that_runs_already(options: dict[str, Any], tmp_path: Path) -> None:
     """RAY_ADDRESS: the cells go there, and the cluster is still there afterwards."""
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")

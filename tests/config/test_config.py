@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.fork_server import ForkServer
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import dump, load, option_paths
 from weitiao.config.run import RunConfig
@@ -177,19 +178,16 @@ def test_cli_exit_code_and_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_resume_with_options_is_explained() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "weitiao", "train", "--resume", "r", "train.max_steps=3"], capture_output=True, text=True
-    )
+def test_resume_with_options_is_explained(fork_server: ForkServer) -> None:
+    done = fork_server.run("train", "--resume", "r", "train.max_steps=3")
     assert done.returncode == 2
     assert "Expected --resume alone" in done.stderr
 
 
-def test_files_that_cannot_be_written_are_a_message(tmp_path: Path) -> None:
+def test_files_that_cannot_be_written_are_a_message(fork_server: ForkServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "r.csv").write_text("text,label\na b,1\nc d,2\n")
-    words = ["data", "check", str(tmp_path / "r.csv"), "--output", str(tmp_path / "file")]
-    done = subprocess.run([sys.executable, "-m", "weitiao", *words], capture_output=True, text=True)
+    done = fork_server.run("data", "check", str(tmp_path / "r.csv"), "--output", str(tmp_path / "file"))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 

@@ -58,9 +58,7 @@ def test_padding_waste_by_hand() -> None:
 
 
 def test_evaluation_starts_with_the_longest() -> None:
-    batches = plan_evaluation([3, 9, 5, 1], 10)
-    assert batches == [[1], [2, 0], [3]] or batches == [[1], [2, 0, 3]]
-    assert sorted(i for b in batches for i in b) == [0, 1, 2, 3]
+    assert plan_evaluation([3, 9, 5, 1], 10) == [[1], [2, 0], [3]]  # 9, 2 x 5 and 1 of 10 padded tokens
 
 
 @pytest.mark.parametrize(("batches", "accumulation", "steps"), [(10, 1, 10), (10, 4, 3), (3, 8, 1), (8, 4, 2)])

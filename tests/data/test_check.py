@@ -328,7 +328,7 @@ def test_one_line_of_ten_megabytes(tmp_path: Path) -> None:
     assert [f.where for f in report.errors if f.code == "rejected"] == [("r.csv:3",)]
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_reviews_have_the_known_duplicates() -> None:
     """35,124 lines, of which 17,458 are distinct in their class: 17,666 lines stood before, and some in both classes."""
     from weitiao.catalogue import fetch

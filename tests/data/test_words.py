@@ -219,7 +219,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("model", ["e5", "minilm", pytest.param("smollm", marks=pytest.mark.long), "tiny_model"])
+@pytest.mark.parametrize("model", ["e5", "minilm", pytest.param("smollm", marks=pytest.mark.beyond_test), "tiny_model"])
 def test_every_label_survives(model: str, request: pytest.FixtureRequest) -> None:
     """Whatever the tokenizer: Unigram with marks, WordPiece, byte-level BPE, single characters."""
     from transformers import AutoTokenizer
@@ -330,7 +330,7 @@ def test_tag_names_are_complete() -> None:
     assert tag_names(["O", "B-LOC", "B-PER"]) == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_every_label_of_the_peoples_daily_survives(e5: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -46,6 +46,7 @@ def test_memory_does_not_grow_with_the_variety_of_batch_shapes() -> None:
     assert chosen < unbounded / 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps what is freed")
 def test_freed_memory_goes_back_to_the_system() -> None:
     code = """
 from weitiao.kernels.limits import return_free_memory
@@ -59,5 +60,4 @@ return_free_memory()
 print(before - memory_bytes())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    if sys.platform == "linux":
-        assert int(done.stdout) > 50_000_000
+    assert int(done.stdout) > 50_000_000

@@ -128,6 +128,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded))
 
 
 @linux
+@pytest.mark.beyond_test
 @pytest.mark.parametrize("kind", ["trained", "frozen"])
 def test_eight_thousand_rows_of_a_real_model_cost_no_more_than_themselves(kind: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOAD, kind], capture_output=True, text=True)
@@ -136,6 +137,7 @@ def test_eight_thousand_rows_of_a_real_model_cost_no_more_than_themselves(kind: 
 
 
 @linux
+@pytest.mark.beyond_test
 def test_nothing_after_training_needs_more_memory_than_training(tmp_path: Path) -> None:
     code = f"""
 import weitiao

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors.torch import load_file
 
 import weitiao
 from conftest import write_jsonl
+from support.fork_server import ForkServer
 from weitiao.adapters.combine import combine
 from weitiao.catalogue.download import sha256_of
 from weitiao.effects.parent import rescored
@@ -143,7 +142,10 @@ def test_resumed_equals_uninterrupted(runs: Trained, base: dict[str, Any], tmp_p
 def test_the_same_base_elsewhere_will_do(runs: Trained, base: dict[str, Any], tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(base["model"], copy)
-    trained({**base, "model": str(copy)}, tmp_path / "run", {"init_from": str(runs["a"].path)}, **STILL)
+    run = trained({**base, "model": str(copy)}, tmp_path / "run", {"init_from": str(runs["a"].path)}, **STILL)
+    kept = tensors(run)
+    for name, value in tensors(runs["a"]).items():
+        torch.testing.assert_close(kept[name], value, atol=1e-8, rtol=0, msg=name)
 
 
 def test_another_base_is_refused(runs: Trained, base: dict[str, Any], tmp_path: Path) -> None:
@@ -305,12 +307,12 @@ def test_refused(names: tuple[str, ...], options: dict[str, Any], message: str, 
         combine([runs[name].path for name in names], output=tmp_path / "both", **options)
 
 
-def test_command_line(runs: Trained, tmp_path: Path) -> None:
+def test_command_line(runs: Trained, tmp_path: Path, fork_server: ForkServer) -> None:
     words = ["adapters", "combine", str(runs["a"].path), str(runs["b"].path), "--weights", "0.5,0.5", "--output"]
-    command = [sys.executable, "-m", "weitiao", *words]
-    done = subprocess.run([*command, str(tmp_path / "both")], capture_output=True, text=True, check=True)
+    done = fork_server.run(*words, str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
     assert "alone -> combined" in done.stdout
-    again = subprocess.run([*command, str(tmp_path / "both")], capture_output=True, text=True, check=False)
+    again = fork_server.run(*words, str(tmp_path / "both"))
     assert again.returncode == 2
     assert "already exists and is not empty" in again.stderr
 

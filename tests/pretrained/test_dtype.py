@@ -68,7 +68,7 @@ def test_a_run_goes_on_in_the_dtype_it_began_in(
 
 @needs_bf16
 @on_cpu
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_a_comparison_has_one_dtype(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decided once, before the first cell; a cell that is run again later is as the others are."""
     asked = {k: v for k, v in options.items() if k != "method"} | {"output": {"dir": str(tmp_path / "cmp")}}

@@ -77,6 +77,7 @@ def test_full_while_a_checkpoint_is_written(options: dict[str, Any], tmp_path: P
     assert sha256_of(whole.model / "model.safetensors") == sha256_of(after.model / "model.safetensors")
 
 
+@pytest.mark.beyond_test
 @pytest.mark.fault("the disk fills while events.jsonl is written")
 def test_full_while_events_are_written(options: dict[str, Any], tmp_path: Path) -> None:
     options["train"] = {**options["train"], "num_train_epochs": 80, "eval_strategy": "no"}
@@ -91,6 +92,7 @@ def test_full_while_events_are_written(options: dict[str, Any], tmp_path: Path) 
     assert steps == list(range(1, after.summary["steps"] + 1))
 
 
+@pytest.mark.beyond_test
 @pytest.mark.fault("the disk fills while model/ is written")
 def test_full_while_the_model_is_written(options: dict[str, Any], tmp_path: Path) -> None:
     code, said, code_after, said_after = fill(options, tmp_path, "90k")

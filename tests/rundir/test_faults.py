@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weitiao
+from support.fork_server import ForkServer, Process
 from weitiao.errors import RunError
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock
@@ -28,17 +28,7 @@ def config_file(options: dict[str, Any], folder: Path, name: str, **train: Any) 
     return folder / f"{name}.yaml"
 
 
-def start(config: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "weitiao", "train", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-
-
-def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
+def wait_for_step(process: Process, run: Path, step: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if (run / "events.jsonl").is_file() and f'"step": {step},' in (run / "events.jsonl").read_text(
@@ -46,7 +36,7 @@ def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> Non
         ):
             return
         time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached: {process.stderr.read() if process.stderr else ''}")
+    raise AssertionError(f"step {step} was not reached: {process.communicate()}")
 
 
 class Stop(Exception):
@@ -72,10 +62,12 @@ def same_weights(one: RunDir, other: Path) -> bool:
 
 @pytest.mark.fault("SIGTERM and Ctrl-C: saved, exit code 143 or 130, the command that goes on")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(number: int, code: int, options: dict[str, Any], tmp_path: Path) -> None:
-    train = {"num_train_epochs": 60, "dropout": 0.1, "attention": "eager"}
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: int, code: int, options: dict[str, Any], tmp_path: Path, fork_server: ForkServer
+) -> None:
+    train = {"num_train_epochs": 20, "dropout": 0.1, "attention": "eager"}
     config = config_file(options, tmp_path, "stopped", **train)
-    process = start(config)
+    process = fork_server.start("train", str(config))
     wait_for_step(process, tmp_path / "stopped", 5)
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)
@@ -135,7 +127,7 @@ def test_leftovers_of_a_killed_writer_are_removed(options: dict[str, Any], tmp_p
 
 @pytest.mark.fault("two runs in one folder at once, new or --resume")
 @pytest.mark.parametrize("second", ["new", "resume"])
-def test_a_second_run_is_refused(second: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_second_run_is_refused(second: str, options: dict[str, Any], tmp_path: Path, fork_server: ForkServer) -> None:
     """While the first is training, a second process says so at once; the first does not notice."""
     config = config_file(options, tmp_path, "run")
     words = ["--resume", str(tmp_path / "run")] if second == "resume" else [str(config)]
@@ -143,8 +135,7 @@ def test_a_second_run_is_refused(second: str, options: dict[str, Any], tmp_path:
 
     def listen(event: dict[str, Any]) -> None:
         if event["event"] == "log" and event["step"] == 3:
-            command = [sys.executable, "-m", "weitiao", "train", *words]
-            ended.append(subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"}))
+            ended.append(fork_server.run("train", *words))
 
     run = weitiao.train(config, listener=listen)
     assert ended[0].returncode == 2
@@ -175,7 +166,7 @@ def test_what_only_watches_may_change(options: dict[str, Any], tmp_path: Path) -
     options["train"] = {**options["train"], "save_steps": 2}
     run = stopped_at(5, options, tmp_path / "run")
     new = {"logging_steps": 3, "save_steps": 5, "save_total_limit": 1, "eval_tokens_per_batch": 999}
-    new |= {"auto_batch": True, "non_finite": "skip", "distributed": "fsdp2"}
+    new |= {"auto_batch": True, "non_finite": "skip", "distributed": "fsdp2", "report_to": ["tensorboard"]}
     for key, value in new.items():
         edit(run, key, value)
     assert {f"train.{key}" for key in new} | {"output.dir", "data.check"} == MAY_CHANGE

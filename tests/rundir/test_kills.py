@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from weitiao.catalogue.download import sha256_of
 
 LAST_CALLS = 8
 FEW = os.environ.get("FAULTS") == "few"  # make test; make test-faults tries all
-RANDOM_MOMENTS, PLANTED = (7, 14) if FEW else (50, 30)
+RANDOM_MOMENTS, PLANTED = (5, 10) if FEW else (50, 30)
 
 
 @dataclass
@@ -69,14 +70,13 @@ def subjects(
         config = {"model": str(tiny_model), "data": data, "method": method, "train": train}
         folder = tmp_path_factory.mktemp(str(method["type"]))
         run = folder / "whole"
-        fork_server.run(
-            "train", write_config(config, run)
-        )  # fills the caches, so that the next one tells the usual time
-        assert (run / "DONE").exists(), fork_server.said()
+        fork_server.run_until("train", write_config(config, run))  # fills the caches: the next one takes the usual time
+        assert (run / "DONE").exists()
         shutil.rmtree(run)
-        ended = fork_server.run("train", write_config(config, run))
-        assert ended["code"] == 0, fork_server.said()
-        found.append(Subject(config, folder, weights(run), logged(run), ended["seconds"], ended["calls"]))
+        started = time.perf_counter()
+        ended = fork_server.run_until("train", write_config(config, run))
+        assert ended.returncode == 0, ended.communicate()
+        found.append(Subject(config, folder, weights(run), logged(run), time.perf_counter() - started, ended.calls))
     return found
 
 
@@ -86,10 +86,10 @@ def go_on(fork_server: ForkServer, subject: Subject, run: Path, config: str, tal
     saved = [int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")]
     tally.tried += 1
     if (run / "config.yaml").exists():
-        ended = fork_server.run("train", "--resume", str(run))
+        ended = fork_server.run_until("train", "--resume", str(run))
     else:  # killed before it had begun
-        ended = fork_server.run("train", config)
-    assert ended["code"] == 0, fork_server.said()
+        ended = fork_server.run_until("train", config)
+    assert ended.returncode == 0, ended.communicate()
     assert weights(run) == subject.sha256, "other weights"
     assert logged(run) == subject.steps
     left = [path.name for path in run.rglob(".*") if path.name != ".config.yaml.tmp"]
@@ -101,7 +101,7 @@ def go_on(fork_server: ForkServer, subject: Subject, run: Path, config: str, tal
     shutil.rmtree(run)
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 @pytest.mark.fault("kill -9 at a random moment of a run")
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments(fork_server: ForkServer, subjects: list[Subject], tally: Tally) -> None:
@@ -110,15 +110,15 @@ def test_killed_at_random_moments(fork_server: ForkServer, subjects: list[Subjec
         subject = subjects[tally.tried % 2]
         run = subject.folder / f"moment-{tally.tried}"
         config = write_config(subject.config, run)
-        ended = fork_server.run("train", config, kill_after_s=rng.uniform(0, subject.seconds))
-        if ended["code"] == -signal.SIGKILL:
+        ended = fork_server.run_until("train", config, kill_after_s=rng.uniform(0, subject.seconds))
+        if ended.returncode == -signal.SIGKILL:
             go_on(fork_server, subject, run, config, tally, redone)
         else:  # it was quicker than the moment
             shutil.rmtree(run)
     tally.lost = f"nothing; at most {max(redone)} step computed again"
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 @pytest.mark.fault("kill -9 inside a write (at the n-th fsync, rename, link, removal)")
 @pytest.mark.timeout(900)
 def test_killed_inside_a_write(fork_server: ForkServer, subjects: list[Subject], tally: Tally) -> None:
@@ -129,13 +129,13 @@ def test_killed_inside_a_write(fork_server: ForkServer, subjects: list[Subject],
         config = write_config(subject.config, run)
         # the first of each subject die at the very last calls, the others anywhere
         die_at = subject.calls - i // 2 if i < LAST_CALLS else rng.randint(1, subject.calls)
-        ended = fork_server.run("train", config, die_at=die_at, die_before=bool(i // 2 % 2))
-        assert ended["code"] == -signal.SIGKILL, fork_server.said()
+        ended = fork_server.run_until("train", config, die_at=die_at, die_before=bool(i // 2 % 2))
+        assert ended.returncode == -signal.SIGKILL, ended.communicate()
         go_on(fork_server, subject, run, config, tally, redone)
     tally.lost = f"nothing; at most {max(redone)} step computed again"
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 @pytest.mark.fault("kill -9 seven times during one run")
 @pytest.mark.timeout(300)
 def test_killed_again_and_again(fork_server: ForkServer, subjects: list[Subject], tally: Tally) -> None:
@@ -145,6 +145,6 @@ def test_killed_again_and_again(fork_server: ForkServer, subjects: list[Subject]
     config = write_config(subject.config, run)
     for _ in range(7):
         words = ("--resume", str(run)) if (run / "config.yaml").exists() else (config,)
-        ended = fork_server.run("train", *words, die_at=rng.randint(subject.calls // 12, subject.calls // 7))
-        assert ended["code"] == -signal.SIGKILL
+        ended = fork_server.run_until("train", *words, die_at=rng.randint(subject.calls // 12, subject.calls // 7))
+        assert ended.returncode == -signal.SIGKILL
     go_on(fork_server, subject, run, config, tally, [])

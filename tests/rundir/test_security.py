@@ -3,10 +3,7 @@
 import hashlib
 import io
 import json
-import os
 import stat
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 import yaml
 
 import weitiao
+from support.fork_server import ForkServer
 from weitiao.catalogue import ENTRIES
 from weitiao.catalogue.download import download, members, read_member
 from weitiao.config.comparison import Arm
@@ -184,11 +182,10 @@ SECRETS = {
 
 
 @pytest.mark.fault("secrets in the environment")
-def test_no_secret_is_written_down(options: dict[str, Any], tmp_path: Path) -> None:
+def test_no_secret_is_written_down(options: dict[str, Any], tmp_path: Path, fork_server: ForkServer) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(options))
-    command = [sys.executable, "-m", "weitiao", "train", str(config), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **SECRETS})
+    done = fork_server.run("train", str(config), "--json", env=SECRETS)
     assert done.returncode == 0, done.stderr
     files = [path for path in Path(str(options["output"]["dir"])).rglob("*") if path.is_file()]
     assert len(files) > 10

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import weitiao
+from weitiao.comparison.cells import start as real_start
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import dump, load
 from weitiao.rundir.files import write_atomic
+
+__all__ = ["config_of", "finish_cells", "real_start"]  # conftest.py forks the cells of every other test
 
 
 def finish_cells(config: CompareConfig) -> None:

@@ -1,81 +1,173 @@
-"""A parent that has imported everything and forks real `weitiao` processes, so that a hundred of them are cheap.
+"""A process that has imported everything and forks real `weitiao` processes, so that a hundred of them are cheap.
 
-Protocol, one JSON object a line: {"argv", "log", "kill_after_s", "die_at", "die_before"} in; when the process has ended,
-{"code", "calls", "seconds"} out. ``kill_after_s``: SIGKILL from outside after that time. ``die_at`` n: SIGKILL before or
-after the n-th call that makes a change on the disk final.
+A client connects to the server's socket and sends one JSON object with the files for the child's stdout and stderr. The
+server forks a keeper for each, and the keeper the child. The keeper answers in JSON lines: {"pid"}, then {"code", "calls"}.
 """
 
 import contextlib
-import importlib
+import io
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-IMPORTED = (
-    "accelerate",
-    "peft",
-    "sklearn.metrics",
-    "weitiao.commands.app",
-    "weitiao.inference.predict",
-    "weitiao.training.fit",
-)
-LAZY = (
-    "AutoModelForSequenceClassification",
-    "AutoTokenizer",
-    "BertForSequenceClassification",
-    "PreTrainedTokenizerFast",
-)
 CALLS = ("fsync", "rename", "replace", "symlink", "unlink", "rmdir", "mkdir")
 
 
-class ForkServer:
-    """The client's side: run a process, let it be killed, learn how it ended."""
+class Process:
+    """A forked process, used as subprocess.Popen is."""
 
-    def __init__(self, folder: Path) -> None:
-        self._log = folder / "server.log"
-        with self._log.open("w") as log:
+    def __init__(self, connection: socket.socket, args: Sequence[str]) -> None:
+        self.args, self.returncode = list(args), None
+        self._connection = connection
+        self._answers = connection.makefile("r", encoding="utf-8")
+        self.pid: int = json.loads(self._answers.readline())["pid"]
+        self.calls = 0
+        self.stdout: IO[str] | None = None
+        self.stderr: IO[str] | None = None
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self._end()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            self._end()
+        assert self.returncode is not None
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        return tuple("" if stream is None else stream.read() for stream in (self.stdout, self.stderr))  # type: ignore[return-value]
+
+    def _end(self) -> None:
+        answer = json.loads(self._answers.readline())
+        self.returncode, self.calls = answer["code"], answer["calls"]
+        self._answers.close()
+        self._connection.close()
+        self.stdout, self.stderr = (stream and _closed(stream) for stream in (self.stdout, self.stderr))
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _own_file() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="utf-8")
+
+
+def _closed(stream: IO[str]) -> IO[str]:
+    """The file's text, once nothing more comes."""
+    with stream:
+        stream.seek(0)
+        return io.StringIO(stream.read())
+
+
+class ForkServer:
+    """The client's side; the server starts when it is needed.
+
+    Args:
+        whole: of torch and its friends everything is imported, which several processes that train together need.
+    """
+
+    def __init__(self, folder: Path, whole: bool = False) -> None:
+        self._folder, self._whole = folder, whole
+        self._server: subprocess.Popen[str] | None = None
+        self._address = f"{tempfile.mkdtemp()}/forks"  # the path of a socket is short
+
+    def _serve(self) -> None:
+        said = self._folder / "server.log"
+        with said.open("w") as log:
             self._server = subprocess.Popen(
-                [sys.executable, __file__],
+                [sys.executable, __file__, self._address, "whole" if self._whole else "as a command"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "COLUMNS": "400"},
             )
-        self.folder = folder
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == "ready\n", said.read_text()
+
+    def start(
+        self,
+        *words: str,
+        stdout: Any = None,
+        stderr: Any = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+        **dying: Any,
+    ) -> Process:
+        """Start `weitiao WORDS`. stdout, stderr: an open file, or None for one of its own that is read after the end.
+
+        Args:
+            env: variables over this process's own.
+            dying: ``die_at`` n: SIGKILL before (``die_before``) or after the n-th call that makes a change on the disk final.
+        """
+        files = [_own_file() if given is None else given for given in (stdout, stderr)]
+        order = {
+            "words": words,
+            "env": {**os.environ, "COLUMNS": "400"} | dict(env or {}),
+            "cwd": str(cwd or Path.cwd()),
+        } | dying
+        if self._server is None:
+            self._serve()
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._address)
+        numbers = [file if isinstance(file, int) else file.fileno() for file in files]
+        socket.send_fds(connection, [json.dumps(order).encode() + b"\n"], numbers)
+        process = Process(connection, words)
+        process.stdout, process.stderr = (None if given is not None else file for given, file in zip((stdout, stderr), files, strict=True))  # fmt: skip
+        return process
 
     def run(
-        self, *argv: str, kill_after_s: float | None = None, die_at: int = 0, die_before: bool = True
-    ) -> dict[str, Any]:
-        """Run `weitiao ARGV`: {"code", "calls", "seconds"}; a negative code is the signal that ended it."""
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        order = {"argv": argv, "log": str(self.folder / "child.log"), "kill_after_s": kill_after_s}
-        self._server.stdin.write(json.dumps(order | {"die_at": die_at, "die_before": die_before}) + "\n")
-        self._server.stdin.flush()
-        line = self._server.stdout.readline()
-        assert line, self._log.read_text()
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        self,
+        *words: str,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        cwd: str | Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run with captured output."""
+        process = self.start(*words, env=env, cwd=cwd)
+        code = process.wait(timeout)
+        return subprocess.CompletedProcess(list(words), code, *process.communicate())
 
-    def said(self) -> str:
-        return (self.folder / "child.log").read_text(encoding="utf-8")
+    def run_until(self, *words: str, kill_after_s: float | None = None, **dying: Any) -> Process:
+        """Run to the end, or to a SIGKILL after ``kill_after_s``; see :meth:`start` for other deaths."""
+        process = self.start(*words, **dying)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(kill_after_s)
+        process.kill()
+        process.wait()
+        return process
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait()
-        self._server.stdout.close()
+        if self._server is None:
+            return
+        with self._server as server:  # closes the pipes and waits
+            assert server.stdin is not None
+            server.stdin.close()
 
 
-def _count_calls(die_at: int, die_before: bool, counter: int) -> None:
+def _count_calls(counter: int, die_at: int = 0, die_before: bool = True) -> None:
     """Wrap the calls; their number goes to the pipe ``counter``, one byte each."""
     calls = 0
 
@@ -98,17 +190,19 @@ def _count_calls(die_at: int, die_before: bool, counter: int) -> None:
         setattr(os, name, wrap(getattr(os, name)))
 
 
-def _child(order: dict[str, Any], counter: int) -> None:
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.argv = ["weitiao", *order["argv"]]
+def _child(order: dict[str, Any], files: Sequence[int], counter: int) -> None:
+    """Become `weitiao WORDS`."""
+    for number, file in zip((1, 2), files, strict=True):
+        os.dup2(file, number)
+    os.environ.clear()
+    os.environ.update(order["env"])
+    os.chdir(order["cwd"])
+    sys.argv = ["weitiao", *order["words"]]
     from weitiao.commands.app import main
 
-    _count_calls(order["die_at"], order["die_before"], counter)
-    code = 0
+    _count_calls(counter, order.get("die_at", 0), order.get("die_before", True))
     try:
-        main()
+        main()  # ends the process itself
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -121,36 +215,74 @@ def _child(order: dict[str, Any], counter: int) -> None:
     os._exit(code)
 
 
-def main() -> None:
-    for name in IMPORTED:
-        importlib.import_module(name)
+def _keep(connection: socket.socket, order: dict[str, Any], files: Sequence[int]) -> None:
+    """Start the child, say its number, and when it has ended how."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        connection.close()
+        _child(order, files, write)
+    os.close(write)
+    connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
+    calls = 0
+    while block := os.read(read, 65536):
+        calls += len(block)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(OSError):  # a client that has gone
+        connection.sendall(json.dumps({"code": code, "calls": calls}).encode() + b"\n")
+    os._exit(0)
+
+
+def _import_all(whole: bool) -> None:
+    import gc
+    import importlib
+
+    from weitiao.system.imports import load_libraries
+
+    if whole:
+        importlib.import_module("peft")
+    load_libraries()
     import transformers
 
-    for name in LAZY:
+    for name in ("AutoModelForSequenceClassification", "AutoTokenizer", "BertForSequenceClassification", "PreTrainedTokenizerFast"):  # fmt: skip
         getattr(transformers, name)
-    for line in sys.stdin:
-        order = json.loads(line)
-        read, write = os.pipe()
-        started = time.perf_counter()
-        pid = os.fork()
-        if pid == 0:
-            os.close(read)
-            _child(order, write)
-        os.close(write)
-        calls, kill_after_s = 0, order["kill_after_s"]
-        while True:  # until the pipe closes; nobody else waits for the process, so its number stays its own
-            left = None if kill_after_s is None else max(0.0, started + kill_after_s - time.perf_counter())
-            if not select.select([read], [], [], left)[0]:
-                os.kill(pid, signal.SIGKILL)
-                kill_after_s = None
-            elif block := os.read(read, 65536):
-                calls += len(block)
-            else:
-                break
-        os.close(read)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps({"code": code, "calls": calls, "seconds": time.perf_counter() - started}), flush=True)
+    for name in ("sklearn.metrics", "weitiao.commands.app", "weitiao.inference.predict", "weitiao.training.fit", "weitiao.comparison.runner", "weitiao.planning.plan"):  # fmt: skip
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def main() -> None:
+    """Serve until stdin is closed."""
+    address, whole = sys.argv[1:]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(64)
+    _import_all(whole == "whole")
+    print("ready", flush=True)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while listener in (ready := select.select([listener, sys.stdin], [], [], 1.0)[0]) or sys.stdin not in ready:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if listener not in ready:
+            continue
+        connection, _ = listener.accept()
+        text, files = b"", list[int]()
+        while not text.endswith(b"\n"):
+            part, found, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+            text, files = text + part, files + list(found)
+        if os.fork() == 0:
+            listener.close()
+            os.close(0)
+            os.open(os.devnull, os.O_RDONLY)
+            _keep(connection, json.loads(text), files)
+        connection.close()
+        for file in files:
+            os.close(file)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     main()

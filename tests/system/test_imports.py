@@ -81,6 +81,21 @@ print(json.dumps({
     }
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch._dynamo.utils as part; real = part.same",
+        "from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as real",
+        "import sympy.core.numbers as part; real = part.Integer",
+        "import torch.distributed.tensor.placement_types as part; real = part.Shard",
+        "torch.use_deterministic_algorithms(True); import torch._inductor.config as part; real = part.deterministic",
+    ],
+)
+def test_a_part_of_what_stands_in_is_imported_for_real(code: str) -> None:
+    found = in_new_process(f"import torch\n{code}\nprint(json.dumps(type(real).__name__))")
+    assert found != "StandIn"
+
+
 def test_torch_compile_gets_what_it_needs() -> None:
     code = "from weitiao.system.imports import load_libraries\nload_libraries(compiles=True)\nimport torch._dynamo as found\nprint(type(found).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

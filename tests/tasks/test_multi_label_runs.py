@@ -217,8 +217,8 @@ def test_going_on_from_an_earlier_adapter(set_options: dict[str, Any], tmp_path:
     assert (found["rows"], found["metrics_before"]["f1_micro"]) == (24, first.summary["metrics"]["f1_micro"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.long)])
+@pytest.mark.beyond_test
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_real_model_learns(method: str, tmp_path: Path) -> None:
     """Sentence pairs of English: which of two things are told, in any combination."""
     things = {"dog": "The dog barked all night.", "rain": "It rained all day.", "tea": "We had tea at four."}

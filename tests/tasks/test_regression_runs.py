@@ -272,8 +272,8 @@ def test_plan_advise_and_compare(year_options: dict[str, Any], tmp_path: Path) -
     assert "gap in mae" in (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.long)])
+@pytest.mark.beyond_test
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_real_model_learns_in_bf16(method: str, tmp_path: Path) -> None:
     """Ratings of tweets, moved to where bf16 has steps of 8: learnt as deviations, they are learnt all the same."""
     from weitiao.catalogue import fetch

@@ -94,7 +94,7 @@ def test_samples_and_the_card_show_both_answers(chat_options: dict[str, Any]) ->
     assert set(quiet.summary["metrics"]) == {"log_loss", "perplexity", "token_accuracy", "num_rows", "num_targets"}
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 def test_an_overfitted_model_answers_word_for_word(chat_options: dict[str, Any]) -> None:
     """The whole way: mask, loss, saving, the template's question, greedy decoding, the end token."""
     rows = [json.loads(line) for line in Path(chat_options["data"]["train"]).read_text(encoding="utf-8").splitlines()]
@@ -178,7 +178,7 @@ def test_a_step_of_eight_rows_is_one_step_however_it_is_cut(chat_options: dict[s
         ("data", {"over_length": "window"}, "cuts answers from their questions"),
         ("train", {"metric_for_best_model": "accuracy"}, "causal_lm has log_loss, perplexity, token_accuracy"),
         ("train", {"class_weights": "balanced"}, "train.class_weights has no meaning"),
-        ("method", {"type": "full", "top_k": 1}, "method.top_k works with every task but causal_lm"),
+        ("method", {"type": "full", "top_k": 1}, "method.top_k does not work with task=causal_lm"),
     ],
 )
 def test_what_means_nothing_is_refused(

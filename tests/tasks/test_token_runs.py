@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import weitiao
 from conftest import write_jsonl
-from support.processes import launch, losses
+from support.fork_server import ForkServer
+from support.processes import fork, losses
 from support.run_files import ALWAYS, MODEL, files
 from weitiao.adapters.combine import combine
 from weitiao.commands.app import app
@@ -219,8 +220,8 @@ def test_long_rows_are_scored_word_by_word(tag_options: dict[str, Any], tmp_path
     assert run.read_json("data_report.json")["split"]["eval_tokens"]["tokens_lost"] == 108 - 14
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tag_options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.beyond_test
+def test_two_processes_train_as_one(tag_options: dict[str, Any], tmp_path: Path, whole_fork_server: ForkServer) -> None:
     """Rows have different numbers of words: losses are divided, and scores gathered, over all of them."""
     summaries = []
     for name, processes, accumulation in (("one", 1, 2), ("two", 2, 1)):
@@ -230,7 +231,7 @@ def test_two_processes_train_as_one(tag_options: dict[str, Any], tmp_path: Path)
             "train.tokens_per_batch=60", "train.learning_rate=0.01", f"train.gradient_accumulation_steps={accumulation}",
             f"output.dir={tmp_path / name}",
         ]  # fmt: skip
-        done = launch(words, processes)
+        done = fork(whole_fork_server, words, processes)
         assert done.returncode == 0, done.stderr[-3000:]
         summaries.append(json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8"))["metrics"])
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-3)
@@ -270,7 +271,7 @@ def test_show_plan_and_best(tag_options: dict[str, Any]) -> None:
     [
         ("data", {"canaries": 2}, "data.canaries has no meaning for task=token_classification"),
         ("data", {"text_pair": "x"}, "data.text_pair has no meaning"),
-        ("data", {"streaming": True, "eval": "x"}, "data.streaming works with task=classification alone"),
+        ("data", {"streaming": True, "eval": "x"}, "data.streaming works with task=classification only"),
         ("train", {"metric_for_best_model": "accuracy"}, "token_classification has f1, f1_macro"),
         ("train", {"class_weights": "balanced"}, "train.class_weights has no meaning"),
         ("method", {"type": "full", "top_k": "auto"}, "Give a number of layers"),
@@ -328,7 +329,7 @@ def test_other_refusals(options: dict[str, Any], tag_options: dict[str, Any]) ->
             weitiao.train({**tag_options, "method": {"type": kind}})
 
 
-@pytest.mark.long
+@pytest.mark.beyond_test
 def test_three_hundred_sentences_teach_names(tmp_path: Path) -> None:
     """0.41 where it was measured; a model that says O everywhere has 0."""
     run = weitiao.train(

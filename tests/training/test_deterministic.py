@@ -13,15 +13,15 @@ from support.fork_server import ForkServer
 from weitiao.catalogue.download import sha256_of
 
 
-@pytest.mark.slow
+@pytest.mark.beyond_check
 @pytest.mark.fault("the same run in two processes: the same sha256")
 @pytest.mark.parametrize(
     ("method", "deterministic"),
     [
         ("full", False),
         ("lora", True),
-        pytest.param("full", True, marks=pytest.mark.long),
-        pytest.param("lora", False, marks=pytest.mark.long),
+        pytest.param("full", True, marks=pytest.mark.beyond_test),
+        pytest.param("lora", False, marks=pytest.mark.beyond_test),
     ],
 )
 def test_twice_the_same(
@@ -33,7 +33,8 @@ def test_twice_the_same(
         run = tmp_path / str(i)
         config = {**options, "method": {"type": method}, "train": {**train, "seed": seed}, "output": {"dir": str(run)}}
         (tmp_path / f"{i}.yaml").write_text(yaml.safe_dump(config))
-        assert fork_server.run("train", str(tmp_path / f"{i}.yaml"))["code"] == 0, fork_server.said()
+        ended = fork_server.run("train", str(tmp_path / f"{i}.yaml"))
+        assert ended.returncode == 0, ended.stderr
         name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
         hashes.append(sha256_of(run / "model" / name))
     tally.tried = 1

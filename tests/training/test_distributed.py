@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from support.processes import environment, launch, losses
+from support.fork_server import ForkServer
+from support.processes import environment, fork, launch, losses, start_forked
 from weitiao.rundir.folder import RunDir
 from weitiao.training.checkpoint import checkpoint_step
 
 FILES = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.beyond_check
 
 
 def options(model: Path, rows: Path, method: str, folder: Path, *more: str) -> list[str]:
@@ -38,19 +38,19 @@ def options(model: Path, rows: Path, method: str, folder: Path, *more: str) -> l
     ]
 
 
-@pytest.mark.parametrize(
-    ("method", "more"), [("qlora", []), pytest.param("galore", ["method.galore_rank=4"], marks=pytest.mark.long)]
-)
+@pytest.mark.beyond_test
+@pytest.mark.parametrize(("method", "more"), [("qlora", []), ("galore", ["method.galore_rank=4"])])
 def test_packed_and_projected_train_alike_in_two_processes(
-    method: str, more: list[str], tiny_model: Path, rows_file: Path, tmp_path: Path
+    method: str, more: list[str], tiny_model: Path, rows_file: Path, tmp_path: Path, whole_fork_server: ForkServer
 ) -> None:
     """DDP as one process with twice the accumulation; FSDP2 is refused."""
     one = [*more, "train.gradient_accumulation_steps=2"]
     for processes, folder, words in ((1, "one", one), (2, "two", more)):
-        done = launch(options(tiny_model, rows_file, method, tmp_path / folder, *words), processes)
+        done = fork(whole_fork_server, options(tiny_model, rows_file, method, tmp_path / folder, *words), processes)
         assert done.returncode == 0, done.stderr[-3000:]
     same_training(tmp_path / "one", tmp_path / "two", "lora" if method == "qlora" else "full")
-    refused = launch(options(tiny_model, rows_file, method, tmp_path / "no", *more, "train.distributed=fsdp2"))
+    words = options(tiny_model, rows_file, method, tmp_path / "no", *more, "train.distributed=fsdp2")
+    refused = fork(whole_fork_server, words)
     assert refused.returncode != 0
     assert "Expected DDP or one process" in refused.stderr
 
@@ -68,13 +68,15 @@ def same_training(one: Path, two: Path, method: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def single(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def single(
+    tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory, whole_fork_server: ForkServer
+) -> dict[str, Path]:
     """One process with twice the accumulation, full and LoRA."""
     folders = {}
     for method in FILES:
         folders[method] = tmp_path_factory.mktemp("single") / method
         words = options(tiny_model, rows_file, method, folders[method], "train.gradient_accumulation_steps=2")
-        done = launch(words, processes=1)
+        done = fork(whole_fork_server, words, processes=1)
         assert done.returncode == 0, done.stderr
     return folders
 
@@ -84,15 +86,22 @@ def single(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathF
     [
         ("ddp", "full"),
         ("fsdp2", "lora"),
-        pytest.param("ddp", "lora", marks=pytest.mark.long),
-        pytest.param("fsdp2", "full", marks=pytest.mark.long),
+        pytest.param("ddp", "lora", marks=pytest.mark.beyond_test),
+        pytest.param("fsdp2", "full", marks=pytest.mark.beyond_test),
     ],
 )
 def test_two_processes_train_as_one(
-    strategy: str, method: str, single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
+    strategy: str,
+    method: str,
+    single: dict[str, Path],
+    tiny_model: Path,
+    rows_file: Path,
+    tmp_path: Path,
+    whole_fork_server: ForkServer,
 ) -> None:
     words = options(tiny_model, rows_file, method, tmp_path / "run", f"train.distributed={strategy}", "--json")
-    done = launch(words)
+    real = (strategy, method) == ("ddp", "full")  # under torchrun, as a user starts it
+    done = launch(words) if real else fork(whole_fork_server, words)
     assert done.returncode == 0, done.stderr[-3000:]
     same_training(single[method], tmp_path / "run", method)
     assert len(done.stdout.strip().splitlines()) == 1, "one process prints"
@@ -109,18 +118,25 @@ def test_two_processes_train_as_one(
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        pytest.param("full", ["train.packing=true", "train.generate_rows=1"], marks=pytest.mark.long),
+        pytest.param("full", ["train.packing=true", "train.generate_rows=1"], marks=pytest.mark.beyond_test),
         ("lora", ["train.distributed=fsdp2", "train.generate_rows=0"]),
     ],
     ids=["ddp-full-packed", "fsdp2-lora"],
 )
 def test_a_language_model_trains_alike_in_two_processes(
-    method: str, more: list[str], tiny_chat_model: Path, chats_file: Path, tmp_path: Path
+    method: str,
+    more: list[str],
+    tiny_chat_model: Path,
+    chats_file: Path,
+    tmp_path: Path,
+    whole_fork_server: ForkServer,
 ) -> None:
     more += ["task=causal_lm", "data.near_duplicates=off", "train.max_new_tokens=4", "train.tokens_per_batch=200"]
     one = [*more, "train.gradient_accumulation_steps=2"]
     for processes, folder, words in ((1, "one", one), (2, "two", more)):
-        done = launch(options(tiny_chat_model, chats_file, method, tmp_path / folder, *words), processes)
+        done = fork(
+            whole_fork_server, options(tiny_chat_model, chats_file, method, tmp_path / folder, *words), processes
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     same_training(tmp_path / "one", tmp_path / "two", method)
     found = [json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8")) for name in ("one", "two")]
@@ -128,11 +144,14 @@ def test_a_language_model_trains_alike_in_two_processes(
     assert found[1]["metrics"]["log_loss"] == pytest.approx(found[0]["metrics"]["log_loss"], abs=1e-4)
 
 
-def test_the_saved_adapter_loads_in_plain_peft(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_the_saved_adapter_loads_in_plain_peft(
+    tiny_model: Path, rows_file: Path, tmp_path: Path, whole_fork_server: ForkServer
+) -> None:
     import peft
     from transformers import AutoModelForSequenceClassification
 
-    done = launch(options(tiny_model, rows_file, "lora", tmp_path / "run", "train.distributed=fsdp2"))
+    words = options(tiny_model, rows_file, "lora", tmp_path / "run", "train.distributed=fsdp2")
+    done = fork(whole_fork_server, words)
     assert done.returncode == 0, done.stderr[-3000:]
     base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
     model = peft.PeftModel.from_pretrained(base, tmp_path / "run" / "model")
@@ -140,35 +159,38 @@ def test_the_saved_adapter_loads_in_plain_peft(tiny_model: Path, rows_file: Path
     assert len(moved) == len([n for n, _ in model.named_parameters() if "lora_B" in n]) > 0
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.beyond_test)])
 def test_resume_with_another_number_of_processes(
-    before: int, after: int, single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
+    before: int,
+    after: int,
+    single: dict[str, Path],
+    tiny_model: Path,
+    rows_file: Path,
+    tmp_path: Path,
+    whole_fork_server: ForkServer,
 ) -> None:
     """Killed under one number, continued under another: the same steps, rows and weights."""
     run = tmp_path / "run"
     words = options(tiny_model, rows_file, "full", run, "train.save_steps=3", "train.distributed=fsdp2")
     words += [] if before == 2 else ["train.gradient_accumulation_steps=2"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(before), "-m", "weitiao", "train", *words]  # fmt: skip
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    processes = start_forked(whole_fork_server, words, before)
     deadline = time.monotonic() + 200
     while not (run / "checkpoints" / "step-3").is_dir():
         assert time.monotonic() < deadline
-        assert process.poll() is None, "it ended before its first checkpoint"
-        time.sleep(0.02)
-    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    assert len(workers) == before
-    for pid in [process.pid, *map(int, workers)]:
-        os.kill(pid, signal.SIGKILL)
-    process.wait()
+        assert [process.poll() for process in processes] == [None] * before, "it ended before its first checkpoint"
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+        process.wait()
     assert not (run / "DONE").exists()
-    done = launch(["--resume", str(run)], processes=after)
+    done = fork(whole_fork_server, ["--resume", str(run)], processes=after)
     assert done.returncode == 0, done.stderr[-3000:]
     same_training(single["full"], run, "full")
 
 
-@pytest.mark.fault("kill -9 of one of two processes under torchrun")
+@pytest.mark.fault("kill -9 of one of two processes")
 @pytest.mark.parametrize(
-    ("strategy", "victim", "after"), [("ddp", 1, 2), pytest.param("fsdp2", 0, 1, marks=pytest.mark.long)]
+    ("strategy", "victim", "after"), [("ddp", 1, 2), pytest.param("fsdp2", 0, 1, marks=pytest.mark.beyond_test)]
 )
 def test_one_of_two_processes_is_killed(
     strategy: str,
@@ -178,23 +200,22 @@ def test_one_of_two_processes_is_killed(
     tiny_model: Path,
     rows_file: Path,
     tmp_path: Path,
+    whole_fork_server: ForkServer,
 ) -> None:
     """The one that is left says so and how to go on; what was saved is whole, and leads to the undisturbed weights."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     more = ("train.save_steps=1", "train.save_total_limit=2", f"train.distributed={strategy}")
     words = options(tiny_model, rows_file, "full", run, *more)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "weitiao", "train", *words]  # fmt: skip
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    processes = start_forked(whole_fork_server, words)
     deadline = time.monotonic() + 200
     while not (run / "checkpoints" / "step-2").is_dir():
         assert time.monotonic() < deadline
-        assert process.poll() is None, "it ended before its second checkpoint"
+        assert [process.poll() for process in processes] == [None, None], "it ended before its second checkpoint"
         time.sleep(0.01)
-    for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
-        if f"RANK={victim}" in Path(f"/proc/{pid}/environ").read_text().split("\0"):
-            os.kill(int(pid), signal.SIGKILL)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode != 0
+    processes[victim].kill()
+    processes[victim].wait()
+    _, printed = processes[1 - victim].communicate(timeout=60)
+    assert processes[1 - victim].returncode not in (0, None)
     assert f"Process {1 - victim} of 2 (counted from 0) lost another one" in printed
     assert f"weitiao train --resume {run}" in printed
     assert 'File "' not in printed.partition("Error: ")[0], "no traceback of ours"
@@ -202,16 +223,17 @@ def test_one_of_two_processes_is_killed(
     newest = max(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
     assert checkpoint_step(RunDir(run)) == newest, "every checkpoint is whole"
 
-    done = launch(["--resume", str(run)], processes=after)
+    done = fork(whole_fork_server, ["--resume", str(run)], processes=after)
     assert done.returncode == 0, done.stderr[-3000:]
     same_training(single["full"], run, "full")
     if after == 2:  # with the same processes, bit by bit
-        done = launch(options(tiny_model, rows_file, "full", whole, *more))
+        done = fork(whole_fork_server, options(tiny_model, rows_file, "full", whole, *more))
         assert done.returncode == 0, done.stderr[-3000:]
         one, two = (load_file(folder / "model" / FILES["full"]) for folder in (run, whole))
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.beyond_test
 def test_accelerate_launch(single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
     done = launch(options(tiny_model, rows_file, "lora", tmp_path / "run"), launcher="accelerate")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -247,6 +269,7 @@ def two_nodes() -> Any:
             shell(f"ip netns del {name}")
 
 
+@pytest.mark.beyond_test
 def test_two_nodes(
     two_nodes: list[tuple[str, str]], single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
@@ -289,7 +312,9 @@ def test_two_nodes(
     same_training(single["lora"], tmp_path / "run", "lora")
 
 
-def test_a_step_that_cannot_be_dealt_evenly(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_a_step_that_cannot_be_dealt_evenly(
+    tiny_model: Path, rows_file: Path, tmp_path: Path, whole_fork_server: ForkServer
+) -> None:
     """Three batches for two processes: one of them repeats a row, which must not count."""
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes, accumulation in ((one, 1, 6), (two, 2, 3)):
@@ -298,7 +323,7 @@ def test_a_step_that_cannot_be_dealt_evenly(tiny_model: Path, rows_file: Path, t
             "train.tokens_per_batch=25",
             "train.num_train_epochs=4",
         )
-        done = launch(options(tiny_model, rows_file, "full", folder, *more), processes=processes)
+        done = fork(whole_fork_server, options(tiny_model, rows_file, "full", folder, *more), processes)
         assert done.returncode == 0, done.stderr[-3000:]
     same_training(one, two, "full")
 

@@ -28,7 +28,7 @@ def test_without_a_gpu_its_options_are_refused(option: dict[str, Any], said: str
     assert not Path(options["output"]["dir"]).exists()
 
 
-@pytest.mark.long
+@pytest.mark.beyond_test
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_training_has_the_same_losses(options: dict[str, Any], tmp_path: Path) -> None:
     """With LoRA, whose layers are our own autograd function; compiling takes most of a minute."""

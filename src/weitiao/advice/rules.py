@@ -1,7 +1,7 @@
-"""The rules, one table. Each speaks for a method with a weight, on facts that it names, from a source that it names.
+"""The rules, one table. Each speaks for a method with a weight, and names its facts and its source.
 
-A rule that looks at something unknown stays silent. Weights are small whole numbers: 1 is a tendency, 2 a reason, 3 a wish of
-the user that one method alone can meet, 6 a measurement of this very case, which outweighs the general rules that speak against it.
+A rule whose facts are unknown stays silent. Weights are judgements in small whole numbers: 1 is a tendency, 2 a reason, 3 a
+wish of the user that one method alone can meet, 6 a measurement of this very case, which outweighs the general rules.
 """
 
 from collections.abc import Callable

@@ -8,28 +8,28 @@ import typer
 from weitiao.commands.terminal import Json, print_json
 from weitiao.errors import ConfigError
 
-adapters_app = typer.Typer(help="The adapters that LoRA runs leave.", no_args_is_help=True)
+adapters_app = typer.Typer(help="Combine LoRA adapters.", no_args_is_help=True)
 
 
 @adapters_app.callback()
 def adapters() -> None:
-    """The adapters that LoRA runs leave."""
+    """Combine LoRA adapters."""
 
 
 @adapters_app.command()
 def combine(
-    adapters: Annotated[list[Path], typer.Argument(help="Finished LoRA runs, or folders of adapters, of one base.")],
+    adapters: Annotated[list[Path], typer.Argument(help="Finished LoRA runs, or adapter folders, of one base.")],
     output: Annotated[Path, typer.Option(help="New folder for the combined adapter.")],
-    weights: Annotated[str | None, typer.Option(help="One for each, such as 0.7,0.3; without it equal ones.")] = None,
+    weights: Annotated[str | None, typer.Option(help="One weight each, such as 0.7,0.3. Equal by default.")] = None,
     type: Annotated[
-        str, typer.Option(help="cat (exact; ranks add up), svd, linear, ties, dare_linear or dare_ties.")
+        str, typer.Option(help="cat (exact, ranks add up), svd, linear, ties, dare_linear or dare_ties.")
     ] = "cat",
-    density: Annotated[float | None, typer.Option(help="Share of the values that ties and dare keep.")] = None,
-    head: Annotated[Path | None, typer.Option(help="Whose head is kept; without it they are averaged.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what dare drops.")] = 0,
+    density: Annotated[float | None, typer.Option(help="Share of values that ties and dare keep.")] = None,
+    head: Annotated[Path | None, typer.Option(help="The run whose head is kept. Averaged by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the values that dare drops.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Several adapters into one that plain peft loads, scored on the evaluation rows of each run."""
+    """Combine several adapters. Plain peft loads the result; it is scored on the evaluation rows of each run."""
     from weitiao.adapters.combine import combine as run_combine
 
     try:

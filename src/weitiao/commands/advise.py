@@ -16,18 +16,20 @@ _SURE = {
 def advise(
     config: Config = None,
     overrides: Overrides = None,
-    comparison: Annotated[str | None, typer.Option(help="Folder of a finished comparison of the same case.")] = None,
+    comparison: Annotated[str | None, typer.Option(help="A finished comparison of the same case.")] = None,
     goal: Annotated[Literal["balance", "quality", "iteration"], typer.Option(help="What matters most.")] = "balance",
     tasks: Annotated[int, typer.Option(min=1, help="Models to keep for this base.")] = 1,
-    shared_base: Annotated[bool, typer.Option("--shared-base", help="Others use the same base, unchanged.")] = False,
-    hours: Annotated[float, typer.Option(min=0, help="Hours that a run may take.")] = 8.0,
-    device: Annotated[str | None, typer.Option(help="A device's name instead of this machine.")] = None,
+    shared_base: Annotated[
+        bool, typer.Option("--shared-base", help="Other work uses the same base, unchanged.")
+    ] = False,
+    hours: Annotated[float, typer.Option(min=0, help="Longest run you accept, in hours.")] = 8.0,
+    device: Annotated[str | None, typer.Option(help="Plan for this device, such as T4-16GB.")] = None,
     probe: Annotated[bool, typer.Option(help="Probe the frozen model on up to 1,000 training rows.")] = True,
-    explain: Annotated[bool, typer.Option("--explain", help="Every rule with its facts, the silent ones too.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show every rule with its facts.")] = False,
     language: Annotated[Literal["en", "zh"], typer.Option(help="Language of the answer.")] = "en",
     as_json: Json = False,
 ) -> None:
-    """Full or LoRA for this case: reasons with numbers, how sure, what would flip it, the next command."""
+    """Full or LoRA? Get advice. It comes with reasons, its confidence, what would change it, and the next command."""
     from weitiao.commands.progress import Progress
     from weitiao.config.loading import load_case
     from weitiao.system.imports import load_libraries

@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from weitiao.commands.adapters import adapters_app
 from weitiao.commands.advise import advise
@@ -26,7 +27,19 @@ from weitiao.errors import WeitiaoError
 from weitiao.system import allocator
 from weitiao.version import __version__
 
+ORDER = ("train", "compare", "plan", "advise", "data", "eval", "predict", "adapters", "models", "methods", "env")
+
+
+class _InOrder(TyperGroup):
+    """Commands as a user meets them, in groups and alone."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        return sorted(super().list_commands(context), key=ORDER.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
+    epilog="Start: weitiao compare model=multilingual-e5-small data.train=reviews.csv output.dir=runs/mine",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its boxes take 0.2 s to import
@@ -45,7 +58,7 @@ def weitiao(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """微调: fine-tune a pretrained transformer fully and with LoRA, on the same work, and measure both."""
+    """Fine-tune a transformer fully and with LoRA, on the same work, and see which one to keep."""
 
 
 app.add_typer(models_app, name="models")

@@ -1,5 +1,6 @@
 """weitiao compare: run a comparison, merge several, verify the evidence of one."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from weitiao.commands.terminal import Config, Json, Overrides, fail, print_json,
 
 if TYPE_CHECKING:
     from weitiao.comparison.schema import Comparison
+    from weitiao.config.comparison import CompareConfig
 
 
 class _OrRun(TyperGroup):
@@ -22,23 +24,28 @@ class _OrRun(TyperGroup):
         )
 
 
-compare_app = typer.Typer(help="Full against LoRA (or any arms) on the same rows, with a verdict.", cls=_OrRun)
+compare_app = typer.Typer(
+    help="Compare methods on the same rows. Ends with a verdict: which to keep, or undecided.", cls=_OrRun
+)
 
 
 @compare_app.command("run")
 def compare(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Run the arms (the word `run` may be left out): table, verdict, comparison.json, report.html, evidence.json."""
-    from weitiao.commands.progress import Progress
+    """Train the arms and compare. The word run may be left out; writes report.html and comparison.json."""
+    from weitiao.commands.comparison_progress import ComparisonProgress
     from weitiao.config.comparison import CompareConfig
     from weitiao.config.loading import load
     from weitiao.system.imports import load_libraries
 
     source, words = split_words(config, overrides)
     wanted = load(CompareConfig, source, words)
-    load_libraries(compiles=wanted.train.compile)
-    from weitiao.comparison.runner import compare as run_comparison
+    options = wanted.compare
+    planned = {arm.name: len(options.seeds) + options.lr_search for arm in options.methods}
+    with ComparisonProgress(planned) as progress:
+        progress.say("loading torch and transformers")
+        load_libraries(compiles=wanted.train.compile)
+        from weitiao.comparison.runner import compare as run_comparison
 
-    with Progress() as progress:
         result = run_comparison(wanted, listener=progress.listen)
     report = Path(wanted.output.dir) / "report.html"
     if as_json:
@@ -48,6 +55,7 @@ def compare(config: Config = None, overrides: Overrides = None, as_json: Json = 
     _print_comparison(result)
     print(f"Report: {report}")
     _fail_of(result)
+    _print_next(result, wanted, str(source) if source else "")
 
 
 @compare_app.command("report")
@@ -56,7 +64,7 @@ def compare_report(
     output: Annotated[Path, typer.Option(help="New folder for the merged report.")],
     as_json: Json = False,
 ) -> None:
-    """Merge comparisons of the same data and task: more seeds of the same arms, or more arms."""
+    """Merge comparisons. They need the same data and task: more seeds of the same arms, or more arms."""
     from weitiao.comparison.merge import report
 
     result = report(folders, output)
@@ -76,7 +84,7 @@ def compare_verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make the verdict again, offline, from the files. Exit code 0: it holds; 2: stale; 3: undecided, if asked for."""
+    """Recompute a verdict offline. Exit code 0: it holds; 2: stale; 3: undecided, with --require-decision."""
     from weitiao.comparison.evidence import verify
 
     found = verify(folder)
@@ -96,20 +104,51 @@ def _print_comparison(result: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from weitiao.comparison.rows import verdict_lines
+    from weitiao.comparison.rows import short_rows
 
     arms = [arm["name"] for arm in result["arms"]]
     ratios = [f"{name} / {arms[0]}" for name in arms[1:]]
     table = Table("", *arms, *ratios, title=result["model"], show_lines=True)
-    for row in result["rows"]:
-        table.add_row(row["name"], *row["cells"], *(text.replace("; ", "\n") for text in row["ratios"]))
+    for name, cells, compared in short_rows(result):
+        table.add_row(name, *(text.replace("; ", "\n") for text in [*cells, *compared]))
     Console().print(table)
-    for line in verdict_lines(result):
-        print(f"{line['title']}\n{line['english']}")
+    for pair in result["pairs"]:
+        keep = pair["decision"]["keep"]
+        print(f"Verdict on {pair['first']} and {pair['second']}: {keep}. {pair['decision']['english']}")
     if note := result["executor"]["note"]:
         print(f"Not comparable: {note['english']}")
     for found in result["unfair"]:
         print(f"Unfair: {found['arm']}: {found['english']}")
+
+
+def _print_next(result: "Comparison", wanted: "CompareConfig", source: str) -> None:
+    """Three commands that go on from here: use a run, plan another, compare on the user's own file."""
+    kept = next((pair["decision"]["keep"] for pair in result["pairs"]), "undecided")
+    arm = kept if kept != "undecided" else result["arms"][-1]["name"]
+    run = next(cell["run_dir"] for cell in result["cells"] if cell["arm"] == arm)
+    given = f"{source} " if source else f"model={wanted.model} task={wanted.task} "
+    folder = Path(wanted.output.dir)
+    commands = {
+        "use a model": f"weitiao predict {run} {_held_out_text(Path(run))}",
+        "plan a run on another device": f"weitiao plan {given}--device T4-16GB",
+        "compare on your own file": f"weitiao compare {given}data.train=reviews.csv output.dir={folder.parent / 'mine'}",
+    }
+    width = max(map(len, commands))
+    print("Next:")
+    for what, command in commands.items():
+        print(f"  {what:<{width}}  {command}")
+
+
+def _held_out_text(run: Path) -> str:
+    """A short text that the run was evaluated on, as options of `weitiao predict`."""
+    from itertools import islice
+
+    from weitiao.rundir.files import read_jsonl
+
+    rows = [row for row in islice(read_jsonl(run / "predictions.jsonl"), 50) if isinstance(row.get("text"), str)]
+    row = min(rows, key=lambda row: len(row["text"] + row.get("text_pair", "")), default={"text": "你好"})
+    pair = f" --text-pair {shlex.quote(row['text_pair'])}" if "text_pair" in row else ""
+    return f"--text {shlex.quote(row['text'])}{pair}"
 
 
 def _fail_of(result: "Comparison") -> None:

@@ -7,18 +7,18 @@ import typer
 
 from weitiao.commands.terminal import Config, Json, Overrides, print_json, split_words
 
-data_app = typer.Typer(help="Look at data before it trains anything.", no_args_is_help=True)
+data_app = typer.Typer(help="Check data, and show what the model sees.", no_args_is_help=True)
 
 
 @data_app.command("check")
 def data_check(
-    source: Annotated[str, typer.Argument(help="A configuration, or data itself: file, glob, folder, path#N, name.")],
+    source: Annotated[str, typer.Argument(help="A recipe, or data: file, glob, folder, path#N or name.")],
     overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="Whose tokenizer counts lengths.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model whose tokenizer counts lengths.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for data_report.json and data_report.html.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Duplicates, leaks, conflicts, damage, balance, lengths: a table, and with --output a page."""
+    """Check data before training. Finds duplicates, leaks, conflicting labels and damage; --output writes a page."""
     from weitiao.commands.progress import Progress
     from weitiao.data.checking import check, source_config
 
@@ -50,7 +50,7 @@ def data_show(
     n: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Training rows as the model gets them; what a causal_lm learns is coloured, words have their tags."""
+    """Show rows as the model sees them. Tokens that carry loss are coloured; words show their tags."""
     from weitiao.config.loading import load
     from weitiao.config.run import RunConfig
     from weitiao.training.show import show

@@ -4,7 +4,7 @@ from weitiao.commands.terminal import Json, print_json
 
 
 def env(as_json: Json = False) -> None:
-    """Versions, CPU features, threads, GPU and caches, for bug reports."""
+    """Describe this machine. Versions, CPU features, threads, GPU and caches, for bug reports."""
     from weitiao.system.environment import env as describe
 
     facts = describe()

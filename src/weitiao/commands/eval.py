@@ -13,7 +13,7 @@ def eval(
     data: Annotated[str | None, typer.Option(help="Labelled rows; without it, the run's own evaluation rows.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Metrics of a finished run."""
+    """Score a finished run. On its own evaluation rows, or on other labelled rows."""
     from weitiao.rundir.folder import RunDir
     from weitiao.system.imports import load_libraries
 

@@ -12,7 +12,7 @@ def methods(
     language: Annotated[Literal["en", "zh"], typer.Option(help="Language of the lines.")] = "en",
     as_json: Json = False,
 ) -> None:
-    """Every method with its default rate, memory and paper. P: all parameters, T: trained ones; bytes, in bf16."""
+    """List the methods. Shows rate, memory (P: all parameters, T: trained ones; bytes in bf16) and paper."""
     from weitiao.methods.family import methods as listing
 
     found = listing(model=model)
@@ -23,7 +23,7 @@ def methods(
     from rich.table import Table
 
     share = ["trained"] if model else []
-    table = Table("method", *share, "rate", "what trains", "bytes beside activations", "paper", title=model)
+    table = Table("method", *share, "rate", "what trains", "bytes without activations", "paper", title=model)
     for row in found:
         percent = row.get("trainable_percent")
         cells = [f"{percent:.3g} %" if percent is not None else "not for this model"] if model else []

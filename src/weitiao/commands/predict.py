@@ -12,15 +12,14 @@ from weitiao.commands.terminal import Json, print_json
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text. Repeat it for several.")] = None,
     text_pair: Annotated[list[str] | None, typer.Option(help="The second text, for a run on pairs.")] = None,
-    input: Annotated[str | None, typer.Option(help="Rows with the run's text column.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the answers there, one JSON object a line.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="causal_lm: longest answer.")] = None,
+    input: Annotated[str | None, typer.Option(help="A data file with the run's text column.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer of a causal_lm, in tokens.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Label texts, find their entities, or (causal_lm) answer them: one JSON object a line; on a terminal an answer as it
-    is written."""
+    """Use a finished run. Labels texts, finds entities, or answers (causal_lm); prints one JSON object a line."""
     from weitiao.config.task import TASK_OPTIONS
     from weitiao.rundir.folder import RunDir
     from weitiao.system.imports import load_libraries

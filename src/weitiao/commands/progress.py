@@ -20,9 +20,8 @@ class Progress:
         self._bar = Bar(*columns, console=console) if console.is_terminal else None
         self._task = self._bar.add_task("starting", total=1, facts="") if self._bar else None
         self._console = console
-        self._said = 0.0
+        self._said, self._last = 0.0, ""
         self._total = 1
-        self._cell_seconds: list[float] = []
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -39,55 +38,55 @@ class Progress:
         """Show that a stage has begun."""
         self._show(message, "", None)
 
+    def note(self, message: str) -> None:
+        """Say something that stays in sight."""
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
     def listen(self, event: dict[str, Any]) -> None:
         """Show one event."""
-        where = f"[{event['cells_done'] + 1}/{event['cells']}] {event['cell']} " if event.get("cell") else ""
         match event["event"]:
+            case "note":
+                self.note(event["message"])
             case "stage":
-                self._show(f"{where}{event['message']}", "", None)
+                self.say(event["message"])
             case "progress":
                 self._total = event["total"]
-                self._show(f"{where}{event['what']}", f"{event['done']:,}/{event['total']:,} rows", event["done"])
+                self._show(event["what"], f"{event['done']:,}/{event['total']:,} rows", event["done"])
             case "train":
                 self._total = event["total_steps"]
-                self._show(f"{where}training", f"0/{self._total} steps", 0)
+                self._show("training", f"0/{self._total} steps", 0)
             case "log":
-                facts = f"{event['step']}/{self._total} steps, loss {event['loss']:.4f}, "
-                facts += f"{event['samples_per_s']:.1f} samples/s, {self._eta(event)}"
-                self._show(f"{where}training", facts, event["step"])
+                facts = f"{event['step']}/{self._total} steps, {event['samples_per_s']:.1f} samples/s, "
+                facts += f"loss {event['loss']:.4f}, {clock(event['eta_s'])} left"
+                self._show("training", facts, event["step"])
             case "eval":
-                self._show(f"{where}evaluated", f"{_quality(event)} at step {event['step']}", event["step"])
+                self._show("evaluated", f"{quality(event)} at step {event['step']}", event["step"])
             case "done":
-                self._cell_seconds.append(event["seconds"])
-                self._show(f"{where}done", _quality(event["metrics"]), self._total)
+                self._show("done", quality(event["metrics"]), self._total)
 
-    def _eta(self, event: dict[str, Any]) -> str:
-        """Time left of this run, and of the whole comparison once a first cell has shown what a cell takes."""
-        text = f"{_clock(event['eta_s'])} left"
-        running = event.get("cells_running", 1)
-        cells_after = event.get("cells", 1) - event.get("cells_done", 0) - running
-        if self._cell_seconds and cells_after > 0:
-            usual = sum(self._cell_seconds) / len(self._cell_seconds)
-            text += f", {_clock(event['eta_s'] + usual * cells_after / running)} in all"
-        return text
+    def plain(self, line: str, now: bool = True) -> None:
+        """A line where there is no terminal; unless ``now``, only some seconds after the last one."""
+        if line != self._last and (now or time.perf_counter() - self._said >= self._PLAIN_SECONDS):
+            self._said, self._last = time.perf_counter(), line
+            self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     def _show(self, title: str, facts: str, step: int | None) -> None:
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=title, facts=facts, total=self._total, completed=step or 0)
             return
-        now = time.perf_counter()
-        if step is None or step in (0, self._total) or now - self._said >= self._PLAIN_SECONDS:
-            self._said = now
-            self._console.print(f"{title} {facts}".rstrip(), highlight=False, markup=False)
+        self.plain(f"{title} {facts}", now=step is None or step in (0, self._total))
 
 
-def _quality(metrics: dict[str, Any]) -> str:
+def quality(metrics: dict[str, Any]) -> str:
+    """The best-known of a run's metrics."""
     known = ("accuracy", "f1", "f1_micro", "pearson", "log_loss", "mse")
-    name = next(name for name in known if name in metrics)
-    return f"{name} {metrics[name]:.4f}"
+    numbers = [name for name, value in metrics.items() if isinstance(value, float) and name not in ("seconds", "epoch")]
+    name = next((name for name in known if name in metrics), numbers[0] if numbers else "")
+    return f"{name} {metrics[name]:.4f}" if name else ""
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """m:ss, or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -9,9 +9,11 @@ import typer
 
 from weitiao.errors import WeitiaoError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
-Config = Annotated[Path | None, typer.Argument(help="YAML file; a word with '=' is an override.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Options as a.b=value.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; messages go to stderr.")]
+Config = Annotated[Path | None, typer.Argument(help="A YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Options, such as train.num_train_epochs=2.", show_default=False)
+]
 
 
 def fail(message: str, exit_code: int = WeitiaoError.exit_code) -> NoReturn:

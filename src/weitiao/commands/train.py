@@ -12,11 +12,11 @@ from weitiao.errors import ConfigError
 def train(
     config: Config = None,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue an unfinished run folder.")] = None,
-    options: Annotated[bool, typer.Option("--options", help="List every option and stop.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Continue this unfinished run.")] = None,
+    options: Annotated[bool, typer.Option("--options", help="List every option.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune: `weitiao train recipes/reviews-lora.yaml method.r=8`, or options alone."""
+    """Fine-tune a model. Example: weitiao train recipes/reviews-lora.yaml method.r=8, or options alone."""
     from weitiao.config.loading import load
     from weitiao.config.run import RunConfig
     from weitiao.rundir.folder import RunDir
@@ -30,11 +30,11 @@ def train(
     source, words = split_words(config, overrides)
     if resume is not None and (source is not None or words):
         raise ConfigError(
-            f"Found options beside --resume: {' '.join([str(source or ''), *words]).strip()}\nExpected --resume alone: the "
+            f"Found options together with --resume: {' '.join([str(source or ''), *words]).strip()}\nExpected --resume alone: the "
             f"run's own config.yaml is used.\nContinue it: weitiao train --resume {resume}"
         )
     wanted = load(RunConfig, source, words) if source is not None or words else None
-    known = wanted if resume is None else RunDir.open(resume).config
+    known = wanted if resume is None else RunDir.open(resume, finished=False).config
     load_libraries(compiles=known is not None and known.train.compile)
     from weitiao.commands.progress import Progress
     from weitiao.run import train as run_training

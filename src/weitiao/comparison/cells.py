@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from weitiao.config.comparison import Arm, CompareSection
 from weitiao.config.loading import dump
@@ -48,7 +48,9 @@ def run_in_turn(cells: Sequence[Cell], logs: Path, options: CompareSection, tell
     for cell in cells:
         clear(cell, logs)
         code = train_cell(cell, logs, partial(tell, cell, len(failures), 1))
-        failures[cell.name] = failure_of(cell, logs, code)
+        if failure := failure_of(cell, logs, code):
+            tell(cell, len(failures), 1, {"event": "failed", "message": failure})
+        failures[cell.name] = failure
     return failures
 
 
@@ -69,12 +71,7 @@ def train_cell(cell: Cell, logs: Path, listen: Callable[[dict[str, Any]], None] 
     write_atomic(config, dump(cell.config))
     begun = (cell.run.path / "config.yaml").is_file()
     with log_of(cell, logs).open("a", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "weitiao", "train", *(["--resume", str(cell.run.path)] if begun else [str(config)]), "--json"],
-            stdout=subprocess.DEVNULL,
-            stderr=output,
-            env={**os.environ, "COLUMNS": "160"},
-        )  # fmt: skip
+        process = start(["train", *(["--resume", str(cell.run.path)] if begun else [str(config)]), "--json"], output)
         try:
             news = News(cell.run)
             while True:
@@ -89,6 +86,16 @@ def train_cell(cell: Cell, logs: Path, listen: Callable[[dict[str, Any]], None] 
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+
+
+def start(words: Sequence[str], log: IO[str]) -> "subprocess.Popen[bytes]":
+    """`weitiao WORDS` as a process of its own; what it says goes to ``log``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "weitiao", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=log,
+        env={**os.environ, "COLUMNS": "160"},
+    )
 
 
 def failure_of(cell: Cell, logs: Path, code: int) -> str | None:

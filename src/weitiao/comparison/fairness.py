@@ -56,7 +56,7 @@ def disturbed(executor: Executor) -> Tongues | None:
         return None
     where = "one machine" if machines == 1 else f"each of {machines} machines"
     return {
-        "english": f"Up to {at_once} at once on {where}: runs beside each other, or on other machines, differ in time and memory for that "
+        "english": f"Up to {at_once} at once on {where}: runs side by side, or on other machines, differ in time and memory for that "
         "alone. Both are shown as measured and decide nothing.",
         "chinese": f"共 {machines} 台机器，每台最多同时进行 {at_once} 次训练：时间和内存会互相干扰或因机器而异，只按实测列出，不作为取舍依据。",
     }

@@ -105,7 +105,7 @@ def _same_rows(cells: Sequence[Cell]) -> None:
         if rows != seen[0]:
             raise RunError(
                 f"{cell.name} was trained or scored on other rows than {finished[0].name}.\nExpected the same data files and "
-                "the same split.\nReport them apart, or run one of them again with the other's data options."
+                "the same split.\nReport them separately, or run one of them again with the other's data options."
             )
 
 

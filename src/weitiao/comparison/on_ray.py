@@ -72,7 +72,9 @@ def run_on_ray(cells: Sequence[Cell], logs: Path, options: CompareSection, tell:
                         tell(cell, len(failures), running, event)
                 for one in ended:
                     cell, _ = left.pop(one)
-                    failures[cell.name] = _outcome(ray, one, options.retries)
+                    if failure := _outcome(ray, one, options.retries):
+                        tell(cell, len(failures), running, {"event": "failed", "message": failure})
+                    failures[cell.name] = failure
         finally:
             for one in left:
                 ray.cancel(one)

@@ -1,5 +1,6 @@
 """The six rows of a comparison as text, in English and Chinese."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from weitiao.comparison.wording import Text, interval_text, resolution_text, sig
 _FAILED: Text = ("failed", "失败")
 _DISTURBED: Text = ("not comparable", "不可比")
 _NOTHING: Text = ("", "")
+_QUALITY = 4  # the place of that row
 
 
 def six_rows(arms: Sequence[ArmResult], pairs: Sequence[PairResult], comparable: bool = True) -> list[Row]:
@@ -126,6 +128,20 @@ def _fits(arm: ArmResult, arms: Sequence[ArmResult], pairs: Sequence[PairResult]
             )
         )
     return "; ".join(english for english, _ in reasons), "; ".join(chinese for _, chinese in reasons)
+
+
+def short_rows(result: Comparison) -> list[tuple[str, list[str], list[str]]]:
+    """The six rows for a terminal, in English: rounded costs, and of quality the metric that decides. (name, arms, ratios)"""
+    metric = result["metric"]
+    short = []
+    for row in result["rows"]:
+        cells = [re.sub(r" \([\d,]+ bytes\)|, [\d,]+ tokens/s", "", cell) for cell in row["cells"]]
+        short.append((row["name"], cells, row["ratios"]))
+    name, cells, ratios = short[_QUALITY]
+    cells = [next((part for part in cell.split(", ") if part.startswith(f"{metric} ")), cell) for cell in cells]
+    ratios = [next((part for part in text.split("; ") if part.startswith(f"{metric} ")), text) for text in ratios]
+    short[_QUALITY] = (name, cells, ratios)
+    return short
 
 
 def _less(own: float | None, other: float | None) -> bool:

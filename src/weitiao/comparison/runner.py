@@ -36,8 +36,9 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
     (``failure``), and no arm is recommended where one has failed.
 
     Args:
-        listener: called with every event of every cell, with "cell", "cells_done", "cells_running" and "cells" added. Events of
-            a cell that is resumed after a kill come again from its first one.
+        listener: called with every event of every cell, with "cell", "arm", "cells_done", "cells_running" and "cells" added.
+            Two events are the comparison's own: "reused" (the cell had finished before) and "failed". Events of a cell that
+            is resumed after a kill come again from its first one.
 
     Raises:
         ConfigError: the executor is Ray, which is not installed or does not answer.
@@ -58,7 +59,7 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
     # Fetch once, before the cells: they would all wait for the same download, unseen.
     for name in (config.model, config.data.train, config.data.eval):
         if isinstance(name, str) and name in catalogue.ENTRIES and catalogue.cached(name) is None:
-            _tell(listener, {"event": "stage", "message": f"fetching {name}"}, "", 0, total)
+            _tell(listener, {"event": "stage", "message": f"fetching {name}"}, total)
             catalogue.fetch(name)
     # What is wrong with model or data is said at once, not by the first cell.
     locate(config.model)
@@ -129,11 +130,18 @@ def run_cells(
         done: cells of the comparison that ended before these, out of ``total``; for the listener alone.
     """
     left = [cell for cell in cells if cell.failure is None and not cell.run.is_done]
+    kept = [cell for cell in cells if cell.failure is None and cell.run.is_done]
     done += len(cells) - len(left)
 
     def tell(cell: Cell, ended: int, running: int, event: dict[str, Any]) -> None:
-        _tell(listener, event | {"cells_running": running}, cell.name, done + ended, total)
+        facts = {"cell": cell.name, "arm": cell.arm.name, "cells_running": running, "cells_done": done + ended}
+        _tell(listener, event | facts, total)
 
+    if kept:
+        names = ", ".join(cell.name for cell in kept)
+        _tell(listener, {"event": "note", "message": f"Reused: {len(kept)} of {len(cells)} runs finished earlier ({names})"}, total)  # fmt: skip
+    for cell in kept:
+        tell(cell, 0, 0, {"event": "reused"})
     execute = run_on_ray if options.executor == "ray" else run_in_turn
     failures = execute(left, logs, options, tell)
     return [replace(cell, failure=failures.get(cell.name, cell.failure)) for cell in cells]
@@ -165,6 +173,6 @@ def _check_data(run: RunDir, current: dict[str, str]) -> None:
         )
 
 
-def _tell(listener: Listener | None, event: dict[str, Any], cell: str, done: int, total: int) -> None:
+def _tell(listener: Listener | None, event: dict[str, Any], total: int) -> None:
     if listener is not None:
-        listener({**event, "cell": cell, "cells_done": done, "cells": total})
+        listener({"cell": "", "arm": "", "cells_done": 0, **event, "cells": total})

@@ -30,7 +30,7 @@ class CompareSection(Section):
         description="The arms: `full`, `lora`, or {name, method, learning_rate}.",
     )
     seeds: tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...] = Field(
-        (42,), min_length=1, description="One run an arm and seed, paired by seed."
+        (42,), min_length=1, description="One run per arm and seed, paired by seed."
     )
     margin: float = Field(
         0.005,
@@ -39,9 +39,9 @@ class CompareSection(Section):
         "token, 0.01 unless given.",
     )
     budget: Literal["epochs", "steps", "seconds"] | None = Field(
-        None, description="What every arm gets the same of; without it, what `train` says."
+        None, description="What every arm gets equally much of; by default `train` decides."
     )
-    budget_value: float | None = Field(None, gt=0, description="How many epochs, steps or seconds of training.")
+    budget_value: float | None = Field(None, gt=0, description="Number of epochs, steps or seconds.")
     lr_search: Literal[0, 3, 5] = Field(
         0, description="Rates to try for each arm, half a power of ten apart, on rows cut from the training rows."
     )

@@ -9,17 +9,17 @@ from weitiao.config.section import Section
 
 class DataConfig(Section):
     train: str | tuple[str, ...] = Field(
-        description="Training rows: files, globs, a folder with a folder a class, `path#N`, a catalogue or hub name."
+        description="Training rows: files, globs, a folder with one folder per class, `path#N`, a catalogue or hub name."
     )
     eval: str | tuple[str, ...] | None = Field(
         None, description="Evaluation rows; without it, a part of `train` is held out."
     )
-    text: str | None = Field(None, description="Column with the text; without it, told from the columns' names.")
+    text: str | None = Field(None, description="Column with the text; recognised by its name by default.")
     text_pair: str | None = Field(None, description="Column with the second text of a pair.")
     label: str | None = Field(
         None,
-        description="Column with the label: strings, integers or booleans (multi_label: lists, regression: numbers); without "
-        "it, told from the names.",
+        description="Column with the label: strings, integers or booleans (multi_label: lists, regression: numbers); "
+        "recognised by its name by default.",
     )
     tag_scheme: Literal["auto", "iob1"] = Field(
         "auto",
@@ -39,7 +39,7 @@ class DataConfig(Section):
         None, description="causal_lm: a Jinja chat template, or a file with one, instead of the tokenizer's own."
     )
     train_on_prompt: bool = Field(
-        False, description="causal_lm: learn every token, not the assistant's turns and their end alone."
+        False, description="causal_lm: loss on every token, not only on the assistant's turns and their end."
     )
     max_length: int = Field(512, ge=4, description="Longest input in tokens.")
     over_length: Literal["truncate", "drop", "fail", "window"] = Field(
@@ -68,12 +68,10 @@ class DataConfig(Section):
     canaries: int = Field(
         0,
         ge=0,
-        description="Plant so many senseless rows, labelled by lot, to measure what is learnt by heart (canaries.jsonl).",
+        description="Plant this many random rows with random labels (canaries.jsonl), to measure memorisation.",
     )
-    general_text: str | None = Field(
-        None, description="Other texts, to measure what training changes in how the model sees them (forgetting)."
-    )
-    general_rows: int = Field(200, ge=2, description="How many of them.")
+    general_text: str | None = Field(None, description="Other texts, on which forgetting is measured.")
+    general_rows: int = Field(200, ge=2, description="Number of those texts.")
 
     @field_validator("near_duplicates", mode="before")
     @classmethod

@@ -101,6 +101,12 @@ def dump(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """{"section.option": value} of a dumped configuration; a mapping below that is an option's own value."""
+    sections = {key: value if isinstance(value, dict) else {"": value} for key, value in tree.items()}
+    return {f"{key}.{name}".rstrip("."): value for key, inner in sections.items() for name, value in inner.items()}
+
+
 def option_paths(kind: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Every option as {dotted path: pydantic field}; the method's options are the union of all methods'."""
     found: dict[str, Any] = {}

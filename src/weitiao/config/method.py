@@ -26,18 +26,16 @@ class FullConfig(MethodSection):
     lisa_layers: int | None = Field(
         None,
         ge=1,
-        description="LISA (arXiv 2403.17919): so many layers train at a time, drawn by lot; the others rest.",
+        description="LISA (arXiv 2403.17919): this many layers, chosen at random, train at a time.",
     )
-    lisa_steps: int | None = Field(None, ge=1, description="With lisa_layers: steps until others are drawn (20).")
+    lisa_steps: int | None = Field(None, ge=1, description="With lisa_layers: steps between two choices (20).")
     galore_rank: int | None = Field(
         None,
         ge=1,
-        description="GaLore (arXiv 2403.03507): AdamW's moments of the layers' matrices in so many dimensions.",
+        description="GaLore (arXiv 2403.03507): rank of the projection that AdamW's moments live in.",
     )
     galore_gap: int | None = Field(None, ge=1, description="With galore_rank: steps between two projections (200).")
-    galore_scale: float | None = Field(
-        None, gt=0, description="With galore_rank: by which the projected update is multiplied (2)."
-    )
+    galore_scale: float | None = Field(None, gt=0, description="With galore_rank: scale of the projected update (2).")
 
     @model_validator(mode="after")
     def _one_choice(self) -> "FullConfig":
@@ -168,7 +166,7 @@ class AdaloraConfig(MethodSection):
     )
     deltaT: int = Field(1, ge=1, description="Steps between two cuts.")
     beta1: float = Field(0.85, gt=0, lt=1, description="Smoothing of a weight's importance.")
-    beta2: float = Field(0.85, gt=0, lt=1, description="Smoothing of how unsure that importance is.")
+    beta2: float = Field(0.85, gt=0, lt=1, description="Smoothing of that importance's uncertainty.")
     orth_reg_weight: float = Field(
         0.5,
         ge=0,
@@ -234,7 +232,7 @@ class PromptConfig(MethodSection):
         20, ge=1, description="Vectors (of prefix: keys and values) in front; inputs may be shorter by as many tokens."
     )
     prompt_tuning_init: Literal["sample_vocab", "random"] = Field(
-        "sample_vocab", description="Start of the vectors: those of tokens drawn by lot, or random numbers."
+        "sample_vocab", description="Start of the vectors: embeddings of random tokens, or random numbers."
     )
     top_k: None = Field(None, description="Not for prompt.")
     modules_to_save: tuple[str, ...] = Field((), description="Further modules to train and save whole.")

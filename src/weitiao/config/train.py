@@ -17,10 +17,10 @@ class TrainConfig(Section):
     num_train_epochs: int = Field(3, ge=1, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     max_seconds: float | None = Field(
-        None, gt=0, description="Stop after so many seconds of training; the schedule follows the clock."
+        None, gt=0, description="Stop after this many seconds of training; the schedule follows the clock."
     )
     per_device_train_batch_size: int | None = Field(
-        None, ge=1, description="Rows a batch; without it, batches are filled up to tokens_per_batch."
+        None, ge=1, description="Rows per batch; by default batches are filled up to tokens_per_batch."
     )
     tokens_per_batch: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
         1024, description="Padded tokens a batch may hold; auto: by a few trial steps and the free memory."
@@ -33,10 +33,10 @@ class TrainConfig(Section):
         False,
         description="causal_lm: random rows one behind the other, up to tokens_per_batch, none seeing another: no padding.",
     )
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches an optimizer step.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches per optimizer step.")
     distributed: Literal["ddp", "fsdp2"] = Field(
         "ddp",
-        description="With several processes (torchrun): a whole model in each, or its weights shared out (FSDP2).",
+        description="With several processes (torchrun): a whole model in each, or sharded weights (FSDP2).",
     )
     bf16: bool | Literal["auto"] = Field(
         "auto",
@@ -101,7 +101,10 @@ class TrainConfig(Section):
     deterministic: bool = Field(
         False, description="Demand torch's deterministic algorithms: the same bits again on a GPU too, at some speed."
     )
-    logging_steps: int = Field(10, ge=1, description="Write an event every so many steps.")
+    report_to: tuple[Literal["tensorboard", "swanlab", "mlflow", "wandb", "trackio"], ...] = Field(
+        (), description="Also report losses and metrics to these trackers, such as tensorboard or [swanlab, mlflow]."
+    )
+    logging_steps: int = Field(10, ge=1, description="Steps between two log events.")
     eval_strategy: Literal["no", "epoch", "steps"] = Field("epoch", description="When to evaluate during training.")
     eval_steps: int = Field(100, ge=1, description="Steps between evaluations when eval_strategy is steps.")
     eval_tokens_per_batch: int = Field(2048, ge=8, description="Padded tokens an evaluation batch may hold.")
@@ -130,6 +133,12 @@ class TrainConfig(Section):
                 "Use fsdp2: it shares out weights, gradients and moments as ZeRO-3 does (docs/distributed.md)"
             )
         return value
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: Any) -> Any:
+        """As transformers takes it: one name, several, or none."""
+        return () if value in (None, "none") else (value,) if isinstance(value, str) else value
 
     @field_validator("class_weights", mode="before")
     @classmethod

@@ -77,7 +77,7 @@ def upper_layers(model: "nn.Module", top_k: Any, targets: str | list[str]) -> li
     assert top_k != "auto", "the caller has probed"
     if isinstance(targets, str):
         raise ConfigError(
-            f"method.top_k={top_k} beside the regular expression method.target_modules={targets}.\n"
+            f"method.top_k={top_k} together with the regular expression method.target_modules={targets}.\n"
             "Expected names of modules.\nName the layers in the expression, or leave it out."
         )
     frozen = depth(model, top_k)

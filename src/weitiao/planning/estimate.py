@@ -16,14 +16,14 @@ from weitiao.system import allocator
 
 CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
 # The heap of a CPU run grows with each new batch shape, up to as many shapes as kernels are kept (kernels/limits.py). Read off
-# eight runs of two encoders of hidden size 384 with 6 and 12 layers (docs/LOG.md), unproven elsewhere.
+# seven runs of two encoders of hidden size 384 (docs/LOG.md, "Growth of the heap in CPU runs"), unproven elsewhere.
 HEAP_LAYER_BYTES, HEAP_HIDDEN = 8_000_000, 384
 CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
 LIBRARIES_BYTES = (
     165_000_000  # what is imported after the rows are read: the model's code, peft, kernels and their scratch
 )
 CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up step
-_FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; products are that much slower (docs/LOG.md)
+_FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; a guess at how much slower its products are
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def plan(
     """
     if calibrate and device is not None:
         raise ConfigError(
-            f"Found calibrate beside device={device}.\nExpected one of them: real steps run on this machine alone.\n"
+            f"Found calibrate together with device={device}.\nExpected one of them: real steps run on this machine alone.\n"
             "Leave --calibrate or --device out."
         )
     arms = _arms(config, methods)

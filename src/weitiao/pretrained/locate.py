@@ -63,7 +63,7 @@ def _from_modelscope(model: str) -> str:
         from modelscope import snapshot_download
     except ImportError:
         raise ModelError(
-            "WEITIAO_HUB=modelscope, but the package modelscope is not installed.\nExpected it beside weitiao.\n"
+            "WEITIAO_HUB=modelscope, but the package modelscope is not installed.\nExpected it in the same environment as weitiao.\n"
             "Install it: pip install modelscope"
         ) from None
     return str(snapshot_download(model))

@@ -19,7 +19,7 @@ from typing import Any
 
 from weitiao.catalogue import home
 from weitiao.system.import_structure import remembered
-from weitiao.system.stand_ins import for_compiling, for_detection, for_sharding
+from weitiao.system.stand_ins import PartsFinder, for_compiling, for_detection, for_sharding
 
 
 def load_libraries(compiles: bool = False) -> None:
@@ -50,6 +50,8 @@ def _light(compiles: bool, distributed: bool) -> Iterator[None]:
     only_now: dict[str, Any] = {"bitsandbytes": None, **for_detection()}  # None: as if it were not installed
     only_now = {name: module for name, module in only_now.items() if name not in sys.modules}
     sys.modules.update(for_good | only_now)
+    if not any(isinstance(finder, PartsFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, PartsFinder())
     is_available = torch.distributed.is_available
     if not distributed:
         torch.distributed.is_available = lambda: False

@@ -6,6 +6,8 @@ A stand-in has the few names that are touched on the way. Any other name brings 
 import importlib
 import sys
 from collections.abc import Callable, Iterable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,36 @@ class StandIn(ModuleType):
         if self.__name__ == _SYMBOLS and name.islower():
             return _later(_SYMBOLS, name)  # functions are imported by the dozen, and one of them is called
         return getattr(_real(self.__name__), name)
+
+
+class PartsFinder(MetaPathFinder):
+    """For `import stand_in.part`, which asks no attribute: the real module comes, and then the part of it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        parent = name.rpartition(".")[0]
+        if not isinstance(sys.modules.get(parent), StandIn):
+            return None
+        real = _real(parent)
+        if name not in sys.modules:
+            return PathFinder.find_spec(name, real.__path__)
+        found = sys.modules[name]  # the real one has imported it, and importlib would run it again by its own spec
+        spec = ModuleSpec(name, _Imported(found))
+        found.__spec__ = spec
+        return spec
+
+
+class _Imported(Loader):
+    """Gives a module that is there already."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__  # the module's own, put back in the end
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
 
 
 class NoInstance:

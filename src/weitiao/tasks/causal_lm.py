@@ -26,7 +26,7 @@ OPTIONS = CAUSAL_LM
 PROBLEM_TYPE: str | None = None
 HIGHER_IS_BETTER = {**OPTIONS.metrics, "chrf": True, "rouge_l": True, "exact_match": True}
 COMPARED = ("log_loss", "perplexity", "token_accuracy")  # a handful of answers is a look, not a measurement
-_NATS = ("nats a learnt token", "奈特（每个学习的词元）")
+_NATS = ("nats per token that carries loss", "奈特（每个学习的词元）")
 MARGIN_UNITS = {"log_loss": _NATS, "perplexity": _NATS}
 ROW_TESTS = {"log_loss": "swap", "perplexity": "swap", "token_accuracy": "swap"}
 GAP_METRIC: str | None = None
@@ -165,7 +165,7 @@ def prepare_model(model: "PreTrainedModel") -> str | None:
 def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
     """From :func:`row_scores` of all rows: every token counts alike, whatever row it is in.
 
-    ``log_loss`` is nats a learnt token, ``perplexity`` its exponential (null where that overflows).
+    ``log_loss`` is nats per token that carries loss, ``perplexity`` its exponential (null where that overflows).
     """
     total, targets, hits = (float(value) for value in scores.astype(np.float64).sum(axis=0))
     mean = total / targets

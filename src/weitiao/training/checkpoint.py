@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weitiao.catalogue.download import sha256_of
+from weitiao.config.loading import flat
 from weitiao.config.run import RunConfig
 from weitiao.errors import RunError
 from weitiao.rundir.files import link, remove_folder, replace_folder, to_json, writing
@@ -38,7 +39,7 @@ _BEST = "best-step-"
 WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
 MAY_CHANGE = {
     "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
-    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed",
+    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed", "train.report_to",
 }  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def refuse_changed_options(run: RunDir, config: RunConfig) -> None:
     state = saved_state(run)
     if state is None or "config" not in state:
         return
-    before, now = _flat(state["config"]), _flat(config.model_dump(mode="json"))
+    before, now = flat(state["config"]), flat(config.model_dump(mode="json"))
     both = sorted(before.keys() & now.keys())  # an option that one version of weitiao lacks has its default
     changed = [key for key in both if before[key] != now[key] and key not in MAY_CHANGE]
     if changed:
@@ -152,12 +153,6 @@ def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[s
     state = RunDir(folder).read_json(STATE)
     _set_random_state(state["random"])
     return state
-
-
-def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """{"section.option": value}: a mapping below that is an option's own value."""
-    sections = {key: value if isinstance(value, dict) else {"": value} for key, value in tree.items()}
-    return {f"{key}.{name}".rstrip("."): value for key, inner in sections.items() for name, value in inner.items()}
 
 
 def _steps(run: RunDir, prefix: str = "step-") -> list[int]:
