@@ -120,7 +120,7 @@ def page() -> str:
         "```\nmake demo\npython benchmarks/keep.py runs/demo\n```",
         *comparison_part(load("demo")),
         "One seed cannot tell a small difference in quality from chance.",
-        "## The same with six times as many rows",
+        "## The same with 3,000 rows",
         "```\nweitiao compare recipes/reviews-compare.yaml\npython benchmarks/keep.py runs/reviews-compare\n```",
         *comparison_part(load("reviews-compare")),
         "## The command of README",

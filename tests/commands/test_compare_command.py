@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from support.fork_server import ForkServer
+from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import load_case
-from weitiao.data.prepare import prepare
 
 
 def test_it_ends_with_commands_that_work_and_says_what_it_reuses(
@@ -30,7 +30,7 @@ def test_it_ends_with_commands_that_work_and_says_what_it_reuses(
         first.stdout.index("Next:"),
     )
     assert table < verdict < following
-    predict, plan, own = (
+    predict, plan, more = (
         shlex.split(line[line.index("weitiao ") :]) for line in first.stdout[following:].splitlines()[1:4]
     )
 
@@ -38,17 +38,10 @@ def test_it_ends_with_commands_that_work_and_says_what_it_reuses(
     assert json.loads(predicted.stdout)["label"] in ("good", "bad"), predicted.stderr
     planned = fork_server.run(*plan[1:], cwd=tmp_path)
     assert "T4-16GB" in planned.stdout, planned.stderr
-    (tmp_path / "reviews.csv").write_text(
-        "text,label\n"
-        + "".join(
-            f"{row['text']},{row['label']}\n"
-            for row in map(json.loads, rows_file.read_text(encoding="utf-8").splitlines())
-        )
-    )
     monkeypatch.chdir(tmp_path)
-    case = load_case(Path(own[2]), own[3:])  # its runs would be like those of the first
-    assert (case.data.train, case.output.dir) == ("reviews.csv", "runs/mine")
-    assert prepare(case.data, "classification").label_names == ("bad", "good")
+    case = load_case(Path(more[2]), more[3:])  # its runs would be like those of the first
+    assert isinstance(case, CompareConfig)
+    assert (case.compare.seeds, case.output.dir) == ((1, 2, 3, 4, 5, 6), "runs/next")
 
     again = fork_server.run("compare", "compare.yaml", cwd=tmp_path)
     assert again.returncode == 0, again.stderr

@@ -55,7 +55,7 @@ def compare(config: Config = None, overrides: Overrides = None, as_json: Json = 
     _print_comparison(result)
     print(f"Report: {report}")
     _fail_of(result)
-    _print_next(result, wanted, str(source) if source else "")
+    _print_next(result, wanted, source or Path(wanted.output.dir) / "compare.yaml")
 
 
 @compare_app.command("report")
@@ -121,18 +121,22 @@ def _print_comparison(result: "Comparison") -> None:
         print(f"Unfair: {found['arm']}: {found['english']}")
 
 
-def _print_next(result: "Comparison", wanted: "CompareConfig", source: str) -> None:
-    """Three commands that go on from here: use a run, plan another, compare on the user's own file."""
+def _print_next(result: "Comparison", wanted: "CompareConfig", source: Path) -> None:
+    """Three commands that go on from here: use a run, plan another, compare on the user's own file or with more seeds."""
+    from weitiao.catalogue import ENTRIES
+
     kept = next((pair["decision"]["keep"] for pair in result["pairs"]), "undecided")
     arm = kept if kept != "undecided" else result["arms"][-1]["name"]
     run = next(cell["run_dir"] for cell in result["cells"] if cell["arm"] == arm)
-    given = f"{source} " if source else f"model={wanted.model} task={wanted.task} "
-    folder = Path(wanted.output.dir)
+    new = f"output.dir={Path(wanted.output.dir).parent / 'next'}"
     commands = {
         "use a model": f"weitiao predict {run} {_held_out_text(Path(run))}",
-        "plan a run on another device": f"weitiao plan {given}--device T4-16GB",
-        "compare on your own file": f"weitiao compare {given}data.train=reviews.csv output.dir={folder.parent / 'mine'}",
+        "plan for another device": f"weitiao plan {source} --device T4-16GB",
     }
+    if wanted.data.train in ENTRIES:
+        commands["compare on your own file"] = f"weitiao compare {source} data.train=reviews.csv {new}"
+    else:
+        commands["let six seeds decide"] = f"weitiao compare {source} compare.seeds=[1,2,3,4,5,6] {new}"
     width = max(map(len, commands))
     print("Next:")
     for what, command in commands.items():
