@@ -150,7 +150,7 @@ def _held_out_text(run: Path) -> str:
     from weitiao.rundir.files import read_jsonl
 
     rows = [row for row in islice(read_jsonl(run / "predictions.jsonl"), 50) if isinstance(row.get("text"), str)]
-    row = min(rows, key=lambda row: len(row["text"] + row.get("text_pair", "")), default={"text": "你好"})
+    row = min(rows, key=lambda row: abs(len(row["text"] + row.get("text_pair", "")) - 16), default={"text": "你好"})
     pair = f" --text-pair {shlex.quote(row['text_pair'])}" if "text_pair" in row else ""
     return f"--text {shlex.quote(row['text'])}{pair}"
 
