@@ -1,7 +1,6 @@
 """weitiao (微调): full fine-tuning and LoRA on the same work, measured.
 
-Every command is a function of the same name here: ``train``, ``eval``, ``predict``, ``compare``, ``plan``, ``advise``, ``models``,
-``env``.
+Commands that are functions too: ``train``, ``eval``, ``predict``, ``compare``, ``plan``, ``advise``, ``models``, ``env``.
 Importing this package loads no torch; each function loads what it needs.
 """
 

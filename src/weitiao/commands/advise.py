@@ -36,10 +36,11 @@ def advise(
 
     source, words = split_words(config, overrides)
     case: Any = source if source is not None and source.is_dir() and not words else load_case(source, words)
-    load_libraries()
-    from weitiao.advice.advise import advise as ask
-
     with Progress() as progress:
+        progress.say("loading torch and transformers")
+        load_libraries()
+        from weitiao.advice.advise import advise as ask
+
         progress.say("planning and probing")
         found = ask(
             case, comparison=comparison, goal=goal, tasks=tasks, shared_base=shared_base, hours=hours, device=device,

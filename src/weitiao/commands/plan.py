@@ -28,10 +28,11 @@ def plan(
         names += [word for word in words if "=" not in word]
         words = [word for word in words if "=" in word]
     case = load_case(source, words)
-    load_libraries()
-    from weitiao.planning.plan import plan as make
-
     with Progress() as progress:
+        progress.say("loading torch and transformers")
+        load_libraries()
+        from weitiao.planning.plan import plan as make
+
         progress.say("planning")
         planned = make(case, methods=names or None, device=device, calibrate=calibrate)
     if as_json:

@@ -1,5 +1,6 @@
 """weitiao train: one run."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,11 +36,14 @@ def train(
         )
     wanted = load(RunConfig, source, words) if source is not None or words else None
     known = wanted if resume is None else RunDir.open(resume, finished=False).config
-    load_libraries(compiles=known is not None and known.train.compile)
     from weitiao.commands.progress import Progress
-    from weitiao.run import train as run_training
 
     with Progress() as progress:
+        if os.environ.get("RANK", "0") == "0":
+            progress.say("loading torch and transformers")
+        load_libraries(compiles=known is not None and known.train.compile)
+        from weitiao.run import train as run_training
+
         run = run_training(wanted, resume=resume, listener=progress.listen)
     from weitiao.training.launch import is_main
 

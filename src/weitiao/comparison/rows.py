@@ -113,7 +113,7 @@ def _fits(arm: ArmResult, arms: Sequence[ArmResult], pairs: Sequence[PairResult]
         return _FAILED
     others = [other for other in arms if other is not arm and other["peak_memory_bytes"] is not None]
     memory = f"{arm['peak_memory_bytes'] / 1e9:.1f} GB"
-    reasons = [(f"{memory} of memory are available", f"有 {memory} 内存"), *_won(arm, pairs)]
+    reasons = [(f"{memory} of memory is available", f"有 {memory} 内存"), *_won(arm, pairs)]
     times = [other["train_seconds"] for other in others]
     if comparable and times and all(_less(arm["train_seconds"], time) for time in times):
         share = f"{100 * (arm['train_seconds'] or 0) / max(time or 0 for time in times):.0f}"

@@ -23,9 +23,9 @@ def decision_text(code: str, keep: str = "", ratios: Ratios = (), foreign: Seque
     costs = ", ".join(f"{english} {ratio:.3g}x" for english, _, ratio in ratios)
     costs_zh = "、".join(f"{chinese} {ratio:.3g} 倍" for _, chinese, ratio in ratios)
     return {
-        "failed": ("Keep neither on this evidence: runs failed.", "凭现有证据不作取舍：有训练失败。"),
+        "failed": ("The evidence does not decide: runs failed.", "凭现有证据不作取舍：有训练失败。"),
         "unfair": (
-            f"Keep neither on this evidence: the learning rate of {who} is not its own, so this compares learning rates, "
+            f"The evidence does not decide: the learning rate of {who} is not its own, so this compares learning rates, "
             "not methods.",
             f"凭现有证据不作取舍：{who} 的学习率不是为它选的，比较的是学习率而不是方法。",
         ),
@@ -35,7 +35,7 @@ def decision_text(code: str, keep: str = "", ratios: Ratios = (), foreign: Seque
             f"保留 {keep}：质量差距不超出容许范围，而且更省（{costs_zh}）。",
         ),
         "disturbed": (
-            "Keep neither on this evidence: costs would decide, and they were measured on runs that disturbed each other.",
+            "The evidence does not decide: costs would, and they were measured on runs that disturbed each other.",
             "凭现有证据不作取舍：应由成本决定，而各次训练互相干扰，测得的成本不可比。",
         ),
         "either": (
@@ -43,7 +43,7 @@ def decision_text(code: str, keep: str = "", ratios: Ratios = (), foreign: Seque
             "两者皆可：质量在容许差距内相同，成本上也没有一方处处更省。",
         ),
         "open": (
-            "Keep neither on this evidence: it shows neither which of the two is better, nor that they are the same.",
+            "The evidence does not decide: neither is shown to be better, nor are they shown to be the same.",
             "凭现有证据不作取舍：既分不出两者质量的高低，也不能证明它们相同。",
         ),
     }[code]
