@@ -21,6 +21,8 @@ from weitiao.catalogue.texts import _bio
 from weitiao.errors import FetchError, ModelError
 from weitiao.pretrained.locate import locate
 
+pytestmark = pytest.mark.beyond_check  # each starts processes
+
 
 def test_charsmap_is_read_by_tokenizers() -> None:
     from tokenizers import normalizers

@@ -243,6 +243,7 @@ def test_an_arm_against_itself_finds_nothing() -> None:
     assert interval_text(one)[0] == "no interval: the models score alike on every row"
 
 
+@pytest.mark.beyond_check
 def test_runs_of_one_recipe_are_seldom_told_apart() -> None:
     rng = np.random.default_rng(9)
     kept = [pair(trained(rng), trained(rng))["decision"]["because"] == "quality" for _ in range(12)]

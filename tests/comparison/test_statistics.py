@@ -273,6 +273,7 @@ def test_an_arm_against_itself_finds_nothing() -> None:
     assert "由成本决定" in result["verdict"]["chinese"]
 
 
+@pytest.mark.beyond_check
 def test_false_positives_over_studies_of_noise_alone() -> None:
     rng = np.random.default_rng(9)
     kept = []

@@ -149,6 +149,7 @@ def test_an_earlier_adapter_is_not_judged_by_a_head_of_two_labels(tiny_model: Pa
         on_shapes(LoraConfig(target_modules=["nothing"]), str(tiny_model), "AutoModelForSequenceClassification")
 
 
+@pytest.mark.beyond_check
 def test_shares_of_a_model_that_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2 has no biases; its shapes are read as its own, not as a classifier's. Missing packages do not matter."""
     monkeypatch.setattr(galore, "find_spec", lambda name: None)

@@ -12,7 +12,10 @@ import pytest
 
 from weitiao.system import allocator
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allocators are chosen on Linux alone")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allocators are chosen on Linux alone"),
+    pytest.mark.beyond_check,  # each starts processes
+]
 
 
 def _jemalloc() -> str:

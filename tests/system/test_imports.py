@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.beyond_check  # each starts processes
+
 # What nobody needs for a run: torch.compile with its symbols, sharded tensors, peft's 4-bit layers, detection losses.
 UNUSED = (
     "torch._dynamo.utils",
