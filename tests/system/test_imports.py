@@ -89,6 +89,7 @@ print(json.dumps({
         "import torch._dynamo.utils as part; real = part.same",
         "from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as real",
         "import sympy.core.numbers as part; real = part.Integer",
+        "import torch._dynamo.config as part; real = part.verbose",
         "import torch.distributed.tensor.placement_types as part; real = part.Shard",
         "torch.use_deterministic_algorithms(True); import torch._inductor.config as part; real = part.deterministic",
     ],

@@ -83,7 +83,13 @@ def main() -> None:
 def _run() -> None:
     try:
         allocator.check()
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk is said while it can be
+    except BrokenPipeError:
+        pass  # a reader that has gone
     except WeitiaoError as error:
         fail(str(error), error.exit_code)
     except OSError as error:
@@ -99,11 +105,13 @@ def _run() -> None:
 
 def _end(code: int) -> None:
     """End at once: to take torch and a model apart object by object would take half a second."""
-    if "WORLD_SIZE" in os.environ:  # several processes end together
+    if (
+        "WORLD_SIZE" in os.environ or sys.getprofile() or sys.gettrace()
+    ):  # several end together; a profiler still writes
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # a reader that has gone
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a reader that has gone, or a closed stream
             stream.flush()
     os._exit(code)
 

@@ -1,5 +1,6 @@
 """weitiao compare: run a comparison, merge several, verify the evidence of one."""
 
+import itertools
 import shlex
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def compare(config: Config = None, overrides: Overrides = None, as_json: Json = 
     _print_comparison(result)
     print(f"Report: {report}")
     _fail_of(result)
-    _print_next(result, wanted, source or Path(wanted.output.dir) / "compare.yaml")
+    _print_next(result, wanted)
 
 
 @compare_app.command("report")
@@ -121,38 +122,49 @@ def _print_comparison(result: "Comparison") -> None:
         print(f"Unfair: {found['arm']}: {found['english']}")
 
 
-def _print_next(result: "Comparison", wanted: "CompareConfig", source: Path) -> None:
+def _print_next(result: "Comparison", wanted: "CompareConfig") -> None:
     """Three commands that go on from here: use a run, plan another, compare on the user's own file or with more seeds."""
     from weitiao.catalogue import ENTRIES
+    from weitiao.comparison.over_seeds import MIN_PAIRS_SIGN_FLIP
 
-    kept = next((pair["decision"]["keep"] for pair in result["pairs"]), "undecided")
-    arm = kept if kept != "undecided" else result["arms"][-1]["name"]
+    keep = {pair["decision"]["keep"] for pair in result["pairs"]} - {"undecided"}
+    arm = next(iter(keep)) if len(keep) == 1 else result["arms"][-1]["name"]
     run = next(cell["run_dir"] for cell in result["cells"] if cell["arm"] == arm)
-    new = f"output.dir={Path(wanted.output.dir).parent / 'next'}"
+    folder = Path(wanted.output.dir)
+    source, new = str(folder / "compare.yaml"), f"output.dir={_free(folder.parent)}"
     commands = {
-        "use a model": f"weitiao predict {run} {_held_out_text(Path(run))}",
-        "plan for another device": f"weitiao plan {source} --device T4-16GB",
+        "use a model": ["predict", run, *_held_out_text(Path(run))],
+        "plan for another device": ["plan", source, "--device", "T4-16GB"],
     }
     if wanted.data.train in ENTRIES:
-        commands["compare on your own file"] = f"weitiao compare {source} data.train=reviews.csv {new}"
-    else:
-        commands["let six seeds decide"] = f"weitiao compare {source} compare.seeds=[1,2,3,4,5,6] {new}"
+        own = ["data.eval=null"] if wanted.data.eval else []
+        commands["compare on your own file"] = ["compare", source, "data.train=reviews.csv", *own, new]
+    elif not keep and len(wanted.compare.seeds) < MIN_PAIRS_SIGN_FLIP:
+        commands["let six seeds decide"] = ["compare", source, "compare.seeds=[1,2,3,4,5,6]", new]
     width = max(map(len, commands))
     print("Next:")
-    for what, command in commands.items():
-        print(f"  {what:<{width}}  {command}")
+    for what, words in commands.items():
+        print(f"  {what:<{width}}  {shlex.join(['weitiao', *words])}")
 
 
-def _held_out_text(run: Path) -> str:
+def _free(parent: Path) -> Path:
+    """A folder that is not there yet."""
+    names = (parent / f"next{'' if i == 1 else f'-{i}'}" for i in itertools.count(1))
+    return next(path for path in names if not path.exists())
+
+
+def _held_out_text(run: Path) -> list[str]:
     """A short text that the run was evaluated on, as options of `weitiao predict`."""
-    from itertools import islice
-
     from weitiao.rundir.files import read_jsonl
 
-    rows = [row for row in islice(read_jsonl(run / "predictions.jsonl"), 50) if isinstance(row.get("text"), str)]
-    row = min(rows, key=lambda row: abs(len(row["text"] + row.get("text_pair", "")) - 16), default={"text": "你好"})
-    pair = f" --text-pair {shlex.quote(row['text_pair'])}" if "text_pair" in row else ""
-    return f"--text {shlex.quote(row['text'])}{pair}"
+    rows = [
+        row for row in itertools.islice(read_jsonl(run / "predictions.jsonl"), 50) if isinstance(row.get("text"), str)
+    ]
+    fit = [row for row in rows if (both := row["text"] + row.get("text_pair", "")).isprintable() and len(both) <= 80]
+    row = min(fit, key=lambda row: abs(len(row["text"] + row.get("text_pair", "")) - 16), default=None)
+    if row is None:
+        return ["--text", "你好", *(["--text-pair", "你好"] if rows and "text_pair" in rows[0] else [])]
+    return ["--text", row["text"], *(["--text-pair", row["text_pair"]] if "text_pair" in row else [])]
 
 
 def _fail_of(result: "Comparison") -> None:

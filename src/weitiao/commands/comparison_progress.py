@@ -106,6 +106,11 @@ class ComparisonProgress(Progress):
                 self._logged.add(cell)
             case "stage":
                 self._draw(arm, None, event["message"], "")
+            case "progress":
+                done = f"{event['what']} {event['done']:,}/{event['total']:,} rows"
+                self._draw(arm, None, done, "", now=event["done"] == event["total"])
+            case "eval":
+                self._draw(arm, None, f"evaluated at step {event['step']}, {quality(event)}", "")
             case "done":
                 self._end(cell, arm, f"done, {quality(event['metrics'])}")
             case "failed":

@@ -16,7 +16,11 @@ class Progress:
         from rich.progress import Progress as Bar
 
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+        )
         self._bar = Bar(*columns, console=console) if console.is_terminal else None
         self._task = self._bar.add_task("starting", total=1, facts="") if self._bar else None
         self._console = console

@@ -24,6 +24,7 @@ from weitiao.rundir.files import write_atomic
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import NAME as LOCK
 from weitiao.rundir.lock import RunLock
+from weitiao.training.trackers import refuse_trackers
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -45,6 +46,7 @@ def compare(config: CompareConfig | dict[str, Any] | str | Path, *, listener: Li
         RunError: the folder belongs to another comparison, the data has changed, or no cell at all has finished.
     """
     config = as_config(CompareConfig, config)
+    refuse_trackers(config.train.report_to)
     if config.compare.executor == "ray":
         import_ray()
     folder = Path(config.output.dir)

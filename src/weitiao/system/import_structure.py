@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,11 +79,11 @@ def _remembering(read: Callable[[Any], dict[str, Any]], folder: Path) -> Callabl
 def _version(models: Path) -> str:
     """Changes with the installed version, and with a new installation of the same one."""
     installed = models.parent / "__init__.py"
-    return f"{installed.stat().st_mtime_ns:x}-{models.stat().st_mtime_ns:x}"
+    return f"{version('transformers')}-{installed.stat().st_mtime_ns:x}-{models.stat().st_mtime_ns:x}"
 
 
 def _load(file: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # broken: it is read anew
         plain: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found: dict[str, Any] = _from_plain(plain)
         return found

@@ -47,7 +47,7 @@ class PartsFinder(MetaPathFinder):
             return PathFinder.find_spec(name, real.__path__)
         found = sys.modules[name]  # the real one has imported it, and importlib would run it again by its own spec
         spec = ModuleSpec(name, _Imported(found))
-        found.__spec__ = spec
+        found.__dict__["__spec__"] = spec  # some modules refuse to have it set
         return spec
 
 
@@ -62,7 +62,7 @@ class _Imported(Loader):
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec
+        module.__dict__["__spec__"] = self._spec
 
 
 class NoInstance:

@@ -52,9 +52,11 @@ def tracked(config: RunConfig, folder: Path, listener: Listener | None) -> Itera
     if not names:
         yield listener
         return
+    import torch
     from accelerate.state import PartialState
 
-    PartialState(cpu=True)  # the adapters log through it
+    # the adapters log through it, and training's Accelerator takes its device over
+    PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
     trackers = [_start(name, config, folder) for name in names]
 
     def tell(event: dict[str, Any]) -> None:
