@@ -12,7 +12,7 @@ from support.cells import real_start
 from support.fork_server import ForkServer
 from weitiao import comparison
 from weitiao.comparison import charts
-from weitiao.errors import DataError, RunError
+from weitiao.errors import ConfigError, DataError, RunError
 
 
 @pytest.fixture
@@ -111,6 +111,17 @@ def test_a_comparison_without_any_run_is_an_error(
         weitiao.compare({**comparison_options, "compare": {"methods": arms}})
     assert "broken-seed42" in str(caught.value)
     assert "no module named nothing" in str(caught.value)
+
+
+def test_a_missing_tracker_leaves_the_folder_free_and_others_may_watch(comparison_options: dict[str, Any]) -> None:
+    folder = Path(comparison_options["output"]["dir"])
+    with pytest.raises(ConfigError, match="pip install swanlab"):
+        weitiao.compare({**comparison_options, "train": {**comparison_options["train"], "report_to": "swanlab"}})
+    assert not folder.exists()
+    first = {**comparison_options, "compare": {"methods": ["full"]}}
+    weitiao.compare(first)
+    watched = weitiao.compare({**first, "train": {**first["train"], "report_to": "tensorboard"}})
+    assert [cell["failure"] for cell in watched["cells"]] == [None]
 
 
 def test_missing_data_is_said_before_any_cell(comparison_options: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """train.report_to: what a tracker was given is what events.jsonl holds."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,39 @@ def test_one_that_fails_is_left_out_and_the_run_goes_on(
     assert (said.out, said.err.count("chatter")) == ("", 1), "stdout is for results"
     assert [step for step, _ in scalars(run.path)["train/loss"]] == [1, 2, 3]
     assert caplog.text.count("tensorboard fails and is left out from here on: [Errno 28]") == 1
+
+
+def test_a_run_trains_where_it_would_without_it(tmp_path: Path) -> None:
+    """accelerate keeps one device a process: whoever asks first decides. A GPU stands in that nothing computes on."""
+    code = """
+import sys, torch
+from pathlib import Path
+torch.cuda.is_available = lambda: True
+from weitiao.config.loading import as_config
+from weitiao.config.run import RunConfig
+from weitiao.training.trackers import tracked
+options = {"model": "m", "data": {"train": "x"}, "train": {"report_to": "tensorboard"}, "output": {"dir": "x"}}
+with tracked(as_config(RunConfig, options), Path(sys.argv[1]), None):
+    from accelerate import Accelerator
+    print(Accelerator(cpu=False).device.type)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == ["cuda"], done.stderr[-2000:]
+
+
+def test_a_tracker_that_does_not_end_well_is_said(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from accelerate.tracking import TensorBoardTracker
+
+    def lost(self: Any) -> None:
+        raise ConnectionError("the last upload failed")
+
+    monkeypatch.setattr(TensorBoardTracker, "finish", lost)
+    options["train"] = {**options["train"], "report_to": "tensorboard"}
+    with caplog.at_level(logging.WARNING, "weitiao"):
+        assert weitiao.train(options).is_done
+    assert "tensorboard does not end well, and may lack the last steps: the last upload failed" in caplog.text
 
 
 def test_of_several_processes_the_first_reports(

@@ -150,10 +150,10 @@ def run_cells(
 
 
 def _check_folder(folder: Path, config: CompareConfig) -> None:
-    """The folder is new, or this comparison's own."""
+    """The folder is new, or this comparison's own; trackers, which only watch, may be others."""
     stored = folder / "compare.yaml"
     if stored.is_file():
-        if load(CompareConfig, stored) != config:
+        if _with_train(load(CompareConfig, stored), report_to=()) != _with_train(config, report_to=()):
             raise RunError(
                 f"{folder} belongs to another comparison (its compare.yaml differs).\nExpected the same options, to "
                 "continue it, or a new folder.\nChoose another output.dir, or remove the folder."

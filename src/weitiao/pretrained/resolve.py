@@ -30,9 +30,7 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
         ModelError: bf16 is demanded and the hardware computes without it.
         ConfigError: flash attention is demanded and cannot run here.
     """
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = best_device()
     fast, evidence = bf16_support(device)
     if bf16 is True and not fast:
         raise ModelError(f"train.bf16=true, but {evidence}.\nExpected bf16 hardware.\nUse train.bf16=auto or false.")
@@ -61,6 +59,13 @@ def _bf16_pays(evidence: str) -> tuple[bool, str]:
     pays = fp32 < FP32_AHEAD * bf16
     measured = f"{bf16:.0f} GFLOP/s a core in bf16, {fp32:.0f} in fp32"
     return pays, f"{evidence}; {measured}" if pays else f"{evidence}, but measured {measured}"
+
+
+def best_device() -> str:
+    """Where a run of this machine computes: cuda, mps or cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def bf16_support(device: str) -> tuple[bool, str]:

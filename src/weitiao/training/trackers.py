@@ -12,17 +12,11 @@ from typing import Any
 from weitiao.config.loading import flat
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
+from weitiao.pretrained.resolve import best_device
 from weitiao.training.events import Listener
 
 log = logging.getLogger("weitiao")
 
-PACKAGES = {
-    "tensorboard": "tensorboard",
-    "swanlab": "swanlab",
-    "mlflow": "mlflow",
-    "wandb": "wandb",
-    "trackio": "trackio",
-}
 _PROJECT = "weitiao"
 # Where each looks for the name of a project; MLflow's is read by accelerate.
 _PROJECT_VARIABLES = {"wandb": "WANDB_PROJECT", "swanlab": "SWANLAB_PROJECT", "trackio": "TRACKIO_PROJECT"}
@@ -32,10 +26,10 @@ _NOT_SHOWN = ("event", "step", "eta_s", "seconds")
 def refuse_trackers(names: Sequence[str]) -> None:
     """Raise ConfigError for a tracker whose package is not installed."""
     for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        if importlib.util.find_spec(name) is None:
             raise ConfigError(
-                f"train.report_to={name}, and the package {PACKAGES[name]} is not installed.\nExpected it in the same environment as weitiao.\n"
-                f"Install it: pip install {PACKAGES[name]}, or leave train.report_to out."
+                f"train.report_to={name}, and its package is not installed.\nExpected it in the same environment as weitiao.\n"
+                f"Install it: pip install {name}, or leave train.report_to out."
             )
 
 
@@ -52,12 +46,11 @@ def tracked(config: RunConfig, folder: Path, listener: Listener | None) -> Itera
     if not names:
         yield listener
         return
-    import torch
     from accelerate.state import PartialState
 
     # the adapters log through it, and training's Accelerator takes its device over
-    PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
-    trackers = [_start(name, config, folder) for name in names]
+    PartialState(cpu=best_device() == "cpu")
+    trackers: list[Any] = []
 
     def tell(event: dict[str, Any]) -> None:
         if listener is not None:
@@ -75,11 +68,18 @@ def tracked(config: RunConfig, folder: Path, listener: Listener | None) -> Itera
                 log.warning("train.report_to: %s fails and is left out from here on: %s", tracker.name, error)
 
     try:
+        for name in names:
+            trackers.append(_start(name, config, folder))
         yield tell
     finally:
         for tracker in trackers:
-            with contextlib.suppress(Exception), _stdout_is_ours():
-                tracker.finish()
+            try:
+                with _stdout_is_ours():
+                    tracker.finish()
+            except Exception as error:  # as above
+                log.warning(
+                    "train.report_to: %s does not end well, and may lack the last steps: %s", tracker.name, error
+                )
 
 
 def _start(name: str, config: RunConfig, folder: Path) -> Any:
