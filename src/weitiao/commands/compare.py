@@ -105,13 +105,14 @@ def _print_comparison(result: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from weitiao.comparison.rows import short_rows
+    from weitiao.comparison.rows import six_rows
 
     arms = [arm["name"] for arm in result["arms"]]
     ratios = [f"{name} / {arms[0]}" for name in arms[1:]]
     table = Table("", *arms, *ratios, title=result["model"], show_lines=True)
-    for name, cells, compared in short_rows(result):
-        table.add_row(name, *(text.replace("; ", "\n") for text in [*cells, *compared]))
+    alone = result["executor"]["note"] is None
+    for row in six_rows(result["arms"], result["pairs"], comparable=alone, only=result["metric"]):
+        table.add_row(row["name"], *(text.replace("; ", "\n") for text in [*row["cells"], *row["ratios"]]))
     Console().print(table)
     for pair in result["pairs"]:
         keep = pair["decision"]["keep"]

@@ -1,6 +1,5 @@
 """The six rows of a comparison as text, in English and Chinese."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -11,13 +10,16 @@ from weitiao.comparison.wording import Text, interval_text, resolution_text, sig
 _FAILED: Text = ("failed", "失败")
 _DISTURBED: Text = ("not comparable", "不可比")
 _NOTHING: Text = ("", "")
-_QUALITY = 4  # the place of that row
 
 
-def six_rows(arms: Sequence[ArmResult], pairs: Sequence[PairResult], comparable: bool = True) -> list[Row]:
+def six_rows(
+    arms: Sequence[ArmResult], pairs: Sequence[PairResult], comparable: bool = True, only: str | None = None
+) -> list[Row]:
     """Trained parameters, peak memory, training speed, storage, quality, and when each arm fits.
 
-    Unless ``comparable``, time and memory have no ratios.
+    Args:
+        comparable: without it, time and memory have no ratios.
+        only: the one metric to show, with rounded costs: rows for a terminal.
     """
     others = arms[1:]
 
@@ -38,16 +40,20 @@ def six_rows(arms: Sequence[ArmResult], pairs: Sequence[PairResult], comparable:
         ),
         (
             ("Peak memory", "峰值内存"),
-            cells("peak_memory_bytes", text=lambda b: f"{b / 1e9:.2f} GB ({b:,.0f} bytes)"),
+            cells("peak_memory_bytes", text=lambda b: f"{b / 1e9:.2f} GB" + ("" if only else f" ({b:,.0f} bytes)")),
             disturbable("peak_memory_bytes"),
         ),
-        (("Training speed", "训练速度"), cells(*_SPEED, text=_speed), disturbable("samples_per_s")),
+        (
+            ("Training speed", "训练速度"),
+            cells("samples_per_s", "train_seconds", text=_brief_speed) if only else cells(*_SPEED, text=_speed),
+            disturbable("samples_per_s"),
+        ),
         (
             ("Storage", "存储需求"),
-            cells("artifact_bytes", text=lambda b: f"{b / 1e6:.1f} MB ({b:,} bytes)"),
+            cells("artifact_bytes", text=lambda b: f"{b / 1e6:.1f} MB" + ("" if only else f" ({b:,} bytes)")),
             ratios("artifact_bytes", 4),
         ),
-        (("Quality", "效果"), [_quality(arm) for arm in arms], [_gaps(pair) for pair in pairs]),
+        (("Quality", "效果"), [_quality(arm, only) for arm in arms], [_gaps(pair, only) for pair in pairs]),
         (("Fits when", "适用场景"), [_fits(arm, arms, pairs, comparable) for arm in arms], [_NOTHING for _ in others]),
     ]
     return [_row(*row) for row in rows]
@@ -58,6 +64,10 @@ _SPEED = ("samples_per_s", "tokens_per_s", "train_seconds")
 
 def _speed(samples: float, tokens: float, seconds: float) -> str:
     return f"{samples:.1f} samples/s, {tokens:,.0f} tokens/s, {seconds:.0f} s"
+
+
+def _brief_speed(samples: float, seconds: float) -> str:
+    return f"{samples:.1f} samples/s, {seconds:.0f} s"
 
 
 def _cell(arm: dict[str, Any], keys: Sequence[str], text: Callable[..., str]) -> Text:
@@ -91,16 +101,17 @@ def _ratio(base: dict[str, Any], arm: dict[str, Any], key: str, digits: int) -> 
     return f"{text} ({low} to {high} over seeds)", f"{text} (各种子 {low} 至 {high})"
 
 
-def _quality(arm: ArmResult) -> Text:
-    text = ", ".join(f"{name} {values['mean']:.4f}" for name, values in arm["quality"].items())
+def _quality(arm: ArmResult, only: str | None) -> Text:
+    shown = {name: values for name, values in arm["quality"].items() if only in (None, name)}
+    text = ", ".join(f"{name} {values['mean']:.4f}" for name, values in shown.items())
     return (text, text) if text else _FAILED
 
 
-def _gaps(pair: PairResult) -> Text:
-    """Every gap with its interval, second - first."""
+def _gaps(pair: PairResult, only: str | None) -> Text:
+    """Every gap, or that of one metric, with its interval, second - first."""
     english, chinese = [], []
     for name, found in pair["metrics"].items():
-        if found["mean_difference"] is not None:
+        if found["mean_difference"] is not None and only in (None, name):
             gap, interval = signed(-found["mean_difference"]), interval_text(found)
             english.append(f"{name} {gap} ({interval[0]})")
             chinese.append(f"{name} {gap} ({interval[1]})")
@@ -128,20 +139,6 @@ def _fits(arm: ArmResult, arms: Sequence[ArmResult], pairs: Sequence[PairResult]
             )
         )
     return "; ".join(english for english, _ in reasons), "; ".join(chinese for _, chinese in reasons)
-
-
-def short_rows(result: Comparison) -> list[tuple[str, list[str], list[str]]]:
-    """The six rows for a terminal, in English: rounded costs, and of quality the metric that decides. (name, arms, ratios)"""
-    metric = result["metric"]
-    short = []
-    for row in result["rows"]:
-        cells = [re.sub(r" \([\d,]+ bytes\)|, [\d,]+ tokens/s", "", cell) for cell in row["cells"]]
-        short.append((row["name"], cells, row["ratios"]))
-    name, cells, ratios = short[_QUALITY]
-    cells = [next((part for part in cell.split(", ") if part.startswith(f"{metric} ")), cell) for cell in cells]
-    ratios = [next((part for part in text.split("; ") if part.startswith(f"{metric} ")), text) for text in ratios]
-    short[_QUALITY] = (name, cells, ratios)
-    return short
 
 
 def _less(own: float | None, other: float | None) -> bool:
