@@ -22,6 +22,15 @@ def test_a_full_disk_under_stdout_is_said() -> None:
     assert "No space left on device" in done.stderr
 
 
+def test_what_an_encoding_lacks_is_escaped() -> None:
+    narrow = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [*WEITIAO, "methods", "--language", "zh"], capture_output=True, encoding="latin-1", env=narrow
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u" in done.stdout
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_a_closed_stream_is_no_failure(closed: str) -> None:
     done = subprocess.run(["sh", "-c", f'"$0" -m weitiao methods {closed}', sys.executable], capture_output=True)

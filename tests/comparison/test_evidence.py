@@ -1,7 +1,10 @@
 """Evidence: the verdict comes out again from the files, and a changed file is refused; merged comparisons."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,12 @@ def test_exit_codes(finished: Path, fork_server: ForkServer) -> None:
     undecided = fork_server.run("compare", "verify", str(finished), "--require-decision", "--json")
     assert undecided.returncode == 3  # two seeds decide nothing
     assert json.loads(undecided.stdout)["decided"] is False
+    reader, writer = os.pipe()
+    os.close(reader)  # as `... | head` leaves it
+    words = [sys.executable, "-m", "weitiao", "compare", "verify", str(finished), "--require-decision"]
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    assert subprocess.run(words, stdout=writer, env=buffered).returncode == 3, "whoever reads or not"
+    os.close(writer)
     turn_predictions(finished)
     stale = fork_server.run("compare", "verify", str(finished))
     assert stale.returncode == 2

@@ -90,6 +90,7 @@ print(json.dumps({
         "from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as real",
         "import sympy.core.numbers as part; real = part.Integer",
         "import torch._dynamo.config as part; real = part.verbose",
+        "from importlib.util import find_spec; assert find_spec('sympy'); from sympy import Symbol as real",
         "import torch.distributed.tensor.placement_types as part; real = part.Shard",
         "torch.use_deterministic_algorithms(True); import torch._inductor.config as part; real = part.deterministic",
     ],

@@ -2,10 +2,12 @@
 
 import atexit
 import contextlib
+import io
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -72,24 +74,34 @@ for verb in (advise, methods, train, eval, predict, plan, env):
 def main() -> None:
     """Entry point: a user's mistake is one message and exit code 2."""
     _quiet()
-    try:
-        _run()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    _end(code)
+    code = _code_of(_run)
+    _end(_code_of(_flush) or code)
 
 
 def _run() -> None:
+    allocator.check()
+    app()
+
+
+def _flush() -> None:
+    """Write what is left, so that a full disk can still be said."""
+    with contextlib.suppress(BrokenPipeError, ValueError):  # a reader that has gone, a closed stream
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _code_of(step: Callable[[], None]) -> int:
+    """Run a step; what the user can put right is said. Returns the exit code."""
     try:
-        allocator.check()
-        try:
-            app()
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # a full disk is said while it can be
-    except BrokenPipeError:
-        pass  # a reader that has gone
+        _said(step)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _said(step: Callable[[], None]) -> None:
+    try:
+        step()
     except WeitiaoError as error:
         fail(str(error), error.exit_code)
     except OSError as error:
@@ -105,9 +117,8 @@ def _run() -> None:
 
 def _end(code: int) -> None:
     """End at once: to take torch and a model apart object by object would take half a second."""
-    if (
-        "WORLD_SIZE" in os.environ or sys.getprofile() or sys.gettrace()
-    ):  # several end together; a profiler still writes
+    together, profiled = "WORLD_SIZE" in os.environ, sys.getprofile() or sys.gettrace()
+    if together or profiled:  # a profiler writes at the end
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -117,7 +128,10 @@ def _end(code: int) -> None:
 
 
 def _quiet() -> None:
-    """Our log on stderr; of the libraries below only their errors."""
+    """Our log on stderr; of the libraries below only their errors. What a terminal's encoding lacks is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

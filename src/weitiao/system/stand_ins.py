@@ -25,6 +25,7 @@ class StandIn(ModuleType):
     def __init__(self, name: str, **given: Any) -> None:
         super().__init__(name)
         self.__path__: list[str] = []
+        self.__spec__ = ModuleSpec(name, None, is_package=True)  # find_spec says that it is there
         self.__dict__.update(given)
 
     def __getattr__(self, name: str) -> Any:
