@@ -58,21 +58,10 @@ def predict(
             "Leave --max-new-tokens out."
         )
     if text is not None and chats:
-        texts = _as_list(text)
-        _check_texts(texts)
-        if text_pair is not None:
-            raise DataError("Found --text-pair.\nExpected --text alone: a question has no second text.\nLeave it out.")
-        asked = [[{"role": "user", "content": one}] for one in texts]
+        asked = _questions(text, text_pair)
         return list(Predictor(opened).replies(asked, max_new_tokens, told))
     if text is not None:
-        parts = [_as_list(part) for part in (text, text_pair) if part is not None]
-        if len(parts) != len(columns) or len({len(part) for part in parts}) > 1:
-            raise DataError(
-                f"Found {' and '.join(f'{len(p)} texts' for p in parts)}.\nExpected as many of each: {', '.join(columns)}.\n"
-                "Give --text (and --text-pair, when the run was trained on pairs) the same number of times."
-            )
-        for part in parts:
-            _check_texts(part)
+        parts = _parts(text, text_pair, columns)
         return Predictor(opened).answers(*parts)
     if output is not None:
         _check_output(Path(output))
@@ -82,14 +71,41 @@ def predict(
         answers = _answer_rows(Predictor(opened), read_rows(str(input)), columns)
     if output is None:
         return list(answers)
-    temporary = Path(output).with_name(f".{Path(output).name}.tmp")
+    _write(answers, Path(output))
+    return []
+
+
+def _questions(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> list[list[dict[str, str]]]:
+    """Texts as one turn each."""
+    texts = _as_list(text)
+    _check_texts(texts)
+    if text_pair is not None:
+        raise DataError("Found --text-pair.\nExpected --text alone: a question has no second text.\nLeave it out.")
+    return [[{"role": "user", "content": one}] for one in texts]
+
+
+def _parts(text: str | Sequence[str], text_pair: str | Sequence[str] | None, columns: Sequence[str]) -> list[list[str]]:
+    """Texts and second texts, as many of each as the run's columns ask for."""
+    parts = [_as_list(part) for part in (text, text_pair) if part is not None]
+    if len(parts) != len(columns) or len({len(part) for part in parts}) > 1:
+        raise DataError(
+            f"Found {' and '.join(f'{len(p)} texts' for p in parts)}.\nExpected as many of each: {', '.join(columns)}.\n"
+            "Give --text (and --text-pair, when the run was trained on pairs) the same number of times."
+        )
+    for part in parts:
+        _check_texts(part)
+    return parts
+
+
+def _write(answers: Iterator[dict[str, Any]], output: Path) -> None:
+    """One JSON object a line; the file is there whole or not at all."""
+    temporary = output.with_name(f".{output.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
-    return []
 
 
 def _check_output(output: Path) -> None:
