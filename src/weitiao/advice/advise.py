@@ -10,7 +10,7 @@ import numpy as np
 
 from weitiao.advice.decide import Decision, decide, flips
 from weitiao.advice.facts import Compared, Costs, Facts, Goal
-from weitiao.advice.rules import RULES, Method
+from weitiao.advice.rules import RULES, Method, Rule
 from weitiao.comparison.evidence import verify
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import load_case, validate
@@ -21,6 +21,7 @@ from weitiao.errors import ConfigError
 from weitiao.methods import default_rate
 from weitiao.planning.plan import plan_arms
 from weitiao.planning.rows import read_inputs
+from weitiao.planning.schema import Plan
 from weitiao.pretrained.load import load_model, load_tokenizer
 from weitiao.rundir.folder import RunDir
 from weitiao.training.inputs import Inputs
@@ -40,11 +41,11 @@ def advise(
     device: str | None = None,
     probe: bool = True,
 ) -> dict[str, Any]:
-    """Which method, why, how sure, what would flip it, and the command to run next; docs/advise.md names each key.
+    """Which method, why, how sure, what would change it, and the command to run next; docs/advise.md names each key.
 
     Args:
         config: a run's or a comparison's configuration, or the folder of a finished comparison.
-        comparison: such a folder beside a configuration of the same model and data.
+        comparison: the folder of a finished comparison of the same model and data.
         goal: what matters most to the user.
         tasks: models that are to be kept for this base.
         shared_base: others use the same base, unchanged.
@@ -64,21 +65,10 @@ def advise(
     compared: Compared | None = None
     if comparison is not None:
         methods, compared = _compared(case, methods, Path(comparison))
-    base = {name: getattr(case, name) for name in ("model", "task", "data", "train", "output")}
-    arms: dict[str, RunConfig] = {
-        name: validate(RunConfig, {**_plain(base), "method": method}) for name, method in methods.items()
-    }
+    base, arms = _arms(case, methods)
     inputs = read_inputs(arms["full"], device)
     planned = plan_arms(arms, inputs, device)
-    costs = {
-        found["name"]: Costs(
-            found["memory_bytes"]["total"],
-            found["seconds"]["total"],
-            found["artifact_bytes"],
-            found["num_trainable_params"],
-        )
-        for found in planned["methods"]
-    }
+    costs = _costs(planned)
     rows = len(inputs.eval if case.data.streaming else inputs.train)
     classifies = inputs.task.OPTIONS.upper_layers == "probed"
     facts = Facts(
@@ -103,19 +93,42 @@ def advise(
         "device": planned["device"]["name"],
         **_answer(facts, decision, methods),
         "next": _next_command(decision, methods, base),
-        "rules": [
-            {
-                "name": rule.name,
-                "condition": {"english": rule.condition[0], "chinese": rule.condition[1]},
-                "speaks_for": rule.speaks_for,
-                "weight": rule.weight,
-                "holds": rule.holds(facts),
-                "facts": {name: _fact(facts, name) for name in rule.facts},
-                "source": rule.source,
-            }
-            for rule in RULES
-        ],
+        "rules": [_rule(rule, facts) for rule in RULES],
         "facts": asdict(facts),
+    }
+
+
+def _arms(
+    case: RunConfig | CompareConfig, methods: dict[Method, dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, RunConfig]]:
+    """What both methods share, and the run of each."""
+    base = {name: getattr(case, name) for name in ("model", "task", "data", "train", "output")}
+    return base, {name: validate(RunConfig, {**_plain(base), "method": method}) for name, method in methods.items()}
+
+
+def _costs(planned: Plan) -> dict[str, Costs]:
+    """What each planned arm takes."""
+    return {
+        found["name"]: Costs(
+            found["memory_bytes"]["total"],
+            found["seconds"]["total"],
+            found["artifact_bytes"],
+            found["num_trainable_params"],
+        )
+        for found in planned["methods"]
+    }
+
+
+def _rule(rule: Rule, facts: Facts) -> dict[str, Any]:
+    """A rule, and what it says of these facts."""
+    return {
+        "name": rule.name,
+        "condition": {"english": rule.condition[0], "chinese": rule.condition[1]},
+        "speaks_for": rule.speaks_for,
+        "weight": rule.weight,
+        "holds": rule.holds(facts),
+        "facts": {name: _fact(facts, name) for name in rule.facts},
+        "source": rule.source,
     }
 
 
