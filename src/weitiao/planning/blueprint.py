@@ -64,7 +64,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     Raises:
         WeitiaoError: what the run itself would refuse.
     """
-    options, method, notes = config.train, config.method, []
+    options, method = config.train, config.method
     dtype = getattr(torch, inputs.resolved.dtype)
     METHODS[method.type].refuse(method, model_type(config.model), inputs.task.OPTIONS.generates)
     model, new = load_model(
@@ -72,11 +72,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     )
     if options.dropout != "model":
         set_dropout(model, options.dropout)
-    if method.top_k == "auto":
-        method = method.model_copy(update={"top_k": len(layers(model)[1])})
-        notes.append("top_k=auto is chosen from the weights: planned with all layers, the most it can be")
-    method, own_notes = METHODS[method.type].planned(method)
-    notes += own_notes
+    method, notes = _planned_method(method, model)
     loads = sum(p.numel() for p in model.parameters()) * 4
     base = locate(config.model)
     model = METHODS[method.type].apply(model, method, new, base)
@@ -85,7 +81,36 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     artifact = _artifact_bytes(model, method.saves_adapter)
     if options.sparse_embedding and not config.data.streaming:
         occurring_rows(model, method, inputs)
-    model = model.to("meta")  # the index of embedding rows was made of values
+    frozen_parameters = _prepare(model, config, inputs, method)
+    int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    resting, moments = _moments(model, method, trained, options.seed)
+    table, keeps_table = _table(model) if options.sparse_embedding else (0, False)
+    frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize - table * keeps_table
+    if not is_fp32(config.model):  # then the table is a copy in memory, not the file
+        frozen, table = frozen + table * keeps_table, 0
+    states = _stored_state_bytes(model, config, inputs, method)
+    model.train()
+    return Blueprint(
+        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, frozen_parameter_bytes=frozen_parameters, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, dtype=dtype, artifact_bytes=artifact,
+        int8_weights=int8, stored_state_bytes=states, notes=notes,
+    )  # fmt: skip
+
+
+def _planned_method(method: Any, model: Any) -> tuple[Any, tuple[str, ...]]:
+    """The options to plan with, and what a reader of the plan should know of them."""
+    notes: tuple[str, ...] = ()
+    if method.top_k == "auto":
+        method = method.model_copy(update={"top_k": len(layers(model)[1])})
+        notes = ("top_k=auto is chosen from the weights: planned with all layers, the most it can be",)
+    method, own = METHODS[method.type].planned(method)
+    return method, notes + own
+
+
+def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> int:
+    """Dtypes and kernels as in the run. Returns the bytes of the frozen parameters before any is packed."""
+    options, dtype = config.train, getattr(torch, inputs.resolved.dtype)
+    model.to("meta")  # the index of embedding rows was made of values
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
@@ -94,40 +119,45 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         use_first_token(model)
     if options.fused_layers and not options.liger:
         fuse_layers(model)
-    frozen_parameters = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    frozen: int = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.fuses_lora:
         # int8 packs a weight twice, which weighs what bf16 did
         fuse(model, "nf4" if lora_base(config) == "nf4" else "as it is")
-    int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
-    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    return frozen
+
+
+def _moments(model: Any, method: Any, trained: dict[str, int], seed: int) -> tuple[int, int]:
+    """(parameters without moments at a time, bytes of the moments)."""
     resting = 0
     if isinstance(method, FullConfig) and method.lisa_layers is not None:
-        METHODS[method.type].step_hooks(method, model, trained, total_steps=0, seed=options.seed)  # type: ignore[arg-type]
+        METHODS[method.type].step_hooks(method, model, trained, total_steps=0, seed=seed)  # type: ignore[arg-type]
         resting = sum(n for name, n in trained.items() if not model.get_parameter(name).requires_grad)
     moments = MOMENT_BYTES * (sum(trained.values()) - resting)
     if (projection := METHODS[method.type].projection(method, model)) is not None:
         shapes = [tuple(model.get_parameter(name).shape) for name in projection.names]
         moments += projection.moment_bytes(shapes) - sum(MOMENT_BYTES * a * b for a, b in shapes)
-    frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize
-    table = keeps_table = 0
-    embedding = model.get_input_embeddings() if options.sparse_embedding else None
-    if isinstance(embedding, RowsEmbedding | KnownRows):
-        table, keeps_table = 4 * len(embedding.place) * embedding.weight.shape[1], isinstance(embedding, RowsEmbedding)
-        frozen -= table * keeps_table
-        if not is_fp32(config.model):  # then the table is a copy in memory, not the file
-            frozen, table = frozen + table * keeps_table, 0
-    states = 0
-    if isinstance(method.top_k, int):
-        prefix = Prefix(model, depth(model, method.top_k))
-        if prefix.frozen and options.cache_prefix and not config.data.streaming and options.dropout == 0:
-            prefix.replay()
-            tokens = len(inputs.train.flat) + len(inputs.eval.flat)
-            states = tokens * int(model.config.hidden_size) * dtype.itemsize
-    model.train()
-    return Blueprint(
-        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, frozen_parameter_bytes=frozen_parameters, table_bytes=table, keeps_table=bool(keeps_table), trained=sum(trained.values()), resting=resting, moment_bytes=moments, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, dtype=dtype, artifact_bytes=artifact,
-        int8_weights=int8, stored_state_bytes=states, notes=tuple(notes),
-    )  # fmt: skip
+    return resting, moments
+
+
+def _table(model: Any) -> tuple[int, bool]:
+    """(bytes of the checkpoint's embedding where only the occurring rows are held, whether its other rows are wanted)."""
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, RowsEmbedding | KnownRows):
+        return 0, False
+    return 4 * len(embedding.place) * embedding.weight.shape[1], isinstance(embedding, RowsEmbedding)
+
+
+def _stored_state_bytes(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> int:
+    """Outputs of frozen layers on disk, where the run keeps them; the model then starts above those layers."""
+    options = config.train
+    if not isinstance(method.top_k, int):
+        return 0
+    prefix = Prefix(model, depth(model, method.top_k))
+    if not prefix.frozen or not options.cache_prefix or config.data.streaming or options.dropout != 0:
+        return 0
+    prefix.replay()
+    tokens = len(inputs.train.flat) + len(inputs.eval.flat)
+    return tokens * int(model.config.hidden_size) * int(getattr(torch, inputs.resolved.dtype).itemsize)
 
 
 def _fused_weights(model: Any) -> set[int]:
