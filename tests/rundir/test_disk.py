@@ -117,7 +117,8 @@ def test_read_only(options: dict[str, Any], tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump({**options, "output": {"dir": str(disk / "run")}}))
     done = alone(READ_ONLY, disk, sys.executable, "-m", "weitiao", "train", config)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"Error: Cannot write to {disk / 'run'}: Read-only file system."), done.stderr
+    error = done.stderr[done.stderr.index("Error: ") :]
+    assert error.startswith(f"Error: Cannot write to {disk / 'run'}: Read-only file system."), done.stderr
     assert "Choose another output.dir" in done.stderr
 
 
