@@ -170,7 +170,7 @@ def _combined(
 
     first = found[0].config
     resolved = Resolved("cpu", "float32", "eager", {})
-    base, _ = load_model(first.base_model_name_or_path, _AUTO[first.task_type], names, 0, resolved)
+    base, _ = load_model(first.base_model_name_or_path, _AUTO[first.task_type], names, None, resolved)
     # without a task peft adds no head of its own; a plain start and scale are those of the result
     bare = [
         replace(one.config, task_type=None, modules_to_save=None, init_lora_weights=True, eva_config=None)

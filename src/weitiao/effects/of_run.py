@@ -101,5 +101,5 @@ def _language_head(model: str, resolved: Resolved) -> Any:
     kind = AutoConfig.from_pretrained(locate(model), **NO_FOREIGN_CODE).model_type
     if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return None
-    head, new = load_model(model, "AutoModelForMaskedLM", (), 0, resolved)
+    head, new = load_model(model, "AutoModelForMaskedLM", (), None, resolved)
     return None if new else head

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from weitiao.config.run import RunConfig
 from weitiao.data.encode import Encoded
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
+from weitiao.pretrained.padding import pad_as
 from weitiao.pretrained.resolve import resolve
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks.task import Task
@@ -37,6 +38,7 @@ class Predictor:
             model = METHODS[method].load(run.model, self.task.AUTO_MODEL, self.names, base)
         except (OSError, ValueError, SafetensorError) as error:
             raise cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
+        pad_as(model, self.tokenizer.pad_token_id)
         self.model = model.to(resolved.device)
 
     def scores(

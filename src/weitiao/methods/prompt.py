@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.config.method import PromptConfig
 from weitiao.methods import defaults, lora
 from weitiao.methods.modules import task_type, whole_modules
+from weitiao.pretrained.padding import pool_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,4 +84,6 @@ def with_hooks(model: Any) -> Any:
         return args, given
 
     model.register_forward_pre_hook(adjust, with_kwargs=True)
+    if among:
+        pool_embeddings(model.get_base_model())
     return model

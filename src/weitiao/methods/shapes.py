@@ -23,7 +23,7 @@ def on_shapes(method: Any, model: str, auto_class: str) -> "PreTrainedModel":
     """
     names = () if auto_class == "AutoModelForCausalLM" else ("0", "1")
     resolved = Resolved("cpu", "float32", "eager", {})
-    drawn, new = load_model(model, auto_class, names, 0, resolved, meta=True)
+    drawn, new = load_model(model, auto_class, names, None, resolved, meta=True)
     changes: dict[str, Any] = {}
     if method.parent is not None:
         changes["init_from"] = None  # its head has the labels of the rows, which are not read yet

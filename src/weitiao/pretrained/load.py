@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.kernels.limits import trim
 from weitiao.pretrained.architecture import model_type
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate
+from weitiao.pretrained.padding import pad_as
 from weitiao.pretrained.resolve import Resolved
 
 if TYPE_CHECKING:
@@ -40,7 +41,13 @@ def attends_our_way(model: str, resolved: Resolved) -> bool:
 
 
 def load_model(
-    model: str, auto_class: str, label_names: Sequence[str], pad_id: int, resolved: Resolved, *, meta: bool = False
+    model: str,
+    auto_class: str,
+    label_names: Sequence[str],
+    pad_id: int | None,
+    resolved: Resolved,
+    *,
+    meta: bool = False,
 ) -> tuple["PreTrainedModel", tuple[str, ...]]:
     """The fp32 model with a head for ``label_names``, and the parameters that the checkpoint lacked.
 
@@ -48,6 +55,7 @@ def load_model(
     new parameters start at random, from torch's current seed, so they must be trained *and* saved.
 
     Args:
+        pad_id: what batches are padded with; None leaves the configuration as it is.
         meta: shapes and names alone, on torch's meta device: of the checkpoint only its headers are read.
 
     Raises:
@@ -83,8 +91,8 @@ def load_model(
             loaded.config._attn_implementation,
             loaded.config.model_type,
         )
-    if loaded.config.pad_token_id is None:
-        loaded.config.pad_token_id = pad_id
+    if pad_id is not None:
+        pad_as(loaded, pad_id)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())}
     return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
 

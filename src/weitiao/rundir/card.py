@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 
 id2label = {id2label}
 model = {auto}.from_pretrained("model", num_labels={count}, id2label=id2label{problem})
-tokenizer = AutoTokenizer.from_pretrained("model")"""
+tokenizer = AutoTokenizer.from_pretrained("model")
+model.config.pad_token_id = tokenizer.pad_token_id"""
 _CHAT = """from {package} import {auto}
 from transformers import AutoTokenizer
 
