@@ -170,7 +170,9 @@ def test_every_form_of_rows_becomes_the_same_conversation(form: str, tmp_path: P
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     prepared = prepare(DataConfig(train=str(file), test_size=1, near_duplicates="off"), "sft")
     assert prepared.report["format"]["name"] == form
-    found = sorted(json.dumps(c, ensure_ascii=False) for s in (prepared.train, prepared.eval) for c in s.conversations)
+    found = sorted(
+        json.dumps(c.messages, ensure_ascii=False) for s in (prepared.train, prepared.eval) for c in s.conversations
+    )
     assert found == [
         json.dumps(
             [{"role": "user", "content": f"问\n甲{i}"}, {"role": "assistant", "content": f"答{i}"}], ensure_ascii=False
@@ -184,10 +186,10 @@ def test_a_column_like_a_label_beside_question_and_answer_is_no_label_for_this_t
     data = DataConfig(train=str(write_jsonl(tmp_path / "rows.jsonl", rows)), test_size=1, near_duplicates="off")
     prepared = prepare(data, "sft")
     assert prepared.report["format"]["name"] == "prompt and completion"
-    assert {len(c) for c in prepared.train.conversations} == {2}
+    assert {len(c.messages) for c in prepared.train.conversations} == {2}
     with pytest.raises(DataError, match="no column that holds texts"):
         prepare(data)  # where nothing says that answers are learnt, a label is a label
-    assert question_of(rows[0]) == [{"role": "user", "content": "问0"}]
+    assert question_of(rows[0]).messages == [{"role": "user", "content": "问0"}]
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip"])

@@ -12,7 +12,8 @@ import pytest
 from conftest import write_jsonl
 from weitiao.catalogue import ENTRIES
 from weitiao.config.data import DataConfig
-from weitiao.data.detect import detect, to_messages
+from weitiao.data.conversations import conversation_of
+from weitiao.data.detect import detect
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.keys import text_key
 from weitiao.data.labels import sort_labels
@@ -160,9 +161,9 @@ def test_formats_are_detected(fields: dict[str, Any], name: str, kind: str, tmp_
 def test_messages_of_every_conversation_format() -> None:
     alpaca = {"instruction": "q", "input": "x", "output": "a", "system": "s", "history": [["h", "i"]]}
     expected = [("system", "s"), ("user", "h"), ("assistant", "i"), ("user", "q\nx"), ("assistant", "a")]
-    assert [(m["role"], m["content"]) for m in to_messages(alpaca, detect(alpaca))] == expected
+    assert [(m["role"], m["content"]) for m in conversation_of(alpaca, detect(alpaca)).messages] == expected
     sharegpt = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
-    assert [m["role"] for m in to_messages(sharegpt, detect(sharegpt))] == ["user", "assistant"]
+    assert [m["role"] for m in conversation_of(sharegpt, detect(sharegpt)).messages] == ["user", "assistant"]
 
 
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -175,7 +176,6 @@ ALPACA = {"instruction": "q", "output": "a", "history": [["h", "i"]]}
         (MESSAGES, {"id": 2}, "messages is None, not a list of turns"),
         (MESSAGES, {"messages": None}, "messages is None, not a list of turns"),
         (MESSAGES, {"messages": "q"}, "messages is 'q', not a list of turns"),
-        (ALPACA, {**ALPACA, "history": [{"role": "user", "content": "q"}, {"role": "user", "content": "r"}]}, "pairs of texts"),
         (ALPACA, {**ALPACA, "history": [["h"]]}, "pairs of texts"),
         (ALPACA, {**ALPACA, "history": [["h", "i", "j"]]}, "pairs of texts"),
         (ALPACA, {**ALPACA, "history": "hi"}, "pairs of texts"),

@@ -12,37 +12,23 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weitiao.data.detect import detect, to_messages
+from weitiao.data.chat_template import template_text
+from weitiao.data.conversations import Conversation, conversation_of
+from weitiao.data.detect import detect
+from weitiao.data.turns import Message
 from weitiao.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-Message = dict[str, str]
-Conversation = Sequence[Message]
 Span = tuple[int, int]
-
-
-def template_text(template: str | None) -> str | None:
-    """``template``: Jinja, or the name of a file with it.
-
-    Raises:
-        DataError: no such file.
-    """
-    if template is None or "{" in template:
-        return template
-    if not Path(template).is_file():
-        raise DataError(
-            f"No file '{template}'.\nExpected a Jinja chat template, or a file with one.\n"
-            "Correct data.chat_template, or leave it out to use the tokenizer's own."
-        )
-    return Path(template).read_text(encoding="utf-8")
+Talk = Conversation | Sequence[Message]
+_OPTIONAL = ("tool_calls", "reasoning_content")
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ class Chat:
             )
         return cls(tokenizer, template_text(template), train_on_prompt, skip_refused)
 
-    def render(self, messages: Conversation, *, ask: bool = False) -> str:
+    def render(self, talk: Talk, *, ask: bool = False) -> str:
         """The text of a conversation; ``ask``: with the beginning of the assistant's next turn.
 
         Raises:
@@ -88,43 +74,80 @@ class Chat:
         """
         from jinja2 import TemplateError
 
+        conversation = Conversation.of(talk)
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    list(messages), chat_template=self.template, add_generation_prompt=ask, tokenize=False
+                    [_for_template(message) for message in conversation.messages],
+                    tools=list(conversation.tools) or None,
+                    chat_template=self.template,
+                    add_generation_prompt=ask,
+                    tokenize=False,
                 )
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(message["role"] for message in messages)
+        except (TemplateError, TypeError, ValueError, AttributeError) as error:
+            roles = ", ".join(message["role"] for message in conversation.messages)
             raise DataError(
                 f"The chat template cannot render turns of {roles}: {error}.\nExpected turns that it knows.\n"
                 "Correct the row, or give another template: data.chat_template=FILE"
             ) from None
 
-    def turns(self, messages: Conversation) -> tuple[str, list[Span]]:
-        """The text, and where in it the assistant's turns are: from behind their header to their end token.
+    def turns(self, talk: Talk) -> tuple[str, list[Span]]:
+        """The text, and where in it the answers to be learnt are: from behind their header to their end token.
 
         Raises:
-            DataError: the template renders an earlier turn otherwise once a later one follows.
+            DataError: the template leaves something out, or renders an earlier turn otherwise once a later one follows.
         """
-        text = self.render(messages)
+        conversation = Conversation.of(talk)
+        text = self.render(conversation)
+        self._refuse_unshown(conversation, text)
         spans = []
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
+        for i, message in enumerate(conversation.messages):
+            if message["role"] != "assistant" or not message.get("learn", True):
                 continue
-            before, through = self._before(messages, i, text), self.render(messages[: i + 1])
-            end = len(through) if text.startswith(through) else self._end_of(messages, i, text, len(before))
+            before, through = self._before(conversation, i, text), self.render(conversation.up_to(i + 1))
+            end = len(through) if text.startswith(through) else self._end_of(conversation, i, text, len(before))
             spans.append((len(before), self._without_blanks(text, len(before), end)))
         return text, spans
 
-    def _before(self, messages: Conversation, i: int, text: str) -> str:
+    def _refuse_unshown(self, conversation: Conversation, text: str) -> None:
+        """Raise DataError for tools, calls, thoughts or turns without which the text would be the same."""
+        messages = conversation.messages
+        without: dict[str, Conversation] = {}
+        if conversation.tools:
+            without["tools"] = Conversation(messages)
+        for key in _OPTIONAL:
+            if any(key in message for message in messages):
+                bare = [{k: v for k, v in message.items() if k != key} for message in messages]
+                without[key] = Conversation(bare, conversation.tools)
+        for i, message in enumerate(messages):
+            if message["content"].strip() and message["content"].strip() not in text:
+                rest = Conversation([*messages[:i], *messages[i + 1 :]], conversation.tools)
+                without[f"turn {i + 1} ({message['role']})"] = rest
+        for name, other in without.items():
+            try:
+                is_shown = self.render(other) != text
+            except DataError:  # it cannot do without
+                continue
+            if not is_shown:
+                raise DataError(
+                    f"The chat template does not show {name}.\nExpected a template that does.\n"
+                    "Give one: data.chat_template=FILE, or the one that comes with weitiao: data.chat_template=chatml"
+                )
+
+    def _before(self, conversation: Conversation, i: int, text: str) -> str:
         """The text up to where turn i, an answer, begins."""
         if i == 0:  # nothing was asked, and many templates render no empty conversation
-            before = _common_beginning(*(self.render([{"role": "assistant", "content": one}]) for one in "ab"))
+            trials = (Conversation([{"role": "assistant", "content": one}], conversation.tools) for one in "ab")
+            before = _common_beginning(*(self.render(trial) for trial in trials))
         else:
-            before = self.render(messages[:i], ask=True)
+            before = self.render(conversation.up_to(i), ask=True)
         if not text.startswith(before):
-            what = "once others follow it" if i + 1 < len(messages) else "than it begins an answer when asked for one"
+            what = (
+                "once others follow it"
+                if i + 1 < len(conversation.messages)
+                else "than it begins an answer when asked for one"
+            )
             raise DataError(
                 f"The chat template renders turn {i + 1} otherwise {what}.\nExpected a template that appends turns.\n"
                 "Give one: data.chat_template=FILE"
@@ -141,20 +164,31 @@ class Chat:
                 continue
         return False
 
-    def _end_of(self, messages: Conversation, i: int, text: str, start: int) -> int:
+    def _end_of(self, conversation: Conversation, i: int, text: str, start: int) -> int:
         """The end of the special token behind turn i, which is rendered apart when it is the last one.
 
         What follows an answer both here and at the end of a conversation is what ends it: the next turn's header, and an end
         token of the whole conversation, follow in one of them alone.
         """
-        through, content = self.render(messages[: i + 1]), messages[i]["content"].strip()
+        messages = conversation.messages
+        through, content = self.render(conversation.up_to(i + 1)), messages[i]["content"].strip()
         here, there = text.find(content, start), through.find(content, start)
-        if here >= 0 and there >= 0:
+        if messages[i].get("tool_calls"):
+            shared = _common_beginning(text[start:], through[start:])
+            if shared.strip():
+                return start + len(shared)
+        elif here >= 0 and there >= 0:
             behind = here + len(content)
             after = _common_beginning(text[behind:], through[there + len(content) :])
-        else:  # a thought that the template cut
-            later = next((j for j in range(i + 1, len(messages)) if messages[j]["role"] == "assistant"), len(messages))
-            behind, after = start, text[start : len(self.render(messages[:later], ask=later < len(messages)))]
+            return self._first_end(behind, after)
+        # a thought that the template cut
+        later = next((j for j in range(i + 1, len(messages)) if messages[j]["role"] == "assistant"), len(messages))
+        return self._first_end(
+            start, text[start : len(self.render(conversation.up_to(later), ask=later < len(messages)))]
+        )
+
+    def _first_end(self, behind: int, after: str) -> int:
+        """The end of the first special token of ``after``, which begins at ``behind``."""
         ends = [behind + at + len(token) for token in self._specials if (at := after.find(token)) >= 0]
         return min(ends, default=behind)
 
@@ -169,7 +203,7 @@ class Chat:
         return list(dict.fromkeys((*self.tokenizer.all_special_tokens, *added)))
 
     def tokens(
-        self, conversations: Sequence[Conversation], name: Callable[[int], str] | None = None
+        self, conversations: Sequence[Talk], name: Callable[[int], str] | None = None
     ) -> list[tuple[list[int], list[bool]]]:
         """Token ids of each conversation and which of them are learnt, uncut. The first token is never predicted.
 
@@ -195,8 +229,8 @@ class Chat:
             log.warning("left out: %d conversations that the chat template refuses. %s", len(refused), refused[0])
         open_ended, specials = self._ends_no_answer(), tuple(self._specials)
         endless = [
-            open_ended and bool(spans) and messages[-1]["role"] == "assistant" and not text.rstrip().endswith(specials)
-            for messages, (text, spans) in zip(conversations, rendered, strict=True)
+            open_ended and bool(spans) and _ends_learnt(talk) and not text.rstrip().endswith(specials)
+            for talk, (text, spans) in zip(conversations, rendered, strict=True)
         ]
         texts = [text.rstrip() if is_endless else text for (text, _), is_endless in zip(rendered, endless, strict=True)]
         done = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -224,9 +258,9 @@ class Chat:
         last = [token for token, is_learnt in zip(ids, learnt, strict=True) if is_learnt][-1]
         return [last] if self.tokenizer.convert_ids_to_tokens(last) in self._specials else []
 
-    def question(self, messages: Conversation) -> list[int]:
+    def question(self, talk: Talk) -> list[int]:
         """The token ids after which the model writes the next turn."""
-        ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(self.render(talk, ask=True), add_special_tokens=False)["input_ids"]
         return ids
 
 
@@ -241,21 +275,33 @@ def question_of(fields: Mapping[str, Any]) -> Conversation:
             fields = {**fields, answer: ""}
     form = detect(fields, asked="sft")
     if form.kind == "sft":
-        messages = to_messages(fields, form)
-        while messages and messages[-1]["role"] == "assistant":
-            messages = messages[:-1]
+        asked = conversation_of(fields, form)
+        while asked.messages and asked.messages[-1]["role"] == "assistant":
+            asked = asked.up_to(len(asked.messages) - 1)
     else:
-        messages = [{"role": "user", "content": str(fields[form.columns[0]])}]
-    if not messages or not messages[-1]["content"].strip():
+        asked = Conversation([{"role": "user", "content": str(fields[form.columns[0]])}])
+    if not asked.messages or not asked.messages[-1]["content"].strip():
         raise DataError(
             f"no question in the columns {', '.join(map(str, fields))}.\nExpected a last turn of the user.\nCorrect the row."
         )
-    return messages
+    return asked
 
 
 def chat_of(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Chat:
     """The chat that data options ask for. Raises DataError: see :meth:`Chat.of`."""
     return Chat.of(tokenizer, config.chat_template, config.train_on_prompt, config.bad_rows == "skip")
+
+
+def _for_template(message: Message) -> Message:
+    """A message under the names that templates read: thoughts have two."""
+    told = {key: value for key, value in message.items() if key != "learn"}
+    return told | ({"thinking": told["reasoning_content"]} if "reasoning_content" in told else {})
+
+
+def _ends_learnt(talk: Talk) -> bool:
+    """Whether the last turn is an answer that is learnt."""
+    last = Conversation.of(talk).messages[-1]
+    return last["role"] == "assistant" and bool(last.get("learn", True))
 
 
 def _common_beginning(one: str, other: str) -> str:

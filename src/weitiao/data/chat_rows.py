@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from weitiao.data.chat import Chat, Conversation
+from weitiao.data.chat import Chat, Talk
 from weitiao.data.encode import Encoded, Progress
 from weitiao.errors import DataError
 
@@ -16,7 +16,7 @@ REFUSED = -1
 
 
 def encode_chats(
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Talk],
     chat: Chat,
     max_length: int,
     over_length: Literal["truncate", "drop", "fail"] = "truncate",
@@ -93,7 +93,7 @@ def _nothing_to_learn(names: Sequence[str], max_length: int) -> DataError:
 
 
 def chat_lengths(
-    conversations: Sequence[Conversation], chat: Chat, ids: Sequence[str] = ()
+    conversations: Sequence[Talk], chat: Chat, ids: Sequence[str] = ()
 ) -> tuple[list[int], list[int], list[int]]:
     """For each conversation, uncut: its tokens, the place of its first learnt one (or NEVER), the place of its last.
 

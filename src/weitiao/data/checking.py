@@ -15,11 +15,13 @@ from weitiao.config.data import DataConfig
 from weitiao.config.loading import load, read_yaml
 from weitiao.config.run import RunConfig
 from weitiao.config.task import TASK_OPTIONS, task_word
-from weitiao.data.chat import chat_of, template_text
+from weitiao.data.chat import chat_of
 from weitiao.data.chat_rows import chat_lengths
+from weitiao.data.chat_template import template_text
 from weitiao.data.encode import fingerprint, token_lengths
 from weitiao.data.findings import Lengths, inspect
 from weitiao.data.page import report_page
+from weitiao.data.reading_code import code_hash
 from weitiao.data.report import DataReport, Finding
 from weitiao.data.side import Side
 from weitiao.data.table import Table, build
@@ -29,7 +31,6 @@ from weitiao.pretrained.load import load_tokenizer
 from weitiao.rundir.files import write_atomic
 
 Say = Callable[[str], None]
-_VERSION = 7
 
 
 def check(
@@ -104,7 +105,7 @@ def cached_report(
     other = build(config.eval, config, kind).folder.name if config.eval is not None else None
     options = config.model_dump(include={"max_length", "over_length", "bad_rows", "duplicates", "near_duplicates", "near_threshold", "conflicts", "chat_template", "train_on_prompt"})  # fmt: skip
     identity = [
-        _VERSION,
+        code_hash(),
         str(config.train),
         other,
         options,

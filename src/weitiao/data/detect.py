@@ -1,12 +1,11 @@
 """What kind of rows a file holds, told from its columns: no registry, no `dataset_info.json`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from weitiao.data.conversations import chat_form
+from weitiao.data.form import Format, Kind
 from weitiao.errors import DataError
-
-Kind = Literal["classification", "text", "sft", "tokens", "labels", "number"]
 
 _TEXT = ("text", "sentence", "review", "content", "comment", "title", "query", "文本", "内容", "评论")
 _LABEL = ("label", "labels", "class", "category", "sentiment", "target", "rating", "intent", "标签", "类别")
@@ -20,19 +19,10 @@ _PAIRS = (
     ("question1", "question2"),
     ("text", "text_pair"),
 )
-_ASK = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("input", "output"))
 _WORDS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "pos_tags")
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a row is read: its kind, the columns that matter, and why it was taken for that."""
-
-    name: str
-    kind: Kind
-    columns: tuple[str, ...]
-    reason: str
+# Columns whose name says that they matter: leaving one unused is worth a warning.
+MEANINGFUL = frozenset((*_TEXT, *_LABEL, *(name for pair in _PAIRS for name in pair), "system", "history", "tools"))
 
 
 def detect(
@@ -41,12 +31,14 @@ def detect(
     label: str | None = None,
     text_pair: str | None = None,
     asked: str | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Format:
-    """The format of a row's columns.
+    """The format of rows with these columns.
 
     Args:
-        fields: the first row.
+        fields: a value of each column that most rows fill.
         text, label, text_pair: columns that the user has named; they win over everything.
+        beside: a value of the columns that fewer rows fill. Of conversations they count too: a system text, tools.
         asked: "classification", "labels", "number" or "sft", where the task says how rows are read; else a list in this row is
             labels, a fraction a number, and columns of question and answer beside a label are no conversation.
 
@@ -59,7 +51,7 @@ def detect(
                 f"no column '{name}'. Found: {', '.join(map(str, fields)) or 'none'}.\nExpected a column named by {option}.\n"
                 f"Name the right one: {option}=COLUMN"
             )
-    if text is None and label is None and (found := _conversation(fields, asked)):
+    if text is None and label is None and (found := chat_form(fields, asked, _LABEL, beside or {})):
         return found
     asked = None if asked == "sft" else asked  # no conversation: what it is instead tells which task fits
     words, tags = text or _first(fields, _WORDS), label or _first(fields, _TAGS)
@@ -96,77 +88,5 @@ def _labelled(value: Any, asked: str | None) -> Kind:
     return "classification"
 
 
-def _conversation(fields: Mapping[str, Any], asked: str | None) -> Format | None:
-    if "instruction" in fields and "output" in fields:
-        extra = tuple(name for name in ("input", "system", "history") if name in fields)
-        return Format("alpaca", "sft", ("instruction", "output", *extra), "columns 'instruction' and 'output'")
-    for name in ("messages", "conversations"):
-        turns = fields.get(name)
-        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-            if {"role", "content"} <= set(turns[0]):
-                return Format("messages", "sft", (name,), f"'{name}' is a list of role and content")
-            if {"from", "value"} <= set(turns[0]):
-                return Format("sharegpt", "sft", (name,), f"'{name}' is a list of from and value")
-    for ask, answer in _ASK:
-        if ask in fields and answer in fields and (asked == "sft" or not _first(fields, _LABEL)):
-            return Format("prompt and completion", "sft", (ask, answer), f"columns '{ask}' and '{answer}'")
-    return None
-
-
 def _first(fields: Mapping[str, Any] | Sequence[str], names: Sequence[str]) -> str | None:
     return next((name for name in names if name in fields), None)
-
-
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-}
-
-
-def to_messages(fields: Mapping[str, Any], form: Format) -> list[dict[str, str]]:
-    """An SFT row as messages [{role, content}].
-
-    Raises:
-        DataError: a role is unknown, or a part is no text.
-    """
-    match form.name:
-        case "alpaca":
-            ask = "\n".join(filter(None, (_part(fields, "instruction"), _part(fields, "input"))))
-            history = fields.get("history") or []
-            turns = [("system", _part(fields, "system"))] if _part(fields, "system") else []
-            for pair in history:
-                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-                    raise DataError(
-                        f"history holds {pair!r}.\nExpected pairs of texts, [question, answer].\nCorrect the row."
-                    )
-                turns += [("user", pair[0]), ("assistant", pair[1])]
-            turns += [("user", ask), ("assistant", _part(fields, "output"))]
-        case "messages" | "sharegpt":
-            who, what = ("role", "content") if form.name == "messages" else ("from", "value")
-            told = fields.get(form.columns[0])
-            if not isinstance(told, list):
-                raise DataError(f"{form.columns[0]} is {told!r}, not a list of turns.\nCorrect the row.")
-            turns = [(_role(turn, who), _part(turn, what)) for turn in told]
-        case _:
-            turns = [("user", _part(fields, form.columns[0])), ("assistant", _part(fields, form.columns[1]))]
-    return [{"role": role, "content": content} for role, content in turns]
-
-
-def _part(fields: Mapping[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(f"{name} is {value!r}, not a text.\nExpected a string.\nCorrect the row.")
-    return value
-
-
-def _role(turn: Any, who: str) -> str:
-    role = turn.get(who) if isinstance(turn, dict) else None
-    if role not in _ROLES:
-        raise DataError(f"the role {role!r} is unknown.\nExpected one of: {', '.join(_ROLES)}.\nCorrect the row.")
-    return _ROLES[role]

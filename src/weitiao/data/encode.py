@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weitiao import catalogue
+from weitiao.data.reading_code import code_hash
 from weitiao.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _BLOCK_ROWS = 4096
 _CACHED_FROM_ROWS = 10_000  # fewer are encoded again sooner than a cache is looked up
-_VERSION = 1
 OverLength = Literal["truncate", "drop", "fail", "window"]
 Progress = Callable[[int, int], None]
 
@@ -147,7 +147,7 @@ def encode_texts(
         )
     source = _Source(texts, pairs, tokenizer, max_length, over_length)
     if cache_key is not None and len(texts) >= _CACHED_FROM_ROWS:
-        parts = [_VERSION, cache_key, fingerprint(tokenizer), max_length, over_length]
+        parts = [code_hash(), cache_key, fingerprint(tokenizer), max_length, over_length]
         target = catalogue.home() / "encoded" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         if not (target / "facts.json").is_file():
             _write(target, source, progress, ids)

@@ -9,6 +9,7 @@ import numpy as np
 
 from weitiao.config.data import DataConfig
 from weitiao.data.chat_rows import REFUSED
+from weitiao.data.detect import MEANINGFUL
 from weitiao.data.kinds import EMPTY
 from weitiao.data.label_findings import LABEL_CHECKS, finding
 from weitiao.data.near_duplicates import near_pairs
@@ -122,6 +123,20 @@ def _ignored_files(seen: Inspection) -> list[Finding]:
             fix=fix,
             where=tuple(ignored[:SHOWN]),
         )
+    ]
+
+
+def _unused(seen: Inspection) -> list[Finding]:
+    """Columns and keys that rows have and training does not see."""
+    return [
+        Finding(
+            code="unused_columns",
+            severity="warning" if name in MEANINGFUL else "info",
+            count=count,
+            message=f"rows with the column '{name}', which is not used",
+            fix="name the columns that matter: data.text=, data.label=, data.text_pair=; or leave it, if it is no part of the task",
+        )
+        for name, count in seen.table.facts["unused"].items()
     ]
 
 
@@ -336,6 +351,7 @@ def _cut_answers(table: Table, config: DataConfig, first: Any, last: Any) -> lis
 CHECKS: tuple[Callable[[Inspection], list[Finding]], ...] = (
     _rejected,
     _ignored_files,
+    _unused,
     _texts,
     _labels,
     _equal_texts,

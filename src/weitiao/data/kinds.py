@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from weitiao.data.detect import Format, to_messages
+from weitiao.data.conversations import conversation_of, unused_of
+from weitiao.data.form import Format
 from weitiao.data.keys import key_bytes
 from weitiao.data.labels import label_of, labels_of, number_of, sort_labels
 from weitiao.data.parsers import short
@@ -42,6 +43,10 @@ class RowKind:
         text, pair = self._texts(fields, form.columns[:-1])
         label = self._label(column_of(fields, form.columns[-1]), form.columns[-1])
         return {"text": text, "text_pair": pair, "label": label, "key": key_bytes(text, pair)}
+
+    def unused(self, fields: dict[str, Any], form: Format) -> list[str]:
+        """Names of what a record holds and its row does not."""
+        return [str(n) for n in fields.keys() - form.columns if fields[n] not in (None, "", [], {})]
 
     def _texts(self, fields: dict[str, Any], columns: Sequence[str]) -> tuple[str, str | None]:
         texts = [text_of(fields, column) for column in columns]
@@ -178,13 +183,18 @@ class Conversations(RowKind):
     keeps_all_labels = False
 
     def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
-        messages = to_messages(fields, form)
-        if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+        conversation = conversation_of(fields, form)
+        answers = [m for m in conversation.messages if m["role"] == "assistant"]
+        if not any(m.get("learn", True) and (m["content"].strip() or m.get("tool_calls")) for m in answers):
             raise DataError("no assistant turn with text, so nothing to learn.\nExpected an answer.\nCorrect the row.")
-        ask = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
-        answer = "\n".join(m["content"] for m in messages if m["role"] == "assistant")
-        content = json.dumps(messages, ensure_ascii=False)
-        return {"text": ask, "text_pair": answer, "messages": content, "key": key_bytes(ask, answer)}
+        ask = "\n".join(m["content"] for m in conversation.messages if m["role"] != "assistant")
+        answer = "\n".join(_answer_text(m) for m in answers)
+        tools = json.dumps(conversation.tools, ensure_ascii=False) if conversation.tools else ""
+        content = json.dumps(conversation.to_dict(), ensure_ascii=False)
+        return {"text": ask, "text_pair": answer, "messages": content, "key": key_bytes(ask + tools, answer)}
+
+    def unused(self, fields: dict[str, Any], form: Format) -> list[str]:
+        return super().unused(fields, form) + unused_of(fields, form)
 
     def names(self, labels: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
         return ()
@@ -202,6 +212,17 @@ class Conversations(RowKind):
 KINDS: Mapping[str, RowKind] = {
     kind.name: kind for kind in (RowKind(), Text(), Labels(), Number(), Words(), Conversations())
 }
+
+
+def _answer_text(message: dict[str, Any]) -> str:
+    """What an answer says: its text, thoughts and calls."""
+    calls = message.get("tool_calls")
+    parts = (
+        message.get("reasoning_content"),
+        message["content"],
+        json.dumps(calls, ensure_ascii=False) if calls else "",
+    )
+    return "\n".join(part for part in parts if part)
 
 
 def column_of(fields: dict[str, Any], name: str) -> Any:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from weitiao import catalogue
 from weitiao.data.keys import text_key
+from weitiao.data.reading_code import code_hash
 from weitiao.rundir.files import write_atomic
 
 NGRAM = 3
-_VERSION = 2  # of the signatures: another one may miss other pairs
 _PERMUTATIONS = 64
 _CHARACTERS = 1_000_000  # at once: some 50 MB
 _BLOCK = 4096  # texts that search
@@ -158,7 +158,7 @@ def _mixed(h: Any) -> Any:
 
 def kept_pairs(identity: bytes, find: Callable[[], Iterable[tuple[int, int, float]]]) -> list[tuple[int, int, float]]:
     """What ``find`` gives for the texts that ``identity`` stands for, kept in the cache: it is the slowest part of a start."""
-    file = catalogue.home() / "near" / f"{hashlib.sha256(identity).hexdigest()[:16]}-{_VERSION}.json"
+    file = catalogue.home() / "near" / f"{hashlib.sha256(identity).hexdigest()[:16]}-{code_hash()}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(list(find())))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weitiao.data.conversations import Conversation
 from weitiao.data.table import Indices, Table
 
 
@@ -33,9 +34,9 @@ class Side:
         return pairs if pairs and pairs[0] is not None else None
 
     @property
-    def conversations(self) -> list[list[dict[str, str]]]:
-        """The messages [{role, content}] of each row, of rows that are conversations."""
-        return [json.loads(text) for text in self.table.column("messages", self.rows)]
+    def conversations(self) -> list[Conversation]:
+        """The turns and tools of each row, of rows that are conversations."""
+        return [Conversation.of(json.loads(text)) for text in self.table.column("messages", self.rows)]
 
     @property
     def shown(self) -> list[dict[str, str]]:

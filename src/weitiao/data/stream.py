@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from weitiao.config.data import DataConfig
-from weitiao.data.detect import Format, detect
+from weitiao.data.columns import Columns
 from weitiao.data.encode import Encoded
 from weitiao.data.kinds import KINDS, EmptyText
 from weitiao.data.near_duplicates import near_pairs
@@ -64,15 +64,15 @@ class Stream:
         yield before, True
 
     def _blocks(self, counted: bool) -> Iterator[list[tuple[str, Any, str, bytes]]]:
-        form: Format | None = None
+        columns = Columns(self.config, "classification")
+        records = columns.look_ahead(read_records(find(self.config.train), "skip"))
+        form = columns.form()
         block: list[tuple[str, Any, str, bytes]] = []
-        for record in read_records(find(self.config.train), "skip"):
+        for record in records:
             try:
                 if isinstance(record, Bad):
                     raise DataError(record.message)
-                form = form or detect(
-                    record.fields, self.config.text, self.config.label, self.config.text_pair, "classification"
-                )
+                assert form is not None, "a record has columns"
                 row = KINDS[form.kind].canonical(record.fields, form, "auto")
                 if row.get("label") not in self.label_names:
                     raise DataError(f"the label {row.get('label')!r} is unknown.\nExpected one of {self.label_names}.")

@@ -7,6 +7,7 @@ A table is built once for its content (the sha256 of every file and the options 
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,16 +22,17 @@ from weitiao import catalogue
 from weitiao.catalogue.download import sha256_of
 from weitiao.config.data import DataConfig
 from weitiao.config.task import named_rows
-from weitiao.data.detect import Format, detect
+from weitiao.data.columns import Columns
+from weitiao.data.form import Format
 from weitiao.data.keys import key_bytes
 from weitiao.data.kinds import KINDS, EmptyText, RowKind
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Row, encodings, read_records
-from weitiao.data.source import find
+from weitiao.data.reading_code import code_hash
+from weitiao.data.source import Sources, find
 from weitiao.errors import DataError
 from weitiao.rundir.files import read_jsonl
 
-_VERSION = 5  # of what is written; a change makes every cached table anew
 _BLOCK_ROWS = 4096
 _SCHEMA = pyarrow.schema(
     [
@@ -51,7 +53,7 @@ class Table:
     """The rows of one side. Columns are read from the map as they are asked for."""
 
     folder: Path
-    facts: dict[str, Any]  # format, kind, reason, columns, encodings, num_rows, num_rejected, num_empty, sha256
+    facts: dict[str, Any]  # those of Format, encodings, num_rows, num_rejected, num_empty, unused, sha256, ignored
 
     @cached_property
     def rows(self) -> pyarrow.Table:
@@ -112,12 +114,12 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     """
     sources, asked = find(spec), named_rows(kind)
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
-    columns = [config.text, config.label, config.text_pair, config.tag_scheme]
+    options = [config.text, config.label, config.text_pair, config.tag_scheme]
     identity = [
-        _VERSION,
+        code_hash(),
         asked,
         sources.sample,
-        columns,
+        options,
         [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files],
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -128,16 +130,18 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        with _Writer(made, asked) as writer:
-            for record in read_records(sources, "skip"):
-                writer.add(record, config)
-        form = writer.form(spec)
+        columns = Columns(config, asked)
+        writer = _write(made, sources, config, columns)
+        if columns.form() != writer.form:  # later rows have columns that the first ones lack
+            writer = _write(made, sources, config, columns)
+        form = writer.checked_form(spec)
         facts = {
             **asdict(form),
             "encodings": encodings(sources),
             "num_rows": writer.num_rows,
             "num_rejected": writer.num_rejected,
             "num_empty": writer.num_empty,
+            "unused": dict(writer.unused.most_common()),
             "sha256": hashes,
             "ignored": list(sources.ignored),
         }
@@ -150,37 +154,45 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     return Table(folder, json.loads((folder / "table.json").read_text(encoding="utf-8")))
 
 
+def _write(folder: Path, sources: Sources, config: DataConfig, columns: Columns) -> "_Writer":
+    """The rows of the sources, in the form that the columns seen so far have; ``columns`` sees the others."""
+    records = columns.look_ahead(read_records(sources, "skip"))
+    with _Writer(folder, columns.form()) as writer:
+        for record in records:
+            writer.add(record, config)
+    return writer
+
+
 class _Writer:
     """Takes records one by one, keeps a block of rows, writes blocks."""
 
-    def __init__(self, folder: Path, asked: str | None) -> None:
-        self._asked = asked
+    def __init__(self, folder: Path, form: Format | None) -> None:
         self._sink = pyarrow.OSFile(str(folder / "rows.arrow"), "wb")
         self._file = pyarrow.ipc.new_file(self._sink, _SCHEMA)
         self._rejected = (folder / "rejected.jsonl").open("w", encoding="utf-8")
         self._block: list[dict[str, Any]] = []
-        self._form: Format | None = None
+        self.form = form
         self.num_rows = self.num_rejected = self.num_empty = 0
+        self.unused = Counter[str]()
 
     def add(self, record: Row | Bad, config: DataConfig) -> None:
         """One record: a row of the table, or one more rejected."""
         if isinstance(record, Bad):
             self._reject(f"{record.source}:{record.line}", record.reason, record.found)
             return
+        assert self.form is not None, "a record has columns"
+        kind = KINDS[self.form.kind]
         try:
-            if self._form is None:
-                self._form = detect(record.fields, config.text, config.label, config.text_pair, self._asked)
-            row = KINDS[self._form.kind].canonical(record.fields, self._form, config.tag_scheme)
-            self._block.append({**row, "source": record.source, "line": record.line})
+            row = kind.canonical(record.fields, self.form, config.tag_scheme)
         except EmptyText as error:
             self.num_empty += 1
             self._write_rejected(record.id, str(error), short(record.fields))
             return
         except DataError as error:
-            if self._form is None:
-                raise DataError(f"{record.id}: {error}") from None
             self._reject(record.id, str(error), short(record.fields))
             return
+        self._block.append({**row, "source": record.source, "line": record.line})
+        self.unused.update(set(kind.unused(record.fields, self.form)))
         self.num_rows += 1
         if len(self._block) == _BLOCK_ROWS:
             self._flush()
@@ -194,19 +206,20 @@ class _Writer:
         self._sink.close()
         self._rejected.close()
 
-    def form(self, spec: object) -> Format:
+    def checked_form(self, spec: object) -> Format:
         """The format of the rows. Raises DataError when none was usable."""
-        if self._form is None or not self.num_rows:
+        if self.form is None or not self.num_rows:
             first = ""
             if self.num_rejected or self.num_empty:
-                line = json.loads(Path(self._rejected.name).read_text(encoding="utf-8").splitlines()[0])
+                with Path(self._rejected.name).open(encoding="utf-8") as file:
+                    line = json.loads(file.readline())
                 first = (
                     f" ({self.num_rejected + self.num_empty:,} rejected, the first at {line['id']}: {line['reason']})"
                 )
             raise DataError(
                 f"{spec} has no usable rows{first}.\nExpected at least one.\nSee docs/data.md for the formats."
             )
-        return self._form
+        return self.form
 
     def _reject(self, where: str, reason: str, found: str) -> None:
         self.num_rejected += 1

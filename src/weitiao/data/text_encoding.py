@@ -55,3 +55,14 @@ def _decode(path: Path, encoding: str) -> None:
             f"{path}: byte {done + error.start} is not {encoding} ({error.reason}).\nExpected text in UTF-8 or GB18030.\n"
             "Convert the file, or set data.bad_rows=skip to leave out the lines that cannot be read."
         ) from None
+
+
+def read_utf8(path: Path, option: str) -> str:
+    """The text of a file that must be UTF-8. Raises DataError where it is not; ``option`` names the file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8 ({error.reason}).\nExpected a text file in UTF-8 ({option}).\n"
+            f"Convert it, for example: iconv -f GB18030 -t UTF-8 {path.name} > utf8.txt"
+        ) from None

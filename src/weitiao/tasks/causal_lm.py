@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
 from weitiao.config.task import CAUSAL_LM
-from weitiao.data.chat import Conversation, chat_of
+from weitiao.data.chat import Talk, chat_of
 from weitiao.data.chat_rows import encode_chats
+from weitiao.data.conversations import Conversation
 from weitiao.data.encode import Encoded
 from weitiao.data.side import Side
 from weitiao.kernels.head import use_targets
@@ -50,7 +51,7 @@ def rows_of(side: Side) -> tuple[Sequence[Conversation], None]:
 
 
 def encode(
-    texts: Sequence[Conversation],
+    texts: Sequence[Talk],
     labels: Sequence[str],
     names: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
@@ -180,9 +181,9 @@ def metrics(scores: NDArray[np.float32], gold: Sequence[int], names: Sequence[st
 
 def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Lines of predictions.jsonl."""
-    for row_id, messages, (total, targets, hits) in zip(side.ids, side.conversations, scores.tolist(), strict=True):
+    for row_id, conversation, (total, targets, hits) in zip(side.ids, side.conversations, scores.tolist(), strict=True):
         own = {"loss_sum": total, "num_targets": int(targets), "num_first_choice": int(hits)}
-        yield {"id": row_id, "messages": messages, **own}
+        yield {"id": row_id, **conversation.to_dict(), **own}
 
 
 def encoded_again(
@@ -191,7 +192,7 @@ def encoded_again(
     """Lines of predictions.jsonl, encoded."""
     if not rows or "messages" not in rows[0]:
         return None
-    return encode([row["messages"] for row in rows], [], names, tokenizer, data)
+    return encode([Conversation.of(row) for row in rows], [], names, tokenizer, data)
 
 
 def answer(
@@ -208,7 +209,11 @@ def describe(names: Sequence[str]) -> str:
 
 def columns(side: Side) -> Mapping[str, Sequence[Any]]:
     """The rows as columns that are read back as the same rows."""
-    return {"messages": side.conversations}
+    conversations = side.conversations
+    found: dict[str, Sequence[Any]] = {"messages": [list(one.messages) for one in conversations]}
+    if any(one.tools for one in conversations):
+        found["tools"] = [list(one.tools) for one in conversations]
+    return found
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -242,7 +247,9 @@ def margin_of(metric: str, margin: float, level: float) -> float:
 
 def row_text(row: Mapping[str, Any]) -> str:
     """The conversation of a line of predictions.jsonl, a turn a line."""
-    return "\n".join(f"{message['role']}: {message['content']}" for message in row["messages"])
+    return "\n".join(
+        f"{message['role']}: {message['content'] or message.get('tool_calls', '')}" for message in row["messages"]
+    )
 
 
 def row_answer(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, TextStreamer
 
-from weitiao.data.chat import Chat, Conversation
+from weitiao.data.chat import Chat, Talk
+from weitiao.data.conversations import Conversation
 
 Told = Callable[[str], None]
 
@@ -24,7 +25,7 @@ class _Streamer(TextStreamer):  # type: ignore[misc]
 
 
 def generate(
-    model: Any, chat: Chat, conversations: Sequence[Conversation], max_new_tokens: int, told: Told | None = None
+    model: Any, chat: Chat, conversations: Sequence[Talk], max_new_tokens: int, told: Told | None = None
 ) -> Iterator[str]:
     """The next turn of each conversation, up to the token that ends it, which is left out, as is half a character.
 
@@ -48,7 +49,8 @@ def generate(
         yield str(tokenizer.decode(done[0, ids.shape[1] :], skip_special_tokens=True)).rstrip("\ufffd")
 
 
-def before_last_answer(messages: Conversation) -> tuple[Conversation, str]:
+def before_last_answer(conversation: Conversation) -> tuple[Conversation, str]:
     """A conversation up to its last answer, and that answer."""
+    messages = conversation.messages
     last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    return messages[:last], messages[last]["content"]
+    return conversation.up_to(last), messages[last]["content"]

@@ -11,7 +11,8 @@ import numpy as np
 from weitiao.config.data import DataConfig
 from weitiao.config.run import RunConfig
 from weitiao.data.canaries import Canary, make_canaries
-from weitiao.data.chat import chat_of, template_text
+from weitiao.data.chat import chat_of
+from weitiao.data.chat_template import template_text
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts

@@ -53,7 +53,7 @@ def compare_with_base(
     write_jsonl(
         run.path / "samples.jsonl",
         (
-            {"id": ids[i], "question": question, "reference": reference, "before": old, "after": new}
+            {"id": ids[i], "question": list(question.messages), "reference": reference, "before": old, "after": new}
             for i, question, reference, old, new in zip(chosen, questions, references, before, after, strict=True)
         ),
     )

@@ -1,0 +1,72 @@
+"""The columns that records have, over all of them: what a row holds is never told from the first one alone."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from weitiao.config.data import DataConfig
+from weitiao.data.detect import detect
+from weitiao.data.form import Format
+from weitiao.data.parsers import Bad
+from weitiao.data.read import Record
+from weitiao.errors import DataError
+
+_EMPTY: tuple[Any, ...] = ("", [], {})  # what tells nothing of a column
+_LOOKED_AT = 1000  # records before the first form; later ones may still change it
+
+
+class Columns:
+    """What columns are there, in how many records, and an example of what each holds."""
+
+    def __init__(self, config: DataConfig, asked: str | None) -> None:
+        self._config = config
+        self._asked = asked
+        self._examples: dict[str, Any] = {}
+        self._counts = Counter[str]()
+        self._names: dict[str, None] = {}  # also of columns that hold nothing
+        self._records = 0
+        self._first = ""
+
+    def look_ahead(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The same records. The first ones are seen at once, each of the others as it passes."""
+        passing = iter(records)
+        block = list(itertools.islice(passing, _LOOKED_AT))
+        for record in block:
+            self._see(record)
+        return itertools.chain(block, map(self._see, passing))
+
+    def _see(self, record: Record) -> Record:
+        if isinstance(record, Bad):
+            return record
+        self._records += 1
+        self._first = self._first or record.id
+        for name, value in record.fields.items():
+            self._names[name] = None
+            if value is not None:
+                self._counts[name] += 1
+                if name not in self._examples or self._examples[name] in _EMPTY:
+                    self._examples[name] = value
+        return record
+
+    def form(self) -> Format | None:
+        """The form of the records seen so far; None where there are none.
+
+        A column that fewer than half of the records fill makes no form: a second text in one of a hundred rows is none.
+
+        Raises:
+            DataError: a named column is missing, or no known format fits.
+        """
+        if not self._records:
+            return None
+        named = (self._config.text, self._config.label, self._config.text_pair)
+        filled = {name: self._examples.get(name) for name in self._names}
+        usual = {n: v for n, v in filled.items() if 2 * self._counts[n] >= self._records or n in named}
+        rare = {n: v for n, v in filled.items() if n not in usual}
+        try:
+            try:
+                return detect(usual, *named, asked=self._asked, beside=rare)
+            except DataError:
+                return detect(filled, *named, asked=self._asked)
+        except DataError as error:
+            raise DataError(f"{self._first}: {error}") from None
