@@ -222,10 +222,10 @@ REFUSED = [
     ("r.jsonl", b'{"text": "a", "lable": 1}\n', "Expected a text and a label"),
     ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "  ", "label": 1}\n', "r.jsonl:2: no visible characters"),
     ("r.jsonl", b'{"text": 5, "label": 1}\n', "text is '5'"),
-    ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', "r.jsonl:2: label is 'None'"),
+    ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', "r.jsonl:2: label is None"),
     ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": 1.5}\n', "Round it, map it to classes"),
     ("r.jsonl", b'{"text": "a", "label": 1.5}\n', "task=regression"),
-    ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": [1]}\n', "label is '[1]'"),
+    ("r.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": [1]}\n', "label is [1]"),
     ("r.jsonl", b'{"text": "a", "label": [1]}\n', "task=multi_label"),
     (
         "r.jsonl",

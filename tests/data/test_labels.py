@@ -14,7 +14,7 @@ from conftest import write_jsonl
 from weitiao.commands.app import app
 from weitiao.config.data import DataConfig
 from weitiao.config.run import RunConfig
-from weitiao.data.labels import labels_of, number_of
+from weitiao.data.labels import LabelReader, number_of
 from weitiao.data.prepare import prepare, usable
 from weitiao.data.side import Side
 from weitiao.errors import DataError
@@ -44,7 +44,7 @@ def varied(i: int) -> str:
     ],
 )
 def test_labels_are_read(value: Any, labels: list[str]) -> None:
-    assert json.loads(labels_of(value, "labels")) == labels
+    assert json.loads(LabelReader().several(value, "labels")) == labels
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_labels_are_read(value: Any, labels: list[str]) -> None:
         ({"a": 1}, "Expected a list of labels"),
         (["a", ""], "Expected a string, an integer or a boolean"),
         ([0.5], "Expected a string, an integer or a boolean"),
-        ([0, 1, 0], "a vector of 0 and 1 is not read"),
+        ([0, 1, 0], "'0' twice"),
         ("a|a", "has 'a' twice"),
         ("['a']", "is no JSON"),
     ],
 )
 def test_what_is_no_list_of_labels_is_refused(value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        labels_of(value, "labels")
+        LabelReader().several(value, "labels")
     assert len(str(caught.value).splitlines()) == 3
 
 
@@ -86,7 +86,7 @@ def test_bad_rows_are_named_by_line(tmp_path: Path) -> None:
     assert [row["id"] for row in kept.train.table.rejected()] == ["r.csv:10", "r.csv:11", "r.csv:12"]
     rows: list[dict[str, object]] = [{"text": varied(i), "labels": ["a"]} for i in range(4)]
     file = write_jsonl(tmp_path / "r.jsonl", [*rows, {"text": "no list", "labels": None}])
-    with pytest.raises(DataError, match=r"r\.jsonl:5: labels is 'None'"):
+    with pytest.raises(DataError, match=r"r\.jsonl:5: labels is None"):
         prepare(data_of(file), "labels")
 
 

@@ -21,6 +21,24 @@ class DataConfig(Section):
         description="Column with the label: strings, integers or booleans (multi_label: lists, regression: numbers); "
         "recognised by its name by default.",
     )
+    label_names: str | tuple[str, ...] | None = Field(
+        None,
+        description="Names of the classes where the label column holds their numbers 0, 1, ...: a list, or a file with a name a "
+        "line. multi_label: also of the places of vectors of 0 and 1.",
+    )
+    label_map: dict[str | int | float | bool, str | int] | None = Field(
+        None, description="Labels to rename or merge, as {old: new}."
+    )
+    labels: Literal["as_written", "canonical"] = Field(
+        "as_written",
+        description="canonical: labels that differ only in case, blanks, width, invisible characters or as numbers (1, 1.0, true) "
+        "become the most frequent of them.",
+    )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="multi_label: what stands between the labels of a cell, where it is none of | ; , and their full-width forms.",
+    )
     tag_scheme: Literal["auto", "iob1"] = Field(
         "auto",
         description="token_classification: auto reads BIO, BIOES, BILOU and BMES; iob1: I- may begin an entity (CoNLL 2003).",

@@ -35,6 +35,7 @@ class TaskOptions:
         return self.defaults.get("data", {}).get("over_length") == "window"
 
 
+_OF_LABELS = ("data.label_names", "data.label_map", "data.labels", "data.label_separator")
 _NOT_OF_TEXTS = (
     "data.chat_template",
     "data.train_on_prompt",
@@ -47,7 +48,7 @@ CLASSIFICATION = TaskOptions(
     name="classification",
     rows="classification",
     metrics={"accuracy": True, "f1_macro": True, "f1_weighted": True, "log_loss": False, "roc_auc": True},
-    no_meaning=_NOT_OF_TEXTS,
+    no_meaning=(*_NOT_OF_TEXTS, "data.label_separator"),
     streams=True,
     upper_layers="probed",
 )
@@ -59,6 +60,7 @@ CAUSAL_LM = TaskOptions(
         "data.text",
         "data.text_pair",
         "data.label",
+        *_OF_LABELS,
         "data.tag_scheme",
         "data.canaries",
         "data.general_text",
@@ -83,6 +85,7 @@ TOKEN_CLASSIFICATION = TaskOptions(
     },
     no_meaning=(
         "data.text_pair",
+        *_OF_LABELS,
         "data.chat_template",
         "data.train_on_prompt",
         "data.canaries",
@@ -113,7 +116,7 @@ REGRESSION = TaskOptions(
     name="regression",
     rows="number",
     metrics={"pearson": True, "spearman": True, "mse": False, "rmse": False, "mae": False, "r2": True},
-    no_meaning=(*_NOT_OF_TEXTS, "data.canaries", "train.class_weights"),
+    no_meaning=(*_NOT_OF_TEXTS, *_OF_LABELS, "data.canaries", "train.class_weights"),
 )
 TASK_OPTIONS: dict[str, TaskOptions] = {
     options.name: options for options in (CLASSIFICATION, CAUSAL_LM, TOKEN_CLASSIFICATION, MULTI_LABEL, REGRESSION)

@@ -3,11 +3,13 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from weitiao.config.data import DataConfig
 from weitiao.data.detect import detect
 from weitiao.data.form import Format
+from weitiao.data.labels import is_vector
 from weitiao.data.parsers import Bad
 from weitiao.data.read import Record
 from weitiao.errors import DataError
@@ -25,6 +27,7 @@ class Columns:
         self._examples: dict[str, Any] = {}
         self._counts = Counter[str]()
         self._names: dict[str, None] = {}  # also of columns that hold nothing
+        self._vectors: dict[str, set[int]] = {}  # lengths of a column's lists of 0 and 1; 0 for other lists
         self._records = 0
         self._first = ""
 
@@ -45,6 +48,8 @@ class Columns:
             self._names[name] = None
             if value is not None:
                 self._counts[name] += 1
+                if isinstance(value, list):
+                    self._vectors.setdefault(name, set()).add(len(value) if is_vector(value) else 0)
                 if name not in self._examples or self._examples[name] in _EMPTY:
                     self._examples[name] = value
         return record
@@ -65,8 +70,10 @@ class Columns:
         rare = {n: v for n, v in filled.items() if n not in usual}
         try:
             try:
-                return detect(usual, *named, asked=self._asked, beside=rare)
+                form = detect(usual, *named, asked=self._asked, beside=rare)
             except DataError:
-                return detect(filled, *named, asked=self._asked)
+                form = detect(filled, *named, asked=self._asked)
         except DataError as error:
             raise DataError(f"{self._first}: {error}") from None
+        lengths = self._vectors.get(form.columns[-1], {0})
+        return replace(form, vectors=form.kind == "labels" and len(lengths) == 1 and lengths != {0})

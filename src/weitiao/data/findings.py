@@ -185,6 +185,17 @@ def _labels(seen: Inspection) -> list[Finding]:
     if check is None:
         return []
     seen.label_counts, found = check(seen.table)
+    facts = seen.table.facts
+    if joined := facts["num_joined"]:
+        message = "rows joined to an earlier one of the same text, since each row holds one label"
+        found.append(
+            Finding("joined_rows", "info", joined, message, "give all labels of a text in one row, to be sure")
+        )
+    if merged := facts["merged_labels"]:
+        message = (
+            f"ways of writing a label that became another: {', '.join(f'{a!r} -> {b!r}' for a, b in merged.items())}"
+        )
+        found.append(Finding("merged_labels", "info", len(merged), message, "data.labels=canonical applies"))
     return found
 
 
@@ -251,7 +262,7 @@ def _across_sides(seen: Inspection) -> list[Finding]:
     table, config = seen.table, seen.config
     if config.eval is None:
         return []
-    other = build(config.eval, config, seen.kind)
+    other = build(config.eval, config, seen.kind, tuple(seen.label_counts))
     findings = _rejected_of(other, config)
     shared = np.flatnonzero(np.isin(table.keys, other.keys)).tolist()
     if shared:

@@ -14,3 +14,4 @@ class Format:
     kind: Kind
     columns: tuple[str, ...]
     reason: str
+    vectors: bool = False  # labels are written as lists of 0 and 1

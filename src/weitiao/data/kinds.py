@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from weitiao.config.data import DataConfig
 from weitiao.data.conversations import conversation_of, unused_of
 from weitiao.data.form import Format
-from weitiao.data.keys import key_bytes
-from weitiao.data.labels import label_of, labels_of, number_of, sort_labels
+from weitiao.data.keys import is_visible, key_bytes
+from weitiao.data.labels import LabelReader, number_of, sort_labels
 from weitiao.data.parsers import short
 from weitiao.data.tags import Scheme, tag_names, to_bio
 from weitiao.data.words import joined
@@ -20,8 +22,20 @@ EMPTY = "no visible characters"
 _NAME_COLUMNS = "Name the columns: data.text=COLUMN data.label=COLUMN"
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the options say of how cells are read."""
+
+    tag_scheme: Scheme
+    labels: LabelReader
+
+    @classmethod
+    def of(cls, config: DataConfig, form: Format) -> "Reading":
+        return cls(config.tag_scheme, LabelReader.of(config, form.vectors))
+
+
 class EmptyText(DataError):
-    """A text of white space only: nothing can be learnt from it, so it is always left out, and counted."""
+    """A text without a visible character: nothing can be learnt from it, so it is always left out, and counted."""
 
 
 class RowKind:
@@ -35,13 +49,14 @@ class RowKind:
     fewest_names: ClassVar[int] = 2
     is_labelled: ClassVar[bool] = True  # equal texts can contradict each other
     keeps_all_labels: ClassVar[bool] = True  # an error where encoding leaves no training row of a label
-    moves_rare_labels: ClassVar[bool] = False  # a row that alone has a label is trained on, not held out
+    moves_rare_labels: ClassVar[bool] = True  # a row that alone has a label is trained on, not held out
     has_counts: ClassVar[bool] = True  # of labels, for the report
+    joins_rows: ClassVar[bool] = False  # rows of equal texts may hold one label each of the same text
 
-    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+    def canonical(self, fields: dict[str, Any], form: Format, reading: Reading) -> dict[str, Any]:
         """A record in the table's columns. Raises DataError for a value that cannot be used."""
         text, pair = self._texts(fields, form.columns[:-1])
-        label = self._label(column_of(fields, form.columns[-1]), form.columns[-1])
+        label = self._label(column_of(fields, form.columns[-1]), form.columns[-1], reading)
         return {"text": text, "text_pair": pair, "label": label, "key": key_bytes(text, pair)}
 
     def unused(self, fields: dict[str, Any], form: Format) -> list[str]:
@@ -52,8 +67,8 @@ class RowKind:
         texts = [text_of(fields, column) for column in columns]
         return texts[0], texts[1] if len(texts) > 1 else None
 
-    def _label(self, value: Any, column: str) -> str:
-        return label_of(value, column)
+    def _label(self, value: Any, column: str, reading: Reading) -> str:
+        return reading.labels.one(value, column)
 
     def names(self, labels: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The model's label names in class order, from the labels of the training rows."""
@@ -87,7 +102,7 @@ class Text(RowKind):
     wanted = "a text"
     is_labelled = False
 
-    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+    def canonical(self, fields: dict[str, Any], form: Format, reading: Reading) -> dict[str, Any]:
         text, pair = self._texts(fields, form.columns)
         return {"text": text, "text_pair": pair, "label": None, "key": key_bytes(text, pair)}
 
@@ -104,9 +119,10 @@ class Labels(RowKind):
     least = "one label"
     fewest_names = 1
     moves_rare_labels = True
+    joins_rows = True
 
-    def _label(self, value: Any, column: str) -> str:
-        return labels_of(value, column)
+    def _label(self, value: Any, column: str, reading: Reading) -> str:
+        return reading.labels.several(value, column)
 
     def row_labels(self, side: "Side") -> list[list[str]]:
         return [json.loads(labels) for labels in side.labels]
@@ -126,7 +142,7 @@ class Number(RowKind):
     keeps_all_labels = False
     has_counts = False
 
-    def _label(self, value: Any, column: str) -> str:
+    def _label(self, value: Any, column: str, reading: Reading) -> str:
         return number_of(value, column)
 
     def names(self, labels: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
@@ -150,9 +166,9 @@ class Words(RowKind):
     keeps_all_labels = False  # a tag may be rare, or never there
     moves_rare_labels = True
 
-    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+    def canonical(self, fields: dict[str, Any], form: Format, reading: Reading) -> dict[str, Any]:
         words: Any = fields.get(form.columns[0])
-        tags = to_bio(words, fields.get(form.columns[1]), tag_scheme)
+        tags = to_bio(words, fields.get(form.columns[1]), reading.tag_scheme)
         text = text_of({"words": joined(words or ())[0]}, "words")
         content = json.dumps([words, tags], ensure_ascii=False)
         return {"text": text, "messages": content, "key": key_bytes(text, None)}
@@ -182,7 +198,7 @@ class Conversations(RowKind):
     is_labelled = False
     keeps_all_labels = False
 
-    def canonical(self, fields: dict[str, Any], form: Format, tag_scheme: Scheme) -> dict[str, Any]:
+    def canonical(self, fields: dict[str, Any], form: Format, reading: Reading) -> dict[str, Any]:
         conversation = conversation_of(fields, form)
         answers = [m for m in conversation.messages if m["role"] == "assistant"]
         if not any(m.get("learn", True) and (m["content"].strip() or m.get("tool_calls")) for m in answers):
@@ -237,7 +253,7 @@ def column_of(fields: dict[str, Any], name: str) -> Any:
 def text_of(fields: dict[str, Any], name: str) -> str:
     """A record's text. Raises EmptyText without a visible character, DataError for anything else."""
     value = column_of(fields, name)
-    if isinstance(value, str) and not value.strip():
+    if isinstance(value, str) and not is_visible(value):
         raise EmptyText(f"{EMPTY}: {name} is {short(value)!r}.\nExpected visible characters.\nCorrect the row.")
     if not isinstance(value, str):
         raise DataError(f"{name} is {short(value)!r}, not a text.\nExpected a string.\nCorrect the row.")

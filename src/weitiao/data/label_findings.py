@@ -1,10 +1,13 @@
 """What is wrong or odd with labels, by kind of rows: counts of each label, and findings."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from weitiao.data.keys import is_placeholder, label_key
+from weitiao.data.labels import SEPARATORS
 from weitiao.data.report import SHOWN, Finding, Severity
 from weitiao.data.side import Side
 from weitiao.data.table import Table
@@ -14,6 +17,7 @@ Counts = dict[str, int]
 _FEW = 10  # rows of a label, below which it is rare
 _NAMED = 8  # labels in a message
 _MANY = 20  # labels, above which half as many as rows are no labels
+_MARKS = ("/", "+", "&", "#", "\\", "\t", " ")  # that may stand between labels, or be part of one
 _IMBALANCE = 10  # times the rarest label's rows
 _NAME_COLUMN = "name the right column: data.label=COLUMN"
 
@@ -40,7 +44,7 @@ def _one_label_each(table: Table) -> tuple[Counts, list[Finding]]:
         message = f"all rows have the label {next(iter(counts))!r}"
         fix = "add rows of another label, or name the right column: data.label=COLUMN"
         return counts, [Finding("one_label", "error", len(table), message, fix)]
-    checks = (_too_many, _rare_rows, _imbalance, _variants)
+    checks = (_too_many, _rare_rows, _imbalance, _variants, _placeholders, _uncut)
     return counts, [found for check in checks for found in check(table, labels, counts)]
 
 
@@ -73,16 +77,55 @@ def _imbalance(table: Table, labels: Sequence[str], counts: Counts) -> list[Find
 
 
 def _variants(table: Table, labels: Sequence[str], counts: Counts) -> list[Finding]:
-    variants: dict[str, list[str]] = defaultdict(list)
+    """Labels that are the same by :func:`label_key`: a model would have to tell them apart."""
+    ways: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        variants["".join(label.casefold().split())].append(label)
+        ways[label_key(label)].append(label)
     found = []
-    for same in (names for names in variants.values() if len(names) > 1):
-        fewer = min(same, key=lambda label: counts[label])
-        rows = [i for i, label in enumerate(labels) if label == fewer]
-        message = f"labels that differ only in case or blanks: {', '.join(map(repr, same))}"
-        found.append(finding("label_variants", "warning", table, rows, message=message, fix="write them alike"))
+    for same in (names for names in ways.values() if len(names) > 1):
+        most = max(same, key=lambda label: counts[label])
+        others = set(same) - {most}
+        rows = [i for i, own in enumerate(Side(table, np.arange(len(table))).row_labels) if others.intersection(own)]
+        message = f"labels that read alike and are written differently: {', '.join(map(_spelt, same))}"
+        fix = "data.labels=canonical, or data.label_map={old: new}, or write them alike"
+        found.append(finding("label_variants", "error", table, rows, message=message, fix=fix))
     return found
+
+
+def _spelt(label: str) -> str:
+    """A label as it is written, by its code points where an eye cannot tell."""
+    return (
+        repr(label)
+        if unicodedata.normalize("NFC", label).isprintable() and unicodedata.is_normalized("NFC", label)
+        else ascii(label)
+    )
+
+
+def _placeholders(table: Table, labels: Sequence[str], counts: Counts) -> list[Finding]:
+    """Labels that are words for a missing value."""
+    names = [label for label in counts if is_placeholder(label)]
+    if not names:
+        return []
+    message = f"labels that are words for a missing value: {_named(names, counts)}"
+    fix = "leave such cells empty and set data.bad_rows=skip; or keep it, if it is a label"
+    return [Finding("placeholder_labels", "warning", sum(counts[name] for name in names), message, fix)]
+
+
+def _uncut(table: Table, labels: Sequence[str], counts: Counts) -> list[Finding]:
+    """Labels that look like several with a mark between them."""
+    several = table.kind.name == "labels"
+    marks = _MARKS if several else tuple(mark for group in SEPARATORS for mark in group) + _MARKS
+    for mark in marks:
+        cut = [label for label in counts if mark in label.strip()]
+        parts = Counter(part.strip() for label in cut for part in label.split(mark))
+        again = [part for part in parts if parts[part] > 1 or part in counts]
+        if len(cut) < 3 or 2 * len(cut) < len(counts) or len(again) < 2 or 2 * len(again) < len(parts) or "" in parts:
+            continue
+        message = f"labels that look like several with {mark!r} between them: {_named(cut, counts)}"
+        fix = f'data.label_separator="{mark}"' if several else "task=multi_label, if a text may have several labels"
+        severity: Severity = "error" if several else "warning"
+        return [Finding("uncut_labels", severity, sum(counts[label] for label in cut), message, fix)]
+    return []
 
 
 def _label_sets(table: Table) -> tuple[Counts, list[Finding]]:
@@ -90,7 +133,7 @@ def _label_sets(table: Table) -> tuple[Counts, list[Finding]]:
     if not counts:
         fix = "name the column of the labels: data.label=COLUMN"
         return counts, [Finding("no_labels", "error", len(table), "no row has a label", fix)]
-    found = []
+    found = [one for check in (_variants, _placeholders, _uncut) for one in check(table, (), counts)]
     bare = [i for i, labels in enumerate(table.column("label")) if labels == "[]"]
     if bare:
         fix = "they teach when to give none"

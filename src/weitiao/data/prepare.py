@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from weitiao.config.data import DataConfig
 from weitiao.config.task import task_word
 from weitiao.data.kinds import EMPTY, KINDS
-from weitiao.data.labels import sort_labels
+from weitiao.data.labels import in_class_order, sort_labels
 from weitiao.data.near_duplicates import kept_pairs, near_pairs
 from weitiao.data.report import ConflictExample, NearReport, PolicyReport, SplitFormat, SplitReport
 from weitiao.data.side import Side
@@ -48,7 +48,7 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     if config.train_size is not None:
         train = _sample(train, config.train_size, config)
     table = train.table
-    names = table.kind.names(train.every_label, table.facts["columns"])
+    names = in_class_order(table.kind.names(train.every_label, table.facts["columns"]), config)
     _refuse_unknown_labels(evaluation, names)
     _refuse_too_few(train, evaluation, names)
     report: Any = {
@@ -78,14 +78,15 @@ def _two_sides(config: DataConfig, kind: str) -> tuple[Side, Side, Any]:
     side, report = _apply_policies(_all_rows(config.train, config, kind), config)
     if config.eval is None:
         return *_split(side, config), {"train": report, "overlap_dropped_from_train": 0}
-    evaluation, eval_report = _apply_policies(_all_rows(config.eval, config, kind), config)
+    known = sorted(set(side.every_label)) if config.labels == "canonical" else ()
+    evaluation, eval_report = _apply_policies(_all_rows(config.eval, config, kind, known), config)
     overlap = np.isin(side.identity, evaluation.identity)
     counts = {"train": report, "eval": eval_report, "overlap_dropped_from_train": int(overlap.sum())}
     return side.keep(~overlap), evaluation, counts
 
 
-def _all_rows(spec: str | Sequence[str], config: DataConfig, kind: str) -> Side:
-    table = usable(spec, config, kind)
+def _all_rows(spec: str | Sequence[str], config: DataConfig, kind: str, known: Sequence[str] = ()) -> Side:
+    table = usable(spec, config, kind, known)
     return Side(table, np.arange(len(table)))
 
 
@@ -119,7 +120,7 @@ def prepare_evaluation(config: DataConfig) -> Prepared:
     """
     assert config.eval is not None
     side, report = _apply_policies(_all_rows(config.eval, config, "classification"), config)
-    names = sort_labels(set(side.labels))
+    names = in_class_order(sort_labels(set(side.labels)), config)
     if len(names) < 2:
         raise DataError(
             f"{config.eval} has the labels {list(names)} alone.\nExpected at least two: the evaluation rows of a streamed "
@@ -134,13 +135,15 @@ def prepare_evaluation(config: DataConfig) -> Prepared:
     return Prepared(side.keep(np.zeros(len(side), dtype=bool)), side, names, counts)
 
 
-def usable(spec: str | Sequence[str], config: DataConfig, kind: str = "classification") -> Table:
+def usable(
+    spec: str | Sequence[str], config: DataConfig, kind: str = "classification", known: Sequence[str] = ()
+) -> Table:
     """The table of a source, of the kind that a task needs, with ``bad_rows`` applied.
 
     Raises:
         DataError: rows were rejected under ``bad_rows=fail``, or the rows are of another kind.
     """
-    table = build(spec, config, kind)
+    table = build(spec, config, kind, known)
     if table.kind.name != kind:
         wanted, found = KINDS[kind], table.kind.purpose
         other = f", or learn {found}" if found else ""

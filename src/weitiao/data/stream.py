@@ -15,7 +15,7 @@ import numpy as np
 from weitiao.config.data import DataConfig
 from weitiao.data.columns import Columns
 from weitiao.data.encode import Encoded
-from weitiao.data.kinds import KINDS, EmptyText
+from weitiao.data.kinds import KINDS, EmptyText, Reading
 from weitiao.data.near_duplicates import near_pairs
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Record, read_records
@@ -67,13 +67,15 @@ class Stream:
         columns = Columns(self.config, "classification")
         records = columns.look_ahead(read_records(find(self.config.train), "skip"))
         form = columns.form()
+        reading: Reading | None = None
         block: list[tuple[str, Any, str, bytes]] = []
         for record in records:
             try:
                 if isinstance(record, Bad):
                     raise DataError(record.message)
                 assert form is not None, "a record has columns"
-                row = KINDS[form.kind].canonical(record.fields, form, "auto")
+                reading = reading or Reading.of(self.config, form)
+                row = KINDS[form.kind].canonical(record.fields, form, reading)
                 if row.get("label") not in self.label_names:
                     raise DataError(f"the label {row.get('label')!r} is unknown.\nExpected one of {self.label_names}.")
             except DataError as error:

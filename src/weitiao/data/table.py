@@ -25,10 +25,12 @@ from weitiao.config.task import named_rows
 from weitiao.data.columns import Columns
 from weitiao.data.form import Format
 from weitiao.data.keys import key_bytes
-from weitiao.data.kinds import KINDS, EmptyText, RowKind
+from weitiao.data.kinds import KINDS, EmptyText, Reading, RowKind
+from weitiao.data.labels import class_names
 from weitiao.data.parsers import Bad, short
 from weitiao.data.read import Row, encodings, read_records
 from weitiao.data.reading_code import code_hash
+from weitiao.data.settle import settle
 from weitiao.data.source import Sources, find
 from weitiao.errors import DataError
 from weitiao.rundir.files import read_jsonl
@@ -101,10 +103,12 @@ class Table:
         yield from read_jsonl(self.folder / "rejected.jsonl")
 
 
-def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None) -> Table:
+def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None, known: Sequence[str] = ()) -> Table:
     """The table of a source, from the cache if the same content was read before.
 
     ``kind``: what a task needs; "classification", "labels" and "number" say how the label column is read.
+
+    ``known``: labels of other rows, that ``data.labels=canonical`` prefers to these rows' own ways of writing.
 
     Records that cannot be used never stop the building: they are in ``rejected``, and the caller applies
     ``data.bad_rows``.
@@ -114,11 +118,16 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     """
     sources, asked = find(spec), named_rows(kind)
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
-    options = [config.text, config.label, config.text_pair, config.tag_scheme]
+    options = [
+        *(config.text, config.label, config.text_pair, config.tag_scheme, config.labels, config.label_separator),
+        class_names(config.label_names),
+        sorted(map(str, (config.label_map or {}).items())),
+    ]
     identity = [
         code_hash(),
         asked,
         sources.sample,
+        sorted(known) if config.labels == "canonical" else (),
         options,
         [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files],
     ]
@@ -135,10 +144,12 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
         if columns.form() != writer.form:  # later rows have columns that the first ones lack
             writer = _write(made, sources, config, columns)
         form = writer.checked_form(spec)
+        settled = settle(made / "rows.arrow", KINDS[form.kind], config, known)
         facts = {
             **asdict(form),
             "encodings": encodings(sources),
-            "num_rows": writer.num_rows,
+            "num_rows": writer.num_rows - settled["num_joined"],
+            **settled,
             "num_rejected": writer.num_rejected,
             "num_empty": writer.num_empty,
             "unused": dict(writer.unused.most_common()),
@@ -172,6 +183,7 @@ class _Writer:
         self._rejected = (folder / "rejected.jsonl").open("w", encoding="utf-8")
         self._block: list[dict[str, Any]] = []
         self.form = form
+        self._reading: Reading | None = None
         self.num_rows = self.num_rejected = self.num_empty = 0
         self.unused = Counter[str]()
 
@@ -183,7 +195,8 @@ class _Writer:
         assert self.form is not None, "a record has columns"
         kind = KINDS[self.form.kind]
         try:
-            row = kind.canonical(record.fields, self.form, config.tag_scheme)
+            self._reading = self._reading or Reading.of(config, self.form)
+            row = kind.canonical(record.fields, self.form, self._reading)
         except EmptyText as error:
             self.num_empty += 1
             self._write_rejected(record.id, str(error), short(record.fields))

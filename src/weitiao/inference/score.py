@@ -23,7 +23,7 @@ def eval(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
         return {"run_dir": str(run), "data": "the run's own evaluation rows", "metrics": opened.summary["metrics"]}
     config, names = opened.config, opened.summary["label_names"]
     predictor = Predictor(opened)
-    table = usable(str(data), config.data, predictor.task.OPTIONS.rows)
+    table = usable(str(data), config.data, predictor.task.OPTIONS.rows, names)
     side = Side(table, np.arange(len(table)))
     labels = side.labels
     unknown = next(
