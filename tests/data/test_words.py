@@ -85,7 +85,7 @@ def test_bad_rows_are_refused_by_file_and_line(given: Any, tags: Any, told: str,
     assert len(kept.train) + len(kept.eval) == 5
 
 
-CONLL = "-DOCSTART- -X- O O\n\nEU NNP B-ORG\nrejects VBZ O\n\n北\tB-LOC\n京\tI-LOC\n　 O\n\n\n"
+CONLL = "-DOCSTART- -X- O O\n\nEU NNP B-ORG\nrejects VBZ O\n\n北\tNR\tB-LOC\n京\tNR\tI-LOC\n　 PU O\n\n\n"
 
 
 @pytest.mark.parametrize("name", ["n.conll", "n.bio", "n.txt"])

@@ -9,10 +9,16 @@ from weitiao.config.section import Section
 
 class DataConfig(Section):
     train: str | tuple[str, ...] = Field(
-        description="Training rows: files, globs, a folder with one folder per class, `path#N`, a catalogue or hub name."
+        description="Training rows: files, globs, a folder with one folder per class, a catalogue or hub name. `#N` behind it takes N rows by lot, `#N:head` the first N."
     )
     eval: str | tuple[str, ...] | None = Field(
         None, description="Evaluation rows; without it, a part of `train` is held out."
+    )
+    encoding: str | None = Field(
+        None, description="Encoding of text files, such as gb18030 or big5; told from their characters by default."
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Names of the columns of csv, tsv and txt files without a header."
     )
     text: str | None = Field(None, description="Column with the text; recognised by its name by default.")
     text_pair: str | None = Field(None, description="Column with the second text of a pair.")
@@ -42,6 +48,10 @@ class DataConfig(Section):
     tag_scheme: Literal["auto", "iob1"] = Field(
         "auto",
         description="token_classification: auto reads BIO, BIOES, BILOU and BMES; iob1: I- may begin an entity (CoNLL 2003).",
+    )
+    segmentation_digits: Literal["keep", "strip"] = Field(
+        "keep",
+        description="token_classification: take the digit off words that are a character and a digit (Weibo NER).",
     )
     streaming: bool = Field(
         False, description="Read training rows as they are needed, for data larger than the disk; see docs/data.md."

@@ -10,8 +10,7 @@ from weitiao.config.data import DataConfig
 from weitiao.data.detect import detect
 from weitiao.data.form import Format
 from weitiao.data.labels import is_vector
-from weitiao.data.parsers import Bad
-from weitiao.data.read import Record
+from weitiao.data.read import Record, Row
 from weitiao.errors import DataError
 
 _EMPTY: tuple[Any, ...] = ("", [], {})  # what tells nothing of a column
@@ -40,7 +39,7 @@ class Columns:
         return itertools.chain(block, map(self._see, passing))
 
     def _see(self, record: Record) -> Record:
-        if isinstance(record, Bad):
+        if not isinstance(record, Row):
             return record
         self._records += 1
         self._first = self._first or record.id
@@ -69,11 +68,29 @@ class Columns:
         usual = {n: v for n, v in filled.items() if 2 * self._counts[n] >= self._records or n in named}
         rare = {n: v for n, v in filled.items() if n not in usual}
         try:
-            try:
-                form = detect(usual, *named, asked=self._asked, beside=rare)
-            except DataError:
-                form = detect(filled, *named, asked=self._asked)
+            form = self._detected(usual, rare)
         except DataError as error:
             raise DataError(f"{self._first}: {error}") from None
         lengths = self._vectors.get(form.columns[-1], {0})
         return replace(form, vectors=form.kind == "labels" and len(lengths) == 1 and lengths != {0})
+
+    def _detected(self, usual: dict[str, Any], rare: dict[str, Any]) -> Format:
+        """The form that the columns show; where their names are in capitals, that of the small ones."""
+        named = (self._config.text, self._config.label, self._config.text_pair)
+        try:
+            form = detect(usual, *named, asked=self._asked, beside=rare)
+        except DataError as error:
+            folded = {name.strip().casefold(): name for name in usual}
+            try:
+                if any(named) or folded.keys() == usual.keys() or len(folded) < len(usual):
+                    raise error
+                form = detect({small: usual[name] for small, name in folded.items()}, asked=self._asked)
+            except DataError:
+                return detect(usual | rare, *named, asked=self._asked)
+        folded = {name.strip().casefold(): name for name in usual}
+        if form.kind == "text" and not any(named) and len(folded) == len(usual):  # a label may stand under LABEL
+            form = detect({small: usual[name] for small, name in folded.items()}, asked=self._asked)
+        columns = tuple(folded.get(name, name) if name not in usual else name for name in form.columns)
+        if form.kind == "sft" and columns != form.columns:
+            raise DataError(f"the columns {', '.join(columns)}.\nExpected {', '.join(form.columns)}.\nRename them.")
+        return replace(form, columns=columns)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weitiao.data.form import Format
-from weitiao.data.parsers import short
+from weitiao.data.records import short
 from weitiao.data.turns import MEDIA, Message, history_of, is_turn, message_of, tools_of, unused_keys
 from weitiao.errors import DataError
 

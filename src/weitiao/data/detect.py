@@ -5,24 +5,9 @@ from typing import Any
 
 from weitiao.data.conversations import chat_form
 from weitiao.data.form import Format, Kind
+from weitiao.data.names import ASKED, LABEL, NAMES, PAIRS, TAGS, TEXT, WORDS
+from weitiao.data.spans import COLUMNS, holds_spans
 from weitiao.errors import DataError
-
-_TEXT = ("text", "sentence", "review", "content", "comment", "title", "query", "文本", "内容", "评论")
-_LABEL = ("label", "labels", "class", "category", "sentiment", "target", "rating", "intent", "标签", "类别")
-# Further names where a task asks for labels or for a number.
-_ASKED = {"labels": (*_LABEL, "tags", "categories"), "number": (*_LABEL, "score", "value", "分数", "评分")}
-_NAMES = {"classification": "label", "labels": "labels", "number": "number"}
-_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("text_a", "text_b"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("text", "text_pair"),
-)
-_WORDS = ("tokens", "words")
-_TAGS = ("ner_tags", "tags", "labels", "pos_tags")
-# Columns whose name says that they matter: leaving one unused is worth a warning.
-MEANINGFUL = frozenset((*_TEXT, *_LABEL, *(name for pair in _PAIRS for name in pair), "system", "history", "tools"))
 
 
 def detect(
@@ -51,22 +36,24 @@ def detect(
                 f"no column '{name}'. Found: {', '.join(map(str, fields)) or 'none'}.\nExpected a column named by {option}.\n"
                 f"Name the right one: {option}=COLUMN"
             )
-    if text is None and label is None and (found := chat_form(fields, asked, _LABEL, beside or {})):
+    if text is None and label is None and (found := chat_form(fields, asked, LABEL, beside or {})):
         return found
     asked = None if asked == "sft" else asked  # no conversation: what it is instead tells which task fits
-    words, tags = text or _first(fields, _WORDS), label or _first(fields, _TAGS)
+    words, tags = text or _first(fields, WORDS), label or _first(fields, TAGS)
     if words is not None and tags is not None and asked in (None, "classification"):
         lists = isinstance(fields[words], list) and isinstance(fields[tags], list)
-        if lists or (text is None and label is None and _first(fields, _TEXT) is None):
+        if lists or (text is None and label is None and _first(fields, TEXT) is None):
             return Format("tokens and tags", "tokens", (words, tags), f"columns '{words}' and '{tags}'")
-    pair = next((p for p in _PAIRS if set(p) <= set(fields)), None) if text is None and text_pair is None else None
-    chosen_text = text or (pair[0] if pair else _first(fields, _TEXT))
-    chosen_label = label or _first([name for name in fields if name != chosen_text], _ASKED.get(asked or "", _LABEL))
+    if asked in (None, "classification") and (found := _spans(fields, text, label)):
+        return found
+    pair = next((p for p in PAIRS if set(p) <= set(fields)), None) if text is None and text_pair is None else None
+    chosen_text = text or (pair[0] if pair else _first(fields, TEXT))
+    chosen_label = label or _first([name for name in fields if name != chosen_text], ASKED.get(asked or "", LABEL))
     second = text_pair or (pair[1] if pair else None)
     if chosen_text is None:
         raise DataError(
             f"no column that holds texts. Found: {', '.join(map(str, fields)) or 'none'}.\n"
-            f"Expected one of: {', '.join(_TEXT)}; or instruction/output, conversations, messages, prompt/completion, "
+            f"Expected one of: {', '.join(TEXT)}; or instruction/output, conversations, messages, prompt/completion, "
             "tokens/ner_tags.\nName it: data.text=COLUMN data.label=COLUMN"
         )
     named = "named by data.text" if text else f"column '{chosen_text}'"
@@ -74,9 +61,20 @@ def detect(
     if chosen_label is None:
         return Format("text", "text", columns, f"{named}, and no label column")
     kind = _labelled(fields[chosen_label], asked)
-    what = _NAMES[kind]
+    what = NAMES[kind]
     name = f"text pair and {what}" if second else f"text and {what}"
     return Format(name, kind, (*columns, chosen_label), f"{named}, {what} in '{chosen_label}'")
+
+
+def _spans(fields: Mapping[str, Any], text: str | None, label: str | None) -> Format | None:
+    """Entities by their places, beside the text or, as in a task of Label Studio, behind its ``data``."""
+    column = label or next((name for name in COLUMNS if holds_spans(fields.get(name))), None)
+    where = text or _first(fields, TEXT)
+    if where is None and isinstance(data := fields.get("data"), Mapping):
+        where = "data" if _first(data, TEXT) else None
+    if column is None or where is None or not holds_spans(fields.get(column)):
+        return None
+    return Format("text and entities", "tokens", (where, column), f"entities by their places in '{column}'")
 
 
 def _labelled(value: Any, asked: str | None) -> Kind:

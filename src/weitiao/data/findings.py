@@ -9,11 +9,10 @@ import numpy as np
 
 from weitiao.config.data import DataConfig
 from weitiao.data.chat_rows import REFUSED
-from weitiao.data.detect import MEANINGFUL
-from weitiao.data.kinds import EMPTY
 from weitiao.data.label_findings import LABEL_CHECKS, finding
 from weitiao.data.near_duplicates import near_pairs
-from weitiao.data.prepare import FEW_EMPTY, groups_of
+from weitiao.data.prepare import groups_of
+from weitiao.data.reading_findings import reading_findings, rejected
 from weitiao.data.report import SHOWN, DataReport, Finding, FormatFacts, LengthFacts, Severity
 from weitiao.data.side import Side
 from weitiao.data.suspicious import has_control, has_replacement, is_mojibake, script_of
@@ -82,62 +81,6 @@ def inspect(
         lengths=seen.lengths,
         scripts=dict(seen.scripts.most_common()),
     )
-
-
-def _rejected(seen: Inspection) -> list[Finding]:
-    return _rejected_of(seen.table, seen.config)
-
-
-def _rejected_of(table: Table, config: DataConfig) -> list[Finding]:
-    by_reason: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in table.rejected():
-        reason = row["reason"].split("\n")[0].split(" (")[0]
-        by_reason[EMPTY if reason.startswith(EMPTY) else reason].append(row)
-    strict: Severity = "error" if config.bad_rows == "fail" else "warning"
-    few = table.facts["num_empty"] <= FEW_EMPTY * (len(table) + table.facts["num_empty"])
-    return [
-        Finding(
-            code="empty" if reason == EMPTY else "rejected",
-            severity="warning" if reason == EMPTY and few else strict,
-            count=len(rows),
-            message=f"rows left out: {reason}" if reason == EMPTY else f"rows that cannot be used: {reason}",
-            fix="correct them, or data.bad_rows=skip",
-            where=tuple(row["id"] for row in rows[:SHOWN]),
-            examples=tuple(row["found"][:80] for row in rows[:5]),
-        )
-        for reason, rows in by_reason.items()
-    ]
-
-
-def _ignored_files(seen: Inspection) -> list[Finding]:
-    ignored = seen.table.facts["ignored"]
-    if not ignored:
-        return []
-    message, fix = "files in the folder that were not read", "give them a known ending, or name them"
-    return [
-        Finding(
-            code="ignored_files",
-            severity="warning",
-            count=len(ignored),
-            message=message,
-            fix=fix,
-            where=tuple(ignored[:SHOWN]),
-        )
-    ]
-
-
-def _unused(seen: Inspection) -> list[Finding]:
-    """Columns and keys that rows have and training does not see."""
-    return [
-        Finding(
-            code="unused_columns",
-            severity="warning" if name in MEANINGFUL else "info",
-            count=count,
-            message=f"rows with the column '{name}', which is not used",
-            fix="name the columns that matter: data.text=, data.label=, data.text_pair=; or leave it, if it is no part of the task",
-        )
-        for name, count in seen.table.facts["unused"].items()
-    ]
 
 
 _DAMAGE: dict[str, tuple[Callable[[str], bool], Severity, str, str]] = {
@@ -263,7 +206,7 @@ def _across_sides(seen: Inspection) -> list[Finding]:
     if config.eval is None:
         return []
     other = build(config.eval, config, seen.kind, tuple(seen.label_counts))
-    findings = _rejected_of(other, config)
+    findings = rejected(other, config)
     shared = np.flatnonzero(np.isin(table.keys, other.keys)).tolist()
     if shared:
         message = "training rows whose text is an evaluation row's too"
@@ -360,9 +303,7 @@ def _cut_answers(table: Table, config: DataConfig, first: Any, last: Any) -> lis
 
 
 CHECKS: tuple[Callable[[Inspection], list[Finding]], ...] = (
-    _rejected,
-    _ignored_files,
-    _unused,
+    lambda seen: reading_findings(seen.table, seen.config),
     _texts,
     _labels,
     _equal_texts,

@@ -10,8 +10,10 @@ from weitiao.data.conversations import conversation_of, unused_of
 from weitiao.data.form import Format
 from weitiao.data.keys import is_visible, key_bytes
 from weitiao.data.labels import LabelReader, number_of, sort_labels
-from weitiao.data.parsers import short
-from weitiao.data.tags import Scheme, tag_names, to_bio
+from weitiao.data.names import TEXT
+from weitiao.data.records import short
+from weitiao.data.spans import tagged
+from weitiao.data.tags import Scheme, tag_names, to_bio, without_digits
 from weitiao.data.words import joined
 from weitiao.errors import DataError
 
@@ -28,10 +30,11 @@ class Reading:
 
     tag_scheme: Scheme
     labels: LabelReader
+    strips_digits: bool = False
 
     @classmethod
     def of(cls, config: DataConfig, form: Format) -> "Reading":
-        return cls(config.tag_scheme, LabelReader.of(config, form.vectors))
+        return cls(config.tag_scheme, LabelReader.of(config, form.vectors), config.segmentation_digits == "strip")
 
 
 class EmptyText(DataError):
@@ -167,8 +170,18 @@ class Words(RowKind):
     moves_rare_labels = True
 
     def canonical(self, fields: dict[str, Any], form: Format, reading: Reading) -> dict[str, Any]:
-        words: Any = fields.get(form.columns[0])
-        tags = to_bio(words, fields.get(form.columns[1]), reading.tag_scheme)
+        words: Any
+        tags: Any
+        if form.name == "text and entities":
+            whole: Any = fields.get(form.columns[0])
+            if isinstance(whole, Mapping):  # Label Studio keeps the text in `data`
+                whole = next((whole[name] for name in TEXT if name in whole), None)
+            words, tags = tagged(text_of({"text": whole}, "text"), fields.get(form.columns[1]))
+        else:
+            words, tags = fields.get(form.columns[0]), fields.get(form.columns[1])
+        if reading.strips_digits and isinstance(words, list):
+            words = without_digits(words)
+        tags = to_bio(words, tags, reading.tag_scheme)
         text = text_of({"words": joined(words or ())[0]}, "words")
         content = json.dumps([words, tags], ensure_ascii=False)
         return {"text": text, "messages": content, "key": key_bytes(text, None)}

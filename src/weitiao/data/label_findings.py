@@ -11,7 +11,7 @@ from weitiao.data.labels import SEPARATORS
 from weitiao.data.report import SHOWN, Finding, Severity
 from weitiao.data.side import Side
 from weitiao.data.table import Table
-from weitiao.data.tags import count_entities
+from weitiao.data.tags import count_entities, has_digits
 
 Counts = dict[str, int]
 _FEW = 10  # rows of a label, below which it is rare
@@ -165,14 +165,24 @@ def _entity_types(table: Table) -> tuple[Counts, list[Finding]]:
     if not counts:
         fix = "name the column of the tags: data.label=COLUMN"
         return counts, [Finding("no_entities", "error", len(table), "no word has a tag other than O", fix)]
+    found = _digits(table)
     rare = [kind for kind, n in counts.items() if n < _FEW]
     if not rare:
-        return counts, []
+        return counts, found
     message, fix = (
         f"types with fewer than 10 entities: {_named(rare, counts)}",
         "add rows, merge types, or leave them out",
     )
-    return counts, [Finding("rare_types", "warning", len(rare), message, fix)]
+    return counts, [*found, Finding("rare_types", "warning", len(rare), message, fix)]
+
+
+def _digits(table: Table) -> list[Finding]:
+    """Words with a segmentation digit, which a tokenizer would read as part of them."""
+    if not has_digits(words for words, _ in Side(table, np.arange(len(table))).tagged):
+        return []
+    message = "sentences whose words are a character with a digit behind it, such as Weibo NER's"
+    fix = "data.segmentation_digits=strip"
+    return [finding("segmentation_digits", "error", table, range(len(table)), message=message, fix=fix)]
 
 
 def _named(rare: Sequence[str], counts: Counts) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.config.data import DataConfig
-from weitiao.data.parsers import short
+from weitiao.data.records import short
 from weitiao.data.text_encoding import read_utf8
 from weitiao.errors import DataError
 

@@ -1,5 +1,6 @@
 """What the user names -> files to read: paths, globs, lists, folders of classes, `path#N`, catalogue and hub names."""
 
+import codecs
 import glob
 import os
 import re
@@ -9,9 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weitiao import catalogue
+from weitiao.data.unpack import KINDS_BY_MAGIC, inner_files
 from weitiao.errors import DataError
 
-ENDINGS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "txt", "conll", "bio", "yml", "yaml")
+ENDINGS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "txt", "conll", "yml", "yaml")
+_ALIASES = {
+    "bio": "conll",
+    "bmes": "conll",
+    "bioes": "conll",
+    "iob": "conll",
+    "iob2": "conll",
+    "conllu": "conll",
+    "ner": "conll",
+    "ndjson": "jsonl",
+}
+_PACKED = ("gz", "bz2", "xz", "zip", "xlsx")
+_BY_CONTENTS = ("train", "dev", "test", "valid", "data", "dat", "tab", "")
+_READ = (*ENDINGS, *_ALIASES, *_PACKED)
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,8 @@ class Source:
     ending: str
     label: str | None = None
     by_line: bool = True  # a text file of a class folder: a text a line, or the whole file
+    encoding: str | None = None  # data.encoding
+    columns: tuple[str, ...] | None = None  # data.columns: of a table without a header
 
 
 @dataclass(frozen=True)
@@ -31,16 +48,20 @@ class Sources:
 
     files: tuple[Source, ...]
     sample: int | None = None
+    head: bool = False  # the first rows (`path#N:head`), instead of rows by lot
     ignored: tuple[str, ...] = ()
 
 
-def find(spec: str | Sequence[str]) -> Sources:
+def find(spec: str | Sequence[str], encoding: str | None = None, columns: tuple[str, ...] | None = None) -> Sources:
     """The files behind a specification, each under a name of its own.
+
+    ``encoding``, ``columns``: of all of them, as options say.
 
     Raises:
         DataError: nothing matches, an ending is unknown, or the sample is no number.
     """
     found = _find(spec)
+    found = replace(found, files=tuple(replace(f, encoding=encoding, columns=columns) for f in found.files))
     names = [file.name for file in found.files]
     if len(set(names)) == len(names):
         return found
@@ -53,7 +74,7 @@ def find(spec: str | Sequence[str]) -> Sources:
 
 def _find(spec: str | Sequence[str]) -> Sources:
     if not isinstance(spec, str):
-        parts = [find(part) for part in spec]
+        parts = [_find(part) for part in spec]
         if any(part.sample for part in parts):
             raise DataError(
                 "Found path#N inside a list.\nExpected #N on a single source.\nUse data.train_size instead."
@@ -62,55 +83,93 @@ def _find(spec: str | Sequence[str]) -> Sources:
             tuple(file for part in parts for file in part.files),
             ignored=tuple(name for part in parts for name in part.ignored),
         )
-    name, sample = _sample(spec)
+    name, sample, head = _sample(spec)
     if not name.strip():
         raise DataError("Found an empty name for the data.\nExpected a file, a folder or a name.\nList: weitiao models")
     if name in catalogue.ENTRIES:
         if catalogue.ENTRIES[name].kind != "data":
             raise DataError(f"'{name}' is a model.\nExpected data.\nList the catalogue: weitiao models")
         path = catalogue.fetch(name)
-        return Sources((Source(path, path.name, "jsonl"),), sample)
+        return Sources((Source(path, path.name, "jsonl"),), sample, head)
     path = Path(name).expanduser()
     if path.is_dir():
         files, ignored = _folder(path)
-        return Sources(files, sample, ignored)
+        return Sources(files, sample, head, ignored)
     if path.is_file():
-        return Sources((_file(path),), sample)
+        return Sources(_files(path), sample, head)
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
-    files = tuple(_file(Path(match)) for match in matches if Path(match).is_file())
+    files = tuple(file for match in matches if Path(match).is_file() for file in _files(Path(match)))
     if files:
-        return Sources(files, sample)
+        return Sources(files, sample, head)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and Path(name).suffix.lstrip(".") not in ENDINGS:
-        return Sources(_hub(name), sample)
+        return Sources(_hub(name), sample, head)
     known = ", ".join(e.name for e in catalogue.ENTRIES.values() if e.kind == "data")
     raise DataError(
-        f"No file '{name}'.\nExpected a file ({', '.join(ENDINGS)}), a glob, a folder with one folder a class, a hub data "
+        f"No file '{name}'.\nExpected a file ({', '.join(_READ)}), a glob, a folder with one folder a class, a hub data "
         f"set (owner/name), or one of: {known}.\nList what installs with pip: weitiao models"
     )
 
 
-def _sample(spec: str) -> tuple[str, int | None]:
+def _sample(spec: str) -> tuple[str, int | None, bool]:
     name, mark, count = spec.rpartition("#")
     if not mark or Path(spec).exists():
-        return spec, None
-    if not count.isdecimal() or int(count) < 1:
-        raise DataError(f"Found '{spec}'.\nExpected a whole number of rows after '#'.\nExample: {name}#500")
-    return name, min(int(count), sys.maxsize)
-
-
-def _file(path: Path) -> Source:
-    ending = path.suffix.lower().lstrip(".")
-    if ending not in ENDINGS:
+        return spec, None, False
+    number, _, how = count.partition(":")
+    if not number.isdecimal() or int(number) < 1 or how not in ("", "head"):
         raise DataError(
-            f"{path}: cannot read the ending '.{ending}'.\nExpected one of: {', '.join(ENDINGS)}.\n"
-            "Convert the file, or rename it if only its ending is wrong."
+            f"Found '{spec}'.\nExpected a whole number of rows after '#'.\nExample: {name}#500 by lot, {name}#500:head for the first"
         )
-    return Source(path, path.name, ending)
+    return name, min(int(number), sys.maxsize), how == "head"
+
+
+def _files(path: Path) -> tuple[Source, ...]:
+    """A file, or what is packed in it."""
+    _refuse_name(path)
+    files = []
+    for inner, name in inner_files(path):
+        with inner.open("rb") as file:
+            start = file.read(8)
+        ending = next((kind for magic, kind in KINDS_BY_MAGIC if start.startswith(magic)), None)
+        files.append(Source(inner, name, ending or _ending(inner)))
+    return tuple(files)
+
+
+def _ending(path: Path) -> str:
+    """How a file is read, by its name, or by its first line where the name says nothing."""
+    ending = path.suffix.lower().lstrip(".")
+    if ending in ENDINGS or ending in _ALIASES:
+        return _ALIASES.get(ending, ending)
+    if ending in _BY_CONTENTS or ending.isdecimal():
+        with path.open("rb") as file:
+            start = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+        if start.startswith(b"[") and not start.startswith((b"[CLS]", b"[UNK]")):
+            return "json"
+        return (
+            "jsonl" if start.startswith(b"{") else "txt"
+        )  # of a text file the lines say whether they are a table or tags
+    raise DataError(
+        f"{path}: cannot read the ending '.{ending}'.\nExpected one of: {', '.join(_READ)}.\n"
+        "Convert the file, or rename it if only its ending is wrong."
+    )
+
+
+def _refuse_name(path: Path) -> None:
+    """Raise DataError for a name in another encoding than the system's: it cannot be written into a report."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(str(path)).decode("utf-8", "replace")
+        raise DataError(
+            f"{shown}: the name holds bytes that are no UTF-8.\nExpected a name in UTF-8.\nRename the file or the folder."
+        ) from None
 
 
 def _folder(folder: Path) -> tuple[tuple[Source, ...], tuple[str, ...]]:
     """A folder with one folder of text files a class, or a folder of data files; and the files that are neither."""
+    _refuse_name(folder)
     everything = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    for path in everything:
+        _refuse_name(path)
     texts = [p for p in everything if p.suffix.lower() == ".txt" and p.parent.parent == folder]
     if texts:
         per_class = [p.parent for p in texts]
@@ -119,13 +178,16 @@ def _folder(folder: Path) -> tuple[tuple[Source, ...], tuple[str, ...]]:
             Source(p, f"{p.parent.name}/{p.name}", "txt", label=p.parent.name, by_line=by_line) for p in texts
         )
     else:
-        chosen = tuple(_file(p) for p in everything if p.parent == folder and p.suffix.lower().lstrip(".") in ENDINGS)
+        known = (p for p in everything if p.parent == folder and p.suffix.lower().lstrip(".") in _READ)
+        chosen = tuple(source for path in known for source in _files(path))
     if not chosen:
         raise DataError(
-            f"{folder} holds no data files.\nExpected {', '.join(ENDINGS)} files, or one folder of .txt files a class.\n"
+            f"{folder} holds no data files.\nExpected {', '.join(_READ)} files, or one folder of .txt files a class.\n"
             "Name the files themselves if they lie deeper."
         )
-    read = {source.path for source in chosen}
+    read = {source.path for source in chosen} | {
+        p for p in everything if p.parent == folder and p.suffix.lower().lstrip(".") in _PACKED
+    }
     return chosen, tuple(str(p.relative_to(folder)) for p in everything if p not in read)
 
 

@@ -17,8 +17,8 @@ from weitiao.data.columns import Columns
 from weitiao.data.encode import Encoded
 from weitiao.data.kinds import KINDS, EmptyText, Reading
 from weitiao.data.near_duplicates import near_pairs
-from weitiao.data.parsers import Bad, short
-from weitiao.data.read import Record, read_records
+from weitiao.data.read import Row, read_records
+from weitiao.data.records import Bad, Skipped, short
 from weitiao.data.side import Side
 from weitiao.data.source import find
 from weitiao.errors import DataError
@@ -65,11 +65,15 @@ class Stream:
 
     def _blocks(self, counted: bool) -> Iterator[list[tuple[str, Any, str, bytes]]]:
         columns = Columns(self.config, "classification")
-        records = columns.look_ahead(read_records(find(self.config.train), "skip"))
+        records = columns.look_ahead(
+            read_records(find(self.config.train, self.config.encoding, self.config.columns), "skip")
+        )
         form = columns.form()
         reading: Reading | None = None
         block: list[tuple[str, Any, str, bytes]] = []
         for record in records:
+            if isinstance(record, Skipped):
+                continue
             try:
                 if isinstance(record, Bad):
                     raise DataError(record.message)
@@ -89,7 +93,7 @@ class Stream:
         if block:
             yield block
 
-    def _leave_out(self, record: Record, error: DataError, counted: bool) -> None:
+    def _leave_out(self, record: Row | Bad, error: DataError, counted: bool) -> None:
         where = f"{record.source}:{record.line}"
         empty = isinstance(error, EmptyText)
         if self.config.bad_rows == "fail" and not empty:

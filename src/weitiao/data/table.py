@@ -27,9 +27,9 @@ from weitiao.data.form import Format
 from weitiao.data.keys import key_bytes
 from weitiao.data.kinds import KINDS, EmptyText, Reading, RowKind
 from weitiao.data.labels import class_names
-from weitiao.data.parsers import Bad, short
-from weitiao.data.read import Row, encodings, read_records
+from weitiao.data.read import Record, encodings, guessed_columns, read_records
 from weitiao.data.reading_code import code_hash
+from weitiao.data.records import Bad, Skipped, short
 from weitiao.data.settle import settle
 from weitiao.data.source import Sources, find
 from weitiao.errors import DataError
@@ -55,7 +55,9 @@ class Table:
     """The rows of one side. Columns are read from the map as they are asked for."""
 
     folder: Path
-    facts: dict[str, Any]  # those of Format, encodings, num_rows, num_rejected, num_empty, unused, sha256, ignored
+    facts: dict[
+        str, Any
+    ]  # those of Format, encodings, num_rows, num_rejected, num_empty, unused, skipped, guessed, sha256, ignored
 
     @cached_property
     def rows(self) -> pyarrow.Table:
@@ -116,53 +118,54 @@ def build(spec: str | Sequence[str], config: DataConfig, kind: str | None = None
     Raises:
         DataError: nothing matches the source, a file cannot be read as a whole, or no row is usable.
     """
-    sources, asked = find(spec), named_rows(kind)
+    sources, asked = find(spec, config.encoding, config.columns), named_rows(kind)
     hashes = {source.name: sha256_of(source.path) for source in sources.files}  # names are distinct: see find
-    options = [
-        *(config.text, config.label, config.text_pair, config.tag_scheme, config.labels, config.label_separator),
-        class_names(config.label_names),
-        sorted(map(str, (config.label_map or {}).items())),
-    ]
+    known = sorted(known) if config.labels == "canonical" else ()
+    folder = catalogue.home() / "tables" / _digest(sources, hashes, config, asked, known=known)
+    if not (folder / "table.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            columns = Columns(config, asked)
+            writer = _write(made, sources, config, columns)
+            if columns.form() != writer.form:  # later rows have columns that the first ones lack
+                writer = _write(made, sources, config, columns)
+            settled = settle(made / "rows.arrow", KINDS[writer.checked_form(spec).kind], config, known)
+            facts = {**writer.facts(), **settled, "sha256": hashes, "ignored": list(sources.ignored)}
+            facts |= {"num_rows": writer.num_rows - settled["num_joined"], "encodings": encodings(sources)}
+            facts["guessed"] = guessed_columns(sources)
+            (made / "table.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+            try:
+                made.rename(folder)
+            except OSError:
+                if not (folder / "table.json").is_file():
+                    raise
+    return Table(folder, json.loads((folder / "table.json").read_text(encoding="utf-8")))
+
+
+def _digest(
+    sources: Sources, hashes: dict[str, str], config: DataConfig, asked: str | None, *, known: Sequence[str]
+) -> str:
+    """What a table depends on, as 16 hex digits: the files, the options that change what is read, and the code that reads."""
+    names = (
+        "text",
+        "label",
+        "text_pair",
+        "encoding",
+        "columns",
+        "tag_scheme",
+        "segmentation_digits",
+        "labels",
+        "label_separator",
+    )
     identity = [
-        code_hash(),
-        asked,
-        sources.sample,
-        sorted(known) if config.labels == "canonical" else (),
-        options,
+        *(code_hash(), asked, known, sources.sample, sources.head, class_names(config.label_names)),
+        {name: getattr(config, name) for name in names},
+        sorted(map(str, (config.label_map or {}).items())),
         [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files],
     ]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    folder = catalogue.home() / "tables" / digest
-    if (folder / "table.json").is_file():
-        return Table(folder, json.loads((folder / "table.json").read_text(encoding="utf-8")))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        columns = Columns(config, asked)
-        writer = _write(made, sources, config, columns)
-        if columns.form() != writer.form:  # later rows have columns that the first ones lack
-            writer = _write(made, sources, config, columns)
-        form = writer.checked_form(spec)
-        settled = settle(made / "rows.arrow", KINDS[form.kind], config, known)
-        facts = {
-            **asdict(form),
-            "encodings": encodings(sources),
-            "num_rows": writer.num_rows - settled["num_joined"],
-            **settled,
-            "num_rejected": writer.num_rejected,
-            "num_empty": writer.num_empty,
-            "unused": dict(writer.unused.most_common()),
-            "sha256": hashes,
-            "ignored": list(sources.ignored),
-        }
-        (made / "table.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
-        try:
-            made.rename(folder)
-        except OSError:
-            if not (folder / "table.json").is_file():
-                raise
-    return Table(folder, json.loads((folder / "table.json").read_text(encoding="utf-8")))
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 def _write(folder: Path, sources: Sources, config: DataConfig, columns: Columns) -> "_Writer":
@@ -185,12 +188,15 @@ class _Writer:
         self.form = form
         self._reading: Reading | None = None
         self.num_rows = self.num_rejected = self.num_empty = 0
-        self.unused = Counter[str]()
+        self.unused, self.skipped = Counter[str](), Counter[str]()
 
-    def add(self, record: Row | Bad, config: DataConfig) -> None:
+    def add(self, record: Record, config: DataConfig) -> None:
         """One record: a row of the table, or one more rejected."""
         if isinstance(record, Bad):
             self._reject(f"{record.source}:{record.line}", record.reason, record.found)
+            return
+        if isinstance(record, Skipped):
+            self.skipped[record.reason] += 1
             return
         assert self.form is not None, "a record has columns"
         kind = KINDS[self.form.kind]
@@ -199,10 +205,10 @@ class _Writer:
             row = kind.canonical(record.fields, self.form, self._reading)
         except EmptyText as error:
             self.num_empty += 1
-            self._write_rejected(record.id, str(error), short(record.fields))
+            self._write_rejected(record.id, str(error), short(repr(record.fields)))
             return
         except DataError as error:
-            self._reject(record.id, str(error), short(record.fields))
+            self._reject(record.id, str(error), short(repr(record.fields)))
             return
         self._block.append({**row, "source": record.source, "line": record.line})
         self.unused.update(set(kind.unused(record.fields, self.form)))
@@ -218,6 +224,12 @@ class _Writer:
         self._file.close()
         self._sink.close()
         self._rejected.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What was read, for table.json."""
+        assert self.form is not None, "see checked_form"
+        counts = {"num_rejected": self.num_rejected, "num_empty": self.num_empty}
+        return {**asdict(self.form), **counts, "unused": dict(self.unused.most_common()), "skipped": dict(self.skipped)}
 
     def checked_form(self, spec: object) -> Format:
         """The format of the rows. Raises DataError when none was usable."""

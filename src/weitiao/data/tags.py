@@ -1,5 +1,6 @@
 """Tags of words: which schemes are read, and BIO (IOB2), the one that is trained and scored."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -88,3 +89,18 @@ def count_entities(rows: Iterable[Sequence[str]]) -> dict[str, int]:
             if tag.startswith("B-"):
                 counts[tag[2:]] = counts.get(tag[2:], 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+_DIGITED = re.compile(r"(.)([0-9])", re.DOTALL)
+
+
+def without_digits(words: Sequence[str]) -> list[str]:
+    """Characters without the digit behind each, which counts its place in a word (Weibo NER)."""
+    return [found[1] if isinstance(word, str) and (found := _DIGITED.fullmatch(word)) else word for word in words]
+
+
+def has_digits(rows: Iterable[Sequence[str]]) -> bool:
+    """Whether nearly all words are a character with a digit behind it, 0 among them."""
+    words = [word for row in rows for word in row]
+    digits = [found[2] for word in words if (found := _DIGITED.fullmatch(word))]
+    return len(digits) > 0.95 * len(words) > 0 and "0" in digits

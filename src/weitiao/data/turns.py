@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weitiao.data.parsers import short
+from weitiao.data.records import short
 from weitiao.errors import DataError
 
 Message = dict[str, Any]

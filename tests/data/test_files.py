@@ -1,0 +1,282 @@
+"""Files as programs write them: encodings, marks between values, headers or none, packed, entities in several forms."""
+
+import bz2
+import gzip
+import json
+import lzma
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.languages import ENCODINGS, table
+
+import weitiao
+from conftest import write_jsonl
+from weitiao.config.data import DataConfig
+from weitiao.data.read import read_rows
+from weitiao.data.table import build
+from weitiao.data.text_encoding import encoding_of
+from weitiao.errors import DataError
+
+CASES = [(language, encoding) for language, encodings in ENCODINGS.items() for encoding in encodings]
+
+
+@pytest.mark.parametrize(("language", "encoding"), CASES)
+def test_every_encoding_is_told_from_200_rows(language: str, encoding: str, tmp_path: Path) -> None:
+    """What counts is the text: cp932 and shift_jis read these files alike."""
+    text, file = table(language), tmp_path / "r.csv"
+    file.write_bytes(text.encode(encoding))
+    assert file.read_bytes().decode(encoding_of(file)) == text
+    report = weitiao.data.check(file)
+    assert (report.num_rows, report.label_counts) == (200, {"bad": 100, "good": 100})
+    assert report.format["encodings"]["r.csv"] == encoding_of(file)
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "koi8-r", "cp1253", "cp1255", "cp874"])
+def test_an_encoding_that_is_not_known_is_refused_with_candidates(encoding: str, tmp_path: Path) -> None:
+    texts = {
+        "cp1251": "Номер был чистым и персонал приветливый", "koi8-r": "Завтрак был скромным но вкусным", "cp1255": "החדר היה נקי והצוות אדיב",
+        "cp1253": "Το δωμάτιο ήταν καθαρό και το προσωπικό ευγενικό", "cp874": "ห้องพักสะอาดและพนักงานเป็นมิตร",
+    }  # fmt: skip
+    file = tmp_path / "r.csv"
+    file.write_bytes(("text,label\n" + "".join(f"{texts[encoding]} {i},a\n" for i in range(60))).encode(encoding))
+    with pytest.raises(DataError, match=r"(?s)not UTF-8, and no other encoding is sure.*data\.encoding=NAME"):
+        build(str(file), DataConfig(train="-"))
+    read = build(str(file), DataConfig(train="-", encoding=encoding))
+    assert read.column("text")[0] == f"{texts[encoding]} 0"
+
+
+def test_parts_in_two_encodings_are_never_read_as_one(tmp_path: Path) -> None:
+    lines = table("simplified").splitlines()
+    file = tmp_path / "r.csv"
+    file.write_bytes("\n".join(lines[:151]).encode() + b"\n" + "\n".join(lines[151:]).encode("gb18030"))
+    read = build(str(file), DataConfig(train="-"))  # the broken lines are counted, one by one
+    assert (len(read), read.facts["num_rejected"]) == (150, 50)
+
+
+def test_an_unknown_or_wrong_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(table("simplified"), encoding="utf-8")
+    for encoding, said in (("utf-9", "is unknown"), ("ascii", "is not ascii")):
+        with pytest.raises(DataError, match=said):
+            build(str(tmp_path / "r.csv"), DataConfig(train="-", encoding=encoding))
+
+
+ROWS = [(f"第{i}家，很{'好' if i % 2 else '差'}", "ab"[i % 2]) for i in range(20)]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["r.csv", "r.tsv"])
+@pytest.mark.parametrize("told", [False, True])
+def test_any_mark_between_values(mark: str, name: str, told: bool, tmp_path: Path) -> None:
+    first = f"sep={mark}\r\n" if told else ""
+    lines = [f'"{text}"{mark}{label}' for text, label in ROWS]
+    (tmp_path / name).write_text(
+        first + "\r\n".join([f"text{mark}label", *lines]) + "\r\n", encoding="utf-8", newline=""
+    )
+    rows = list(read_rows(str(tmp_path / name)))
+    assert [(row.fields["text"], row.fields["label"]) for row in rows] == ROWS
+    assert rows[0].line == 2 + told
+
+
+@pytest.mark.parametrize(("columns", "found"), [(None, True), (("text", "label"), False)])
+@pytest.mark.parametrize("name", ["r.txt", "r.csv", "r.tsv"])
+def test_no_header(columns: Any, found: bool, name: str, tmp_path: Path) -> None:
+    mark = "," if name == "r.csv" else "\t"
+    (tmp_path / name).write_text(
+        "".join(f"{text.replace('，', '')}{mark}{label}\n" for text, label in ROWS), encoding="utf-8"
+    )
+    data = {"columns": columns} if columns else {}
+    read = build(str(tmp_path / name), DataConfig(train="-", **data))
+    assert (len(read), set(read.column("label")), read.column("text")[0]) == (20, {"a", "b"}, "第0家很差")
+    assert bool(read.facts["guessed"]) is found
+
+
+def test_columns_that_contents_do_not_tell_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(
+        "".join(f"{i},{text[:3]},{label},{i * 2}\n" for i, (text, label) in enumerate(ROWS)), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"no column names.*\n.*\nName the 4 columns: data.columns=\[c1,c2,c3,c4\]"):
+        build(str(tmp_path / "r.csv"), DataConfig(train="-"))
+    read = build(str(tmp_path / "r.csv"), DataConfig(train="-", columns=("n", "text", "label", "m")))
+    assert (len(read), read.facts["unused"]) == (20, {"n": 20, "m": 20})
+    with pytest.raises(DataError, match="Expected 2: text, label"):
+        build(str(tmp_path / "r.csv"), DataConfig(train="-", columns=("text", "label")))
+
+
+def test_a_header_again_is_counted(tmp_path: Path) -> None:
+    lines = ["text,label", *(f'"{text}",{label}' for text, label in ROWS)]
+    (tmp_path / "r.csv").write_text("\n".join(lines * 3) + "\n", encoding="utf-8")
+    report = weitiao.data.check(tmp_path / "r.csv")
+    (found,) = [f for f in report.findings if f.code == "skipped_lines"]
+    assert (report.num_rows, found.count, set(report.label_counts)) == (60, 2, {"a", "b"})
+
+
+@pytest.mark.parametrize("header", [",text,label", "Unnamed: 0,text,label", ",TEXT,Label", "\ufeffID,Text,LABEL"])
+def test_an_index_column_and_names_in_capitals(header: str, tmp_path: Path) -> None:
+    lines = [header, *(f'{i},"{text}",{label}' for i, (text, label) in enumerate(ROWS))]
+    (tmp_path / "r.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    read = build(str(tmp_path / "r.csv"), DataConfig(train="-"))
+    assert (read.facts["name"], len(read), sum(read.facts["unused"].values())) == ("text and label", 20, 20)
+
+
+def _xlsx(path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed (the extra `excel`)")
+    book = openpyxl.Workbook()
+    book.active.append(["text", "label"])
+    for text, label in ROWS:
+        book.active.append([text, {"a": 0, "b": 1}[label]])
+    book.save(path)
+
+
+CSV = "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in ROWS)
+
+
+@pytest.mark.parametrize(
+    "name", ["r.csv.gz", "gz.csv", "r.csv.bz2", "r.csv.xz", "r.zip", "zip.csv", "r.xlsx", "xlsx.csv"]
+)
+def test_packed_files_are_told_by_their_first_bytes(name: str, tmp_path: Path) -> None:
+    path, data = tmp_path / name, CSV.encode()
+    if "zip" in name:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("inside/r.csv", data)
+            archive.writestr("__MACOSX/._r.csv", b"x")
+    elif "xlsx" in name:
+        _xlsx(path)
+    else:
+        path.write_bytes(
+            {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}["gz" if "gz" in name else name[6:]](data)
+        )
+    read = build(str(path), DataConfig(train="-"))
+    assert (len(read), read.column("text")[1], len(set(read.column("label")))) == (20, ROWS[1][0], 2)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        build(str(path), DataConfig(train="-"))
+
+
+def test_a_name_that_is_no_text_is_one_message(tmp_path: Path) -> None:
+    path = Path(str(tmp_path) + "/caf\udce9.csv")
+    path.write_text(CSV, encoding="utf-8")
+    with pytest.raises(DataError, match="the name holds bytes that are no UTF-8"):
+        build(str(path), DataConfig(train="-"))
+
+
+@pytest.mark.parametrize("name", ["r.train", "r.dev", "r.test", "r.data", "r.bmes", "r.conll", "rows"])
+def test_endings_that_say_nothing_are_told_by_contents(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("北\tB-LOC\n京\tI-LOC\n\n我\tO\n", encoding="utf-8")
+    read = build(str(tmp_path / name), DataConfig(train="-"))
+    assert (read.facts["name"], len(read)) == ("tokens and tags", 2)
+    if name not in ("r.bmes", "r.conll"):
+        (tmp_path / name).write_text(json.dumps({"text": "好", "label": "a"}) + "\n", encoding="utf-8")
+        assert build(str(tmp_path / name), DataConfig(train="-")).facts["name"] == "text and label"
+
+
+def test_a_word_keeps_its_blanks_in_a_file_with_tabs(tmp_path: Path) -> None:
+    (tmp_path / "r.conll").write_text("Los Angeles\tB-LOC\n \tO\nis\tO\n\nNew York City\tB-LOC\n", encoding="utf-8")
+    rows = list(read_rows_leniently(tmp_path / "r.conll"))
+    assert rows[-1]["tokens"] == ["New York City"]
+    assert len(rows) == 1, "a blank is no word: that sentence is rejected by its line"
+
+
+def read_rows_leniently(path: Path) -> list[dict[str, Any]]:
+    from weitiao.data.read import Row, read_records
+    from weitiao.data.source import find
+
+    return [record.fields for record in read_records(find(str(path)), "skip") if isinstance(record, Row)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Bob\tNNP\tB-NP\t", "a token without a tag"),
+        ("Bob\tNNP\tB-NP", "3 columns where the first line has 4"),
+        ("Bob", "a token without a tag"),
+        ("\tNNP\tB-NP\tO", "a tag without a token"),
+    ],
+)
+def test_a_missing_tag_is_an_error_of_its_line(line: str, said: str, tmp_path: Path) -> None:
+    good = "Ann\tNNP\tB-NP\tB-PER\nran\tVB\tB-VP\tO\n"
+    (tmp_path / "r.conll").write_text(f"{good}\n{line}\nran\tVB\tB-VP\tO\n\n{good}", encoding="utf-8")
+    read = build(str(tmp_path / "r.conll"), DataConfig(train="-"))
+    (rejected,) = read.rejected()
+    assert (len(read), rejected["id"]) == (2, "r.conll:4")
+    assert said in rejected["reason"]
+
+
+def test_documents_and_comments_end_sentences(tmp_path: Path) -> None:
+    text = "-DOCSTART- -X- O\nBob NNP B-PER\nran VB O\n-DOCSTART- -X- O\n# sent_id = 2\nAnn NNP B-PER\n# O O\n"
+    (tmp_path / "r.conll").write_text(text, encoding="utf-8")
+    read = build(str(tmp_path / "r.conll"), DataConfig(train="-"))
+    assert [json.loads(row)[0] for row in read.column("messages")] == [["Bob", "ran"], ["Ann", "#"]]
+    assert read.facts["skipped"] == {"lines that begin a document": 2, "comments": 1}
+
+
+def test_segmentation_digits(tmp_path: Path) -> None:
+    text = "小0\tB-PER.NAM\n明1\tI-PER.NAM\n在0\tO\n\n老0\tB-PER.NOM\n板1\tI-PER.NOM\n很0\tO\n"
+    (tmp_path / "r.train").write_text(text, encoding="utf-8")
+    (found,) = weitiao.data.check(tmp_path / "r.train", task="token_classification").errors
+    assert (found.code, found.fix) == ("segmentation_digits", "data.segmentation_digits=strip")
+    read = build(str(tmp_path / "r.train"), DataConfig(train="-", segmentation_digits="strip"))
+    assert json.loads(read.column("messages")[0])[0] == ["小", "明", "在"]
+
+
+TEXT = "浙商银行的叶老桂在New York说"
+SPANS: dict[str, dict[str, Any]] = {
+    "cluener": {"text": TEXT, "label": {"company": {"浙商银行": [[0, 3]]}, "name": {"叶老桂": [[5, 7]]}, "address": {"New York": [[9, 16]]}}},
+    "doccano": {"text": TEXT, "label": [[0, 4, "company"], [5, 8, "name"], [9, 17, "address"]]},
+    "doccano entities": {"text": TEXT, "entities": [{"id": 1, "label": "company", "start_offset": 0, "end_offset": 4}, {"id": 2, "label": "name", "start_offset": 5, "end_offset": 8}, {"id": 3, "label": "address", "start_offset": 9, "end_offset": 17}]},
+    "label studio": {"data": {"text": TEXT}, "annotations": [{"result": [{"type": "labels", "value": {"start": s, "end": e, "text": TEXT[s:e], "labels": [k]}} for s, e, k in ((9, 17, "address"), (0, 4, "company"), (5, 8, "name"))]}]},
+    "label studio, short": {"text": TEXT, "label": [{"start": s, "end": e, "text": TEXT[s:e], "labels": [k]} for s, e, k in ((0, 4, "company"), (5, 8, "name"), (9, 17, "address"))]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SPANS)
+def test_entities_by_their_places(form: str, tmp_path: Path) -> None:
+    read = build(str(write_jsonl(tmp_path / "r.jsonl", [SPANS[form]])), DataConfig(train="-"))
+    words, tags = json.loads(read.column("messages")[0])
+    assert words == [*"浙商银行的叶老桂在", "New", "York", "说"]
+    assert tags == [
+        "B-company",
+        *["I-company"] * 3,
+        "O",
+        "B-name",
+        "I-name",
+        "I-name",
+        "O",
+        "B-address",
+        "I-address",
+        "O",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ({"name": {"叶老桂": [[0, 2]]}}, "called '叶老桂', where the text has '浙商银'"),
+        ({"a": {"浙商": [[0, 1]]}, "b": {"商银": [[1, 2]]}}, "entities that overlap"),
+        ({"a": {"说": [[90, 91]]}}, "Expected its place in the text"),
+    ],
+)
+def test_places_that_are_wrong_reject_the_row(label: dict[str, Any], said: str, tmp_path: Path) -> None:
+    rows = [SPANS["cluener"], {"text": TEXT, "label": label}]
+    (rejected,) = build(str(write_jsonl(tmp_path / "r.jsonl", rows)), DataConfig(train="-")).rejected()
+    assert said in rejected["reason"]
+
+
+def test_an_entity_that_ends_inside_a_word_cuts_it(tmp_path: Path) -> None:
+    row = {"text": "the Yorkshire man", "label": [[4, 8, "LOC"]]}
+    words, tags = json.loads(
+        build(str(write_jsonl(tmp_path / "r.jsonl", [row])), DataConfig(train="-")).column("messages")[0]
+    )
+    assert (words, tags) == (["the", "York", "shire", "man"], ["O", "B-LOC", "O", "O"])
+
+
+def test_rows_by_lot_or_the_first(tmp_path: Path) -> None:
+    rows = [{"text": f"第{i}行", "label": "ab"[i >= 50]} for i in range(100)]
+    file = write_jsonl(tmp_path / "r.jsonl", rows)
+    lines = [row.line for row in read_rows(f"{file}#20")]
+    assert (lines, len(lines)) == (sorted(lines), 20)
+    assert lines == [row.line for row in read_rows(f"{file}#20")]
+    assert 5 <= sum(line <= 50 for line in lines) <= 15, "by lot, a file in the order of its labels gives both"
+    assert [row.line for row in read_rows(f"{file}#3:head")] == [1, 2, 3]
+    assert len(list(read_rows(f"{file}#500"))) == 100
