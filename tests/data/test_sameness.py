@@ -164,3 +164,50 @@ def test_several_rows_of_a_text_with_a_label_each_are_joined(tmp_path: Path) -> 
     again = [{"text": f"第{i % 5}家", "label": "位置"} for i in range(10)]  # the same label again: duplicates
     table = build(str(write_jsonl(tmp_path / "again.jsonl", again)), DataConfig(train="-"), "labels")
     assert (len(table), table.facts["num_joined"]) == (10, 0)
+
+
+def test_a_label_with_one_row_stays_in_training_and_is_counted(tmp_path: Path) -> None:
+    rows = [{"text": f"第{i}句{i * 7}", "label": "ab"[i % 2]} for i in range(40)] + [
+        {"text": f"独{i}", "label": f"rare{i}"} for i in range(3)
+    ]
+    file = str(write_jsonl(tmp_path / "r.jsonl", rows))
+    for split in ({"test_size": 0.5}, *({"num_folds": 3, "fold": fold} for fold in range(3))):
+        prepared = prepare(DataConfig(train=file, near_duplicates="off", **split))  # type: ignore[arg-type]
+        assert {"rare0", "rare1", "rare2"} <= set(prepared.train.labels)
+        assert not {"rare0", "rare1", "rare2"} & set(prepared.eval.labels)
+    held = [prepare(DataConfig(train=file, near_duplicates="off", num_folds=3, fold=f)).report for f in range(3)]
+    assert sum(report["rare_rows_kept_for_training"] for report in held) == 3
+
+
+def test_evaluation_rows_by_lot(tmp_path: Path) -> None:
+    """data.test_size with data.eval: so many of its rows, in proportion to their labels, whatever their order."""
+    train = write_jsonl(tmp_path / "t.jsonl", [{"text": f"第{i}句{i * 7}", "label": "ab"[i % 2]} for i in range(20)])
+    held = write_jsonl(tmp_path / "e.jsonl", [{"text": f"另{i}句{i * 5}", "label": "ab"[i >= 60]} for i in range(100)])
+    data: dict[str, Any] = {"train": str(train), "eval": str(held), "near_duplicates": "off"}
+    assert len(prepare(DataConfig(**data)).eval) == 100
+    prepared = prepare(DataConfig(**data, test_size=20))
+    assert (len(prepared.eval), prepared.eval.labels.count("a")) == (20, 12)
+    assert len(prepare(DataConfig(**data, test_size=0.1)).eval) == 10
+    with pytest.raises(DataError, match="asks for 200 of the 100 rows"):
+        prepare(DataConfig(**data, test_size=200))
+
+
+def test_evaluation_rows_that_lack_a_label_are_a_finding(tmp_path: Path) -> None:
+    from weitiao.data.findings import inspect
+
+    train = write_jsonl(tmp_path / "t.jsonl", [{"text": f"第{i}句{i * 7}", "label": "abc"[i % 3]} for i in range(30)])
+    held = write_jsonl(tmp_path / "e.jsonl", [{"text": f"另{i}句{i * 5}", "label": "a"} for i in range(10)])
+    (found,) = [f for f in inspect(DataConfig(train=str(train), eval=str(held))).findings if f.code == "eval_labels"]
+    assert found.message == "evaluation rows hold 1 of 3 labels; missing: b, c"
+
+
+@pytest.mark.parametrize(
+    ("texts", "severity"), [("真的推荐{}", None), ("真的推荐两次了价格{}", "warning"), ("🍜🍣🍕🍔{}🍟🥗🍝", "error")]
+)
+def test_texts_that_the_model_cannot_read(texts: str, severity: str | None, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"text": texts.format(chr(0x1F600 + i) if severity else "的" * (i + 1)), "label": "ab"[i % 2]} for i in range(40)]
+    report = weitiao.data.check(write_jsonl(tmp_path / "r.jsonl", rows), model=str(tiny_model))
+    found = {f.code: f.severity for f in report.findings if f.code in ("unknown_tokens", "same_tokens")}
+    assert found.get("unknown_tokens") == severity
+    if severity == "error":
+        assert found["same_tokens"] == "error"

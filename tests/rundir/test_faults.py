@@ -43,15 +43,16 @@ class Stop(Exception):
     """Ends a run from inside, as a crash would."""
 
 
-def stopped_at(step: int, options: dict[str, Any], folder: Path) -> RunDir:
-    """A run that ended after the log event of a step."""
+def stopped_at(step: int, options: dict[str, Any], folder: Path, resume: bool = False) -> RunDir:
+    """A run, or one that is resumed, that ended after the log event of a step."""
 
     def stop(event: dict[str, Any]) -> None:
         if event.get("step") == step and event["event"] == "log":
             raise Stop
 
+    given: dict[str, Any] = {"config": {**options, "output": {"dir": str(folder)}}}
     with pytest.raises(Stop):
-        weitiao.train({**options, "output": {"dir": str(folder)}}, listener=stop)
+        weitiao.train(**({"resume": folder} if resume else given), listener=stop)
     return RunDir(folder)
 
 
@@ -236,7 +237,7 @@ def test_a_measured_batch_size_is_kept(
 
 
 @pytest.mark.fault("many evaluations and checkpoints: what `best` points to is never removed")
-def test_best_outlives_the_limit(options: dict[str, Any]) -> None:
+def test_best_outlives_the_limit(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """The first evaluation is the best one, and 20 checkpoints later it is still there."""
     train = {"save_steps": 1, "save_total_limit": 1, "load_best_model_at_end": True, "learning_rate": 0.05}
     train |= {"lr_scheduler_type": "constant", "metric_for_best_model": "log_loss", "max_grad_norm": None}
@@ -250,5 +251,35 @@ def test_best_outlives_the_limit(options: dict[str, Any]) -> None:
     damaged[-5] ^= 1
     (best / "trainable.safetensors").write_bytes(damaged)
     (run.path / "DONE").unlink()
-    with pytest.raises(RunError, match=r"best evaluation's weights .* damaged"):
-        weitiao.train(resume=run.path)
+    again = weitiao.train(resume=run.path)
+    assert "the best evaluation's weights are lost (trainable.safetensors has changed)" in caplog.text
+    assert (again.summary["kept_step"], again.summary["selected_on_eval"]) == (again.summary["steps"], False)
+
+
+@pytest.mark.fault("the best checkpoint is gone at a resume")
+def test_a_lost_best_checkpoint_is_said_at_once_and_looked_for_anew(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = {"save_steps": 1, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": 1, "load_best_model_at_end": True}
+    options["train"] = {**options["train"], **train}
+    stopped_at(5, options, tmp_path / "run")
+    shutil.rmtree(next((tmp_path / "run" / "checkpoints").glob("best-step-*")))
+    resumed = weitiao.train(resume=tmp_path / "run")
+    assert "the best is looked for anew from here on" in caplog.text
+    assert resumed.summary["kept_step"] >= 5
+    assert (resumed.model / "model.safetensors").is_file()
+
+
+@pytest.mark.fault("the only checkpoint is broken: what is saved next is kept")
+def test_the_only_checkpoint_is_broken(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options["train"] = {**options["train"], "save_steps": 3, "save_total_limit": 1}
+    stopped_at(7, options, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "step-6" / "optimizer.safetensors").unlink()
+    stopped_at(4, {}, tmp_path / "run", resume=True)
+    assert "no checkpoint is whole: training starts from step 0" in caplog.text
+    assert sorted(path.name for path in checkpoints.glob("*step-*")) == ["broken-step-6", "step-3"]
+    resumed = weitiao.train(resume=tmp_path / "run")
+    assert [e["first_step"] for e in resumed.events() if e["event"] == "train"][-1] == 4

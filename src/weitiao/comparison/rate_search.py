@@ -10,7 +10,7 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.schema import ArmSearch, Search, TriedRate
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.data import DataConfig
+from weitiao.config.data import READ_ONCE, DataConfig
 from weitiao.data.side import Side
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
@@ -121,6 +121,7 @@ def _development(data: DataConfig, folder: Path, columns: Collection[str], num_d
             "eval": None,
             **{name: name if name in columns else None for name in ("text", "label", "text_pair")},
             "test_size": max(1, round(DEVELOPMENT_SHARE * num_distinct)),
+            **{name: DataConfig.model_fields[name].default for name in READ_ONCE},
             "train_size": None,
             "num_folds": None,
             "fold": 0,

@@ -6,6 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from weitiao.config.section import Section
 
+# Options of how files are read: they have no part in rows that were read and written again.
+READ_ONCE = ("encoding", "columns", "label_names", "label_map", "labels", "label_separator", "segmentation_digits")
+
 
 class DataConfig(Section):
     train: str | tuple[str, ...] = Field(
@@ -57,8 +60,10 @@ class DataConfig(Section):
         False, description="Read training rows as they are needed, for data larger than the disk; see docs/data.md."
     )
     train_size: int | None = Field(None, ge=1, description="Use at most this many training rows (stratified).")
-    test_size: float | int = Field(
-        0.2, gt=0, description="Held-out part when `eval` is not given: a share below 1, or a number of rows."
+    test_size: float | int | None = Field(
+        None,
+        gt=0,
+        description="Held-out part: a share below 1, or a number of rows; 0.2 by default. With `eval`: so many of its rows, by lot.",
     )
     num_folds: int | None = Field(None, ge=2, description="Cut `train` into this many folds; `fold` is held out.")
     fold: int = Field(0, ge=0, description="Which fold is held out, from 0.")

@@ -25,6 +25,7 @@ from weitiao.data.reading_code import code_hash
 from weitiao.data.report import DataReport, Finding
 from weitiao.data.side import Side
 from weitiao.data.table import Table, build
+from weitiao.data.vocabulary import Vocabulary
 from weitiao.data.words import word_lengths
 from weitiao.errors import DataError
 from weitiao.pretrained.load import load_tokenizer
@@ -120,7 +121,12 @@ def cached_report(
             Finding(**{**f, "where": tuple(f["where"]), "examples": tuple(f["examples"])}) for f in kept.pop("findings")
         )
         return DataReport(**kept, findings=findings)
-    report = inspect(config, None if tokenizer is None else partial(_lengths, config, tokenizer), say, kind)
+    known = (
+        (None, None)
+        if tokenizer is None
+        else (partial(_lengths, config, tokenizer), partial(Vocabulary.of, tokenizer=tokenizer))
+    )
+    report = inspect(config, known[0], say, kind, vocabulary_of=known[1])
     write_atomic(file, json.dumps(report.to_dict(), ensure_ascii=False))
     return report
 

@@ -11,12 +11,13 @@ from weitiao.config.data import DataConfig
 from weitiao.data.chat_rows import REFUSED
 from weitiao.data.label_findings import LABEL_CHECKS, finding
 from weitiao.data.near_duplicates import near_pairs
-from weitiao.data.prepare import groups_of
 from weitiao.data.reading_findings import reading_findings, rejected
 from weitiao.data.report import SHOWN, DataReport, Finding, FormatFacts, LengthFacts, Severity
 from weitiao.data.side import Side
+from weitiao.data.split import groups_of
 from weitiao.data.suspicious import has_control, has_replacement, is_mojibake, script_of
 from weitiao.data.table import Table, build
+from weitiao.data.vocabulary import Vocabulary
 from weitiao.errors import DataError
 
 Say = Callable[[str], None]
@@ -36,6 +37,7 @@ class Inspection:
     table: Table
     kind: str | None
     lengths_of: Callable[[Table], Lengths] | None
+    vocabulary_of: Callable[[Table], Vocabulary] | None
     say: Say
     scripts: Counter[str] = field(default_factory=Counter)
     label_counts: dict[str, int] = field(default_factory=dict)
@@ -47,6 +49,7 @@ def inspect(
     lengths_of: Callable[[Table], Lengths] | None = None,
     say: Say = lambda message: None,
     kind: str | None = None,
+    vocabulary_of: Callable[[Table], Vocabulary] | None = None,
 ) -> DataReport:
     """Look at the rows of a configuration.
 
@@ -54,12 +57,15 @@ def inspect(
         lengths_of: counts tokens, when a model is known; else characters are counted.
         say: called with what is being done.
         kind: what the task needs; see :func:`weitiao.data.table.build`.
+        vocabulary_of: looks the texts up in a tokenizer's vocabulary, when a model is known.
 
     Raises:
         DataError: nothing could be read at all.
     """
     say(f"reading {config.train}")
-    seen = Inspection(config, build(config.train, config, kind), kind, lengths_of, say)
+    seen = Inspection(
+        config, build(config.train, config, kind), kind, lengths_of=lengths_of, vocabulary_of=vocabulary_of, say=say
+    )
     found = [one for check in CHECKS for one in check(seen)]
     ranked = sorted(found, key=lambda f: (_ORDER[f.severity], -f.count))
     facts = seen.table.facts
@@ -213,6 +219,7 @@ def _across_sides(seen: Inspection) -> list[Finding]:
         findings.append(
             finding("overlap", "warning", table, shared, message=message, fix="they are left out of training")
         )
+    findings += _labels_of_sides(seen, other)
     if config.near_duplicates != "off":
         own = sorted(set(range(len(table))) - set(shared))
         pairs = near_pairs(other.whole_texts(), table.whole_texts(own), config.near_threshold)
@@ -224,6 +231,19 @@ def _across_sides(seen: Inspection) -> list[Finding]:
             )
             findings.append(finding("near_overlap", "warning", table, rows, message=message, fix=fix))
     return findings
+
+
+def _labels_of_sides(seen: Inspection, other: Table) -> list[Finding]:
+    """Labels that one side alone has: nothing is measured of the one, and nothing learnt of the other."""
+    if not seen.table.kind.has_counts or not seen.label_counts or seen.table.kind.name == "tokens":
+        return []
+    own, others = set(seen.label_counts), set(Side(other, np.arange(len(other))).every_label)
+    missing = sorted(own - others)
+    if not missing:
+        return []
+    message = f"evaluation rows hold {len(own & others)} of {len(own)} labels; missing: {', '.join(missing[:8])}"
+    fix = "take evaluation rows by lot: data.eval=FILE#N, or data.test_size=N with data.eval=FILE"
+    return [Finding("eval_labels", "warning", len(other), message, fix)]
 
 
 def _lengths(seen: Inspection) -> list[Finding]:
@@ -271,6 +291,13 @@ def _lengths(seen: Inspection) -> list[Finding]:
     return findings + (_cut_answers(table, config, first, last) if table.kind.name == "sft" else [])
 
 
+def _vocabulary(seen: Inspection) -> list[Finding]:
+    """What the model cannot read, and texts that it cannot tell apart."""
+    if seen.vocabulary_of is None:
+        return []
+    return seen.vocabulary_of(seen.table).findings(seen.table)
+
+
 def _length_facts(counts: Any, unit: Any, config: DataConfig) -> LengthFacts:
     values, edges = np.histogram(counts, bins=min(60, max(1, int(counts.max()))))
     percentiles = zip(_PERCENTILES, np.percentile(counts, _PERCENTILES), strict=True)
@@ -310,4 +337,5 @@ CHECKS: tuple[Callable[[Inspection], list[Finding]], ...] = (
     _near_duplicates,
     _across_sides,
     _lengths,
+    _vocabulary,
 )

@@ -16,6 +16,7 @@ from weitiao.data.labels import in_class_order, sort_labels
 from weitiao.data.near_duplicates import kept_pairs, near_pairs
 from weitiao.data.report import ConflictExample, NearReport, PolicyReport, SplitFormat, SplitReport
 from weitiao.data.side import Side
+from weitiao.data.split import groups_of, sample, split, take_by_lot
 from weitiao.data.table import Table, build
 from weitiao.errors import DataError
 
@@ -46,7 +47,7 @@ def prepare(config: DataConfig, kind: str = "classification") -> Prepared:
     train, evaluation, counts = _two_sides(config, kind)
     train, near = _without_near(train, evaluation, config)
     if config.train_size is not None:
-        train = _sample(train, config.train_size, config)
+        train = sample(train, config.train_size, config)
     table = train.table
     names = in_class_order(table.kind.names(train.every_label, table.facts["columns"]), config)
     _refuse_unknown_labels(evaluation, names)
@@ -77,9 +78,12 @@ def _two_sides(config: DataConfig, kind: str) -> tuple[Side, Side, Any]:
     """Training and evaluation rows after the policies, without a text on both sides; and what was left out."""
     side, report = _apply_policies(_all_rows(config.train, config, kind), config)
     if config.eval is None:
-        return *_split(side, config), {"train": report, "overlap_dropped_from_train": 0}
+        train, held, alone = split(side, config)
+        return train, held, {"train": report, "overlap_dropped_from_train": 0, "rare_rows_kept_for_training": alone}
     known = sorted(set(side.every_label)) if config.labels == "canonical" else ()
     evaluation, eval_report = _apply_policies(_all_rows(config.eval, config, kind, known), config)
+    if config.test_size is not None:
+        evaluation = take_by_lot(evaluation, config)
     overlap = np.isin(side.identity, evaluation.identity)
     counts = {"train": report, "eval": eval_report, "overlap_dropped_from_train": int(overlap.sum())}
     return side.keep(~overlap), evaluation, counts
@@ -161,24 +165,6 @@ def usable(
     return table
 
 
-def groups_of(
-    side: Side, keys: NDArray[np.void] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """For every row: its group of equal texts, whether it is the group's first, whether the group has two labels (or tags).
-
-    ``keys``: what makes rows equal, instead of their texts.
-    """
-    _, first, group = np.unique(side.keys if keys is None else keys, return_index=True, return_inverse=True)
-    numbers: dict[str, int] = {}
-    codes = np.array([numbers.setdefault(answer, len(numbers)) for answer in side.answers], dtype=np.int64)
-    low, high = np.full(len(first), len(codes)), np.full(len(first), -1)
-    np.minimum.at(low, group, codes)
-    np.maximum.at(high, group, codes)
-    is_first = np.zeros(len(side), dtype=bool)
-    is_first[first] = True
-    return group, is_first, (low < high)[group]
-
-
 def _apply_policies(side: Side, config: DataConfig) -> tuple[Side, PolicyReport]:
     group, is_first, conflicting = groups_of(side)
     shown = np.unique(group[conflicting])[:_SHOWN]
@@ -249,93 +235,3 @@ def label_counts(side: Side, names: Sequence[str]) -> dict[str, int]:
         return {}
     found = Counter(side.every_label)
     return {name: found[name] for name in names}
-
-
-def _by_label(side: Side, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Positions of each stratum's texts, shuffled; equal texts (kept duplicates) travel together."""
-    labels = np.array(side.strata, dtype=object)
-    rng = np.random.default_rng(seed)
-    return {label: rng.permutation(np.flatnonzero(labels == label)) for label in sort_labels(set(labels))}
-
-
-def _quota(sizes: dict[str, int], count: int) -> dict[str, int]:
-    """How many of each label make ``count`` in proportion (largest remainders first)."""
-    total = sum(sizes.values())
-    exact = {label: size * count / total for label, size in sizes.items()}
-    quota = {label: int(share) for label, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda label: (quota[label] - exact[label], label))
-    for label in by_remainder[: count - sum(quota.values())]:
-        quota[label] += 1
-    return quota
-
-
-def _split(side: Side, config: DataConfig) -> tuple[Side, Side]:
-    """Stratified, seeded, by distinct text: all rows of one text (or of one question) go to one side."""
-    group, is_first, _ = groups_of(side, side.identity)
-    firsts = Side(side.table, side.rows[is_first])
-    size, total = config.test_size, len(firsts)
-    count = size if isinstance(size, int) else round(size * total)
-    if config.num_folds is None and not 0 < count < total:
-        raise DataError(
-            f"data.test_size={size} asks for {count} of {total} distinct rows.\n"
-            "Expected to leave rows on both sides.\nChange data.test_size, or give data.eval."
-        )
-    shuffled = _by_label(firsts, config.split_seed)
-    if config.num_folds is None:
-        quota = _quota({label: len(rows) for label, rows in shuffled.items()}, count)
-        chosen = np.concatenate([rows[: quota[label]] for label, rows in shuffled.items()])
-    else:
-        chosen = np.concatenate([rows[config.fold :: config.num_folds] for rows in shuffled.values()])
-    held = np.isin(group, group[is_first][chosen])
-    if side.table.kind.moves_rare_labels and (alone := _alone(side, held)):
-        held &= ~np.isin(group, group[alone])
-        log.info("split: %d rows that alone have one of their labels are trained on, not held out", len(alone))
-        if not held.any():
-            raise DataError(
-                "Every row that the split would hold out is the only one with one of its labels.\nExpected labels that several "
-                "rows share.\nAdd rows, or leave rare labels out."
-            )
-    return side.keep(~held), side.keep(held)
-
-
-def _alone(side: Side, held: NDArray[np.bool_]) -> list[int]:
-    """Rows left out without which the others would lack a label: a split by lot may hold out the only row of one."""
-    labels = side.row_labels
-    known = {label for i in np.flatnonzero(~held) for label in labels[i]}
-    needed = []
-    for i in np.flatnonzero(held):
-        if not known.issuperset(labels[i]):
-            needed.append(int(i))
-            known.update(labels[i])
-    return needed
-
-
-def _sample(side: Side, count: int, config: DataConfig) -> Side:
-    if count > len(side):
-        raise DataError(
-            f"data.train_size={count}, but only {len(side)} training rows are left.\n"
-            "Expected a smaller number.\nLower data.train_size or data.test_size."
-        )
-    shuffled = _by_label(side, config.split_seed)
-    quota = _quota({label: len(rows) for label, rows in shuffled.items()}, count)
-    mask = np.zeros(len(side), dtype=bool)
-    for label, rows in shuffled.items():
-        mask[rows[: quota[label]]] = True
-    if side.table.kind.moves_rare_labels:
-        alone = _alone(side, ~mask)
-        spare = _spare(side, mask, alone)
-        if len(spare) == len(alone):  # else so few rows cannot hold all labels
-            mask[spare], mask[alone] = False, True
-    return side.keep(mask)
-
-
-def _spare(side: Side, mask: NDArray[np.bool_], alone: Sequence[int]) -> list[int]:
-    """As many chosen rows as ``alone`` has, whose labels other chosen rows or those of ``alone`` have too."""
-    labels = side.row_labels
-    counts = Counter(label for i in [*np.flatnonzero(mask), *alone] for label in set(labels[i]))
-    spare: list[int] = []
-    for i in np.flatnonzero(mask):
-        if len(spare) < len(alone) and all(counts[label] > 1 for label in set(labels[i])):
-            counts.subtract(set(labels[i]))
-            spare.append(int(i))
-    return spare

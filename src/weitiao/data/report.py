@@ -140,6 +140,8 @@ class SplitReport(TypedDict):
     eval: NotRequired[PolicyReport]
     """With `data.eval`."""
     overlap_dropped_from_train: NotRequired[int]
+    rare_rows_kept_for_training: NotRequired[int]
+    """Rows that the split would have held out, and that alone have one of their labels."""
     format: SplitFormat
     near_duplicates: NotRequired[NearReport]
     num_train_rows: NotRequired[int]

@@ -2,6 +2,7 @@
 
 checkpoints/step-N/       trainable.safetensors  optimizer.safetensors  state.json
 checkpoints/best-step-N/  trainable.safetensors  state.json              (with load_best_model_at_end)
+checkpoints/broken-step-N/  a checkpoint that a resume found broken
 checkpoints/last, best    relative symlinks to the newest and the best of them: signposts, nothing here reads them
 
 A resumed run may change the options in ``MAY_CHANGE`` alone: what is logged, what is kept, how findings in the data are
@@ -51,7 +52,8 @@ def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[
         if not is_main():
             return folder
         link(run.checkpoints / "last", folder.name)
-        for old in _steps(run)[:-keep]:
+        earlier = [old for old in _steps(run) if old != step]  # what was just written stays, whatever lies beside it
+        for old in earlier[: len(earlier) + 1 - keep]:
             remove_folder(run.checkpoints / f"step-{old}")
     return folder
 
@@ -69,17 +71,28 @@ def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> N
                 remove_folder(run.checkpoints / f"{_BEST}{old}")
 
 
-def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int:
-    """Put the best evaluation's weights back; returns its step. Raises RunError if they are damaged."""
-    step, checkpoints = world.share((max(_steps(run, _BEST), default=0), str(run.checkpoints)))
-    folder = Path(checkpoints) / f"{_BEST}{step}"
-    if problem := _problem(folder):
-        raise RunError(
-            f"The best evaluation's weights in {folder} are damaged ({problem}).\nExpected them as they were written.\n"
-            "Start a new run in another output.dir."
-        )
-    optimizer.masters.load(load_file(folder / WEIGHTS))
+def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int | None:
+    """Put the best evaluation's weights back; returns its step, or None, said in the log, where they are gone or damaged."""
+    checkpoints, step, problem = world.share((str(run.checkpoints), *_best(run)))
+    if problem is not None:
+        log.warning("the best evaluation's weights are lost (%s): the last step's are kept", problem)
+        return None
+    optimizer.masters.load(load_file(Path(checkpoints) / f"{_BEST}{step}" / WEIGHTS))
     return int(step)
+
+
+def best_is_lost(run: RunDir, world: World) -> bool:
+    """Whether the best evaluation's weights are gone or damaged; said in the log."""
+    problem = world.share(_best(run)[1])
+    if problem is not None:
+        log.warning("the best evaluation's weights are lost (%s): the best is looked for anew from here on", problem)
+    return problem is not None
+
+
+def _best(run: RunDir) -> tuple[int, str | None]:
+    """The step of the best evaluation's weights, and what is wrong with them."""
+    step = max(_steps(run, _BEST), default=0)
+    return step, _problem(run.checkpoints / f"{_BEST}{step}") if step else "no folder best-step-N"
 
 
 def refuse_changed_options(run: RunDir, config: RunConfig) -> None:
@@ -104,6 +117,11 @@ def tidy(run: RunDir, step: int) -> None:
     if not run.checkpoints.is_dir():
         return
     with writing(run.checkpoints):
+        for newer in (found for found in _steps(run) if found > step):  # broken ones: kept, but counted no more
+            aside = run.checkpoints / f"broken-step-{newer}"
+            if aside.exists():
+                remove_folder(aside)
+            (run.checkpoints / f"step-{newer}").rename(aside)
         for left in run.checkpoints.glob(".*"):
             if left.is_symlink():
                 left.unlink()
@@ -122,11 +140,17 @@ def saved_state(run: RunDir) -> dict[str, Any] | None:
 
 def checkpoint_step(run: RunDir) -> int:
     """The step of the newest whole checkpoint, 0 when there is none. Broken ones are named in the log and passed over."""
+    broken = False
     for step in reversed(_steps(run)):
         if problem := _problem(run.checkpoints / f"step-{step}"):
-            log.warning("checkpoint step-%d is broken (%s): the one before it is used", step, problem)
+            log.warning("checkpoint step-%d is broken (%s)", step, problem)
+            broken = True
         else:
+            if broken:
+                log.warning("checkpoint step-%d is used", step)
             return step
+    if broken:
+        log.warning("no checkpoint is whole: training starts from step 0")
     return 0
 
 

@@ -22,7 +22,8 @@ def finish(fitting: "Fit") -> TrainingFacts:
     options, progress = fitting.config.train, fitting.progress
     keeps_best = options.load_best_model_at_end and progress.watch.best is not None
     seconds = progress.clock.seconds()
-    kept_step = load_best(fitting.run, fitting.optimizer, fitting.world) if keeps_best else progress.step
+    best = load_best(fitting.run, fitting.optimizer, fitting.world) if keeps_best else None
+    keeps_best, kept_step = best is not None, progress.step if best is None else best
     summary = _summary(fitting, seconds, kept_step, keeps_best)
     decay = fitting.rates.decay(kept_step)
     if fitting.optimizer.masters.is_sharded:

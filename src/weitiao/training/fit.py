@@ -15,7 +15,7 @@ from weitiao.rundir.folder import RunDir
 from weitiao.rundir.summary import TrainingFacts
 from weitiao.training.adapt import Adapted, adapt
 from weitiao.training.batch_size import plan_batches, try_longest_batch
-from weitiao.training.checkpoint import load_checkpoint, save_best, save_checkpoint, saved_state
+from weitiao.training.checkpoint import best_is_lost, load_checkpoint, save_best, save_checkpoint, saved_state
 from weitiao.training.clock import Clock
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
@@ -131,6 +131,8 @@ def _progress(
     if resuming and (state := load_checkpoint(run, optimizer, world)) is not None:
         progress.restore(state, total_steps, options.max_seconds)
         taken = state.get("rates", [])
+        if options.load_best_model_at_end and watch.best is not None and best_is_lost(run, world):
+            watch.best, watch.bad_evals = None, 0
     if options.max_seconds:
         return progress, ByClock(peak, options, progress.clock.share, taken)
     return progress, ByStep(peak, total_steps, options)
