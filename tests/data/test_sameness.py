@@ -205,7 +205,10 @@ def test_evaluation_rows_that_lack_a_label_are_a_finding(tmp_path: Path) -> None
     ("texts", "severity"), [("真的推荐{}", None), ("真的推荐两次了价格{}", "warning"), ("🍜🍣🍕🍔{}🍟🥗🍝", "error")]
 )
 def test_texts_that_the_model_cannot_read(texts: str, severity: str | None, tiny_model: Path, tmp_path: Path) -> None:
-    rows = [{"text": texts.format(chr(0x1F600 + i) if severity else "的" * (i + 1)), "label": "ab"[i % 2]} for i in range(40)]
+    rows = [
+        {"text": texts.format(chr(0x1F600 + i) if severity else "的" * (i + 1)), "label": "ab"[i % 2]}
+        for i in range(40)
+    ]
     report = weitiao.data.check(write_jsonl(tmp_path / "r.jsonl", rows), model=str(tiny_model))
     found = {f.code: f.severity for f in report.findings if f.code in ("unknown_tokens", "same_tokens")}
     assert found.get("unknown_tokens") == severity

@@ -260,7 +260,13 @@ def test_best_outlives_the_limit(options: dict[str, Any], caplog: pytest.LogCapt
 def test_a_lost_best_checkpoint_is_said_at_once_and_looked_for_anew(
     options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train = {"save_steps": 1, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": 1, "load_best_model_at_end": True}
+    train = {
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+    }
     options["train"] = {**options["train"], **train}
     stopped_at(5, options, tmp_path / "run")
     shutil.rmtree(next((tmp_path / "run" / "checkpoints").glob("best-step-*")))

@@ -79,6 +79,12 @@ def main() -> None:
 
 
 def _run() -> None:
+    for number, word in enumerate(sys.argv[1:], start=1):
+        if any(0xD800 <= ord(c) <= 0xDFFF for c in word):  # how Python keeps bytes that are no UTF-8
+            shown = os.fsencode(word).decode("utf-8", "replace")
+            fail(
+                f"Argument {number} holds bytes that are no UTF-8: {shown}.\nExpected UTF-8.\nSet the terminal to UTF-8, or rename the file."
+            )
     allocator.check()
     app()
 

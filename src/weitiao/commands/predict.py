@@ -3,11 +3,12 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from weitiao.commands.terminal import Json, print_json
+from weitiao.errors import ConfigError
 
 
 def predict(
@@ -17,6 +18,9 @@ def predict(
     input: Annotated[str | None, typer.Option(help="A data file with the run's text column.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer of a causal_lm, in tokens.")] = None,
+    bad_rows: Annotated[
+        str, typer.Option(help="Rows of --input without an answer: fail, or skip to say the error in their place.")
+    ] = "fail",
     as_json: Json = False,
 ) -> None:
     """Use a finished run. Labels texts, finds entities, or answers (causal_lm); prints one JSON object a line."""
@@ -38,6 +42,7 @@ def predict(
         input=input,
         output=output,
         max_new_tokens=max_new_tokens,
+        bad_rows=_one_of(bad_rows),
         told=told,
     )
     if as_json:
@@ -45,3 +50,9 @@ def predict(
     elif not live:
         for answer in answers:
             print_json(answer)
+
+
+def _one_of(word: str) -> Literal["fail", "skip"]:
+    if word not in ("fail", "skip"):
+        raise ConfigError(f"Found --bad-rows {word}.\nExpected fail or skip.\nExample: --bad-rows skip")
+    return "skip" if word == "skip" else "fail"

@@ -10,7 +10,7 @@ import typer
 from weitiao.errors import WeitiaoError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; messages go to stderr.")]
-Config = Annotated[Path | None, typer.Argument(help="A YAML file.", show_default=False)]
+Config = Annotated[Path | None, typer.Argument(help="A YAML file, a run's folder, or data.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Options, such as train.num_train_epochs=2.", show_default=False)
 ]
@@ -31,11 +31,23 @@ def print_json(value: object) -> None:
 
 
 def split_words(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The file is optional: a first word with '=' is an override."""
+    """A first word may be a YAML file, a run's folder, data, or an option like the others.
+
+    Returns the configuration's file, if there is one, and the options; data become the option data.train.
+    """
+    from weitiao.catalogue import ENTRIES
+    from weitiao.config.loading import is_config
+
     words = list(overrides or [])
-    if config is not None and "=" in str(config):
+    if config is None:
+        return None, words
+    if "=" in str(config) and not config.exists():
         return None, [str(config), *words]
-    return config, words
+    if (config / "config.yaml").is_file():
+        return config / "config.yaml", words
+    if is_config(config) or not (config.exists() or "#" in str(config) or str(config) in ENTRIES):
+        return config, words
+    return None, [f"data.train={config}", *words]
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -127,6 +128,14 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) is tuple:  # a list of groups is one option
         return []
     return [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def is_config(path: Path) -> bool:
+    """A YAML file may be a configuration or data (chatterbot dialogues, a list of objects)."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return any(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("model", "data", "output"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

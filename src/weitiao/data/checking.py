@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.data import DataConfig
-from weitiao.config.loading import load, read_yaml
+from weitiao.config.loading import is_config, load, read_yaml
 from weitiao.config.run import RunConfig
 from weitiao.config.task import TASK_OPTIONS, task_word
 from weitiao.data.chat import chat_of
@@ -77,7 +76,9 @@ def source_config(
     """
     if isinstance(source, RunConfig):
         return source.data, source.model, source.task
-    if isinstance(source, dict) or _is_config(Path(source)):
+    if not isinstance(source, dict) and (Path(source) / "config.yaml").is_file():  # a run's folder
+        source = Path(source) / "config.yaml"
+    if isinstance(source, dict) or is_config(Path(source)):
         tree = source if isinstance(source, dict) else read_yaml(Path(source))
         kind: Any = CompareConfig if "compare" in tree else RunConfig
         config = load(kind, tree, words)
@@ -87,14 +88,6 @@ def source_config(
     config = load(RunConfig, {**task, "model": "-", "data": {"train": str(source)}, "output": {"dir": "-"}}, words)
     told = config.task if any(word.startswith("task=") for word in words) else None
     return config.data, None if config.model == "-" else config.model, told
-
-
-def _is_config(path: Path) -> bool:
-    """A YAML file may be a configuration or data (chatterbot dialogues, a list of objects)."""
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        return False
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return any(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("model", "data", "output"))
 
 
 def cached_report(

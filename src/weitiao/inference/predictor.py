@@ -68,6 +68,14 @@ class Predictor:
             self.model, self.task, encoded, pad_id=self.tokenizer.pad_token_id, tokens_per_batch=budget
         ), encoded
 
+    def tokens_cut(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[int]:
+        """Of each text: its tokens beyond the longest row, which are not read. None where rows are cut into windows."""
+        from weitiao.data.encode import token_lengths
+
+        if self.task.OPTIONS.windows_by_default or self.config.data.over_length == "window":
+            return [0] * len(texts)
+        return [max(0, count - self.max_length) for count in token_lengths(texts, pairs, self.tokenizer)]
+
     def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """{"label", "score", "probabilities"} a text; see :func:`predict` for the other tasks.
 

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weitiao.data.keys import is_visible
+from weitiao.data.records import short
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -38,9 +41,15 @@ def metric_problem(name: str, names: Sequence[str], gold: Any) -> str | None:
 def input_problem(fields: Mapping[str, Any], column: str) -> str | None:
     """The column must hold a text."""
     value = fields.get(column)
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and is_visible(value):
         return None
-    return f"no text in the column '{column}'"
+    if value is None and column not in fields:
+        return f"no column '{column}'"
+    found = "empty" if value is None or isinstance(value, str) else f"{short(repr(value))}, not a text"
+    return (
+        f"the column '{column}' is {found}.\nExpected a text with visible characters.\n"
+        "Correct the row, or answer the others: --bad-rows skip"
+    )
 
 
 def margin_of(metric: str, margin: float, level: float) -> float:
