@@ -25,8 +25,15 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cases.json"
 MODEL, CHAT = "all-MiniLM-L6-v2", "SmolLM2-135M-Instruct"
-GOOD = ("房间很干净", "服务很热情", "早餐好吃", "位置方便", "下次还来", "物流很快", "质量不错", "孩子喜欢")
-BAD = ("房间太脏", "服务很差", "早餐难吃", "离车站远", "再也不来", "送货太慢", "质量不好", "一天就坏")
+GOOD = (
+    "the room was clean",
+    "friendly staff",
+    "breakfast was good",
+    "close to the station",
+    "we come again",
+    "fast delivery",
+)
+BAD = ("the room was dirty", "rude staff", "breakfast was cold", "far from the station", "never again", "late delivery")
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def texts(count: int) -> list[tuple[str, str]]:
     """Reviews that differ, with their labels."""
     lot = random.Random(1)
     return [
-        (f"{'，'.join(lot.sample(GOOD if i % 2 else BAD, 3))}，第{i * 37}号", "正面" if i % 2 else "负面")
+        (f"{', '.join(lot.sample(GOOD if i % 2 else BAD, 3))}, number {i * 37}", "正面" if i % 2 else "负面")
         for i in range(count)
     ]
 
@@ -76,7 +83,8 @@ def texts(count: int) -> list[tuple[str, str]]:
 def rows(folder: Path, name: str, count: int, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Path:
     """A jsonl file of reviews, each changed."""
     lines = [
-        json.dumps(change(i, {"text": t, "label": l}), ensure_ascii=False) for i, (t, l) in enumerate(texts(count))
+        json.dumps(change(i, {"text": t, "label": label}), ensure_ascii=False)
+        for i, (t, label) in enumerate(texts(count))
     ]
     (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / name
@@ -145,7 +153,7 @@ def _separators(folder: Path, run: Run) -> bool:
 
 
 def _singleton(folder: Path, run: Run) -> bool:
-    file = rows(folder, "r.jsonl", 40, lambda i, r: {**r, "label": "独一" if i == 7 else r["label"]})
+    file = rows(folder, "r.jsonl", 60, lambda i, r: {**r, "label": f"only{i}"} if i % 5 == 2 else r)
     done = train(run, file, folder / "run", "train.max_steps=1")
     return done.code == 0
 
@@ -198,7 +206,7 @@ def _template(folder: Path, run: Run) -> bool:
 
 
 def _separator_in_rejected(folder: Path, run: Run) -> bool:
-    (folder / "r.csv").write_text("text,label\n" + "".join(f"a\u2028b{i},\n" for i in range(20)), encoding="utf-8")
+    (folder / "r.csv").write_text("text,label\n" + "".join(f"a\u2028b{i},x,y\n" for i in range(20)), encoding="utf-8")
     done = check(run, folder / "r.csv", "task=classification")
     return done.code == 2 and "no usable rows" in done.text
 
@@ -209,7 +217,7 @@ def _exports(folder: Path, run: Run) -> bool:
     reviews = texts(60)
     made = {
         "semi.csv": csv_of(reviews, ";").encode(), "tab.csv": csv_of(reviews, "\t").encode(), "sep.csv": ("sep=;\n" + csv_of(reviews, ";")).encode(),
-        "index.csv": (",text,label\n" + "".join(f'{i},"{t}",{l}\n' for i, (t, l) in enumerate(reviews))).encode(),
+        "index.csv": (",text,label\n" + "".join(f'{i},"{t}",{label}\n' for i, (t, label) in enumerate(reviews))).encode(),
         "utf16.csv": csv_of(reviews).encode("utf-16"), "utf16le.csv": csv_of(reviews).encode("utf-16-le"), "gz.csv": gzip.compress(csv_of(reviews).encode()),
         "upper.csv": csv_of(reviews, ",", "TEXT,LABEL\n").encode(), "again.csv": (csv_of(reviews[:30]) + csv_of(reviews[30:])).encode(),
     }  # fmt: skip
@@ -217,7 +225,7 @@ def _exports(folder: Path, run: Run) -> bool:
         (folder / name).write_bytes(content)
         if check(run, folder / name, "task=classification").labels != {"正面", "负面"}:
             return False
-    (folder / "nul.csv").write_bytes(csv_of(reviews).encode().replace("，".encode(), b"\0", 1))
+    (folder / "nul.csv").write_bytes(csv_of(reviews).encode().replace(b", ", b"\0", 1))
     return "in line 2" in check(run, folder / "nul.csv").text
 
 
@@ -227,11 +235,10 @@ def _conll(folder: Path, run: Run, text: str, name: str = "r.conll") -> Shown:
 
 
 def _blanks(folder: Path, run: Run) -> bool:
-    text = "Los Angeles\tB-LOC\nis\tO\nbig{}\tO\n\n"
-    (folder / "r.conll").write_text("".join(text.format(i) for i in range(20)), encoding="utf-8")
-    return "Los Angeles" in show(run, folder / "r.conll", model=MODEL, task="token_classification").text.replace(
-        "los/B-LOC ", "Los "
-    ).replace("angeles/", "Angeles/")
+    (folder / "r.conll").write_text(
+        "".join(f"Los Angeles\tB-LOC\nis\tO\nbig{i}\tO\n\n" for i in range(20)), encoding="utf-8"
+    )
+    return "angeles" in show(run, folder / "r.conll", model=MODEL, task="token_classification").text.lower()
 
 
 def _empty_tag(folder: Path, run: Run) -> bool:
