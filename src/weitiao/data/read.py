@@ -54,7 +54,7 @@ def _by_lot(records: Iterator[Record], count: int) -> Iterator[Record]:
 
     Source: Vitter 1985, Random sampling with a reservoir, algorithm R.
     """
-    lot, kept = random.Random(0), list[tuple[int, Record]]()  # nosec B311: a sample, no secret
+    lot, kept = random.Random(0), list[tuple[int, Record]]()
     seen = 0
     for record in records:
         if isinstance(record, Skipped):

@@ -73,7 +73,7 @@ def predict(
         return [*_with_cuts(predictor.answers(*parts), predictor.tokens_cut(*parts))]
     if output is not None:
         _check_output(Path(output))
-    records = read_records(find(str(input)), bad_rows)
+    records = read_records(find(str(input)), "skip")  # so that the first problem is said, of whatever kind
     rows = (record for record in records if not isinstance(record, Skipped))
     if chats:
         answers = _reply_rows(Predictor(opened), rows, max_new_tokens, told, bad_rows == "skip")
