@@ -80,6 +80,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("tools that are no JSON", {"messages": [USER, ANSWER], "tools": "weather"}, "tools is 'weather'"),
     ("two system texts", {"messages": [{"role": "system", "content": "b"}, USER, ANSWER], "system": "a"}, "two different system texts"),
     ("all answers marked", {"messages": [USER, {**ANSWER, "train": False}]}, "nothing to learn"),
+    ("a turn of moss without its end", {"plain_text": "[Human]: q<eoh> [MOSS]: a<eoa> [Human]: q2"}, "text outside its turns"),
+    ("thoughts that differ", {"messages": [USER, {**ANSWER, "reasoning": "x", "reasoning_content": "y"}]}, "different thoughts"),
+    ("a call without arguments", {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "inputs": {"x": 1}}]}]}, "has inputs and no arguments"),
+    ("a part without text", {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "txt": "LOST"}]}]}, "Expected its text"),
+    ("history that is a number", {"messages": [USER, ANSWER], "history": 5}, "history is 5"),
+    ("an export with other nodes", {"current_node": "a", "mapping": {"a": 5}}, "of another kind"),
     ("a plugin of moss", {"chat": {"turn_1": {"Human": "q", "Commands": "<|Commands|>: Search(\"x\")<eoc>", "MOSS": "a"}}}, "Commands"),
 ]  # fmt: skip
 
@@ -122,6 +128,23 @@ def test_calls_are_learnt_and_what_tools_say_is_not(tokenizer: Any) -> None:
     assert learnt(chat, Conversation(spoken, [TOOL]))[0] == "我查一下\n" + call
 
 
+CUTS_THOUGHTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content and loop.last %}<think>{{ m.reasoning_content }}</think>"
+    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_an_answer_that_stands_in_its_own_thought_keeps_its_end(tokenizer: Any) -> None:
+    """The template hides earlier thoughts; the answer is found behind the thought, not in it."""
+    turns = [
+        USER,
+        {"role": "assistant", "content": "4", "reasoning_content": "2+2 is 4, so 4"},
+        USER,
+        {"role": "assistant", "content": "6", "reasoning_content": "6"},
+    ]
+    assert learnt(Chat.of(tokenizer, CUTS_THOUGHTS), turns) == ["4<|im_end|>", "<think>6</think>6<|im_end|>"]
+
+
 def test_thoughts_are_learnt_where_the_template_shows_them(tokenizer: Any) -> None:
     turns = [USER, {**ANSWER, "reasoning_content": "想"}]
     assert learnt(Chat.of(tokenizer, "chatml"), turns) == ["<think>\n想\n</think>\n\n答<|im_end|>"]
@@ -137,7 +160,7 @@ NO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.role + ':' + m.co
         (Conversation([USER, ANSWER], [TOOL]), PLAIN, "does not show tools"),
         (Conversation(CALLED), PLAIN, "does not show tool_calls"),
         (Conversation([USER, {**ANSWER, "reasoning_content": "想"}]), PLAIN, "does not show reasoning_content"),
-        (Conversation([SYSTEM, USER, ANSWER]), NO_SYSTEM, r"does not show turn 1 \(system\)"),
+        (Conversation([SYSTEM, USER, ANSWER]), NO_SYSTEM, "does not show turns of system"),
     ],
     ids=["tools", "calls", "thoughts", "system"],
 )

@@ -178,7 +178,7 @@ ALPACA = {"instruction": "q", "output": "a", "history": [["h", "i"]]}
         (MESSAGES, {"messages": "q"}, "messages is 'q', not a list of turns"),
         (ALPACA, {**ALPACA, "history": [["h"]]}, "pairs of texts"),
         (ALPACA, {**ALPACA, "history": [["h", "i", "j"]]}, "pairs of texts"),
-        (ALPACA, {**ALPACA, "history": "hi"}, "pairs of texts"),
+        (ALPACA, {**ALPACA, "history": "hi"}, "history is 'hi'"),
     ],
 )  # fmt: skip
 def test_a_broken_conversation_is_one_rejected_row(

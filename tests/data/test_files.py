@@ -33,6 +33,14 @@ def test_every_encoding_is_told_from_200_rows(language: str, encoding: str, tmp_
     assert report.format["encodings"]["r.csv"] == encoding_of(file)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_where_many_characters_end_in_00(encoding: str, tmp_path: Path) -> None:
+    """U+4E00 is a frequent one: NUL bytes are then at even and odd places."""
+    text = "text,label\n" + "".join(f"一个一般的房间，一{'好' * i}\n" for i in range(100))
+    (tmp_path / "r.csv").write_bytes(text.encode(encoding))
+    assert encoding_of(tmp_path / "r.csv") == encoding
+
+
 @pytest.mark.parametrize("encoding", ["cp1251", "koi8-r", "cp1253", "cp1255", "cp874"])
 def test_an_encoding_that_is_not_known_is_refused_with_candidates(encoding: str, tmp_path: Path) -> None:
     texts = {
@@ -189,7 +197,7 @@ def read_rows_leniently(path: Path) -> list[dict[str, Any]]:
     ("line", "said"),
     [
         ("Bob\tNNP\tB-NP\t", "a token without a tag"),
-        ("Bob\tNNP\tB-NP", "3 columns where the first line has 4"),
+        ("Bob\tNNP\tB-NP", "3 columns where most lines have 4"),
         ("Bob", "a token without a tag"),
         ("\tNNP\tB-NP\tO", "a tag without a token"),
     ],
@@ -280,3 +288,91 @@ def test_rows_by_lot_or_the_first(tmp_path: Path) -> None:
     assert 5 <= sum(line <= 50 for line in lines) <= 15, "by lot, a file in the order of its labels gives both"
     assert [row.line for row in read_rows(f"{file}#3:head")] == [1, 2, 3]
     assert len(list(read_rows(f"{file}#500"))) == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"text,label\nplain english,0\nhello\xa0world again,1\n", "hello\u00a0world again"),
+        (b"text,label\nfive \xb5m wide,0\nsix,1\n", "five µm wide"),
+    ],
+)
+def test_a_few_signs_of_cp1252(content: bytes, text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes(content)
+    read = build(str(tmp_path / "r.csv"), DataConfig(train="-"))
+    assert text in read.column("text")
+
+
+def test_an_encoding_that_was_told_is_shown_with_an_example(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes(table("german").encode("cp1252"))
+    (found,) = [f for f in weitiao.data.check(tmp_path / "r.csv").findings if f.code == "encoding"]
+    assert (found.severity, "ü" in "".join(found.examples) or "ö" in "".join(found.examples)) == ("warning", True)
+
+
+def test_a_running_number_before_the_words(tmp_path: Path) -> None:
+    (tmp_path / "r.tsv.conll").write_text(
+        "# http://x\n1\tAufgrund\tO\n2\tSchartau\tB-PER\n\n1\tsagte\tO\n", encoding="utf-8"
+    )
+    assert read_rows_leniently(tmp_path / "r.tsv.conll")[0]["tokens"] == ["Aufgrund", "Schartau"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "张三说", "entities": [{"start": 0, "end": 2}]},
+        {"text": "张三说", "entities": [[0, 2, None]]},
+        {"text": "张三说", "entities": [{"start_idx": 0, "end_idx": 1, "type": "PER", "entity": "张三"}]},
+        {"text": "张三说", "annotations": [{"result": [], "was_cancelled": True}]},
+        {"text": "张三说", "entities": None},
+        {"text": "张三说", "entities": 5},
+        {"text": "张三说", "entities": "[bad"},
+        {"text": "张三说", "entities": [[0, 2]]},
+        {"text": "张三说", "entities": [{"result": [5]}]},
+    ],
+)
+def test_spans_that_say_too_little_reject_the_row(row: dict[str, Any], tmp_path: Path) -> None:
+    column = next(name for name in row if name != "text")
+    good = {
+        "text": "李四说",
+        column: [{"result": [{"value": {"start": 0, "end": 2, "labels": ["PER"]}}]}]
+        if column == "annotations"
+        else [{"start": 0, "end": 2, "label": "PER"}],
+    }
+    read = build(str(write_jsonl(tmp_path / "r.jsonl", [good, good, row])), DataConfig(train="-"))
+    assert (len(read), read.facts["num_rejected"]) == (2, 1)
+
+
+def test_vectors_in_any_type(tmp_path: Path) -> None:
+    for cells in ([[0.0, 1.0], [1.0, 0.0]], ["[0, 1]", "[1, 0]"], [[0, 1], [], [1, 0]]):
+        rows = [{"text": f"第{i}句", "labels": cell} for i, cell in enumerate(cells)]
+        file = str(write_jsonl(tmp_path / "r.jsonl", rows))
+        with pytest.raises(DataError, match="vectors of 0 and 1"):
+            build(file, DataConfig(train="-"), "labels")
+
+
+def test_a_header_of_data_is_refused_with_columns(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("review,sentiment\n好,1\n差,0\n", encoding="utf-8")
+    with pytest.raises(DataError, match="looks like column names"):
+        build(str(tmp_path / "r.csv"), DataConfig(train="-", columns=("text", "label")))
+
+
+def test_a_first_row_whose_label_comes_once_more_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(
+        "query,what is this\nstatement,it is here\nstatement,go away\nquery,where is it\n", encoding="utf-8"
+    )
+    read = build(str(tmp_path / "r.csv"), DataConfig(train="-"))
+    assert (len(read), set(read.column("label"))) == (4, {"query", "statement"})
+
+
+def test_a_quotation_mark_that_opens_nothing_swallows_no_row_of_a_tab_file(tmp_path: Path) -> None:
+    (tmp_path / "r.tsv").write_text('text\tlabel\n"引号开头\t1\n普通\t0\n结尾引号"\t1\n四\t0\n', encoding="utf-8")
+    read = build(str(tmp_path / "r.tsv"), DataConfig(train="-"))
+    assert "普通" in read.column("text")
+    assert len(read) + read.facts["num_rejected"] == 4
+
+
+def test_one_conversation_as_a_json_file(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})
+    )
+    assert build(str(tmp_path / "r.json"), DataConfig(train="-")).facts["name"] == "messages"

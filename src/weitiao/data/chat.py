@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Span = tuple[int, int]
 Talk = Conversation | Sequence[Message]
+_CALL = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
 _OPTIONAL = ("tool_calls", "reasoning_content")
 
 
@@ -85,7 +86,7 @@ class Chat:
                     tokenize=False,
                 )
             )
-        except (TemplateError, TypeError, ValueError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
             roles = ", ".join(message["role"] for message in conversation.messages)
             raise DataError(
                 f"The chat template cannot render turns of {roles}: {error}.\nExpected turns that it knows.\n"
@@ -124,16 +125,32 @@ class Chat:
             if message["content"].strip() and message["content"].strip() not in text:
                 rest = Conversation([*messages[:i], *messages[i + 1 :]], conversation.tools)
                 without[f"turn {i + 1} ({message['role']})"] = rest
+        if hidden := next(
+            (m["role"] for m in messages if m["role"] in self._hidden_roles and m["content"].strip()), None
+        ):
+            raise _unshown(f"turns of {hidden}")
         for name, other in without.items():
             try:
                 is_shown = self.render(other) != text
             except DataError:  # it cannot do without
                 continue
             if not is_shown:
-                raise DataError(
-                    f"The chat template does not show {name}.\nExpected a template that does.\n"
-                    "Give one: data.chat_template=FILE, or the one that comes with weitiao: data.chat_template=chatml"
-                )
+                raise _unshown(name)
+
+    @cached_property
+    def _hidden_roles(self) -> frozenset[str]:
+        """Roles whose turns the template leaves out."""
+        mark, hidden = "q7x9z", set()
+        called: Message = {"role": "assistant", "content": "", "tool_calls": _CALL}
+        asked: list[Message] = [{"role": "user", "content": "a"}, called]
+        for role, before in (("system", asked[:0]), ("tool", asked)):
+            turns: list[Message] = [*before, {"role": role, "content": mark}, {"role": "user", "content": "b"}]
+            try:
+                if mark not in self.render(turns):
+                    hidden.add(role)
+            except DataError:  # it refuses them itself
+                continue
+        return frozenset(hidden)
 
     def _before(self, conversation: Conversation, i: int, text: str) -> str:
         """The text up to where turn i, an answer, begins."""
@@ -172,7 +189,7 @@ class Chat:
         """
         messages = conversation.messages
         through, content = self.render(conversation.up_to(i + 1)), messages[i]["content"].strip()
-        here, there = text.find(content, start), through.find(content, start)
+        here, there = text.find(content, start), through.rfind(content)
         if messages[i].get("tool_calls"):
             shared = _common_beginning(text[start:], through[start:])
             if shared.strip():
@@ -290,6 +307,13 @@ def question_of(fields: Mapping[str, Any]) -> Conversation:
 def chat_of(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Chat:
     """The chat that data options ask for. Raises DataError: see :meth:`Chat.of`."""
     return Chat.of(tokenizer, config.chat_template, config.train_on_prompt, config.bad_rows == "skip")
+
+
+def _unshown(what: str) -> DataError:
+    return DataError(
+        f"The chat template does not show {what}.\nExpected a template that does.\n"
+        "Give one: data.chat_template=FILE, or the one that comes with weitiao: data.chat_template=chatml"
+    )
 
 
 def _for_template(message: Message) -> Message:

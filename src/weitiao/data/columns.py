@@ -47,8 +47,9 @@ class Columns:
             self._names[name] = None
             if value is not None:
                 self._counts[name] += 1
-                if isinstance(value, list):
-                    self._vectors.setdefault(name, set()).add(len(value) if is_vector(value) else 0)
+                if value != [] and (isinstance(value, list) or (isinstance(value, str) and value[:1] == "[")):
+                    length = value.count(",") + 1 if isinstance(value, str) else len(value)
+                    self._vectors.setdefault(name, set()).add(length if is_vector(value) else 0)
                 if name not in self._examples or self._examples[name] in _EMPTY:
                     self._examples[name] = value
         return record

@@ -35,7 +35,7 @@ _BESIDE = (*_SYSTEM, *_HISTORY, *_TOOLS, *MEDIA)
 _MOSS_TURNS = (("Human", "user"), ("MOSS", "assistant"))
 _MOSS_UNREAD = ("Inner Thoughts", "Commands", "Tool Responses")
 _MOSS_MARKS = re.compile(r"^\s*<\|[\w ]+\|>:\s*|\s*<eo[hmatcr]>\s*$")
-_MOSS_PLAIN = re.compile(r"\[(Human|MOSS)\]:\s*(.*?)\s*<eo[ha]>", re.DOTALL)
+_MOSS_PLAIN = re.compile(r"\[(Human|MOSS)\]:\s*(.*?)\s*<eo[ham]>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,11 @@ def conversation_of(fields: Fields, form: Format) -> Conversation:
         else []
     )
     earlier = [turn for name in _HISTORY if name in form.columns for turn in history_of(fields.get(name))]
-    tools = [tool for name in _TOOLS if name in form.columns for tool in tools_of(fields.get(name))]
+    tools: list[dict[str, Any]] = []
+    for name in _TOOLS:
+        tools += [tool for tool in tools_of(fields.get(name) if name in form.columns else None) if tool not in tools]
+    if above and any(turn["role"] == "system" for turn in earlier):
+        raise DataError("two different system texts.\nExpected one.\nCorrect the row.")
     return Conversation([*start, *earlier, *turns], tools)
 
 
@@ -229,7 +233,13 @@ def _said(value: Any) -> bool:
 
 
 def _moss_plain(fields: Fields, columns: Sequence[str]) -> list[Message]:
-    found = _MOSS_PLAIN.findall(_part(fields, "plain_text"))
+    whole = _part(fields, "plain_text")
+    found = _MOSS_PLAIN.findall(whole)
+    left = _MOSS_PLAIN.sub("", whole).strip()
+    if left or any("[Human]:" in text or "[MOSS]:" in text for _, text in found):
+        raise DataError(
+            f"plain_text has text outside its turns: {short(left or whole)}.\nExpected each turn to end with <eoh> or <eoa>.\nCorrect the row."
+        )
     roles = dict(_MOSS_TURNS)
     return [{"role": roles[who], "content": text} for who, text in found]
 

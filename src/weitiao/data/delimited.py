@@ -71,6 +71,11 @@ def dialect_of(source: Source, encoding: str, errors: str) -> Dialect:
                 f"Expected {len(source.columns)}: {', '.join(source.columns)} (data.columns).\nCorrect data.columns."
             )
         repeats = tuple(map(str.casefold, first)) == tuple(map(str.casefold, source.columns))
+        if not repeats and any(name.casefold() in KNOWN for name in first) and _is_header(first, records[1:]):
+            raise DataError(
+                f"{source.path}, line {start + 1}: looks like column names: {short(delimiter.join(first))}.\nExpected a file without "
+                "them (data.columns).\nLeave data.columns out, and name what matters: data.text=COLUMN data.label=COLUMN"
+            )
         return Dialect(delimiter, source.columns, start + 1 + repeats, quoted=quoted)
     if _is_header(first, records[1:]):
         return Dialect(delimiter, _named(first, source, start + 1), start + 2, quoted=quoted)
@@ -91,6 +96,7 @@ def delimited(source: Source, encoding: str, errors: str) -> Parsed:
     """
     dialect = dialect_of(source, encoding, errors)
     header = list(dialect.names)
+    folded = [name.casefold() for name in header]
     with source.path.open(encoding=encoding, errors=errors, newline="") as file:
         lines = _Lines(file)
         reader = csv.reader(lines, strict=True, **dialect.options)
@@ -106,13 +112,22 @@ def delimited(source: Source, encoding: str, errors: str) -> Parsed:
                 continue
             if start < dialect.first or not record:
                 continue
-            if [name.strip() or _NO_NAME for name in record] == header and not dialect.guessed:
+            if dialect.delimiter == "\t" and lines.are_rows(len(header)):  # a quotation mark that opens nothing
+                yield Bad(source.name, start, "a quotation mark without its end", short(lines.retreat().strip()))
+                reader = csv.reader(lines, strict=True, **dialect.options)
+                continue
+            if _folded(record) == folded and not dialect.guessed:
                 yield Skipped(source.name, start, "lines that repeat the header")
             elif len(record) != len(header):
                 reason = f"{len(record)} columns where the header has {len(header)}: {', '.join(header)}"
                 yield Bad(source.name, start, reason, short(dialect.delimiter.join(record)))
             else:
                 yield start, dict(zip(header, record, strict=True))
+
+
+def _folded(record: Sequence[str]) -> list[str]:
+    """A record as a header would be compared."""
+    return [name.strip("\ufeff \t").casefold() or _NO_NAME for name in record]
 
 
 def holds_table(source: Source, encoding: str, errors: str) -> bool:
@@ -151,7 +166,7 @@ def _is_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
     if any(name.casefold() in KNOWN and not seen[name] for name, seen in zip(first, below, strict=True)):
         return True
     return not any(
-        _is_number(name) or len(name) > _LONG or _SENTENCE.search(name) or seen[name] > 1
+        _is_number(name) or len(name) > _LONG or _SENTENCE.search(name) or seen[name] > 0
         for name, seen in zip(first, below, strict=True)
     )
 
@@ -212,6 +227,10 @@ class _Lines:
         """A record begins: its line number."""
         self._record = []
         return self._number + 1
+
+    def are_rows(self, width: int) -> bool:
+        """Whether the record is several lines, each of which has as many tabs as a row."""
+        return len(self._record) > 1 and all(line.count("\t") == width - 1 for line in self._record)
 
     def retreat(self) -> str:
         """Give the record's first line up (it is returned) and read the others again."""

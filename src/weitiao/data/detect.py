@@ -44,7 +44,8 @@ def detect(
         lists = isinstance(fields[words], list) and isinstance(fields[tags], list)
         if lists or (text is None and label is None and _first(fields, TEXT) is None):
             return Format("tokens and tags", "tokens", (words, tags), f"columns '{words}' and '{tags}'")
-    if asked in (None, "classification") and (found := _spans(fields, text, label)):
+    scalar = next((name for name in LABEL if isinstance(fields.get(name), str | int)), None)
+    if (asked is None or (asked == "classification" and scalar is None)) and (found := _spans(fields, text, label)):
         return found
     pair = next((p for p in PAIRS if set(p) <= set(fields)), None) if text is None and text_pair is None else None
     chosen_text = text or (pair[0] if pair else _first(fields, TEXT))

@@ -11,10 +11,13 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff9-\ufffb\U000e0100-\U000e01ef]"
 )
+_TAG = re.compile("[\U000e0001-\U000e007f]")
 _TAGS = re.compile("(\U0001f3f4[\U000e0020-\U000e007f]+)|[\U000e0001-\U000e007f]+")
 # Joiners (U+200C, U+200D) are spelling in Arabic and Indic scripts, and make one emoji of several; elsewhere they are nothing.
 _JOINS = "\u0600-\u08ff\u0900-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufefc\u2600-\u27bf\ufe0f\U0001f000-\U0001faff"
 _LOOSE_JOINER = re.compile(f"(?<![{_JOINS}])[\u200c\u200d]+|[\u200c\u200d]+(?![{_JOINS}])")
+_FILLERS = "\u115f\u1160\u3164\uffa0"  # letters without a shape
+_INTEGER = re.compile("[-+]?[0-9]{1,400}")
 _SEES_NOTHING = re.compile("[\u200c\u200d\u2800]")
 _TRUE, _FALSE = ("true", "yes", "是", "真"), ("false", "no", "否", "假")
 _BOOLEAN = dict.fromkeys(_TRUE, "1") | dict.fromkeys(_FALSE, "0")
@@ -27,7 +30,8 @@ def _bare(text: str) -> str:
     """NFKC, without characters that cannot be seen."""
     if text.isascii():
         return text
-    text = _TAGS.sub(lambda found: found[1] or "", text)
+    if _TAG.search(text):
+        text = _TAGS.sub(lambda found: found[1] or "", text)
     shown = _LOOSE_JOINER.sub("", text) if "\u200c" in text or "\u200d" in text else text
     return unicodedata.normalize("NFKC", _INVISIBLE.sub("", shown))
 
@@ -39,6 +43,8 @@ def text_key(text: str) -> str:
 
 def is_visible(text: str) -> bool:
     """Whether a text leaves a mark on a page."""
+    if any(c.isalnum() and c not in _FILLERS for c in text[:8]):
+        return True
     return any(unicodedata.category(c)[0] not in "ZC" for c in _SEES_NOTHING.sub("", _bare(text)))
 
 
@@ -53,6 +59,8 @@ def label_key(label: str) -> str:
     folded = "".join(_bare(label).casefold().split())
     if folded in _BOOLEAN:
         return _BOOLEAN[folded]
+    if _INTEGER.fullmatch(folded):
+        return str(int(folded))
     try:
         number = float(folded) if "_" not in folded else math.nan
     except ValueError:

@@ -118,7 +118,7 @@ def _uncut(table: Table, labels: Sequence[str], counts: Counts) -> list[Finding]
     for mark in marks:
         cut = [label for label in counts if mark in label.strip()]
         parts = Counter(part.strip() for label in cut for part in label.split(mark))
-        again = [part for part in parts if parts[part] > 1 or part in counts]
+        again = [part for part in parts if part in counts]
         if len(cut) < 3 or 2 * len(cut) < len(counts) or len(again) < 2 or 2 * len(again) < len(parts) or "" in parts:
             continue
         message = f"labels that look like several with {mark!r} between them: {_named(cut, counts)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.config.data import DataConfig
+from weitiao.data.keys import is_visible
 from weitiao.data.records import short
 from weitiao.data.text_encoding import read_utf8
 from weitiao.errors import DataError
@@ -21,7 +22,7 @@ def label_of(value: Any, name: str) -> str:
     """One label: a string, a whole number or a boolean. Raises DataError for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, str | int) or not str(value).strip():
+    if not isinstance(value, str | int) or not is_visible(str(value)):
         hint = "Correct the row"
         if isinstance(value, float):
             hint = "Round it, map it to classes, or learn the number: task=regression"
@@ -127,8 +128,17 @@ class LabelReader:
 
 
 def is_vector(value: Any) -> bool:
-    """Whether a cell is a list of 0 and 1, of two at least."""
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(one, int) and one in (0, 1) for one in value)
+    """Whether a cell is a list of 0 and 1, of two at least, or its JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and all(isinstance(one, int | float) and one in (0, 1) for one in value)
+    )
 
 
 def class_names(given: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -11,6 +11,21 @@ from weitiao.data.source import Source
 from weitiao.data.tagged_lines import tagged_lines
 from weitiao.errors import DataError
 
+# Lists that belong to one row: a file that is an object with one of them is that row.
+_ROW_LISTS = (
+    "messages",
+    "conversations",
+    "conversation",
+    "dialogue",
+    "turns",
+    "entities",
+    "spans",
+    "labels",
+    "label",
+    "tokens",
+    "tools",
+)
+
 
 def _jsonl(source: Source, encoding: str, errors: str) -> Parsed:
     with source.path.open(encoding=encoding, errors=errors) as file:
@@ -37,8 +52,9 @@ def _json(source: Source, encoding: str, errors: str) -> Parsed:
             "Correct the file, or write one object a line (.jsonl)."
         ) from None
     if isinstance(value, dict):
-        lists = [inner for inner in value.values() if isinstance(inner, list)]
-        value = lists[0] if len(lists) == 1 else [value]
+        lists = [inner for key, inner in value.items() if isinstance(inner, list) and key not in _ROW_LISTS]
+        holds_rows = len(lists) == 1 and all(isinstance(one, dict) for one in lists[0])
+        value = lists[0] if holds_rows else [value]
     if not isinstance(value, list):
         raise DataError(
             f"{source.path}: found {type(value).__name__}.\nExpected a JSON list of objects.\nUse .jsonl or a list."

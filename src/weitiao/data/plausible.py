@@ -50,9 +50,12 @@ def _worth(text: str, i: int, kana: bool) -> float:
     if "\u4e00" <= c <= "\u9fff":
         return 0.0
     if "\uac00" <= c <= "\ud7a3":
-        return 0.3
+        beside = text[max(0, i - 1) : i] + text[i + 1 : i + 2]
+        return -0.5 if len(beside) == 2 and beside.isascii() and beside.isalpha() else 0.1
     if "\uff61" <= c <= "\uff9f":  # half-width katakana: a single byte in Shift-JIS, so often a wrong one
         return -0.5
+    if c in "\u00a0µ×÷±²³½¼¾ªº¶":
+        return 0.4
     kind = unicodedata.category(c)
     if kind in ("Co", "Cn", "Cc"):
         return -_CANNOT_BE

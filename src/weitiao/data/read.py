@@ -75,6 +75,8 @@ def _all(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterator[Record
             elif not isinstance(item[1], dict):
                 kind = type(item[1]).__name__
                 record = Bad(source.name, item[0], f"a {kind}, not an object with named columns", short(repr(item[1])))
+            elif any(not isinstance(name, str) for name in item[1] if name is not None):
+                record = Bad(source.name, item[0], "a column whose name is no text", short(repr(item[1])))
             elif None in item[1]:
                 record = Bad(source.name, item[0], "a column without a name", short(repr(item[1])))
             else:
@@ -149,10 +151,17 @@ def guessed_columns(sources: Sources) -> dict[str, str]:
 
 def _without_surrogates(records: Parsed, source: Source) -> Parsed:
     for record in records:
-        if not isinstance(record, Bad | Skipped) and any(0xD800 <= ord(c) <= 0xDFFF for c in _strings(record[1])):
+        if not isinstance(record, Bad | Skipped) and _is_nested_deeply(record[1]):
+            yield Bad(source.name, record[0], "a value that holds itself, or is nested too deeply", "")
+        elif not isinstance(record, Bad | Skipped) and any(0xD800 <= ord(c) <= 0xDFFF for c in _strings(record[1])):
             yield Bad(source.name, record[0], "bytes or escapes that are no valid text", short(record[1]))
         else:
             yield record
+
+
+def _is_nested_deeply(value: Any, depth: int = 0) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 100 or any(_is_nested_deeply(one, depth + 1) for one in inner if isinstance(one, dict | list))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -83,6 +83,29 @@ def _lines(table: Table) -> list[Finding]:
     return skipped + guessed
 
 
+def _encodings(table: Table, config: DataConfig) -> list[Finding]:
+    """Files in an encoding that was told from their characters: a reader sees whether it is the right one."""
+    told = {name: found for name, found in table.facts["encodings"].items() if not found.startswith(("utf-", "utf_"))}
+    if not told or config.encoding is not None:
+        return []
+    examples = [text[:80] for text in table.column("text", range(min(len(table), 1000))) if not text.isascii()][:3]
+    names = ", ".join(f"{name} as {found}" for name, found in told.items())
+    severity: Severity = "warning" if "cp1252" in told.values() else "info"
+    message = (
+        f"not UTF-8, told from the characters: {names}; for example {examples[0]!r}"
+        if examples
+        else f"not UTF-8: {names}"
+    )
+    fix = "if it reads wrongly, data.encoding=NAME"
+    return [Finding("encoding", severity, len(table), message, fix, examples=tuple(examples))]
+
+
 def reading_findings(table: Table, config: DataConfig) -> list[Finding]:
     """All of them."""
-    return [*rejected(table, config), *_ignored_files(table), *_unused(table), *_lines(table)]
+    return [
+        *rejected(table, config),
+        *_ignored_files(table),
+        *_unused(table),
+        *_lines(table),
+        *_encodings(table, config),
+    ]

@@ -15,7 +15,7 @@ from weitiao.errors import DataError
 
 Entity = tuple[int, int, str]  # where it begins, where it ends (behind its last character), its type
 _STARTS, _ENDS = ("start", "start_offset", "start_idx", "begin"), ("end", "end_offset", "end_idx")
-_TYPES = ("label", "type", "entity", "tag", "labels")
+_TYPES = ("label", "type", "entity_group", "tag", "labels", "entity")
 _NAMED = ("text", "word", "entity_text", "mention", "name")
 COLUMNS = ("label", "labels", "entities", "spans", "annotations")
 
@@ -79,16 +79,23 @@ def _entities(text: str, value: Any) -> list[Entity]:
         value = json.loads(value)
     found: list[Entity] = []
     if isinstance(value, Mapping):
+        if not holds_spans(value) and value:
+            raise DataError(
+                f"the entities are {short(repr(value))}.\nExpected {{type: {{name: [[start, end]]}}}}.\nCorrect the row."
+            )
         for kind, names in value.items():
             for name, places in names.items():
                 found += [
                     _checked(text, start, end + 1, str(kind), name) for start, end in places
                 ]  # CLUENER's end is the last character
         return found
-    for part in value or []:
+    if not isinstance(value, list):
+        raise DataError(
+            f"the entities are {short(repr(value))}.\nExpected a list; an empty one for a text without any.\nCorrect the row."
+        )
+    for part in _annotation(value):
         if isinstance(part, Mapping) and "result" in part:  # an annotation of Label Studio
-            if not part.get("was_cancelled"):
-                found += _entities(text, [one for one in part["result"] if one.get("type", "labels") == "labels"])
+            found += _entities(text, [one for one in part["result"] if one.get("type", "labels") == "labels"])
             continue
         if isinstance(part, Mapping) and isinstance(part.get("value"), Mapping):
             part = part["value"]
@@ -97,12 +104,32 @@ def _entities(text: str, value: Any) -> list[Entity]:
         else:
             (start, end, kind), name = part, None
         kinds = kind if isinstance(kind, list) else [kind]
-        if len(kinds) != 1 or not isinstance(start, int) or not isinstance(end, int):
+        if (
+            isinstance(part, Mapping)
+            and name is None
+            and isinstance(part.get("entity"), str)
+            and kind != part["entity"]
+        ):
+            name = part["entity"]
+        places = all(isinstance(place, int) and not isinstance(place, bool) for place in (start, end))
+        if len(kinds) != 1 or not places or not isinstance(kinds[0], str | int) or not str(kinds[0]).strip():
             raise DataError(
                 f"an entity is {short(repr(part))}.\nExpected a start, an end and one type.\nCorrect the row."
             )
         found.append(_checked(text, start, end, str(kinds[0]), name))
     return list(dict.fromkeys(found))
+
+
+def _annotation(value: list[Any]) -> list[Any]:
+    """The one annotation of a task of Label Studio; other lists as they are."""
+    if not any(isinstance(part, Mapping) and "result" in part for part in value):
+        return value
+    whole = [part for part in value if isinstance(part, Mapping) and not part.get("was_cancelled")]
+    if len(whole) != 1:
+        raise DataError(
+            f"{len(whole)} annotations that were not cancelled.\nExpected one a text.\nChoose one in the export."
+        )
+    return whole
 
 
 def _checked(text: str, start: int, end: int, kind: str, name: Any) -> Entity:

@@ -210,6 +210,10 @@ class _Writer:
         except DataError as error:
             self._reject(record.id, str(error), short(repr(record.fields)))
             return
+        except (TypeError, ValueError, AttributeError, KeyError, IndexError, RecursionError) as error:
+            reason = f"a value of another kind than the format has ({type(error).__name__}: {error})"
+            self._reject(record.id, reason, short(repr(record.fields)))
+            return
         self._block.append({**row, "source": record.source, "line": record.line})
         self.unused.update(set(kind.unused(record.fields, self.form)))
         self.num_rows += 1

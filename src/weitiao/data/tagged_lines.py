@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 
 from weitiao.data.records import Bad, Parsed, Skipped, short
 from weitiao.data.source import Source
@@ -15,29 +16,34 @@ def tagged_lines(source: Source, encoding: str, errors: str) -> Parsed:
     """Sentences {tokens, ner_tags}: the first and the last column.
 
     A line with a tab is cut at tabs alone, so that a word keeps its blanks and an empty tag is an error of its line. All lines of
-    a file must have as many columns as the first. Comments and the beginnings of documents end a sentence and are skipped.
+    a file must have as many columns as most of them. With a running number in the first column, the second one has the words. Comments and the beginnings of documents end a sentence and are skipped.
     """
     tokens: list[str] = []
     tags: list[str] = []
-    first, width, broken = 0, 0, False
+    seconds: list[str] = []
+    width = _width(source, encoding, errors)
+    first, broken = 0, False
     with source.path.open(encoding=encoding, errors=errors) as file:
         for number, line in enumerate(itertools.chain(file, ("\n",)), start=1):
             parts = _columns(line)
-            ends = not line.strip() or parts[0] == _DOCUMENT or _is_comment(line, parts, bool(tokens))
+            ends = not line.strip() or parts[0] == _DOCUMENT or (not tokens and _is_comment(line, parts, width))
             if ends:
                 if tokens and not broken:
-                    yield first, {"tokens": tokens, "ner_tags": tags}
-                tokens, tags, broken = [], [], False
+                    counted = width > 2 and tokens == [
+                        str(i + 1) for i in range(len(tokens))
+                    ]  # a number before each word
+                    yield first, {"tokens": seconds if counted else tokens, "ner_tags": tags}
+                tokens, seconds, tags, broken = [], [], [], False
                 if line.strip():
                     reason = "lines that begin a document" if parts[0] == _DOCUMENT else "comments"
                     yield Skipped(source.name, number, reason)
                 continue
-            width = width or len(parts)
             if not broken and (problem := _problem(parts, width)):
                 broken = True
                 yield Bad(source.name, number, problem, short(line.rstrip("\r\n")))
             first = number if not tokens else first
             tokens.append(parts[0])
+            seconds.append(parts[min(1, len(parts) - 1)])
             tags.append(parts[-1])
 
 
@@ -45,7 +51,8 @@ def holds_tags(source: Source, encoding: str, errors: str) -> bool:
     """Whether a text file looks like word and tag a line: so do all of its first lines."""
     with source.path.open(encoding=encoding, errors=errors) as file:
         lines = [(line, _columns(line)) for line in itertools.islice(file, _LOOKED_AT) if line.strip()]
-    words = [columns for line, columns in lines if columns[0] != _DOCUMENT and not _is_comment(line, columns, False)]
+    width = _width(source, encoding, errors)
+    words = [columns for line, columns in lines if columns[0] != _DOCUMENT and not _is_comment(line, columns, width)]
     return bool(words) and all(len(columns) > 1 and _TAG.fullmatch(columns[-1]) for columns in words)
 
 
@@ -56,9 +63,17 @@ def _columns(line: str) -> list[str]:
     return re.split(" +", line.strip(" \r\n"))
 
 
-def _is_comment(line: str, parts: list[str], inside: bool) -> bool:
-    """A line that begins with # before the first word of a sentence, and whose last column is no tag."""
-    return line.startswith("#") and not inside and not _TAG.fullmatch(parts[-1])
+def _width(source: Source, encoding: str, errors: str) -> int:
+    """How many columns most of the first lines have."""
+    with source.path.open(encoding=encoding, errors=errors) as file:
+        lines = [line for line in itertools.islice(file, _LOOKED_AT) if line.strip() and line[0] != "#"]
+    widths = Counter(len(_columns(line)) for line in lines)
+    return max(widths, key=lambda width: (widths[width], width), default=0)
+
+
+def _is_comment(line: str, parts: list[str], width: int) -> bool:
+    """A line that begins with # and is no word with as many columns as the others have."""
+    return line.startswith("#") and not (len(parts) == width and ("\t" in line or _TAG.fullmatch(parts[-1])))
 
 
 def _problem(parts: list[str], width: int) -> str | None:
@@ -67,5 +82,5 @@ def _problem(parts: list[str], width: int) -> str | None:
     if not parts[0]:
         return "a tag without a token"
     if len(parts) != width:
-        return f"{len(parts)} columns where the first line has {width}"
+        return f"{len(parts)} columns where most lines have {width}"
     return None

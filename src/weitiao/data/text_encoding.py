@@ -12,7 +12,8 @@ _SAMPLE = 1 << 16  # bytes of lines beyond ASCII that are looked at
 _CANDIDATES = ("gb18030", "cp950", "big5hkscs", "cp932", "euc_jp", "cp949", "cp1252")
 _KANA = ("cp932", "euc_jp")
 _LEAST = 0.25  # plausibility below which a decoding is no text
-_AHEAD = 0.1  # by which the best must lead
+_AHEAD = 0.1  # by which the best must lead, and four times as much where characters are few
+_MANY = 8
 _BROKEN = 0.1  # share of broken characters up to which a file is UTF-8 with damage
 _WIDE = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -120,7 +121,8 @@ def _most_plausible(path: Path, not_utf8: DataError) -> str:
     good = [(score, name) for score, name in found if score >= _LEAST]
     if good:
         best, text = good[0], sample.decode(good[0][1])
-        rivals = [name for score, name in good[1:] if score > best[0] - _AHEAD and sample.decode(name) != text]
+        ahead = _AHEAD if sum(c > "\x7f" for c in text) >= _MANY else 4 * _AHEAD
+        rivals = [name for score, name in good[1:] if score > best[0] - ahead and sample.decode(name) != text]
         if not rivals and share_of_plausible_lines(text, _LEAST / 2) >= 0.8:
             _decode(path, best[1])
             return best[1]
@@ -139,31 +141,23 @@ def _excerpt(sample: bytes, name: str) -> str:
 
 def _wide_without_mark(path: Path, start: bytes) -> str:
     """UTF-16 or UTF-32 that does not say so, by where its NUL bytes are. Raises DataError for anything else with NUL bytes."""
-    zeros = [start[i::4].count(0) for i in range(4)]
-    rows = max(1, len(start) // 4)
-    names = (
-        ["utf-32-le"]
-        if zeros[1] + zeros[2] + zeros[3] > 2.5 * rows
-        else ["utf-32-be"]
-        if sum(zeros[:3]) > 2.5 * rows
-        else []
-    )
-    odd, even = zeros[1] + zeros[3], zeros[0] + zeros[2]
-    names += ["utf-16-le"] if odd > 10 * even else ["utf-16-be"] if even > 10 * odd else []
-    for name in names:
+    sample = start[: min(len(start), _SAMPLE) // 4 * 4]
+    found = []
+    for name in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
         try:
-            text = start[: len(start) // 4 * 4].decode(name)
-        except UnicodeDecodeError:
-            continue
-        beyond = sum(c > "\x7f" for c in text)
-        if "\n" in text and (beyond == 0 or plausibility(text) >= _LEAST):
-            return name
+            text = sample.decode(name)
+        except UnicodeDecodeError as error:  # the sample may end inside a character
+            text = sample[: error.start].decode(name) if error.start > len(sample) - 4 else ""
+        if "\n" in text and "\0" not in text:
+            found.append((plausibility(text) if not text.isascii() else 1.0, name))
+    if found and max(found)[0] >= _LEAST:
+        return max(found)[1]
     at = start.index(0)
     line = start.count(b"\n", 0, at) + 1
     stray = start.count(0)
     kind = (
         f"{stray} NUL byte{'s' * (stray > 1)} in text, the first in line {line}"
-        if stray <= len(start) // 100
+        if stray <= max(1, len(start) // 100)
         else "a binary file"
     )
     raise DataError(

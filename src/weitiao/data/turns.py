@@ -25,6 +25,7 @@ WHAT = ("content", "value", "text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _MARKS = ("weight", "train", "loss", "loss_weight", "learn")
 _CALLS = ("tool_calls", "function_call")
+_ARGUMENTS = ("arguments", "parameters", "args", "input")
 _KEPT = ("name", "tool_call_id")
 _KNOWN = {*WHO, *WHAT, *_REASONING, *_MARKS, *_CALLS, *_KEPT}
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -52,10 +53,13 @@ def message_of(turn: Any) -> Message:
         role, content, calls = "assistant", "", _calls(_json(content, "a function call"))
     for name in _CALLS:
         if turn.get(name):
-            calls = calls + _calls(turn[name])
+            calls += [call for call in _calls(turn[name]) if call not in calls]
     if calls and role != "assistant":
         raise DataError(f"a turn of {role} holds tool_calls.\nExpected them in the assistant's.\nCorrect the row.")
-    thoughts += "".join(_text(turn[name], name) for name in _REASONING if turn.get(name))
+    told = list(dict.fromkeys(_text(turn[name], name) for name in _REASONING if turn.get(name)))
+    if len(told) > 1:
+        raise DataError("different thoughts under several names.\nExpected reasoning_content alone.\nCorrect the row.")
+    thoughts += "".join(told)
     message: Message = {"role": role, "content": content}
     if thoughts:
         message["reasoning_content"] = thoughts
@@ -83,7 +87,7 @@ def history_of(value: Any) -> list[Message]:
         DataError: something else.
     """
     turns: list[Message] = []
-    for pair in _listed(value, "history") if isinstance(value, str) and value.lstrip().startswith("[") else value or []:
+    for pair in _listed(value, "history"):
         if is_turn(pair):
             turns.append(message_of(pair))
             continue
@@ -146,6 +150,8 @@ def _content(value: Any) -> tuple[str, str, list[dict[str, Any]]]:
             if kind
             else ""
         )
+        if kind in _TEXT_PARTS and not any(key in part for key in ("value", "text", "content")):
+            raise DataError(f"a part of the content is {short(repr(part))}.\nExpected its text.\nCorrect the row.")
         if kind in _TEXT_PARTS:
             text += _text(inner, "a part of the content")
         elif kind in _REASONING:
@@ -182,7 +188,13 @@ def _calls(value: Any) -> list[dict[str, Any]]:
             raise DataError(
                 f"a tool call is {short(repr(call))}.\nExpected an object with name and arguments.\nCorrect the row."
             )
-        given: Any = next((inner[key] for key in ("arguments", "parameters") if inner.get(key) is not None), {})
+        given: Any = next((inner[key] for key in _ARGUMENTS if inner.get(key) is not None), None)
+        if given is None:
+            if extra := set(inner) - {"name", "id", "type", "index", *_ARGUMENTS}:
+                raise DataError(
+                    f"a tool call has {', '.join(sorted(map(str, extra)))} and no arguments.\nExpected arguments.\nCorrect the row."
+                )
+            given = {}
         arguments = _json(given, "the arguments of a tool call") if isinstance(given, str) else given
         made = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
         calls.append(made | ({"id": call["id"]} if call.get("id") else {}))

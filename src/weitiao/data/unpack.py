@@ -7,6 +7,7 @@ import bz2
 import csv
 import gzip
 import io
+import logging
 import lzma
 import shutil
 import zipfile
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError  # nosec B405
 
 from weitiao import catalogue
 from weitiao.catalogue.download import sha256_of
@@ -28,10 +30,12 @@ _REFUSED = (
     (b"\xd0\xcf\x11\xe0", "an Excel file of before 2007 (.xls)", "Save it as .xlsx or as CSV UTF-8."),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Unpack it: zstd -d"),
     (b"7z\xbc\xaf", "a 7z archive", "Unpack it: 7z x"),
-    (b"Rar!", "a rar archive", "Unpack it: unrar x"),
+    (b"Rar!\x1a\x07", "a rar archive", "Unpack it: unrar x"),
 )
 KINDS_BY_MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
-_BROKEN = (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError, KeyError)
+_NO_DATA = ("md", "pdf", "png", "jpg", "html", "py", "ipynb", "docx", "doc", "rst")
+log = logging.getLogger("weitiao")
+_BROKEN = (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError, KeyError, ParseError)
 
 
 def inner_files(path: Path) -> list[tuple[Path, str]]:
@@ -47,8 +51,8 @@ def inner_files(path: Path) -> list[tuple[Path, str]]:
             raise DataError(f"{path} is {what}.\nExpected text, gz, bz2, xz, zip, xlsx, parquet or arrow.\n{fix}")
     try:
         for magic, ending, opened in _SINGLE:
-            if start.startswith(magic):
-                name = path.name.removesuffix(f".{ending}")
+            if start.startswith(magic) and not (ending == "bz2" and start[3:4] not in b"123456789"):
+                name = path.name[: -len(ending) - 1] if path.name.lower().endswith(f".{ending}") else path.name
                 return [(_stored(path, name, partial(_copy, partial(opened, path))), path.name)]
         if start.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(path) as archive:
@@ -68,6 +72,10 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[tuple[Path, str]]:
     ]
     if not inside:
         raise DataError(f"{path} holds no file.\nExpected data files in the archive.\nMake it again.")
+    data = [m for m in inside if Path(m.filename).suffix.lower().lstrip(".") not in _NO_DATA]
+    if len(data) < len(inside) and data:
+        log.warning("%s: not read: %s", path.name, ", ".join(m.filename for m in inside if m not in data))
+        inside = data
     found = []
     for number, member in enumerate(inside):
         name = f"{number}-{Path(member.filename).name}" if len(inside) > 1 else Path(member.filename).name
