@@ -184,7 +184,7 @@ def test_rows_come_back_as_they_are(set_options: dict[str, Any], tmp_path: Path)
 
 def test_no_label_among_the_evaluation_rows(set_options: dict[str, Any], tmp_path: Path) -> None:
     bare = write_jsonl(tmp_path / "bare.jsonl", [{"text": "推荐两次", "labels": []}])
-    data = {**set_options["data"], "eval": str(bare)}
+    data = {**set_options["data"], "eval": str(bare), "test_size": None}
     with pytest.raises(ConfigError, match=r"no evaluation row has a label(.|\n)*Use exact_match or hamming_loss"):
         weitiao.train({**set_options, "data": data})
 

@@ -249,7 +249,7 @@ def test_the_commands_show_it(year_options: dict[str, Any], tmp_path: Path) -> N
 
 def test_all_evaluation_rows_alike(year_options: dict[str, Any], tmp_path: Path) -> None:
     same = write_jsonl(tmp_path / "same.jsonl", [{"text": text, "score": 5} for text in ("推荐两次", "再来")])
-    data = {**year_options["data"], "eval": str(same)}
+    data = {**year_options["data"], "eval": str(same), "test_size": None}
     with pytest.raises(ConfigError, match=r"all evaluation rows have the number 5(.|\n)*Use mse or rmse"):
         weitiao.train({**year_options, "data": data})
 

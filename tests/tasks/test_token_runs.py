@@ -199,7 +199,7 @@ def test_long_rows_are_scored_word_by_word(tag_options: dict[str, Any], tmp_path
     """In windows every word has its own score; what truncation cuts counts as O."""
     words, tags = list("推荐孩子看看酒店吧"), ["O", "O", "B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC", "O"]
     held = write_jsonl(tmp_path / "held.jsonl", [{"tokens": words * 12, "tags": tags * 12}])
-    data = {**tag_options["data"], "max_length": 16, "eval": str(held)}
+    data = {**tag_options["data"], "max_length": 16, "eval": str(held), "test_size": None}
     found = {}
     for how in ("window", "truncate"):
         options = {**tag_options, "data": {**data, "over_length": how}, "output": {"dir": str(tmp_path / how)}}

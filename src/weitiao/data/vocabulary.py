@@ -8,7 +8,7 @@ from weitiao.data.report import Finding, Severity
 from weitiao.data.table import Table
 
 _ROWS = 20_000  # that are looked up
-_SOME, _HALF = 0.03, 0.5
+_SOME, _NEARLY_ALL = 0.03, 0.9
 
 
 @dataclass
@@ -54,12 +54,12 @@ class Vocabulary:
         found = []
         share = self.unknown / max(1, self.tokens)
         if share > _SOME:
-            severity: Severity = "error" if share >= _HALF else "warning"
+            severity: Severity = "error" if share >= _NEARLY_ALL else "warning"
             message = f"rows with tokens that the model's vocabulary lacks ({100 * share:.1f} % of all tokens)"
             fix = "use a model of this language and script: weitiao models"
             found.append(finding("unknown_tokens", severity, table, self.partly, message=message, fix=fix))
         if len(self.same) > _SOME * self.rows:
-            severity = "error" if len(self.same) >= _HALF * self.rows else "warning"
+            severity = "error" if len(self.same) >= _NEARLY_ALL * self.rows else "warning"
             message = "rows that are other texts than the ones before and the same tokens"
             fix = "use a model whose vocabulary tells them apart"
             found.append(finding("same_tokens", severity, table, self.same, message=message, fix=fix))
