@@ -24,6 +24,7 @@ class Columns:
         self._config = config
         self._asked = asked
         self._examples: dict[str, Any] = {}
+        self._told = set[str]()  # columns whose example is no empty one
         self._counts = Counter[str]()
         self._names: dict[str, None] = {}  # also of columns that hold nothing
         self._vectors: dict[str, set[int]] = {}  # lengths of a column's lists of 0 and 1; 0 for other lists
@@ -50,8 +51,10 @@ class Columns:
                 if value != [] and (isinstance(value, list) or (isinstance(value, str) and value[:1] == "[")):
                     length = value.count(",") + 1 if isinstance(value, str) else len(value)
                     self._vectors.setdefault(name, set()).add(length if is_vector(value) else 0)
-                if name not in self._examples or self._examples[name] in _EMPTY:
+                if name not in self._told:
                     self._examples[name] = value
+                    if value not in _EMPTY:
+                        self._told.add(name)
         return record
 
     def form(self) -> Format | None:

@@ -116,7 +116,11 @@ def delimited(source: Source, encoding: str, errors: str) -> Parsed:
                 yield Bad(source.name, start, "a quotation mark without its end", short(lines.retreat().strip()))
                 reader = csv.reader(lines, strict=True, **dialect.options)
                 continue
-            if _folded(record) == folded and not dialect.guessed:
+            if (
+                record[0].strip("\ufeff \t").casefold() == folded[0]
+                and _folded(record) == folded
+                and not dialect.guessed
+            ):
                 yield Skipped(source.name, start, "lines that repeat the header")
             elif len(record) != len(header):
                 reason = f"{len(record)} columns where the header has {len(header)}: {', '.join(header)}"

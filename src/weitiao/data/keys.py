@@ -43,8 +43,9 @@ def text_key(text: str) -> str:
 
 def is_visible(text: str) -> bool:
     """Whether a text leaves a mark on a page."""
-    if any(c.isalnum() and c not in _FILLERS for c in text[:8]):
-        return True
+    for c in text[:8]:  # a letter is soon found, in nearly every text
+        if c.isalnum() and c not in _FILLERS:
+            return True
     return any(unicodedata.category(c)[0] not in "ZC" for c in _SEES_NOTHING.sub("", _bare(text)))
 
 

@@ -29,6 +29,7 @@ class Row:
 
 
 Record = Row | Bad | Skipped
+_STR = {str}
 
 
 def read_rows(spec: str, encoding: str | None = None, columns: tuple[str, ...] | None = None) -> Iterator[Row]:
@@ -75,10 +76,9 @@ def _all(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterator[Record
             elif not isinstance(item[1], dict):
                 kind = type(item[1]).__name__
                 record = Bad(source.name, item[0], f"a {kind}, not an object with named columns", short(repr(item[1])))
-            elif any(not isinstance(name, str) for name in item[1] if name is not None):
-                record = Bad(source.name, item[0], "a column whose name is no text", short(repr(item[1])))
-            elif None in item[1]:
-                record = Bad(source.name, item[0], "a column without a name", short(repr(item[1])))
+            elif not _STR.issuperset(map(type, item[1])):
+                what = "a column without a name" if None in item[1] else "a column whose name is no text"
+                record = Bad(source.name, item[0], what, short(repr(item[1])))
             else:
                 record = Row(item[1], source.name, item[0])
             if isinstance(record, Bad) and bad_rows == "fail":
@@ -107,7 +107,10 @@ def _parse(source: Source, lenient: bool) -> Parsed:
         elif source.columns is not None or holds_table(source, encoding, errors):
             reader = delimited
     _refuse_columns(source, reader is delimited)
-    return _without_surrogates(reader(source, encoding, errors), source)
+    records = reader(source, encoding, errors)
+    if errors == "strict" and source.ending not in ("json", "jsonl", "yml", "yaml"):  # only escapes could make some
+        return records
+    return _without_surrogates(records, source)
 
 
 def _refuse_columns(source: Source, is_table: bool) -> None:
