@@ -92,11 +92,34 @@ def outcome(case: Case, run: Run) -> str:
     return "as expected" if good else "otherwise"
 
 
+def page() -> str:
+    """docs/cases.md: every case, what is expected, and what came before and after."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+    lines = [
+        "# Files and runs that went wrong elsewhere",
+        "",
+        "Each case follows a public report about another tool. `benchmarks/cases.py` makes its input, runs weitiao and says whether the",
+        f'expected thing comes. "before" is the code of {kept["before"]}. Results: benchmarks/results/cases.json.',
+        "",
+        "| case | expected | before | now |",
+        "|---|---|---|---|",
+    ]
+    for name, found in sorted(kept["cases"].items()):
+        lines.append(
+            f"| {name} | {found['expected']} | {found.get('before', 'not run')} | {found.get('after', 'not run')} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     options = argparse.ArgumentParser()
+    options.add_argument("--page", action="store_true", help="print docs/cases.md")
     options.add_argument("--before", help="a commit to compare with")
     options.add_argument("--only", help="names that begin so")
     given = options.parse_args()
+    if given.page:
+        print(page())
+        return
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
     with tempfile.TemporaryDirectory() as scratch:
         trees = {"after": ROOT}
