@@ -256,6 +256,16 @@ def test_best_outlives_the_limit(options: dict[str, Any], caplog: pytest.LogCapt
     assert (again.summary["kept_step"], again.summary["selected_on_eval"]) == (again.summary["steps"], False)
 
 
+@pytest.mark.parametrize(
+    ("keep", "kept"), [(1, [12]), (3, [10, 11, 12]), (9, list(range(4, 13))), (20, list(range(1, 13)))]
+)
+def test_as_many_checkpoints_are_kept_as_asked_for(keep: int, kept: list[int], options: dict[str, Any]) -> None:
+    """More than half of the limit, all of it, and more than there are."""
+    train = {**options["train"], "save_steps": 1, "save_total_limit": keep, "max_steps": 12}
+    run = weitiao.train({**options, "train": train})
+    assert sorted(int(path.name[5:]) for path in run.checkpoints.glob("step-*")) == kept
+
+
 @pytest.mark.fault("the best checkpoint is gone at a resume")
 def test_a_lost_best_checkpoint_is_said_at_once_and_looked_for_anew(
     options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture

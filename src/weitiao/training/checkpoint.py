@@ -53,7 +53,7 @@ def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[
             return folder
         link(run.checkpoints / "last", folder.name)
         earlier = [old for old in _steps(run) if old != step]  # what was just written stays, whatever lies beside it
-        for old in earlier[: len(earlier) + 1 - keep]:
+        for old in earlier[: max(0, len(earlier) + 1 - keep)]:
             remove_folder(run.checkpoints / f"step-{old}")
     return folder
 
