@@ -376,3 +376,25 @@ def test_one_conversation_as_a_json_file(tmp_path: Path) -> None:
         json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})
     )
     assert build(str(tmp_path / "r.json"), DataConfig(train="-")).facts["name"] == "messages"
+
+
+def test_blank_first_lines_and_sheets_keep_their_line_numbers(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("\n\n" + CSV, encoding="utf-8")
+    read = build(str(tmp_path / "r.csv"), DataConfig(train="-"))
+    assert (len(read), read.facts["skipped"], read.ids([0])) == (20, {}, ["r.csv:4"])
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed (the extra `excel`)")
+    book = openpyxl.Workbook()
+    for cells in ([], ["text", "label"], ["好", "a"], [], ["差", "b"]):
+        book.active.append(cells)
+    book.save(tmp_path / "r.xlsx")
+    assert [row.line for row in read_rows(str(tmp_path / "r.xlsx"))][-1] == book.active.max_row
+
+
+def test_a_parquet_column_twice_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "r.parquet")
+    with pytest.raises(DataError, match="the column 'text' twice"):
+        build(str(tmp_path / "r.parquet"), DataConfig(train="-"))

@@ -10,7 +10,7 @@ import weitiao
 from conftest import write_jsonl
 from weitiao.config.data import DataConfig
 from weitiao.data.keys import is_placeholder, is_visible, label_key, text_key
-from weitiao.data.prepare import prepare
+from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.table import build
 from weitiao.errors import DataError
 
@@ -188,6 +188,8 @@ def test_evaluation_rows_by_lot(tmp_path: Path) -> None:
     prepared = prepare(DataConfig(**data, test_size=20))
     assert (len(prepared.eval), prepared.eval.labels.count("a")) == (20, 12)
     assert len(prepare(DataConfig(**data, test_size=0.1)).eval) == 10
+    streamed = DataConfig(**data, test_size=10, streaming=True)
+    assert len(prepare_evaluation(streamed).eval) == 10
     with pytest.raises(DataError, match="asks for 200 of the 100 rows"):
         prepare(DataConfig(**data, test_size=200))
 
@@ -214,3 +216,12 @@ def test_texts_that_the_model_cannot_read(texts: str, severity: str | None, tiny
     assert found.get("unknown_tokens") == severity
     if severity == "error":
         assert found["same_tokens"] == "error"
+
+
+def test_a_label_map_that_meets_no_row_is_a_finding(tmp_path: Path) -> None:
+    from weitiao.data.findings import inspect
+
+    file = write_jsonl(tmp_path / "r.jsonl", [{"text": f"第{i}句{i * 7}", "label": "ab"[i % 2]} for i in range(20)])
+    report = inspect(DataConfig(train=str(file), label_map={"a": "x", "c": "y"}))
+    (found,) = [f for f in report.findings if f.code == "label_map"]
+    assert (found.message.endswith("no row has: 'c'"), set(report.label_counts)) == (True, {"x", "b"})

@@ -140,6 +140,11 @@ def unused_of(fields: Fields, form: Format) -> list[str]:
     value = fields.get(column)
     if form.name in ("messages", "sharegpt") and isinstance(value, list):
         return [f"{column}[].{key}" for turn in value if isinstance(turn, Mapping) for key in unused_keys(turn)]
+    if form.name == "chatgpt export" and isinstance(value, Mapping):
+        contents = [((node or {}).get("message") or {}).get("content") or {} for node in value.values()]
+        return [
+            f"mapping[].content of type {one.get('content_type')}" for one in contents if "parts" not in one and one
+        ]
     if form.name == "question pairs" and isinstance(value, list):
         known = {key for pair in _PAIR_KEYS for key in pair}
         return [

@@ -60,7 +60,10 @@ def dialect_of(source: Source, encoding: str, errors: str) -> Dialect:
     if lines and (told := _SEP.fullmatch(lines[0].rstrip("\r\n").removeprefix("\ufeff"))):
         own, start = told[1], 1
     quoted = source.ending != "txt"
-    delimiter, records = _delimiter(lines[start:], own, told_so=start == 1 or not quoted, quoted=quoted)
+    told_so = start == 1 or not quoted
+    while start < len(lines) and not lines[start].strip("\r\n"):  # blank lines before the first record
+        start += 1
+    delimiter, records = _delimiter(lines[start:], own, told_so=told_so, quoted=quoted)
     if not records:
         raise DataError(f"{source.path} has no rows.\nExpected column names and rows.\nCheck how the file was made.")
     first = tuple(name.strip() for name in records[0])

@@ -140,6 +140,9 @@ def _labels(seen: Inspection) -> list[Finding]:
         found.append(
             Finding("joined_rows", "info", joined, message, "give all labels of a text in one row, to be sure")
         )
+    if absent := facts["not_renamed"]:
+        message = f"labels of data.label_map that no row has: {', '.join(map(repr, absent))}"
+        found.append(Finding("label_map", "warning", len(absent), message, "write them as the rows do"))
     if merged := facts["merged_labels"]:
         message = (
             f"ways of writing a label that became another: {', '.join(f'{a!r} -> {b!r}' for a, b in merged.items())}"

@@ -41,12 +41,14 @@ class LabelReader:
         renamed: label -> the name it gets.
         separator: what stands between several labels; by default one of ``SEPARATORS``.
         vectors: cells are lists of 0 and 1, one for each of ``names``.
+        met: filled with the labels that were renamed.
     """
 
     names: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     separator: str | None = None
     vectors: bool = False
+    met: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, config: DataConfig, vectors: bool = False) -> "LabelReader":
@@ -67,6 +69,11 @@ class LabelReader:
                 f"{name} is {short(repr(value))}.\nExpected a class number from 0 to {len(self.names) - 1}, or one of the names "
                 "(data.label_names).\nCorrect the row or the names. Numbers that begin at 1 need a first name of their own."
             )
+        return self._named(label)
+
+    def _named(self, label: str) -> str:
+        if label in self.renamed:
+            self.met.add(label)
         return self.renamed.get(label, label)
 
     def several(self, value: Any, name: str) -> str:
@@ -86,9 +93,7 @@ class LabelReader:
             )
         if self.vectors:
             given = self._switched_on(given, name)
-        labels = sorted(
-            self.one(label, name) if not self.vectors else self.renamed.get(label, label) for label in given
-        )
+        labels = sorted(self.one(label, name) if not self.vectors else self._named(label) for label in given)
         twice = next((one for one, other in itertools.pairwise(labels) if one == other), None)
         if twice is not None and not self.renamed:
             raise DataError(

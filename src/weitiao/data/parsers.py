@@ -143,6 +143,11 @@ def _batches(source: Source, open_batches: Callable[[], Iterator[Any]]) -> Parse
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for batch in open_batches():
+                twice = {name for name in batch.schema.names if batch.schema.names.count(name) > 1}
+                if twice:
+                    raise DataError(
+                        f"{source.path}: the column {min(twice)!r} twice.\nExpected distinct names.\nRename one."
+                    )
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record

@@ -124,6 +124,8 @@ def prepare_evaluation(config: DataConfig) -> Prepared:
     """
     assert config.eval is not None
     side, report = _apply_policies(_all_rows(config.eval, config, "classification"), config)
+    if config.test_size is not None:
+        side = take_by_lot(side, config)
     names = in_class_order(sort_labels(set(side.labels)), config)
     if len(names) < 2:
         raise DataError(

@@ -73,6 +73,7 @@ class Stream:
         block: list[tuple[str, Any, str, bytes]] = []
         for record in records:
             if isinstance(record, Skipped):
+                self._count("lines_skipped", counted)
                 continue
             try:
                 if isinstance(record, Bad):
@@ -87,6 +88,8 @@ class Stream:
                 continue
             block.append((row["text"], row["text_pair"], row["label"], row["key"]))
             self._count("rows_used", counted)
+            for name in KINDS[form.kind].unused(record.fields, form):
+                self._count(f"unused column {name}", counted)
             if len(block) == WINDOW_ROWS:
                 yield block
                 block = []

@@ -233,7 +233,17 @@ class _Writer:
         """What was read, for table.json."""
         assert self.form is not None, "see checked_form"
         counts = {"num_rejected": self.num_rejected, "num_empty": self.num_empty}
-        return {**asdict(self.form), **counts, "unused": dict(self.unused.most_common()), "skipped": dict(self.skipped)}
+        return {
+            **asdict(self.form),
+            **counts,
+            "unused": dict(self.unused.most_common()),
+            "skipped": dict(self.skipped),
+        } | {"not_renamed": self._not_renamed()}
+
+    def _not_renamed(self) -> list[str]:
+        """Labels of data.label_map that no row has."""
+        labels = self._reading.labels if self._reading is not None else None
+        return [] if labels is None else sorted(labels.renamed.keys() - labels.met)
 
     def checked_form(self, spec: object) -> Format:
         """The format of the rows. Raises DataError when none was usable."""

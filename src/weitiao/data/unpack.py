@@ -121,8 +121,7 @@ def _workbook(path: Path) -> list[tuple[Path, str]]:
                     else str(cell)
                     for cell in row
                 ]
-                if any(cells):
-                    writer.writerow(cells)
+                writer.writerow(cells if any(cells) else [])  # a blank line keeps the sheet's row numbers
 
     return [(_stored(path, f"{path.stem}.csv", write), path.name)]
 

@@ -122,7 +122,7 @@ def _checked(config: RunConfig, tokenizer: Any, task: Task, events: EventLog) ->
     encodings = ", ".join(sorted(set(found.format["encodings"].values()))) or "binary"
     log.info("data: %s, read as %s (%s), %s", found.source, found.format["name"], found.format["reason"], encodings)
     for finding in found.findings:
-        if finding.severity != "info":
+        if finding.severity != "info" or finding.code == "unused_columns":
             log.info("data %s: %s %s", finding.severity, f"{finding.count:,}", finding.message)
     refuse_errors(found, data, rows)
     return found
