@@ -283,6 +283,7 @@ def test_a_lost_best_checkpoint_is_said_at_once_and_looked_for_anew(
     resumed = weitiao.train(resume=tmp_path / "run")
     assert "the best is looked for anew from here on" in caplog.text
     assert resumed.summary["kept_step"] >= 5
+    assert resumed.summary["selected_on_eval"]
     assert (resumed.model / "model.safetensors").is_file()
 
 
