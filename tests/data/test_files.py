@@ -398,3 +398,12 @@ def test_a_parquet_column_twice_is_refused(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "r.parquet")
     with pytest.raises(DataError, match="the column 'text' twice"):
         build(str(tmp_path / "r.parquet"), DataConfig(train="-"))
+
+
+def test_what_an_archive_holds_beside_its_data_is_a_finding(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "r.zip", "w") as archive:
+        archive.writestr("data/r.csv", CSV)
+        archive.writestr("README.md", "about")
+    report = weitiao.data.check(tmp_path / "r.zip")
+    (found,) = [f for f in report.findings if f.code == "ignored_files"]
+    assert (report.num_rows, found.where) == (20, ("r.zip/README.md",))

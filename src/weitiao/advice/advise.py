@@ -86,6 +86,18 @@ def advise(
         tasks=tasks,
         shared_base=shared_base,
     )
+    return _advice(case, planned, methods, facts, base=base)
+
+
+def _advice(
+    case: RunConfig | CompareConfig,
+    planned: Plan,
+    methods: dict[Method, dict[str, Any]],
+    facts: Facts,
+    *,
+    base: dict[str, Any],
+) -> dict[str, Any]:
+    """What the rules say of the facts."""
     decision = decide(facts)
     return {
         "model": case.model,

@@ -36,7 +36,7 @@ def _ignored_files(table: Table) -> list[Finding]:
     ignored = table.facts["ignored"]
     if not ignored:
         return []
-    message, fix = "files in the folder that were not read", "give them a known ending, or name them"
+    message, fix = "files in a folder or an archive that were not read", "give them a known ending, or name them"
     return [
         Finding(
             code="ignored_files",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weitiao import catalogue
-from weitiao.data.unpack import KINDS_BY_MAGIC, inner_files
+from weitiao.data.unpack import KINDS_BY_MAGIC, ignored_members, inner_files
 from weitiao.errors import DataError
 
 ENDINGS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "txt", "conll", "yml", "yaml")
@@ -96,11 +96,12 @@ def _find(spec: str | Sequence[str]) -> Sources:
         files, ignored = _folder(path)
         return Sources(files, sample, head, ignored)
     if path.is_file():
-        return Sources(_files(path), sample, head)
+        return Sources(_files(path), sample, head, ignored_members(path))
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
-    files = tuple(file for match in matches if Path(match).is_file() for file in _files(Path(match)))
+    paths = [Path(match) for match in matches if Path(match).is_file()]
+    files = tuple(file for path in paths for file in _files(path))
     if files:
-        return Sources(files, sample, head)
+        return Sources(files, sample, head, tuple(name for path in paths for name in ignored_members(path)))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and Path(name).suffix.lstrip(".") not in ENDINGS:
         return Sources(_hub(name), sample, head)
     known = ", ".join(e.name for e in catalogue.ENTRIES.values() if e.kind == "data")
@@ -188,7 +189,8 @@ def _folder(folder: Path) -> tuple[tuple[Source, ...], tuple[str, ...]]:
     read = {source.path for source in chosen} | {
         p for p in everything if p.parent == folder and p.suffix.lower().lstrip(".") in _PACKED
     }
-    return chosen, tuple(str(p.relative_to(folder)) for p in everything if p not in read)
+    packed = tuple(name for p in everything if p in read for name in ignored_members(p))
+    return chosen, (*(str(p.relative_to(folder)) for p in everything if p not in read), *packed)
 
 
 def _hub(name: str) -> tuple[Source, ...]:

@@ -7,7 +7,6 @@ import bz2
 import csv
 import gzip
 import io
-import logging
 import lzma
 import shutil
 import zipfile
@@ -34,7 +33,6 @@ _REFUSED = (
 )
 KINDS_BY_MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 _NO_DATA = ("md", "pdf", "png", "jpg", "html", "py", "ipynb", "docx", "doc", "rst")
-log = logging.getLogger("weitiao")
 _BROKEN = (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError, KeyError, ParseError)
 
 
@@ -64,18 +62,31 @@ def inner_files(path: Path) -> list[tuple[Path, str]]:
     return [(path, path.name)]
 
 
+def ignored_members(path: Path) -> tuple[str, ...]:
+    """Files of an archive that are not read, beside those that are."""
+    if not zipfile.is_zipfile(path):
+        return ()
+    with zipfile.ZipFile(path) as archive:
+        if "xl/workbook.xml" in archive.namelist():
+            return ()
+        left = [m.filename for m in _inside(archive) if _is_no_data(m)]
+        return tuple(f"{path.name}/{name}" for name in left) if len(left) < len(_inside(archive)) else ()
+
+
+def _inside(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files of an archive, without what systems hide in it."""
+    files = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+    return [m for m in files if not Path(m.filename).name.startswith(".")]
+
+
+def _is_no_data(member: zipfile.ZipInfo) -> bool:
+    return Path(member.filename).suffix.lower().lstrip(".") in _NO_DATA
+
+
 def _members(path: Path, archive: zipfile.ZipFile) -> list[tuple[Path, str]]:
-    inside = [
-        m
-        for m in archive.infolist()
-        if not m.is_dir() and not m.filename.startswith("__MACOSX/") and not Path(m.filename).name.startswith(".")
-    ]
+    inside = [m for m in _inside(archive) if not _is_no_data(m)] or _inside(archive)
     if not inside:
         raise DataError(f"{path} holds no file.\nExpected data files in the archive.\nMake it again.")
-    data = [m for m in inside if Path(m.filename).suffix.lower().lstrip(".") not in _NO_DATA]
-    if len(data) < len(inside) and data:
-        log.warning("%s: not read: %s", path.name, ", ".join(m.filename for m in inside if m not in data))
-        inside = data
     found = []
     for number, member in enumerate(inside):
         name = f"{number}-{Path(member.filename).name}" if len(inside) > 1 else Path(member.filename).name
@@ -89,7 +100,10 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[tuple[Path, str]]:
 
 
 def _workbook(path: Path) -> list[tuple[Path, str]]:
-    """The sheets of an Excel file that hold rows, as csv."""
+    """The sheet of an Excel file that holds rows, as csv."""
+    known = _place(path, f"{path.stem}.csv")
+    if known.is_file():
+        return [(known, path.name)]
     try:
         import openpyxl
     except ImportError:
@@ -126,8 +140,13 @@ def _workbook(path: Path) -> list[tuple[Path, str]]:
     return [(_stored(path, f"{path.stem}.csv", write), path.name)]
 
 
+def _place(path: Path, name: str) -> Path:
+    """Where something that a file holds is kept."""
+    return catalogue.home() / "unpacked" / sha256_of(path)[:16] / name
+
+
 def _stored(path: Path, name: str, write: Callable[[Path], Any]) -> Path:
-    target = catalogue.home() / "unpacked" / sha256_of(path)[:16] / name
+    target = _place(path, name)
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{name}.tmp")

@@ -52,10 +52,7 @@ def predict(
     Raises:
         RunError: no finished run.  DataError: both or neither of text and input, or a row without text.
     """
-    if (text is None) == (input is None):
-        raise DataError("Found neither or both of --text and --input.\nExpected one of them.\nExample: --text '很好看'")
-    if text is not None and output is not None:
-        raise DataError("Found --output with --text.\nExpected --output together with --input.\nLeave --output out.")
+    _refuse_sources(text, input, output)
     opened = RunDir.open(run)
     columns = opened.summary["text_columns"]
     chats = TASK_OPTIONS[opened.config.task].generates
@@ -83,6 +80,14 @@ def predict(
         return list(answers)
     _write(answers, Path(output))
     return []
+
+
+def _refuse_sources(text: object, input: object, output: object) -> None:
+    """Raise DataError for both or neither of a text and a file, and for an output of texts."""
+    if (text is None) == (input is None):
+        raise DataError("Found neither or both of --text and --input.\nExpected one of them.\nExample: --text '很好看'")
+    if text is not None and output is not None:
+        raise DataError("Found --output with --text.\nExpected --output together with --input.\nLeave --output out.")
 
 
 def _questions(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> list[list[dict[str, str]]]:
