@@ -17,10 +17,8 @@ from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.layers import GatedFunction, RMSNormFunction, fuse_layers
 from weitiao.kernels.lora import fuse_lora
 from weitiao.kernels.remake import Remade, offer
-from weitiao.measure.cost import Rates, step_cost
+from weitiao.measure.cost import step_cost
 from weitiao.tasks import causal_lm
-
-RATES = Rates(1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
 
 
 def test_gradients_of_the_functions() -> None:
@@ -127,7 +125,7 @@ def test_less_of_an_encoder_is_kept(adapted: bool) -> None:
             fuse_layers(model)
         model = model.to("meta")
         ids = torch.zeros(4, 128, dtype=torch.long, device="meta")
-        return step_cost(model, lambda: model(input_ids=ids).logits.sum(), RATES).saved_bytes
+        return step_cost(model, lambda: model(input_ids=ids).logits.sum()).saved_bytes
 
     tokens, hidden, inner = 512, 32, 64
     # of both layers the activation's output and one norm's; the other's leads to the next layer, and the last has none.
@@ -163,7 +161,7 @@ def test_less_is_kept_for_the_backward_pass(tmp_path: Path) -> None:
             )
             return states.last_hidden_state.sum()  # type: ignore[no-any-return]
 
-        return step_cost(model, loss, RATES).saved_bytes
+        return step_cost(model, loss).saved_bytes
 
     tokens, hidden, inner, layers_ = 512, 32, 64, 2
     saved = kept(fused=False) - kept(fused=True)

@@ -66,8 +66,9 @@ def test_int8_base_is_planned(options: dict[str, Any]) -> None:
     config = RunConfig.model_validate({**options, "method": {"type": "lora"}, "train": train})
     blueprint = draw(config, read_inputs(config))
     assert len(blueprint.int8_weights) == 2 * 6  # query, key, value, two outputs and the way up, in two layers
-    slow, fast = (blueprint.cost(8, 12, dataclasses.replace(RATES, int8_gemm_flops_per_s=r)) for r in (1e6, 1e12))
-    assert slow.seconds > 2 * fast.seconds
+    both = blueprint.cost(8, 12).both
+    slow, fast = (both.seconds(dataclasses.replace(RATES, int8_gemm_flops_per_s=r)) for r in (1e6, 1e12))
+    assert slow > 2 * fast
     run = weitiao.train(config)
     assert run.read_json("plan.json")["methods"][0]["num_trainable_params"] == run.summary["num_trainable_params"]
 
@@ -130,7 +131,8 @@ def test_a_method_is_planned_by_its_own_name_and_options(options: dict[str, Any]
     assert {name_of(FullConfig(**given)) for given in names.values()} == set(names)
     assert name_of(LoraConfig(r=3)) == "lora"
     train = {**options["train"], "int8_base": True}
-    (own,) = weitiao.plan({**options, "method": {"type": "rslora", "r": 7}, "train": train})["methods"]
+    int8 = {**options, "method": {"type": "rslora", "r": 7}, "train": train}
+    (own,) = weitiao.plan(int8, device="Xeon-8480-AMX-256GB")["methods"]  # this machine need not have the product
     rank7 = weitiao.plan({**options, "method": {"type": "lora", "r": 7}}, methods=["lora"])["methods"][0]
     assert (own["name"], own["num_trainable_params"]) == ("rslora", rank7["num_trainable_params"])
     assert name_of(LoraConfig(r=3, load_in_4bit=True)) == "qlora"
@@ -219,7 +221,7 @@ def test_a_tiny_device_does_not_fit(options: dict[str, Any], monkeypatch: pytest
     assert done.exit_code == 0, done.output
     assert "full does not fit" in done.output
     assert "lora does not fit" in done.output
-    assert "without claim" in done.output
+    assert "fitted to published runs" in done.output
     assert not (tmp_path / "x").exists()
 
 
@@ -276,14 +278,14 @@ def test_shapes_alone_cost_what_real_tensors_cost(options: dict[str, Any]) -> No
     for method in ({"type": "full"}, {"type": "lora"}):
         config = RunConfig.model_validate({**options, "method": method})
         inputs = read_inputs(config)
-        drawn = draw(config, inputs).cost(6, 12, RATES)
+        drawn = draw(config, inputs).cost(6, 12)
         with EventLog(Path(options["output"]["dir"]).parent / "events.jsonl") as events:
             model = adapt(config, inputs, World(Accelerator(cpu=True), "ddp"), events).model.train()
         ids = torch.from_numpy(inputs.train.flat[:72].astype("int64")).view(6, 12)
         batch = {"input_ids": ids, "labels": torch.zeros(6, dtype=torch.long)}
         batch["attention_mask"] = torch.ones(6, 12, dtype=torch.long)
         batch["attention_mask"][0, -1] = 0
-        real = step_cost(model, lambda: inputs.task.loss(model, batch), RATES)  # noqa: B023
+        real = step_cost(model, lambda: inputs.task.loss(model, batch))  # noqa: B023
         assert drawn.flops == pytest.approx(real.flops, rel=0.01)  # the last layer's SDPA is split up otherwise
         assert drawn.saved_bytes == pytest.approx(real.saved_bytes, rel=0.03)
         assert drawn.peak_bytes == pytest.approx(real.peak_bytes, rel=0.05)
@@ -299,7 +301,7 @@ def test_kernels_save_what_their_formulas_say() -> None:
         made.append(ShortAttention.apply(*parts, None, 0.5))
         return made[0].sum()
 
-    cost = step_cost(torch.nn.Module(), attention, RATES)
+    cost = step_cost(torch.nn.Module(), attention)
     output = n * length * d * 4  # held by the list, as the next layer holds it
     assert cost.saved_bytes == (n * length * d + n * length * length) * 4 + output + 4  # 4: the sum
     assert cost.flops == 6 * 2 * n * length * length * d  # two products forward, four backward
@@ -307,7 +309,7 @@ def test_kernels_save_what_their_formulas_say() -> None:
     tokens, i, o, r = 32, 24, 40, 2
     x, a, b = (torch.zeros(*s, device="meta", requires_grad=True) for s in ((tokens, i), (r, i), (o, r)))
     weight = torch.zeros(o, i, device="meta")
-    cost = step_cost(torch.nn.Module(), lambda: LoraLinearFunction.apply(x, weight, None, a, b, 1.0, None).sum(), RATES)
+    cost = step_cost(torch.nn.Module(), lambda: LoraLinearFunction.apply(x, weight, None, a, b, 1.0, None).sum())
     assert cost.saved_bytes == tokens * r * 4 + 4
     assert cost.flops == 2 * 2 * tokens * i * o + 3 * 2 * tokens * r * (i + o)  # no gradient of the weight
 

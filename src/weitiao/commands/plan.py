@@ -15,6 +15,10 @@ def plan(
         str | None, typer.Option(help="A device's name, such as A100-80GB, instead of this machine.")
     ] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Run a few real steps of each method first.")] = False,
+    rows: Annotated[int | None, typer.Option(help="Plan without data: so many rows, with --tokens.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Plan without data: tokens of each row. The model's config.json is enough.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate before training. Memory by part, time and storage of each method, and whether it fits."""
@@ -27,14 +31,14 @@ def plan(
     if names:  # --methods full lora: the second name arrives among the options
         names += [word for word in words if "=" not in word]
         words = [word for word in words if "=" in word]
-    case = load_case(source, words)
+    case = load_case(source, words, data=None if tokens is None else "rows that are assumed")
     with Progress() as progress:
         progress.say("loading torch and transformers")
         load_libraries()
         from weitiao.planning.plan import plan as make
 
         progress.say("planning")
-        planned = make(case, methods=names or None, device=device, calibrate=calibrate)
+        planned = make(case, methods=names or None, device=device, calibrate=calibrate, rows=rows, tokens=tokens)
     if as_json:
         print_json(planned)
         return

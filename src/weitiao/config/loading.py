@@ -60,8 +60,13 @@ def load(
     return validate(kind, tree)
 
 
-def load_case(source: Path | dict[str, Any] | None, words: Sequence[str] = ()) -> RunConfig | CompareConfig:
+def load_case(
+    source: Path | dict[str, Any] | None, words: Sequence[str] = (), data: str | None = None
+) -> RunConfig | CompareConfig:
     """A run's configuration, or a comparison's where the source or a word has ``compare`` options; output.dir may be missing.
+
+    Args:
+        data: data.train where neither names it.
 
     Raises:
         ConfigError: see :func:`load`.
@@ -69,6 +74,8 @@ def load_case(source: Path | dict[str, Any] | None, words: Sequence[str] = ()) -
     given: Any = read_yaml(source) if isinstance(source, Path) else source or {}
     compares = "compare" in given or any(word.startswith("compare.") for word in words)
     beneath = {"output.dir": "runs/planned"}  # nothing is written there
+    if data is not None:
+        beneath["data.train"] = data
     return load(CompareConfig, source, words, beneath) if compares else load(RunConfig, source, words, beneath)
 
 

@@ -8,17 +8,21 @@ operation passes through :class:`Trace`, which adds up
     held bytes     storages that are alive: after the forward pass those are what autograd saved, whatever kernel saved it
 
 so nothing has to be known about architectures. Time is a roofline (Williams et al. 2009, doi 10.1145/1498765.1498785):
-an operation takes the longer of flops / rate and bytes / bandwidth, plus a fixed overhead.
+an operation takes the longer of flops / rate and bytes / bandwidth, plus a fixed overhead. A GPU computes while the host
+prepares the next operations: there a step takes the longer of the two sums.
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from weitiao.measure.fused_kernels import kernels_of
 
 MASTER_BYTES = 4  # fp32 weights beside the ones that compute
 MOMENT_BYTES = 8  # AdamW's two fp32 moments
@@ -26,6 +30,17 @@ MOMENT_BYTES = 8  # AdamW's two fp32 moments
 UPDATE_TRAFFIC_BYTES = 48
 UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's overhead
 _IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
+
+
+Kind = Literal["product", "batched product", "int8 product"]
+
+
+class Work(NamedTuple):
+    """What an operation moves and computes: bytes read and written, 2 for each multiply-add, and which products they are."""
+
+    moved: int
+    flops: float
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -38,24 +53,63 @@ class Rates:
     memory_bytes_per_s: float  # on tensors that no cache holds
     int8_gemm_flops_per_s: float
     overhead_s: float  # of one operation
+    host_s: float = 0.0  # of one operation on the host, while the device computes; 0: they are the same
+
+    def work_seconds(self, work: Mapping[Work, int]) -> float:
+        """Of the operations themselves, however many there are: the longer of computing and moving."""
+        flops = {
+            "product": self.gemm_flops_per_s,
+            "batched product": self.batched_gemm_flops_per_s,
+            "int8 product": self.int8_gemm_flops_per_s,
+        }
+        return sum(
+            n * max(one.moved / self.elementwise_bytes_per_s, one.flops / flops[one.kind]) for one, n in work.items()
+        )
+
+    def overhead_seconds(self, work: Mapping[Work, int], operations: int) -> float:
+        """What the number of operations alone makes; a view costs a device nothing."""
+        return self.overhead_s * (sum(work.values()) if self.host_s else operations)
+
+    def host_seconds(self, operations: int) -> float:
+        """Of the host beside a device; a step takes the longer of the two."""
+        return self.host_s * operations
 
     def update_seconds(self, trained_parameters: int, tensors: int) -> float:
         """One optimizer step over so many parameters in so many tensors."""
+        operations = UPDATE_OPERATIONS * tensors
         moved = UPDATE_TRAFFIC_BYTES * trained_parameters / self.memory_bytes_per_s
-        return moved + UPDATE_OPERATIONS * tensors * self.overhead_s
+        return max(moved + operations * self.overhead_s, operations * self.host_s)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Operations of a forward pass, or of a forward and backward pass, and how often each occurs."""
+
+    work: Mapping[Work, int]
+    operations: int  # views included
+
+    @property
+    def flops(self) -> float:
+        return sum(one.flops * n for one, n in self.work.items())
+
+    def seconds(self, rates: Rates) -> float:
+        """On a machine of these rates."""
+        device = rates.work_seconds(self.work) + rates.overhead_seconds(self.work, self.operations)
+        return max(device, rates.host_seconds(self.operations))
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One forward and backward pass of one batch."""
+    """One forward and backward pass of one batch, on any machine."""
 
-    flops: float
-    forward_seconds: float
-    seconds: float
+    forward: Passes
+    both: Passes
     saved_bytes: int  # alive after the forward pass
     peak_bytes: int  # most alive at once, on top of what the model holds; gradients included
-    operations: int  # views included: each costs a fixed overhead
-    forward_operations: int
+
+    @property
+    def flops(self) -> float:
+        return self.both.flops
 
 
 @dataclass(frozen=True)
@@ -66,37 +120,42 @@ class _Operation:
         fresh: shape, stride and dtype of each result where all are new tensors.
         returns_first: it writes into its first argument and returns that.
         holds: some result is a new storage.
-        moved: bytes read and written; 0 for a view.
-        rate: flops a second, unless a weight is int8.
+        work: None for a view.
     """
 
     fresh: list[Any] | None = None
     returns_first: bool = False
     holds: bool = False
-    moved: int = 0
-    flops: float = 0.0
-    rate: float = 1.0
+    work: Work | None = None
 
 
 class Trace(TorchDispatchMode):
     """Counts the operations inside its ``with`` block. Storages made before it are not counted as held."""
 
-    def __init__(self, rates: Rates, int8_weights: set[int] = frozenset()) -> None:  # type: ignore[assignment]
-        """``int8_weights``: :func:`storage_key` of the frozen weights that a run keeps in int8."""
+    def __init__(self, int8_weights: set[int] = frozenset(), padded: bool = True) -> None:  # type: ignore[assignment]
+        """
+        Args:
+            int8_weights: :func:`storage_key` of the frozen weights that a run keeps in int8.
+            padded: the batch has a mask, and it is not all ones. Models ask for that value alone; without a mask they ask
+                whether the positions are those of one row, and they are.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
-        self.rates, self._int8 = rates, int8_weights
-        self.flops = self.seconds = 0.0
+        self._int8, self._padded = int8_weights, padded
+        self.work: Counter[Work] = Counter()
         self.operations = 0
         self.held_bytes = self.peak_bytes = 0
         self._seen: dict[Any, _Operation] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
 
+    def passes(self) -> Passes:
+        """What was counted so far."""
+        return Passes(dict(self.work), self.operations)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
-            return False  # the one value that models ask for: whether a mask is all ones, and a padded batch's is not
+            return not self._padded
         self.operations += 1
-        self.seconds += self.rates.overhead_s
         key = (func, *_signature(args), *_signature(kwargs.items()))
         if (seen := self._seen.get(key)) is None:
             out = func(*args, **kwargs)
@@ -106,10 +165,8 @@ class Trace(TorchDispatchMode):
             out = tuple(made) if len(made) > 1 else made[0]
         else:
             out = args[0] if seen.returns_first else func(*args, **kwargs)
-        if seen.moved:
-            rate = self.rates.int8_gemm_flops_per_s if self._int8 and self._takes_int8(args) else seen.rate
-            self.flops += seen.flops
-            self.seconds += max(seen.moved / self.rates.elementwise_bytes_per_s, seen.flops / rate)
+        if (work := seen.work) is not None:
+            self.work[work._replace(kind="int8 product") if self._int8 and self._takes_int8(args) else work] += 1
         if seen.holds:
             for tensor in _tensors((out,)):
                 self._hold(tensor.untyped_storage())
@@ -127,15 +184,16 @@ class Trace(TorchDispatchMode):
         tensors = [t for t in parts if t is not None]
         replayed = bool(tensors) and not mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
         batched = bool(inputs) and inputs[0].ndim > 2
+        moved = sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
         return _Operation(
             fresh=[None if t is None else (t.shape, t.stride(), t.dtype) for t in parts]
             if replayed and len(fresh) == len(tensors)
             else None,
             returns_first=mutable and bool(args) and out is args[0],
             holds=bool(fresh),
-            moved=sum(t.numel() * t.element_size() for t in [*inputs, *outputs]),
-            flops=self._flops(func, args, kwargs, out),
-            rate=self.rates.batched_gemm_flops_per_s if batched else self.rates.gemm_flops_per_s,
+            work=Work(moved, self._flops(func, args, kwargs, out), "batched product" if batched else "product")
+            if moved
+            else None,
         )
 
     def _takes_int8(self, args: Any) -> bool:
@@ -192,27 +250,25 @@ def storage_key(tensor: torch.Tensor) -> int:
 def step_cost(
     model: torch.nn.Module,
     loss: Callable[[], torch.Tensor],
-    rates: Rates,
     int8_weights: set[int] = frozenset(),  # type: ignore[assignment]
+    device: str = "cpu",
+    padded: bool = True,
 ) -> StepCost:
-    """The cost of ``loss()`` and its backward pass, for a model whose tensors are all on the meta device."""
+    """The cost of ``loss()`` and its backward pass, for a model whose tensors are all on the meta device.
+
+    Args:
+        int8_weights, padded: see :class:`Trace`.
+        device: "cpu", "cuda" and the like: whose kernels (measure/fused_kernels.py).
+    """
     for parameter in model.parameters():
         parameter.grad = None
-    with Trace(rates, int8_weights) as trace:
+    with kernels_of(device), Trace(int8_weights, padded) as trace:
         value = loss()
-        forward, saved, operations = trace.seconds, trace.held_bytes, trace.operations
+        forward, saved = trace.passes(), trace.held_bytes
         value.backward()  # type: ignore[no-untyped-call]
     for parameter in model.parameters():
         parameter.grad = None
-    return StepCost(
-        flops=trace.flops,
-        forward_seconds=forward,
-        seconds=trace.seconds,
-        saved_bytes=saved,
-        peak_bytes=trace.peak_bytes,
-        operations=trace.operations,
-        forward_operations=operations,
-    )
+    return StepCost(forward=forward, both=trace.passes(), saved_bytes=saved, peak_bytes=trace.peak_bytes)
 
 
 def held_bytes(model: torch.nn.Module) -> int:

@@ -1,12 +1,11 @@
 """Devices that a plan can be made for without having them.
 
-Peaks are dense products, from the makers' data sheets (the product's name finds them); nothing here was measured by us. A
-step reaches a fraction of a peak: 0.35 is a usual model FLOPs utilisation of tuned training on large GPUs (PaLM, Chowdhery
-et al. 2022, arXiv 2204.02311, table 3: 0.21 to 0.46), less where batches are small. A plan for such a device is an
-estimate without claim.
+Peaks are dense products, from the makers' data sheets (the product's name finds them); nothing here was measured by us. What
+share of them a step reaches is fitted to runs that others measured (measure/gpu.py).
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from weitiao.errors import ConfigError
@@ -16,18 +15,26 @@ GIGA, TERA = 1e9, 1e12
 
 @dataclass(frozen=True)
 class Device:
-    """Memory in bytes, peaks in operations a second, bandwidth in bytes a second; ``bf16`` 0: the device has none."""
+    """Memory in bytes, peaks in operations a second, bandwidth in bytes a second; ``bf16`` 0: the device has none.
+
+    Args:
+        achieved: share of the peaks, where measure/gpu.py has none: a CPU, and GPUs of which no published run was at hand.
+        dual_issue: an NVIDIA GPU of the GeForce line since Ampere, whose fp32 peak counts two units that share work.
+    """
 
     name: str
     memory_bytes: int
     bf16_flops_per_s: float
     fp32_flops_per_s: float  # TF32 where the device has it is not used: fp32 runs as fp32
     memory_bytes_per_s: float
-    achieved: float = 0.35
+    achieved: float | None = None
+    dual_issue: bool = False
     kind: str = "cuda"
 
 
-def _gpu(name: str, gib: float, bf16: float, fp32: float, bandwidth: float, achieved: float = 0.35) -> Device:
+def _gpu(
+    name: str, gib: float, bf16: float, fp32: float, bandwidth: float, achieved: float | None = None, dual: bool = False
+) -> Device:
     return Device(
         name=name,
         memory_bytes=int(gib * 2**30),
@@ -35,6 +42,7 @@ def _gpu(name: str, gib: float, bf16: float, fp32: float, bandwidth: float, achi
         fp32_flops_per_s=fp32 * TERA,
         memory_bytes_per_s=bandwidth * GIGA,
         achieved=achieved,
+        dual_issue=dual,
     )
 
 
@@ -42,29 +50,30 @@ DEVICES = {
     device.name: device
     for device in (
         # NVIDIA data centre: "Tesla P100", "V100", "T4", "A10", ... data sheets
-        _gpu("P100-16GB", 16, bf16=0, fp32=9.3, bandwidth=732, achieved=0.4),
-        _gpu("V100-16GB", 16, bf16=0, fp32=15.7, bandwidth=900, achieved=0.4),
-        _gpu("V100-32GB", 32, bf16=0, fp32=15.7, bandwidth=900, achieved=0.4),
-        _gpu("T4-16GB", 15, bf16=0, fp32=8.1, bandwidth=320, achieved=0.4),
-        _gpu("A10-24GB", 22.5, bf16=125, fp32=31.2, bandwidth=600),
+        _gpu("P100-16GB", 16, bf16=0, fp32=9.3, bandwidth=732),
+        _gpu("V100-16GB", 16, bf16=0, fp32=15.7, bandwidth=900),
+        _gpu("V100-32GB", 32, bf16=0, fp32=15.7, bandwidth=900),
+        _gpu("T4-16GB", 15, bf16=0, fp32=8.1, bandwidth=320),
+        _gpu("A10-24GB", 22.5, bf16=125, fp32=31.2, bandwidth=600, dual=True),
+        _gpu("A10G-24GB", 22.5, bf16=70, fp32=31.5, bandwidth=600, dual=True),  # of a cloud: half the A10's products
         _gpu("A30-24GB", 24, bf16=165, fp32=10.3, bandwidth=933),
-        _gpu("A40-48GB", 45, bf16=149.7, fp32=37.4, bandwidth=696),
+        _gpu("A40-48GB", 45, bf16=149.7, fp32=37.4, bandwidth=696, dual=True),
         _gpu("A100-40GB", 40, bf16=312, fp32=19.5, bandwidth=1555),
         _gpu("A100-80GB", 80, bf16=312, fp32=19.5, bandwidth=2039),
-        _gpu("L4-24GB", 22.5, bf16=121, fp32=30.3, bandwidth=300),
-        _gpu("L40S-48GB", 45, bf16=362, fp32=91.6, bandwidth=864),
-        _gpu("H100-80GB", 80, bf16=989, fp32=67, bandwidth=3350, achieved=0.3),
-        _gpu("H200-141GB", 141, bf16=989, fp32=67, bandwidth=4800, achieved=0.3),
+        _gpu("L4-24GB", 22.5, bf16=121, fp32=30.3, bandwidth=300, dual=True),
+        _gpu("L40S-48GB", 45, bf16=362, fp32=91.6, bandwidth=864, dual=True),
+        _gpu("H100-80GB", 80, bf16=989, fp32=67, bandwidth=3350),
+        _gpu("H200-141GB", 141, bf16=989, fp32=67, bandwidth=4800),
         _gpu("H20-96GB", 96, bf16=148, fp32=44, bandwidth=4000),
-        _gpu("B200-180GB", 180, bf16=2250, fp32=75, bandwidth=8000, achieved=0.3),
+        _gpu("B200-180GB", 180, bf16=2250, fp32=75, bandwidth=8000),
         # NVIDIA workstation and GeForce: architecture white papers (Turing, Ampere, Ada, Blackwell)
-        _gpu("RTX-2080-Ti-11GB", 11, bf16=0, fp32=13.4, bandwidth=616, achieved=0.4),
-        _gpu("RTX-3060-12GB", 12, bf16=51, fp32=12.7, bandwidth=360),
-        _gpu("RTX-3090-24GB", 24, bf16=71, fp32=35.6, bandwidth=936),
-        _gpu("RTX-4060-Ti-16GB", 16, bf16=88, fp32=22.1, bandwidth=288),
-        _gpu("RTX-4090-24GB", 24, bf16=165, fp32=82.6, bandwidth=1008),
-        _gpu("RTX-5090-32GB", 32, bf16=209, fp32=104.8, bandwidth=1792),
-        _gpu("RTX-A6000-48GB", 48, bf16=155, fp32=38.7, bandwidth=768),
+        _gpu("RTX-2080-Ti-11GB", 11, bf16=0, fp32=13.4, bandwidth=616),
+        _gpu("RTX-3060-12GB", 12, bf16=51, fp32=12.7, bandwidth=360, dual=True),
+        _gpu("RTX-3090-24GB", 24, bf16=71, fp32=35.6, bandwidth=936, dual=True),
+        _gpu("RTX-4060-Ti-16GB", 16, bf16=88, fp32=22.1, bandwidth=288, dual=True),
+        _gpu("RTX-4090-24GB", 24, bf16=165, fp32=82.6, bandwidth=1008, dual=True),
+        _gpu("RTX-5090-32GB", 32, bf16=209, fp32=104.8, bandwidth=1792, dual=True),
+        _gpu("RTX-A6000-48GB", 48, bf16=155, fp32=38.7, bandwidth=768, dual=True),
         # AMD Instinct: "MI250X" (one of its two dies) and "MI300X" data sheets
         _gpu("MI250X-64GB", 64, bf16=191, fp32=23.9, bandwidth=1638, achieved=0.3),
         _gpu("MI300X-192GB", 192, bf16=1307, fp32=163.4, bandwidth=5300, achieved=0.25),
@@ -106,3 +115,17 @@ def find_device(name: str) -> Device:
         + (f"Did you mean --device {by_lower[close[0]].name}? " if close else "")
         + "Without --device the plan is for this machine."
     )
+
+
+def device_of(label: str, memory_bytes: int) -> Device | None:
+    """The device of the table that a driver calls ``label``, "NVIDIA A100-SXM4-80GB"; None where there is none.
+
+    Of several sizes of memory the nearest.
+    """
+    words = set(re.split(r"[\s\-()]+", label.lower()))
+    found = []
+    for device in DEVICES.values():
+        parts = device.name.lower().split("-")[:-1]
+        if device.kind != "cpu" and words.issuperset(parts):
+            found.append((-len(parts), abs(device.memory_bytes - memory_bytes), device.name))
+    return DEVICES[min(found)[2]] if found else None

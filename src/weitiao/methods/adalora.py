@@ -197,6 +197,8 @@ class Ranks:
 
 
 _SMOOTHED = ("exp_avg_ipt", "exp_avg_unc")
+SMOOTHED_BYTES = 8  # of each of the adapter's parameters: these two, in fp32
+IMPORTANCE_BYTES = 4  # of each: its last importance, which no checkpoint holds
 _OUTER = "base_model.model."
 
 

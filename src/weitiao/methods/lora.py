@@ -4,12 +4,10 @@ Source: Hu et al. 2021, arXiv 2106.09685; options and file format: peft.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weitiao.config.method import LoraConfig
-from weitiao.errors import ConfigError
 from weitiao.methods import defaults
 from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 from weitiao.methods.parent import find, take_over
@@ -34,14 +32,9 @@ def learning_rate(config: LoraConfig) -> float:
 
 
 def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:
-    """Raise ConfigError for a 4-bit base where bitsandbytes is not installed, or where ``init_from`` has no adapter."""
+    """Raise ConfigError where ``init_from`` has no adapter."""
     if config.init_from is not None:
         find(config.init_from, "method.init_from")
-    if config.load_in_4bit and find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "method.load_in_4bit=true (qlora), but the package bitsandbytes is not installed.\nExpected it: it packs the "
-            "frozen weights.\nInstall it: pip install 'weitiao[qlora]', or use method.type=lora."
-        )
 
 
 def rate_factor(config: LoraConfig, name: str) -> float:

@@ -24,7 +24,9 @@ def wrap(model: "PreTrainedModel", adapter: Any, wanted: Any, whole: Sequence[st
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="lora with eva initialization")  # advice for larger batches
             # the optimizer keeps fp32 masters, so the step itself stays in one dtype
-            return peft.get_peft_model(model, adapter, autocast_adapter_dtype=False)  # type: ignore[return-value]
+            return peft.get_peft_model(  # type: ignore[return-value]
+                model, adapter, autocast_adapter_dtype=False, low_cpu_mem_usage=model.device.type == "meta"
+            )
     except (ValueError, TypeError, re.error) as error:
         raise ConfigError(
             f"method.target_modules={wanted}: {str(error).splitlines()[0]}\n"
@@ -108,8 +110,9 @@ def pattern(names: Sequence[str]) -> str:
 
 
 def _known(model: "nn.Module") -> set[str]:
-    names = [name for name, _ in model.named_modules()]
-    return {name.rpartition(".")[2] for name in names} | set(names)
+    """Names of modules, whole and by their ends, as peft takes them: `dense`, `intermediate.dense`."""
+    parts = [name.split(".") for name, _ in model.named_modules()]
+    return {".".join(own[start:]) for own in parts for start in range(len(own))}
 
 
 def _owners(model: "nn.Module", parameters: Sequence[str]) -> set[str]:

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from weitiao.config.method import FullConfig
+from weitiao.config.method import AdaloraConfig, FullConfig
 from weitiao.config.run import RunConfig
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import BATCH_KEY, Prefix, depth, layers
-from weitiao.kernels.int8 import is_supported
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import FusedForward
 from weitiao.kernels.rows import KnownRows, RowsEmbedding
-from weitiao.measure.cost import MOMENT_BYTES, Rates, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
+from weitiao.measure.cost import MOMENT_BYTES, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS
+from weitiao.methods.adalora import IMPORTANCE_BYTES, SMOOTHED_BYTES
 from weitiao.pretrained.architecture import is_fp32, model_type
 from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
 from weitiao.pretrained.locate import locate
@@ -38,7 +38,8 @@ class Blueprint:
     keeps_table: bool  # its other rows are still wanted at the end
     trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
     resting: int  # of them without gradient and moments at a time
-    moment_bytes: int  # of the optimizer
+    moment_bytes: int  # of the optimizer and of a method's own account
+    unsaved_bytes: int  # of them what no checkpoint holds
     trained_tensors: int
     largest_trained: int
     loads_bytes: int  # the checkpoint's fp32 parameters
@@ -48,14 +49,17 @@ class Blueprint:
     stored_state_bytes: int  # outputs of frozen layers that are kept on disk
     notes: tuple[str, ...]
 
-    def cost(self, rows: int, length: int, rates: Rates) -> StepCost:
+    def cost(self, rows: int, length: int) -> StepCost:
         """One step of a batch of ``rows`` rows, the longest of ``length`` tokens."""
         task = self.inputs.task
         batch = task.shapes(self.inputs.train, rows, length)
         if self.stored_state_bytes:
             width = self.model.config.hidden_size
             batch[BATCH_KEY] = torch.zeros(rows, length, width, dtype=self.dtype, device="meta")
-        return step_cost(self.model, lambda: task.loss(self.model, batch), rates, self.int8_weights)
+        return step_cost(
+            self.model, lambda: task.loss(self.model, batch), self.int8_weights, self.inputs.resolved.device,
+            padded="attention_mask" in batch,
+        )  # fmt: skip
 
 
 def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
@@ -82,9 +86,10 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if options.sparse_embedding and not config.data.streaming:
         occurring_rows(model, method, inputs)
     frozen_parameters = _prepare(model, config, inputs, method)
-    int8 = _fused_weights(model) if options.int8_base and is_supported() else set()
+    int8 = _fused_weights(model) if options.int8_base else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     resting, moments = _moments(model, method, trained, options.seed)
+    ranked = sum(n for name, n in trained.items() if ".lora_" in name) if isinstance(method, AdaloraConfig) else 0
     table, keeps_table = _table(model) if options.sparse_embedding else (0, False)
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize - table * keeps_table
     if not is_fp32(config.model):  # then the table is a copy in memory, not the file
@@ -92,7 +97,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     states = _stored_state_bytes(model, config, inputs, method)
     model.train()
     return Blueprint(
-        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, frozen_parameter_bytes=frozen_parameters, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, dtype=dtype, artifact_bytes=artifact,
+        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, frozen_parameter_bytes=frozen_parameters, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, dtype=dtype, artifact_bytes=artifact,
         int8_weights=int8, stored_state_bytes=states, notes=notes,
     )  # fmt: skip
 
@@ -117,7 +122,7 @@ def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> int:
     inputs.task.prepare_model(model)
     if options.first_token:
         use_first_token(model)
-    if options.fused_layers and not options.liger:
+    if options.fused_layers or options.liger:  # Liger's functions keep what ours keep
         fuse_layers(model)
     frozen: int = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.fuses_lora:
@@ -179,9 +184,8 @@ def _artifact_bytes(model: Any, is_adapter: bool) -> int:
             model.create_or_update_model_card(folder)
             own.save_pretrained(folder)
         else:
-            state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+            state = model.state_dict()
             model.config.save_pretrained(folder)
         kept = {storage_key(tensor): name for name, tensor in state.items()}  # tied ones are written once
-        return safetensors_bytes({name: state[name] for name in kept.values()}, {"format": "pt"}) + size_bytes(
-            Path(folder)
-        )
+        written = {name: state[name] if is_adapter or not state[name].is_floating_point() else state[name].float() for name in kept.values()}  # fmt: skip
+        return safetensors_bytes(written, {"format": "pt"}) + size_bytes(Path(folder))

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from weitiao.config.train import TrainConfig
 from weitiao.kernels.limits import KEPT_KERNELS
 from weitiao.kernels.mapped import can_let_go
-from weitiao.measure.cost import MASTER_BYTES, Rates
+from weitiao.measure import gpu
+from weitiao.measure.cost import MASTER_BYTES, Passes, Rates
 from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
 from weitiao.system import allocator
@@ -26,22 +27,36 @@ CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up st
 _FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; a guess at how much slower its products are
 
 
+Coefficients = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Shapes:
-    """Cost of a forward and backward pass as a function of a batch's rows B and length L: a B L + b B L^2 + c."""
+    """Cost of a forward and backward pass as a function of a batch's rows B and length L: a B L + b B L^2 + c.
 
-    seconds: tuple[float, float, float]
-    forward: tuple[float, float, float]
-    peak_bytes: tuple[float, float, float]
-    saved_bytes: tuple[float, float, float]
-    flops: tuple[float, float, float]
+    Beside a device the host needs ``host`` and ``host_forward`` seconds a batch, whatever its shape.
+    """
+
+    seconds: Coefficients
+    forward: Coefficients
+    peak_bytes: Coefficients
+    saved_bytes: Coefficients
+    flops: Coefficients
+    host: float
+    host_forward: float
 
     @staticmethod
-    def at(
-        coefficients: tuple[float, float, float], rows: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def at(coefficients: Coefficients, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         a, b, c = coefficients
         return np.asarray(a * rows * lengths + b * rows * lengths**2 + c, dtype=np.float64)
+
+    def pass_seconds(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Seconds of each batch, forward and backward."""
+        return np.maximum(self.at(self.seconds, rows, lengths), self.host)
+
+    def forward_seconds(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Seconds of each batch, forward alone."""
+        return np.maximum(self.at(self.forward, rows, lengths), self.host_forward)
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,7 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int  # what the largest batch adds at the peak of a step
-    other: int  # loading, the heap's growth, what the first steps load
+    other: int  # loading, the heap's growth, what the first steps load; of a GPU the allocator's reserve
 
     @property
     def total(self) -> int:
@@ -67,30 +82,35 @@ def trace_shapes(blueprint: Blueprint, batches: Batches, rates: Rates) -> Shapes
     """Two traces, of the largest batch and of the middle one by length, give the two coefficients of each cost."""
     middle = int(np.argsort(batches.lengths)[len(batches.lengths) // 2])
     chosen = [(int(batches.rows[i]), int(batches.lengths[i])) for i in (batches.largest, middle)]
-    costs = [blueprint.cost(rows, length, rates) for rows, length in chosen]
-    overhead = costs[0].operations * rates.overhead_s
-    forward_overhead = costs[0].forward_operations * rates.overhead_s
+    known = {shape: blueprint.cost(*shape) for shape in dict.fromkeys(chosen)}
+    costs = [known[shape] for shape in chosen]
 
-    def fit(values: list[float], constant: float = 0.0) -> tuple[float, float, float]:
+    def fit(values: list[float], constant: float = 0.0) -> Coefficients:
         (_, l1), (_, l2) = chosen
-        y1, y2 = ((v - constant) / (b * n) for v, (b, n) in zip(values, chosen, strict=True))
+        y1, y2 = (v / (b * n) for v, (b, n) in zip(values, chosen, strict=True))
         slope = (y1 - y2) / (l1 - l2) if l1 != l2 else 0.0
         slope = max(0.0, slope)  # tiny batches: what is constant must not turn into a falling cost
         return y1 - slope * l1, slope, constant
 
+    def time(passes: list[Passes]) -> Coefficients:
+        overhead = rates.overhead_seconds(passes[0].work, passes[0].operations)
+        return fit([rates.work_seconds(one.work) for one in passes], overhead)
+
     return Shapes(
-        fit([c.seconds for c in costs], overhead),
-        fit([c.forward_seconds for c in costs], forward_overhead),
+        time([c.both for c in costs]),
+        time([c.forward for c in costs]),
         fit([float(c.peak_bytes) for c in costs]),
         fit([float(c.saved_bytes) for c in costs]),
         fit([c.flops for c in costs]),
+        host=rates.host_seconds(costs[0].both.operations),
+        host_forward=rates.host_seconds(costs[0].forward.operations),
     )
 
 
 def memory_of(
     blueprint: Blueprint, batches: Batches, shapes: Shapes, options: TrainConfig, process: int, on_cpu: bool
 ) -> Memory:
-    """The peak of a run. On a GPU there is no heap to grow and the model is loaded on the host."""
+    """The peak of a run. On a GPU no heap grows; its allocator holds a little more, and the model is loaded on the host."""
     item = blueprint.dtype.itemsize
     maps = on_cpu and can_let_go()  # what is read of a table does not stay (kernels/mapped.py)
     table = 0 if maps or not blueprint.keeps_table else blueprint.table_bytes
@@ -110,6 +130,8 @@ def memory_of(
     activations = max(0, step - gradients)
     known = process + weights + masters + gradients + moments + activations
     other = blueprint.stored_state_bytes
+    if not on_cpu:
+        other += round(gpu.CONSTANTS.reserve_share * (known - process))
     if on_cpu:
         other += heap_growth(blueprint.model, batches, batches.steps) + LIBRARIES_BYTES
         # bf16 copies are made beside the fp32 weights that the file is mapped to
@@ -165,7 +187,7 @@ def measured_memory(memory: Memory, measured: dict[str, Any], model: Any, batche
 def time_scale(blueprint: Blueprint, batches: Batches, shapes: Shapes, rates: Rates, measured: dict[str, Any]) -> float:
     """Measured over predicted seconds of the calibration's steps."""
     ran = measured["batches"]
-    predicted = Shapes.at(shapes.seconds, batches.rows[ran], batches.lengths[ran])
+    predicted = shapes.pass_seconds(batches.rows[ran], batches.lengths[ran])
     predicted = predicted + rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
     # the median: one disturbed step must not decide
     return float(np.median(np.array(measured["step_seconds"]) / predicted))
@@ -188,12 +210,12 @@ def seconds_of(
     blueprint: Blueprint, batches: Batches, shapes: Shapes, options: TrainConfig, rates: Rates, scale: float = 1.0
 ) -> Seconds:
     """``scale``: measured over predicted seconds of the same batches, from calibration."""
-    per_pass = float(Shapes.at(shapes.seconds, batches.rows, batches.lengths).sum())
+    per_pass = float(shapes.pass_seconds(batches.rows, batches.lengths).sum())
     training = scale * (
         per_pass * batches.epochs
         + batches.steps * rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
     )
-    one = scale * float(Shapes.at(shapes.forward, batches.eval_rows, batches.eval_lengths).sum())
+    one = scale * float(shapes.forward_seconds(batches.eval_rows, batches.eval_lengths).sum())
     evaluations = {"no": 0, "epoch": int(batches.epochs), "steps": batches.steps // options.eval_steps}[
         options.eval_strategy
     ]
@@ -208,7 +230,7 @@ def seconds_of(
 
 def checkpoints_bytes(blueprint: Blueprint, batches: Batches, options: TrainConfig) -> tuple[int, int]:
     """(bytes of one checkpoint, bytes of all that the finished run keeps)."""
-    one = MASTER_BYTES * blueprint.trained + blueprint.moment_bytes
+    one = MASTER_BYTES * blueprint.trained + blueprint.moment_bytes - blueprint.unsaved_bytes
     kept = 0 if options.save_steps is None else min(options.save_total_limit, batches.steps // options.save_steps)
     best = MASTER_BYTES * blueprint.trained if options.load_best_model_at_end else 0
     return one, kept * one + best

@@ -3,21 +3,23 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from weitiao.config.train import TrainConfig
 from weitiao.errors import ModelError
+from weitiao.kernels.gpu import refuse_flash
 from weitiao.kernels.limits import bound_primitive_cache
+from weitiao.measure import gpu
 from weitiao.measure.cost import Rates
-from weitiao.measure.devices import Device, find_device
+from weitiao.measure.devices import Device, device_of, find_device
 from weitiao.measure.meters import available_memory_bytes, memory_bytes
 from weitiao.planning.schema import PlannedDevice
 from weitiao.pretrained.resolve import Resolved
 from weitiao.system.environment import env
 from weitiao.training.inputs import Inputs
 
-CONTEXT_BYTES = 600_000_000  # a CUDA or ROCm context with its libraries, on the device
 TIGHT = 0.9  # above this share of the room a plan's own error could decide
-_GPU_OVERHEAD_S = 1.5e-5  # host time of one operation; a kernel launch and what Python does around it
-_STANDS_IN = "T4-16GB"  # for a GPU of this machine
-_ELEMENTWISE = 0.6  # of the bandwidth, for a GPU kernel that reads and writes once
+_STANDS_IN = "A10-24GB"  # for a GPU of this machine that the table does not have
+_ELEMENTWISE = 0.6  # of a CPU's bandwidth
+_OPERATION_S = 1.5e-5  # of a CPU, whatever an operation computes
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,20 @@ class Machine:
         return self.resolved.device == "cpu"
 
     @property
+    def like(self) -> Device:
+        """The device of the table that a GPU of this machine is, or one that stands in for it."""
+        return device_of(self.name, self.room_bytes) or find_device(_STANDS_IN)
+
+    @property
     def claim(self) -> str:
         """How far to trust the plan."""
         if self.device is None:
             return (
                 "rates measured here"
                 if self.on_cpu
-                else f"estimated with the rates of a {_STANDS_IN}: a GPU is not measured"
+                else f"estimated with the rates of {self.like.name}, from the maker's peaks (docs/published.md)"
             )
-        return "estimated from the maker's peaks and a typical achieved fraction, without claim"
+        return "estimated from the maker's peaks and shares fitted to published runs (docs/published.md)"
 
     def rates(self, model: Any, int8: bool) -> Rates:
         """Measured on this CPU, else from the device's table."""
@@ -53,18 +60,10 @@ class Machine:
             bound_primitive_cache()
             hidden = int(model.config.hidden_size)
             return measured_rates(self.resolved.dtype, hidden, 4 * hidden, 1024, int8)
-        device = self.device or find_device(_STANDS_IN)
-        gemm = device.bf16_flops_per_s if self.resolved.dtype == "bfloat16" else device.fp32_flops_per_s
-        gemm *= device.achieved
-        bandwidth = _ELEMENTWISE * device.memory_bytes_per_s
-        return Rates(
-            gemm_flops_per_s=gemm,
-            batched_gemm_flops_per_s=gemm / 2,
-            elementwise_bytes_per_s=bandwidth,
-            memory_bytes_per_s=bandwidth,
-            int8_gemm_flops_per_s=2 * gemm,
-            overhead_s=_GPU_OVERHEAD_S,
-        )
+        device = self.device or self.like
+        if device.kind != "cpu":
+            return gpu.rates(device, self.resolved.dtype)
+        return _cpu_rates(device, self.resolved.dtype)
 
     def verdict(self, total_bytes: int) -> str:
         """``yes``, ``tight`` or ``no``."""
@@ -85,11 +84,11 @@ class Machine:
         return facts
 
 
-def find_machine(name: str | None, bf16: bool | str, inputs: Inputs) -> Machine:
-    """This machine, or the device ``name``.
+def find_machine(name: str | None, options: TrainConfig, inputs: Inputs) -> Machine:
+    """This machine, or the device ``name``, which need not be here: nothing of this machine decides for it.
 
     Raises:
-        ConfigError: no such device.
+        ConfigError: no such device, or flash attention on a CPU.
         ModelError: bf16 is demanded and the device computes without it.
     """
     if name is None:
@@ -102,12 +101,29 @@ def find_machine(name: str | None, bf16: bool | str, inputs: Inputs) -> Machine:
         label = torch.cuda.get_device_name() if resolved.device == "cuda" else resolved.device
         return Machine(label, None, int(free), 0, resolved)
     device = find_device(name)
-    if bf16 is True and not device.bf16_flops_per_s:
+    if options.bf16 is True and not device.bf16_flops_per_s:
         raise ModelError(
             f"train.bf16=true, but {device.name} has no bf16.\nExpected bf16 hardware.\nUse train.bf16=auto or false."
         )
-    use = bool(device.bf16_flops_per_s) if bf16 == "auto" else bool(bf16)
-    # our own attention keeps the probabilities: an upper bound for a fused one, which the meta device cannot show
-    resolved = replace(inputs.resolved, device=device.kind, dtype="bfloat16" if use else "float32", attention="weitiao")
-    process = memory_bytes() if device.kind == "cpu" else CONTEXT_BYTES
+    use = bool(device.bf16_flops_per_s) if options.bf16 == "auto" else bool(options.bf16)
+    attention = options.attention
+    if attention == "auto":
+        attention = "weitiao" if device.kind == "cpu" else "sdpa"
+    elif attention == "flash_attention_2" and device.kind == "cpu":
+        refuse_flash(device.kind)
+    resolved = replace(inputs.resolved, device=device.kind, dtype="bfloat16" if use else "float32", attention=attention)
+    process = memory_bytes() if device.kind == "cpu" else gpu.CONSTANTS.context_bytes
     return Machine(device.name, device, device.memory_bytes, process, resolved)
+
+
+def _cpu_rates(device: Device, dtype: str) -> Rates:
+    gemm = (device.achieved or 1.0) * (device.bf16_flops_per_s if dtype == "bfloat16" else device.fp32_flops_per_s)
+    bandwidth = _ELEMENTWISE * device.memory_bytes_per_s
+    return Rates(
+        gemm_flops_per_s=gemm,
+        batched_gemm_flops_per_s=gemm / 2,
+        elementwise_bytes_per_s=bandwidth,
+        memory_bytes_per_s=bandwidth,
+        int8_gemm_flops_per_s=2 * gemm,
+        overhead_s=_OPERATION_S,
+    )

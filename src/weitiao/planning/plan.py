@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from weitiao.planning.estimate import (
 from weitiao.planning.machine import Machine, find_machine
 from weitiao.planning.rows import Batches, batches_of, read_inputs
 from weitiao.planning.schema import MethodPlan, Plan
+from weitiao.planning.without_data import PLACEHOLDER, AssumedRows, assumed_rows
 from weitiao.rundir.summary import PlanError, TrainingFacts
 from weitiao.training.inputs import Inputs
+from weitiao.training.refusals import refuse_machine
 
 log = logging.getLogger("weitiao")
 _KNOWN = (*METHOD_SECTIONS, *ALIASES)
@@ -39,41 +41,66 @@ def plan(
     methods: Sequence[str] | None = None,
     device: str | None = None,
     calibrate: bool = False,
+    rows: int | None = None,
+    tokens: int | None = None,
 ) -> Plan:
     """Memory by part, time and storage of a run by every method; docs/plan.md names each key of the result.
 
     Args:
         config: a run's or a comparison's configuration. A comparison's arms are the methods.
-        methods: ``full``, ``lora`` or both (the default); options of the configuration's own method are kept.
+        methods: names of methods, ``full`` and ``lora`` by default. The configuration's own method keeps its options and is
+            shown by its own name, also where its type is asked for: ``lora`` is qlora of a configuration with load_in_4bit.
         device: a name of measure/devices.py instead of this machine.
         calibrate: run a few real steps of each method in a process of its own, and correct time and memory by them.
+        rows, tokens: so many rows of so many tokens instead of data; of the model its config.json is then enough.
 
     Raises:
-        ConfigError: no such method or device, or ``calibrate`` for another device.
+        ConfigError: no such method or device, or ``calibrate`` for another device or without data.
         WeitiaoError: what the run itself would refuse: data, model or options.
     """
-    if calibrate and device is not None:
+    if calibrate and (device is not None or tokens is not None):
+        other = f"--device {device}" if device is not None else f"--tokens {tokens}"
         raise ConfigError(
-            f"Found calibrate together with device={device}.\nExpected one of them: real steps run on this machine alone.\n"
-            "Leave --calibrate or --device out."
+            f"Found --calibrate together with {other}.\nExpected one of them: real steps run on this machine, on real rows.\n"
+            "Leave one of them out."
         )
-    arms = _arms(config, methods)
-    return plan_arms(arms, read_inputs(next(iter(arms.values())), device), device, calibrate)
+    assumed = assumed_rows(rows, tokens)
+    arms = _arms(config, methods, assumed)
+    read = read_inputs if assumed is None else assumed.inputs
+    if assumed is not None:
+        arms = {name: assumed.of_run(arm) for name, arm in arms.items()}
+    planned = plan_arms(arms, read(next(iter(arms.values())), device), device, calibrate, read)
+    if assumed is not None:
+        for method in planned["methods"]:
+            method["notes"].append(assumed.note)
+    return planned
 
 
-def plan_arms(arms: dict[str, RunConfig], inputs: Inputs, device: str | None = None, calibrate: bool = False) -> Plan:
-    """The plan of several runs on the same rows; see :func:`plan`."""
+def plan_arms(
+    arms: dict[str, RunConfig],
+    inputs: Inputs,
+    device: str | None = None,
+    calibrate: bool = False,
+    read: Callable[[RunConfig, str | None], Inputs] = read_inputs,
+) -> Plan:
+    """The plan of several runs on the same rows; see :func:`plan`.
+
+    Args:
+        inputs: those of the first.
+        read: makes the inputs of one whose prompt leaves rows another length.
+    """
     first = next(iter(arms.values()))
     import weitiao.training.fit  # noqa: F401  # what a run imports is part of its memory
 
-    machine = find_machine(device, first.train.bf16, inputs)
-    read = {_in_front(first): inputs}  # a prompt takes room from the rows
+    machine = find_machine(device, first.train, inputs)
+    by_room = {_in_front(first): inputs}  # a prompt takes room from the rows
     plans: list[MethodPlan] = []
     for name, arm in arms.items():
+        refuse_machine(arm, machine.resolved, here=device is None)
         measured = run_steps(arm) if calibrate else None
-        if _in_front(arm) not in read:
-            read[_in_front(arm)] = read_inputs(arm, device)
-        rows = dataclasses.replace(read[_in_front(arm)], resolved=machine.resolved)
+        if _in_front(arm) not in by_room:
+            by_room[_in_front(arm)] = read(arm, device)
+        rows = dataclasses.replace(by_room[_in_front(arm)], resolved=machine.resolved)
         planned = plan_run(arm, rows, machine, name, measured)
         plans.append(planned["methods"][0])
     return {**planned, "methods": plans}
@@ -95,7 +122,7 @@ def plan_run(
     Args:
         measured: what planning/calibrate.py found.
     """
-    machine = machine or find_machine(None, config.train.bf16, inputs)
+    machine = machine or find_machine(None, config.train, inputs)
     batches = batches_of(config, inputs)
     return {
         "model": config.model,
@@ -164,8 +191,8 @@ def _method(
         notes.append("streaming: the evaluation rows' lengths stand for the training rows'")
     if config.train.tokens_per_batch == "auto" and config.train.per_device_train_batch_size is None:
         notes.append("tokens_per_batch=auto is chosen by trial steps: planned with 1,024")
-    if not machine.on_cpu:
-        notes.append("attention is counted as plain products: an upper bound where a fused one runs")
+    if config.train.distributed == "fsdp2":
+        notes.append("fsdp2: planned for one process; each of several holds its share of weights and moments")
     log.debug("plan of %s: %.2f s", name, time.perf_counter() - started)
     found: Any = {
         "name": name,
@@ -189,10 +216,11 @@ def _method(
     return found  # type: ignore[no-any-return]
 
 
-def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
+def _arms(config: Any, methods: Sequence[str] | None, assumed: AssumedRows | None) -> dict[str, RunConfig]:
     """Name -> the run that it would be."""
     if isinstance(config, str | Path | dict):
-        config = load_case(Path(config) if isinstance(config, str) else config)
+        data = None if assumed is None else PLACEHOLDER
+        config = load_case(Path(config) if isinstance(config, str) else config, data=data)
     if isinstance(config, CompareConfig):
         compared = config
         chosen = {
@@ -209,6 +237,8 @@ def _arms(config: Any, methods: Sequence[str] | None) -> dict[str, RunConfig]:
     if run.train.int8_base:  # LoRA's alone
         both = ["lora" if own == "full" else own]
     wanted = list(methods or both)
+    if own not in wanted:  # "lora" of a configuration with use_dora asks for that one
+        wanted = [own if name == run.method.type else name for name in wanted]
     _refuse_unknown(wanted, (*_KNOWN, own))
     return {
         name: validate(

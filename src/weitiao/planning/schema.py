@@ -49,7 +49,7 @@ class PlannedMemory(TypedDict):
     activations: int
     """What the largest batch adds at the peak of a step."""
     other: int
-    """Loading, the heap's growth, what the first steps load."""
+    """Loading, the heap's growth, what the first steps load; of a GPU the allocator's reserve."""
     total: int
 
 

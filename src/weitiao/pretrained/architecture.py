@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHORTEST = 4  # tokens, as data.max_length has it
+_UNBOUNDED = 1 << 30  # tokens, of a model without position embeddings
 
 
 def model_type(model: str) -> str:
@@ -25,10 +26,18 @@ def is_causal_lm(model: str) -> bool:
     return any(name in known for name in _config_of(model).architectures or ())
 
 
-def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase") -> int:
+def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase | None" = None) -> int:
     """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
-    positions = getattr(_config_of(model), "max_position_embeddings", None)
-    return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
+    limits = (
+        getattr(_config_of(model), "max_position_embeddings", None),
+        None if tokenizer is None else tokenizer.model_max_length,
+    )
+    return min((int(limit) for limit in limits if limit), default=_UNBOUNDED)
+
+
+def pad_token_id(model: str) -> int:
+    """What its config.json pads with, or 0. Raises ModelError if it cannot be used."""
+    return int(getattr(_config_of(model), "pad_token_id", None) or 0)
 
 
 def max_row_length(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> int:

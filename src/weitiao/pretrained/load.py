@@ -4,8 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from weitiao.errors import ModelError
 from weitiao.kernels.limits import trim
 from weitiao.pretrained.architecture import model_type
+from weitiao.pretrained.blank import blank_model
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate
 from weitiao.pretrained.padding import pad_as
 from weitiao.pretrained.resolve import Resolved
@@ -26,6 +28,12 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(where, **NO_FOREIGN_CODE)
     except (OSError, ValueError, KeyError) as error:
         raise cannot_load(model, error) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of special tokens alone, in silence
+        raise ModelError(
+            f"The model '{model}' has no tokenizer files: every text would be unknown tokens.\nExpected tokenizer.json, or a "
+            "vocabulary, beside its config.json.\nFetch them from where the model comes from. A plan does without them: "
+            "weitiao plan model=... --rows 1000 --tokens 256"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -56,7 +64,7 @@ def load_model(
 
     Args:
         pad_id: what batches are padded with; None leaves the configuration as it is.
-        meta: shapes and names alone, on torch's meta device: of the checkpoint only its headers are read.
+        meta: shapes and names alone, on torch's meta device (:mod:`weitiao.pretrained.blank`).
 
     Raises:
         ModelError: not found, or not a model for this task.
@@ -66,23 +74,28 @@ def load_model(
     from safetensors import SafetensorError
 
     from weitiao.kernels.attention import register
+    from weitiao.measure.fused_kernels import register_flash
 
     where = locate(model)
     attention: str | None = resolved.attention
     if resolved.attention == "weitiao":
         attention = register() if attends_our_way(model, resolved) else None  # None: what transformers chooses
+    if meta and resolved.attention == "flash_attention_2":
+        attention = register_flash()  # the package itself needs a GPU
     try:
-        loaded, info = getattr(transformers, auto_class).from_pretrained(
-            where,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
-            use_safetensors=True,
-            **NO_FOREIGN_CODE,
-            device_map="meta" if meta else None,
-            **head_options(label_names),
-        )
+        if meta:
+            loaded, info = blank_model(where, auto_class, attention, head_options(label_names))
+        else:
+            loaded, info = getattr(transformers, auto_class).from_pretrained(
+                where,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
+                use_safetensors=True,
+                **NO_FOREIGN_CODE,
+                **head_options(label_names),
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise cannot_load(model, error) from None
     if attention is None:

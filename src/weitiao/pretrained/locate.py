@@ -24,6 +24,8 @@ def locate(model: str) -> str:
             raise ModelError(f"'{model}' is a data set.\nExpected a model.\nList the catalogue: weitiao models")
         return str(catalogue.fetch(model))
     path = Path(model)
+    if path.name == "config.json" and path.is_file():
+        path = path.parent
     if path.suffix == ".gguf":
         return str(_from_gguf(path))
     if path.is_dir():

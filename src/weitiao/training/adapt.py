@@ -74,8 +74,8 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
     rows = None
     if options.sparse_embedding and inputs.stream is None:
         rows = occurring_rows(model, method, inputs)
+    to_compute_dtype(model, resolved.dtype)  # before it moves: a device need not hold the frozen weights in fp32
     model = model.to(world.accelerator.device)
-    to_compute_dtype(model, resolved.dtype)
     _use_kernels(model, config, inputs)
     if world.shards:
         world.shard(model, list(layers(model)[1]))

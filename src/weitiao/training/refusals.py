@@ -1,5 +1,7 @@
 """What a run refuses by its options, its processes and its device: before anything is read, loaded or trained."""
 
+from importlib.util import find_spec
+
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.int8 import is_supported as int8_is_supported
@@ -40,9 +42,13 @@ def refuse_processes(config: RunConfig, processes: int) -> None:
         )
 
 
-def refuse_machine(config: RunConfig, resolved: Resolved) -> None:
-    """Raise ConfigError for options that the device or the compute dtype cannot work with."""
-    if config.train.int8_base and (problem := _int8_problem(config, resolved)):
+def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True) -> None:
+    """Raise ConfigError for options that the device, its packages or the compute dtype cannot work with.
+
+    Args:
+        here: the device is this machine's, whose instructions and packages are looked at.
+    """
+    if config.train.int8_base and (problem := _int8_problem(config, resolved, here)):
         raise ConfigError(
             f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel on a CPU with VNNI.\n"
             "Leave train.int8_base out."
@@ -51,6 +57,11 @@ def refuse_machine(config: RunConfig, resolved: Resolved) -> None:
         raise ConfigError(
             f"train.stochastic_rounding=true, and the run computes in {resolved.dtype}.\nExpected bfloat16 weights to round "
             "to.\nSet train.bf16=true if this machine has bf16, or leave train.stochastic_rounding out."
+        )
+    if here and config.method.packs_base and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "method.load_in_4bit=true (qlora), but the package bitsandbytes is not installed.\nExpected it: it packs the "
+            "frozen weights.\nInstall it: pip install 'weitiao[qlora]', or use method.type=lora."
         )
 
 
@@ -75,11 +86,11 @@ def refuse_other_dtype(own: str, main: str, rank: int) -> None:
         )
 
 
-def _int8_problem(config: RunConfig, resolved: Resolved) -> str | None:
+def _int8_problem(config: RunConfig, resolved: Resolved, here: bool) -> str | None:
     if not config.method.fuses_lora:
         return "full fine-tuning needs the base's own weights"
     if not config.train.fused_lora:
         return "fused_lora is off"
     if resolved.device != "cpu":
         return f"the run computes on {resolved.device}"
-    return None if int8_is_supported() else "this CPU or this torch has no int8 product"
+    return None if not here or int8_is_supported() else "this CPU or this torch has no int8 product"

@@ -1,0 +1,113 @@
+"""A checkpoint's model as shapes alone, on torch's meta device: from its config.json, and the headers of its weights if there are any.
+
+No weight is read or mapped, so a 70B plans on a laptop. Of a model on a hub only its config.json and headers are fetched.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weitiao.errors import ModelError
+from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+# Of the safetensors format. Two in a byte and other packed ones have no shape of their own that a plain model takes.
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+def blank_model(
+    where: str, auto_class: str, attention: str | None, head: dict[str, Any]
+) -> "tuple[PreTrainedModel, dict[str, Any]]":
+    """The fp32 model that ``auto_class.from_pretrained(where, **head)`` makes, without values; and what loading says of it.
+
+    Args:
+        where: a folder or hub id (:func:`weitiao.pretrained.locate.locate`).
+        attention: transformers' name of an attention function, or None for what transformers chooses.
+
+    Raises:
+        OSError, ValueError, KeyError: as ``from_pretrained``.
+        ModelError: a checkpoint whose tensors are of a format that no plain model takes.
+    """
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(where, **NO_FOREIGN_CODE, **head)
+    auto = getattr(transformers, auto_class)
+    with torch.device("meta"):
+        cls = type(auto.from_config(config, **NO_FOREIGN_CODE))
+    saved = _tensors(where)
+    if saved is None:
+        named = _architecture(config)
+        saved = {
+            **dict(named.named_parameters()),
+            **dict(named.named_buffers()),
+        }  # of tied ones the first, as it is saved
+    options = {} if attention is None else {"attn_implementation": attention}
+    model, info = cls.from_pretrained(
+        None, config=config, state_dict=saved, dtype=torch.float32, output_loading_info=True,
+        ignore_mismatched_sizes=True, device_map="meta", **options,
+    )  # fmt: skip
+    model.name_or_path = config._name_or_path = where
+    return model, info
+
+
+def has_weights(where: str) -> bool:
+    """Whether there are headers to read: a folder, or a hub's model, may have a config.json alone."""
+    return _metadata(where) is not None
+
+
+def _tensors(where: str) -> "dict[str, torch.Tensor] | None":
+    """The checkpoint's tensors on the meta device; None where there is a config.json alone."""
+    import torch
+
+    if (metadata := _metadata(where)) is None:
+        return None
+    found = {name: info for file in metadata.files_metadata.values() for name, info in file.tensors.items()}
+    if unknown := sorted({info.dtype for info in found.values()} - set(_DTYPES)):
+        raise ModelError(
+            f"{where} holds tensors of the types {', '.join(unknown)}.\nExpected some of: {', '.join(_DTYPES)}.\n"
+            "Take the checkpoint in bf16."
+        )
+    return {
+        name: torch.empty(info.shape, dtype=getattr(torch, _DTYPES[info.dtype]), device="meta")
+        for name, info in found.items()
+    }
+
+
+def _metadata(where: str) -> Any:
+    from huggingface_hub import get_local_safetensors_metadata, get_safetensors_metadata, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        NotASafetensorsRepoError,
+        OfflineModeIsEnabled,
+        SafetensorsParsingError,
+    )  # fmt: skip
+
+    folder: Path | None = Path(where)
+    if not Path(where).is_dir():
+        cached = try_to_load_from_cache(where, "config.json")
+        folder = Path(cached).parent if isinstance(cached, str) else None
+    try:
+        if folder is not None and any(folder.glob("*.safetensors")):
+            return get_local_safetensors_metadata(folder)
+        return None if Path(where).is_dir() else get_safetensors_metadata(where)
+    except OfflineModeIsEnabled:
+        return None
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise cannot_load(where, error) from None
+
+
+def _architecture(config: Any) -> Any:
+    """The model that config.json names, on the meta device: it stands for the checkpoint that would lie beside it."""
+    import torch
+    import transformers
+
+    names = [name for name in config.architectures or () if hasattr(transformers, name)]
+    with torch.device("meta"):
+        if not names:
+            return transformers.AutoModel.from_config(config, **NO_FOREIGN_CODE)
+        return getattr(transformers, names[0])(config)

@@ -1,0 +1,37 @@
+"""The page of published runs: its figures are what the committed traces and constants give."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+published = pytest.importorskip("published")
+
+
+def test_the_page_is_what_the_command_prints() -> None:
+    assert (ROOT / "docs" / "published.md").read_text(encoding="utf-8") == published.page() + "\n"
+
+
+def test_the_constants_are_the_fitted_ones() -> None:
+    """To the three digits that they are written with."""
+    from weitiao.measure import gpu
+
+    fitted = dataclasses.asdict(published.fit())
+    assert dataclasses.asdict(gpu.CONSTANTS) == pytest.approx(fitted, rel=5e-3)
+
+
+def test_a_trace_is_what_the_stored_one_says() -> None:
+    """One run of each kind that is quick to draw."""
+    import json
+
+    stored = json.loads(published.RESULTS.read_text())
+    by_name = {row["id"]: row for row in published.rows()}
+    for name in (
+        "fsdpqlora-nb-jan24/1B/lora/512",
+        "fsdpqlora-nb-feb24/1B/lora+gc_enabled-True/1024",
+        "mccormick/k80/8x512",
+    ):
+        assert json.loads(json.dumps(published.trace_row(by_name[name]))) == stored[name]

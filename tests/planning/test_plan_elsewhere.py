@@ -1,0 +1,235 @@
+"""Plans of machines, packages and weights that are not here."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from typer.testing import CliRunner
+
+import weitiao
+from weitiao.commands.app import app
+from weitiao.errors import ConfigError
+from weitiao.measure import gpu
+from weitiao.measure.cost import step_cost
+from weitiao.measure.devices import DEVICES, device_of, find_device
+from weitiao.planning.machine import Machine
+from weitiao.pretrained.resolve import Resolved
+
+GPU = "A100-80GB"
+SMALL = {
+    "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
+    "intermediate_size": 128, "max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.fixture
+def config_alone(tmp_path: Path) -> Path:
+    """A folder with the config.json of a small llama, and nothing else."""
+    config = transformers.LlamaConfig(**SMALL, architectures=["LlamaForCausalLM"], dtype="bfloat16")  # type: ignore[arg-type]
+    config.save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def planned(model: Path, tokens: int = 512, device: str | None = GPU, **more: Any) -> dict[str, Any]:
+    """The plan of each method by its name."""
+    given = {"model": str(model), "task": "causal_lm", **more}
+    methods = weitiao.plan(given, rows=64, tokens=tokens, device=device)["methods"]
+    return {method["name"]: method for method in methods}
+
+
+def test_config_json_is_enough(config_alone: Path) -> None:
+    found = CliRunner().invoke(
+        app,
+        [
+            "plan",
+            f"model={config_alone / 'config.json'}",
+            "task=causal_lm",
+            "--tokens",
+            "300",
+            "--rows",
+            "50",
+            "--json",
+        ],
+    )
+    assert found.exit_code == 0, found.output
+    plan = json.loads(found.stdout)
+    assert plan["rows"] == {"train": 40, "eval": 10, "longest_tokens": 300}
+    model = transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(config_alone))
+    count = sum(p.numel() for p in model.parameters())
+    assert plan["methods"][0]["num_params"] == plan["methods"][0]["num_trainable_params"] == count
+    assert any("assumed rows: 50 of 300 tokens" in note for note in plan["methods"][0]["notes"])
+
+
+@pytest.mark.parametrize("task", ["classification", "multi_label", "regression", "token_classification"])
+def test_every_task_is_planned_without_data(config_alone: Path, task: str) -> None:
+    names = {"data": {"label_names": ["a", "b", "c", "d"]}} if task in ("classification", "multi_label") else {}
+    found = planned(config_alone, task=task, method={"type": "full", "top_k": 0}, **names)
+    (head,) = found.keys() - {"full", "lora"}
+    width = {"classification": 4, "multi_label": 4, "regression": 1, "token_classification": 7}[task]
+    weights = 64 * width + (width if task == "token_classification" else 0)
+    assert found[head]["num_trainable_params"] == weights + 64  # the last norm belongs to the head
+
+
+def test_rows_without_a_length_are_refused(config_alone: Path) -> None:
+    with pytest.raises(ConfigError, match="--tokens 512"):
+        weitiao.plan({"model": str(config_alone), "task": "causal_lm"}, rows=10)
+    with pytest.raises(ConfigError, match="8,192 tokens"):
+        planned(config_alone, tokens=9000)
+    with pytest.raises(ConfigError, match="--calibrate together with --tokens"):
+        weitiao.plan({"model": str(config_alone), "task": "causal_lm"}, tokens=10, calibrate=True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_a_long_row_keeps_no_probabilities(config_alone: Path, attention: str) -> None:
+    """Activations grow with the tokens, not with their square: one row a batch has no padding, so no mask."""
+    train = {"attention": attention, "per_device_train_batch_size": 1}
+    short, long = (planned(config_alone, n, train=train)["lora"]["activation_bytes_per_token"] for n in (512, 8192))
+    assert long == pytest.approx(short, rel=0.02)
+
+
+def test_fused_attention_costs_what_its_formulas_say() -> None:
+    """Forward two products, backward five; with grouped keys as they are; causal about half of the pairs."""
+    batch, heads, length, size = 2, 4, 64, 16
+    q = torch.zeros(batch, heads, length, size, device="meta", requires_grad=True)
+    k, v = (torch.zeros(batch, 1, length, size, device="meta", requires_grad=True) for _ in range(2))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    for causal, pairs in ((False, length**2), (True, (length**2 + length) // 2)):
+        cost = step_cost(
+            torch.nn.Module(),
+            lambda causal=causal: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True).sum(),  # type: ignore[misc]
+            device="cuda",
+        )  # fmt: skip
+        assert cost.flops == 7 * 2 * batch * heads * pairs * size
+        assert cost.saved_bytes == 4 * batch * heads * length * (size + 1) + 4  # output, a sum a query; 4: the sum
+    assert torch.nn.functional.scaled_dot_product_attention is attend
+    dropped = step_cost(torch.nn.Module(), lambda: torch.nn.functional.dropout(q, 0.1).sum(), device="cuda")
+    assert dropped.saved_bytes == q.numel() * 1 + 4  # a mask of a byte
+
+
+def test_a_checkpointed_layer_is_computed_again_with_the_same_kernels() -> None:
+    config = transformers.LlamaConfig(**SMALL)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    ids = torch.zeros(1, 256, dtype=torch.long, device="meta")
+
+    def cost() -> Any:
+        return step_cost(model.train(), lambda: model(input_ids=ids, labels=ids).loss, device="cuda", padded=False)
+
+    plain = cost()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    again = cost()
+    assert again.saved_bytes < 0.5 * plain.saved_bytes
+    assert 1.2 * plain.flops < again.flops < 1.4 * plain.flops
+
+
+def test_no_package_of_this_machine_decides(config_alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.training.refusals.find_spec", lambda name: None)
+    qlora = {"method": {"type": "qlora"}}
+    found = planned(config_alone, **qlora)
+    assert found["qlora"]["memory_bytes"]["weights"] < found["lora"]["memory_bytes"]["weights"]
+    with pytest.raises(ConfigError, match="bitsandbytes is not installed"):
+        planned(config_alone, device=None, **qlora)
+    plain, liger = (planned(config_alone, train={"liger": on})["lora"] for on in (False, True))
+    assert liger["memory_bytes"] == plain["memory_bytes"]
+    with pytest.raises(ConfigError, match="flash_attention_2"):
+        planned(config_alone, device="EPYC-9654-384GB", train={"attention": "flash_attention_2"})
+
+
+def test_the_type_of_the_own_method_means_the_own_method(config_alone: Path) -> None:
+    given = {"model": str(config_alone), "task": "causal_lm", "method": {"type": "lora", "use_dora": True}}
+    (own,) = weitiao.plan(given, rows=64, tokens=64, methods=["lora"])["methods"]
+    assert own["name"] == "dora"
+    plain, both = weitiao.plan(given, rows=64, tokens=64, methods=["lora", "dora"])["methods"]
+    assert (plain["name"], both["name"]) == ("lora", "dora")
+    assert plain["num_trainable_params"] < both["num_trainable_params"] == own["num_trainable_params"]
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    """Of a frozen tied embedding in bf16 as of a trained one."""
+    config = transformers.LlamaConfig(**SMALL, tie_word_embeddings=True, architectures=["LlamaForCausalLM"])  # type: ignore[arg-type]
+    config.save_pretrained(tmp_path)
+    found = planned(tmp_path, method={"type": "full", "parameters": "norm"})
+    norms = next(method for name, method in found.items() if name not in ("full", "lora"))
+    assert norms["artifact_bytes"] == pytest.approx(found["full"]["artifact_bytes"], rel=1e-3)
+    assert norms["memory_bytes"]["total"] < found["full"]["memory_bytes"]["total"]
+
+
+def test_importances_are_planned(config_alone: Path) -> None:
+    """AdaLoRA smooths two figures of each of its parameters, and keeps the last one."""
+    (found,) = planned(config_alone, method={"type": "adalora"}).keys() - {"full", "lora"}
+    ranks = planned(config_alone, method={"type": "adalora"})[found]
+    assert ranks["memory_bytes"]["optimizer"] == 20 * ranks["num_trainable_params"]
+    assert (
+        ranks["checkpoint_bytes"] == 20 * ranks["num_trainable_params"]
+    )  # masters and moments 12, two of three importances
+
+
+def test_a_module_is_named_by_the_end_of_its_path(tmp_path: Path) -> None:
+    shape = {**SMALL, "max_position_embeddings": 512}
+    shape.pop("num_key_value_heads")
+    transformers.BertConfig(**shape, architectures=["BertForMaskedLM"]).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    lora = {"type": "lora", "r": 2, "target_modules": ["intermediate.dense"]}
+    found = planned(tmp_path, 64, task="classification", method=lora)["lora"]
+    head = 64 * 3 + 3 + 64 * 64 + 64  # classifier and pooler, which a masked language model lacks
+    assert found["num_trainable_params"] == 3 * 2 * (64 + 128) + head
+
+
+def test_a_step_takes_the_slower_of_host_and_device(config_alone: Path) -> None:
+    """Tiny rows on a large GPU wait for the host, so a quicker GPU changes nothing; large ones wait for the device."""
+    times = {}
+    for tokens in (8, 8192):
+        for device in ("A100-80GB", "H100-80GB"):
+            train = {"per_device_train_batch_size": 2}
+            times[tokens, device] = planned(config_alone, tokens, device, train=train)["full"]["seconds"]["training"]
+    assert times[8, "A100-80GB"] == times[8, "H100-80GB"] > 0
+    device = find_device("L40S-48GB")
+    assert gpu.rates(device, "bfloat16").gemm_flops_per_s < device.bf16_flops_per_s
+    assert all(gpu.rates(d, "float32").gemm_flops_per_s > 0 for d in DEVICES.values() if d.kind == "cuda")
+
+
+@pytest.mark.parametrize(
+    ("label", "gib", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 79, "A100-80GB"),
+        ("NVIDIA A100-PCIE-40GB", 39, "A100-40GB"),
+        ("Tesla V100-SXM2-16GB", 15, "V100-16GB"),
+        ("NVIDIA GeForce RTX 4090", 23, "RTX-4090-24GB"),
+        ("NVIDIA GeForce RTX 4060 Ti", 15, "RTX-4060-Ti-16GB"),
+        ("NVIDIA L40S", 44, "L40S-48GB"),
+        ("NVIDIA L4", 22, "L4-24GB"),
+        ("NVIDIA H200", 139, "H200-141GB"),
+        ("NVIDIA RTX A6000", 47, "RTX-A6000-48GB"),
+        ("NVIDIA GB10", 100, None),
+    ],
+)
+def test_a_gpu_is_known_by_its_name(label: str, gib: int, name: str | None) -> None:
+    found = device_of(label, gib * 2**30)
+    assert (found and found.name) == name
+    dtype: Any = "bfloat16" if found is None or found.bf16_flops_per_s else "float32"
+    machine = Machine(label, None, gib * 2**30, 0, Resolved("cuda", dtype, "sdpa", {}))
+    assert machine.rates(None, False).gemm_flops_per_s > 0  # an unknown one too
+    assert machine.like.name in machine.claim
+
+
+@pytest.mark.parametrize("name", ["7B", "mixture of experts"])
+def test_large_models_are_planned_in_seconds(tmp_path: Path, name: str) -> None:
+    """From config.json alone; the seconds of imports come on top."""
+    shape = {"vocab_size": 152064, "num_attention_heads": 28, "num_key_value_heads": 4}
+    config: Any = transformers.Qwen2Config(**shape, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28)
+    if name != "7B":
+        config = transformers.MixtralConfig(
+            hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_local_experts=8
+        )
+    config.architectures = ["Qwen2ForCausalLM" if name == "7B" else "MixtralForCausalLM"]
+    config.save_pretrained(tmp_path)
+    began = time.perf_counter()
+    found = planned(tmp_path, 2048)
+    assert time.perf_counter() - began < 60  # a machine that does other things beside; about 5 alone
+    billions = {"7B": 7.6, "mixture of experts": 46.7}[name]
+    assert found["full"]["num_params"] / 1e9 == pytest.approx(billions, abs=0.1)
+    assert found["full"]["fits"] == "no"
+    assert found["lora"]["fits"] == ("yes" if name == "7B" else "no")
