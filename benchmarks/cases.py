@@ -108,7 +108,11 @@ def page() -> str:
         lines.append(
             f"| {name} | {found['expected']} | {found.get('before', 'not run')} | {found.get('after', 'not run')} |"
         )
-    return "\n".join(lines)
+    import file_encodings
+    import files  # which runs as cases do
+
+    encodings = "## Encodings\n\nHow often each detector tells files of an encoding, and as what it takes them (`benchmarks/file_encodings.py`)."
+    return "\n".join([*lines, "", files.page(), "", encodings, "", file_encodings.page()])
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """How often encodings are told rightly from files of 200 rows: benchmarks/results/encodings.json and a table.
 
-    python benchmarks/encodings.py          # measure
-    python benchmarks/encodings.py --page   # print the table of what was measured
+    python benchmarks/file_encodings.py          # measure
+    python benchmarks/file_encodings.py --page   # print the table of what was measured
 
 Beside ours stands charset-normalizer, as `from_bytes(...).best()` gives it. What counts is the text: a file is right when decoding it
 gives the text it was made of.
