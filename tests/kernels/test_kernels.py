@@ -457,6 +457,47 @@ def test_a_lora_layer_on_an_int8_base_has_nearly_the_same_gradients(dtype: torch
         assert torch.nn.functional.cosine_similarity(near.flatten(), exact.flatten(), dim=0) > 0.99, name
 
 
+def test_layers_without_an_adapter_are_packed_too() -> None:
+    """Output and gradients equal those of bitsandbytes' own 4-bit layers; nothing is saved for the backward pass."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    import peft
+
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 64), nn.Tanh(), nn.Linear(64, 64))
+
+    x = torch.randn(96, 64)
+    plain = net()
+    for i in (2, 4):
+        layer = bitsandbytes.nn.Linear4bit(plain[i].in_features, 64, compute_dtype=torch.float32, quant_type="nf4")
+        layer.load_state_dict(plain[i].state_dict())
+        plain[i] = layer.to("cpu")
+    found = []
+    for model in (plain, net()):
+        torch.manual_seed(1)
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["0"], init_lora_weights=False))
+        packs = model.base_model.model[2] if model.base_model.model[2].__class__ is nn.Linear else None
+        assert fuse_lora(model, "as it is" if packs is None else "nf4") == (1, 0)
+        if packs is not None:
+            assert packs.weight.numel() == 0
+            assert sum(n.endswith("nf4") for n, _ in model.named_buffers()) == 3  # the adapted one is packed as well
+            whole = net()[0].weight
+            base = model.base_model.model[0]
+            dense = base.forward.packed.dense(torch.float32)
+            assert not torch.equal(dense, whole)
+        else:
+            base = model.base_model.model[0]
+            from weitiao.kernels.nf4 import Nf4Linear
+
+            base.base_layer.weight.data = Nf4Linear(base.base_layer.weight.detach()).dense(torch.float32)
+        y = model(x)
+        y.square().sum().backward()
+        found.append([y.detach(), *[p.grad for p in model.parameters() if p.grad is not None]])
+    assert len(found[0]) == len(found[1]) == 3
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_a_4_bit_base_is_the_one_that_peft_makes_of_it() -> None:
     """Output and every gradient of a LoRA layer equal those of peft over bitsandbytes' own 4-bit layer; 4.13 bits a value."""
     bitsandbytes = pytest.importorskip("bitsandbytes")

@@ -131,6 +131,10 @@ def test_no_package_of_this_machine_decides(config_alone: Path, monkeypatch: pyt
     qlora = {"method": {"type": "qlora"}}
     found = planned(config_alone, **qlora)
     assert found["qlora"]["memory_bytes"]["weights"] < found["lora"]["memory_bytes"]["weights"]
+    few = planned(config_alone, method={"type": "qlora", "target_modules": ["q_proj"]})["qlora"]
+    assert (
+        few["memory_bytes"]["weights"] < 1.02 * found["qlora"]["memory_bytes"]["weights"]
+    )  # the other layers are packed too
     with pytest.raises(ConfigError, match="bitsandbytes is not installed"):
         planned(config_alone, device=None, **qlora)
     plain, liger = (planned(config_alone, train={"liger": on})["lora"] for on in (False, True))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from weitiao.kernels.int8 import Int8Linear, Quantised, quantise
-from weitiao.kernels.nf4 import Nf4Linear
+from weitiao.kernels.nf4 import Nf4Linear, pack, pack_frozen
 
 Base = Literal["as it is", "int8", "nf4"]  # how a frozen weight is held
 
@@ -88,11 +88,11 @@ class FusedForward:
         self.base: nn.Linear = layer.base_layer
         self.shared = shared if base == "int8" else None
         self.packed: Int8Linear | Nf4Linear | None = None
-        if base != "as it is":
-            self.packed = (Int8Linear if base == "int8" else Nf4Linear)(self.base.weight.detach())
+        if base == "int8":
+            self.packed = Int8Linear(self.base.weight.detach())
             self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
-        if isinstance(self.packed, Nf4Linear):
-            self.base.register_buffer("nf4", self.packed.codes, persistent=False)  # counted with the model's memory
+        elif base == "nf4":
+            self.packed = pack(self.base)
         self.a: nn.Linear = layer.lora_A[adapter]
         self.b: nn.Linear = layer.lora_B[adapter]
         self.scale = float(layer.scaling[adapter])
@@ -110,7 +110,8 @@ def fuse_lora(model: nn.Module, base: Base = "as it is") -> tuple[int, int]:
     """Give every layer that allows it the fused forward; returns (fused, left to peft).
 
     Args:
-        base: keep the frozen weights of these layers in int8 alone (a CPU with VNNI) or in NF4 alone.
+        base: keep the frozen weights of these layers in int8 alone (a CPU with VNNI), or in NF4 alone, and with them those
+            of the other frozen linear layers.
     """
     from peft.tuners.lora.layer import Linear, LoraLayer
 
@@ -124,6 +125,8 @@ def fuse_lora(model: nn.Module, base: Base = "as it is") -> tuple[int, int]:
             fused += 1
         else:
             left += 1
+    if base == "nf4" and not left:
+        pack_frozen(model)
     return fused, left
 
 

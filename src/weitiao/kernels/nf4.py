@@ -4,9 +4,11 @@ bitsandbytes packs and unpacks; the products run in the compute dtype on a weigh
 let go at once. So memory falls, and time rises.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 BLOCK = 64  # weights that share one scale, as in the paper
 
@@ -35,3 +37,68 @@ class Nf4Linear:
 
         weight: torch.Tensor = dequantize_4bit(self.codes, self.state)
         return weight.to(dtype)
+
+
+class FrozenNf4Function(torch.autograd.Function):
+    """x [..., I] -> x W^T + b for a frozen weight in 4 bits. Nothing is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: Nf4Linear, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.weight = weight
+        return nn.functional.linear(x, weight.dense(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.weight.dense(gradient.dtype), None, None
+
+
+def pack(layer: nn.Linear) -> Nf4Linear:
+    """The layer's weight in 4 bits alone; its codes count with the model's memory."""
+    packed = Nf4Linear(layer.weight.detach())
+    layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)  # nothing else reads it
+    layer.register_buffer("nf4", packed.codes, persistent=False)
+    return packed
+
+
+def pack_frozen(model: nn.Module) -> int:
+    """Pack the linear layers that are frozen and have no adapter, as QLoRA does; returns how many.
+
+    Not the output layer, nor one whose weight another module reads too, nor the frozen twin that peft keeps of a saved module.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    modules = dict(model.named_modules())
+    adapted = {
+        id(inner) for layer in modules.values() if isinstance(layer, BaseTunerLayer) for inner in layer.modules()
+    }
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    uses: dict[int, int] = {}
+    for module in modules.values():
+        for parameter in module._parameters.values():
+            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    count = 0
+    for name, layer in modules.items():
+        if (
+            type(layer) is not nn.Linear
+            or layer is head
+            or id(layer) in adapted
+            or "original_module" in name.split(".")
+        ):
+            continue
+        if (
+            layer.weight.requires_grad
+            or uses[id(layer.weight)] > 1
+            or (layer.bias is not None and layer.bias.requires_grad)
+        ):
+            continue
+        if layer.weight.numel() < BLOCK or layer.weight.numel() % BLOCK:
+            continue
+        layer.forward = partial(_frozen_forward, pack(layer), layer.bias)  # type: ignore[method-assign]
+        count += 1
+    return count
+
+
+def _frozen_forward(weight: Nf4Linear, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = FrozenNf4Function.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return output
