@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 import prose
 from weitiao.commands.app import app
 from weitiao.commands.terminal import split_words
-from weitiao.config.loading import load_case
+from weitiao.config.loading import ASSUMED_ROWS, load_case
 from weitiao.config.options import options_page
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +90,8 @@ def test_readme_commands_are_understood(page: str, monkeypatch: pytest.MonkeyPat
             context = command.make_context(name, rest, parent=context)
         if {"config", "overrides"} <= context.params.keys():
             config, overrides = split_words(context.params["config"], context.params["overrides"])
-            load_case(config, [word for word in overrides if "=" in word])
+            data = ASSUMED_ROWS if context.params.get("tokens") else None
+            load_case(config, [word for word in overrides if "=" in word], data)
 
 
 @pytest.mark.beyond_test

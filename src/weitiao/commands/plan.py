@@ -23,7 +23,7 @@ def plan(
 ) -> None:
     """Estimate before training. Memory by part, time and storage of each method, and whether it fits."""
     from weitiao.commands.progress import Progress
-    from weitiao.config.loading import load_case
+    from weitiao.config.loading import ASSUMED_ROWS, load_case
     from weitiao.system.imports import load_libraries
 
     source, words = split_words(config, overrides)
@@ -31,7 +31,7 @@ def plan(
     if names:  # --methods full lora: the second name arrives among the options
         names += [word for word in words if "=" not in word]
         words = [word for word in words if "=" in word]
-    case = load_case(source, words, data=None if tokens is None else "rows that are assumed")
+    case = load_case(source, words, data=None if tokens is None else ASSUMED_ROWS)
     with Progress() as progress:
         progress.say("loading torch and transformers")
         load_libraries()

@@ -22,6 +22,7 @@ log = logging.getLogger("weitiao")
 Config = TypeVar("Config", RunConfig, CompareConfig)
 
 
+ASSUMED_ROWS = "rows that are assumed"  # data.train of a plan without data
 _PROMPT = "data.train_on_prompt"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.loading import as_config, load_case, validate
+from weitiao.config.loading import ASSUMED_ROWS, as_config, load_case, validate
 from weitiao.config.method_names import ALIASES, METHOD_SECTIONS, name_of
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
@@ -26,7 +26,7 @@ from weitiao.planning.estimate import (
 from weitiao.planning.machine import Machine, find_machine
 from weitiao.planning.rows import Batches, batches_of, read_inputs
 from weitiao.planning.schema import MethodPlan, Plan
-from weitiao.planning.without_data import PLACEHOLDER, AssumedRows, assumed_rows
+from weitiao.planning.without_data import AssumedRows, assumed_rows
 from weitiao.rundir.summary import PlanError, TrainingFacts
 from weitiao.training.inputs import Inputs
 from weitiao.training.refusals import refuse_machine
@@ -219,7 +219,7 @@ def _method(
 def _arms(config: Any, methods: Sequence[str] | None, assumed: AssumedRows | None) -> dict[str, RunConfig]:
     """Name -> the run that it would be."""
     if isinstance(config, str | Path | dict):
-        data = None if assumed is None else PLACEHOLDER
+        data = None if assumed is None else ASSUMED_ROWS
         config = load_case(Path(config) if isinstance(config, str) else config, data=data)
     if isinstance(config, CompareConfig):
         compared = config

@@ -16,7 +16,6 @@ from weitiao.pretrained.resolve import resolve
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs
 
-PLACEHOLDER = "rows that are assumed"  # data.train of a plan without data
 _LABELS = ("B-1", "B-2", "B-3")  # three entity types, or three classes, where no names are given
 _ROWS = 1_000  # where only their length is given
 _HELD_OUT = 0.2  # as a run without data.eval holds out
