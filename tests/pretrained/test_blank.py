@@ -65,6 +65,27 @@ def test_it_is_the_loaded_model(kind: str, weights: bool, tmp_path: Path) -> Non
         assert blank.config.id2label == real.config.id2label
 
 
+@pytest.mark.parametrize("saved_as", ["BertForSequenceClassification", "BertModel", None])
+@pytest.mark.parametrize("weights", [True, False], ids=["headers", "config alone"])
+def test_a_head_of_another_size_is_new(saved_as: str | None, weights: bool, tmp_path: Path) -> None:
+    """A classifier of two labels, a body alone, and a config.json that names no architecture."""
+    config = transformers.BertConfig(**SHAPE)
+    getattr(transformers, saved_as or "BertModel")(config).save_pretrained(tmp_path)
+    if saved_as is None:
+        given = json.loads((tmp_path / "config.json").read_text())
+        del given["architectures"]
+        (tmp_path / "config.json").write_text(json.dumps(given))
+    resolved = Resolved("cpu", "float32", "eager", {})
+    _, new = load_model(str(tmp_path), "AutoModelForSequenceClassification", ["a", "b", "c"], 0, resolved)
+    if not weights:
+        (tmp_path / "model.safetensors").unlink()
+    blank, blank_new = load_model(
+        str(tmp_path), "AutoModelForSequenceClassification", ["a", "b", "c"], 0, resolved, meta=True
+    )
+    assert blank_new == new == ("classifier.bias", "classifier.weight")
+    assert blank.classifier.weight.shape == (3, 32)
+
+
 def test_no_weight_is_mapped(tmp_path: Path) -> None:
     """A file of 400 GB, all hole: its header is read, and nothing else could be."""
     folder = checkpoint("llama", tmp_path / "model")

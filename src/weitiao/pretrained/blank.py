@@ -38,20 +38,16 @@ def blank_model(
 
     config = transformers.AutoConfig.from_pretrained(where, **NO_FOREIGN_CODE, **head)
     auto = getattr(transformers, auto_class)
+    options = {"dtype": torch.float32} | ({} if attention is None else {"attn_implementation": attention})
     with torch.device("meta"):
-        cls = type(auto.from_config(config, **NO_FOREIGN_CODE))
-    saved = _tensors(where)
-    if saved is None:
-        named = _architecture(config)
-        saved = {
-            **dict(named.named_parameters()),
-            **dict(named.named_buffers()),
-        }  # of tied ones the first, as it is saved
-    options = {} if attention is None else {"attn_implementation": attention}
-    model, info = cls.from_pretrained(
-        None, config=config, state_dict=saved, dtype=torch.float32, output_loading_info=True,
-        ignore_mismatched_sizes=True, device_map="meta", **options,
-    )  # fmt: skip
+        model = auto.from_config(config, **NO_FOREIGN_CODE, **options)
+    if (saved := _tensors(where)) is None:
+        info: dict[str, Any] = {"missing_keys": _missing(model, _architecture(where)), "mismatched_keys": ()}
+    else:
+        model, info = type(model).from_pretrained(
+            None, config=config, state_dict=saved, output_loading_info=True, ignore_mismatched_sizes=True,
+            device_map="meta", **options,
+        )  # fmt: skip
     model.name_or_path = config._name_or_path = where
     return model, info
 
@@ -101,13 +97,21 @@ def _metadata(where: str) -> Any:
         raise cannot_load(where, error) from None
 
 
-def _architecture(config: Any) -> Any:
+def _architecture(where: str) -> Any:
     """The model that config.json names, on the meta device: it stands for the checkpoint that would lie beside it."""
     import torch
     import transformers
 
+    config = transformers.AutoConfig.from_pretrained(where, **NO_FOREIGN_CODE)
     names = [name for name in config.architectures or () if hasattr(transformers, name)]
     with torch.device("meta"):
         if not names:
             return transformers.AutoModel.from_config(config, **NO_FOREIGN_CODE)
         return getattr(transformers, names[0])(config)
+
+
+def _missing(model: Any, named: Any) -> list[str]:
+    """The model's parameters that the other one lacks, or has in another shape. Names may lack the prefix of the body."""
+    shapes = {name: tensor.shape for name, tensor in named.state_dict().items()}
+    shapes |= {f"{model.base_model_prefix}.{name}": shape for name, shape in shapes.items()}
+    return [name for name, tensor in model.state_dict().items() if shapes.get(name) != tensor.shape]
