@@ -16,7 +16,7 @@ from weitiao.config.method_names import ALIASES
 from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError
-from weitiao.methods import METHODS, default_rate, galore, lora
+from weitiao.methods import METHODS, default_rate
 from weitiao.methods.family import FAMILY, methods
 from weitiao.methods.shapes import on_shapes
 from weitiao.rundir.files import read_jsonl
@@ -152,8 +152,7 @@ def test_an_earlier_adapter_is_not_judged_by_a_head_of_two_labels(tiny_model: Pa
 @pytest.mark.beyond_check
 def test_shares_of_a_model_that_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2 has no biases; its shapes are read as its own, not as a classifier's. Missing packages do not matter."""
-    monkeypatch.setattr(galore, "find_spec", lambda name: None)
-    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    monkeypatch.setattr("weitiao.training.refusals.find_spec", lambda name: None)
     found = {row["name"]: row["trainable_percent"] for row in methods(model="SmolLM2-135M-Instruct")}
     assert [name for name, share in found.items() if share is None] == ["top-k", "head-only", "bitfit"]
     assert found["full"] == 100

@@ -135,6 +135,10 @@ def test_no_package_of_this_machine_decides(config_alone: Path, monkeypatch: pyt
     assert (
         few["memory_bytes"]["weights"] < 1.02 * found["qlora"]["memory_bytes"]["weights"]
     )  # the other layers are packed too
+    galore = {"method": {"type": "galore", "galore_rank": 4}}
+    assert "galore" in planned(config_alone, **galore)
+    with pytest.raises(ConfigError, match="pytorch-optimizer is not installed"):
+        planned(config_alone, device=None, **galore)
     with pytest.raises(ConfigError, match="bitsandbytes is not installed"):
         planned(config_alone, device=None, **qlora)
     plain, liger = (planned(config_alone, train={"liger": on})["lora"] for on in (False, True))

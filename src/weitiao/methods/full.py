@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # As for most methods:
+refuse = defaults.refuse
 refuse_steps = defaults.refuse_steps
 rate_factor = defaults.rate_factor
 LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al. 2019, appendix A.3)
@@ -24,12 +25,6 @@ PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et
 def learning_rate(config: FullConfig) -> float:
     """The default: few trained parameters take larger steps."""
     return LEARNING_RATE if config.parameters == "all" and config.top_k != 0 else PARTIAL_LEARNING_RATE
-
-
-def refuse(config: FullConfig, model_type: str, generates: bool) -> None:
-    """Raise ConfigError for ``galore_rank`` without the package that projects."""
-    if config.galore_rank is not None:
-        galore.refuse()
 
 
 def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":

@@ -6,7 +6,6 @@ projected, as in the paper. Embeddings, norms, biases and the head keep AdamW.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from weitiao.config.method import FullConfig
@@ -18,15 +17,6 @@ if TYPE_CHECKING:
 
 GAP = 200  # steps between two projections: the paper's
 SCALE = 2.0  # a guess between no scaling and AdamW's norm (docs/methods.md)
-
-
-def refuse() -> None:
-    """Raise ConfigError where pytorch-optimizer is not installed."""
-    if find_spec("pytorch_optimizer") is None:
-        raise ConfigError(
-            "method.galore_rank (galore), but the package pytorch-optimizer is not installed.\nExpected it: the projection "
-            "is its own.\nInstall it: pip install 'weitiao[galore]', or use method.type=full."
-        )
 
 
 @dataclass(frozen=True)

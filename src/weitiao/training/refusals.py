@@ -63,6 +63,11 @@ def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True) -> 
             "method.load_in_4bit=true (qlora), but the package bitsandbytes is not installed.\nExpected it: it packs the "
             "frozen weights.\nInstall it: pip install 'weitiao[qlora]', or use method.type=lora."
         )
+    if here and config.method.projects and find_spec("pytorch_optimizer") is None:
+        raise ConfigError(
+            "method.galore_rank (galore), but the package pytorch-optimizer is not installed.\nExpected it: the projection "
+            "is its own.\nInstall it: pip install 'weitiao[galore]', or use method.type=full."
+        )
 
 
 def refuse_metric(config: RunConfig, inputs: Inputs) -> None:
