@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import weitiao
 from weitiao.commands.app import app
-from weitiao.errors import ConfigError
+from weitiao.errors import ConfigError, ModelError
 from weitiao.measure import gpu
 from weitiao.measure.cost import step_cost
 from weitiao.measure.devices import DEVICES, device_of, find_device
@@ -199,6 +199,128 @@ def test_a_step_takes_the_slower_of_host_and_device(config_alone: Path) -> None:
     assert all(gpu.rates(d, "float32").gemm_flops_per_s > 0 for d in DEVICES.values() if d.kind == "cuda")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_products_of_experts_are_counted(tmp_path: Path, dtype: str) -> None:
+    """As many operations as six for each active parameter and token, attention aside."""
+    config = transformers.MixtralConfig(**{**SMALL, "hidden_size": 256, "intermediate_size": 512}, num_local_experts=4)  # type: ignore[arg-type]
+    config.architectures = ["MixtralForCausalLM"]
+    config.save_pretrained(tmp_path)
+    device = GPU if dtype == "bfloat16" else "T4-16GB"
+    found = planned(tmp_path, 64, device, train={"per_device_train_batch_size": 1})["full"]
+    attention = 256 * 32 * (8 + 2 + 2 + 8)
+    experts = 2 * 3 * 256 * 512 + 4 * 256  # two of four, and the router
+    active = 3 * (attention + experts) + 512 * 256
+    assert found["flops_per_token"] == pytest.approx(6 * active, rel=0.03)
+
+
+def test_packed_experts_are_not_promised(tmp_path: Path) -> None:
+    config = transformers.MixtralConfig(**SMALL, num_local_experts=4)  # type: ignore[arg-type]
+    config.architectures = ["MixtralForCausalLM"]
+    config.save_pretrained(tmp_path)
+    lora = {"type": "qlora", "target_modules": ["q_proj"]}
+    assert any("stay in 16 bits" in note for note in planned(tmp_path, method=lora)["qlora"]["notes"])
+
+
+def test_a_packed_base_is_dense_while_it_is_loaded(tmp_path: Path) -> None:
+    """A device must hold the base in 16 bits once: no run of a 7B in 4 bits starts in 12 GB."""
+    shape = {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    }
+    transformers.LlamaConfig(**shape, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    small, large = (
+        planned(tmp_path, 128, device, method={"type": "qlora"})["qlora"] for device in ("RTX-3060-12GB", GPU)
+    )
+    assert small["fits"] == "no"
+    assert small["memory_bytes"]["total"] == large["memory_bytes"]["total"] > 14e9
+
+
+@pytest.mark.parametrize(
+    ("named", "new"),
+    [(["LlamaForCausalLM"], 0), (None, 0), (["NoSuchModel"], 0), ("LlamaForCausalLM", 0), (["BertModel"], 0)],
+)
+def test_an_unknown_architecture_makes_no_head_new(config_alone: Path, named: Any, new: int) -> None:
+    path = config_alone / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": named}))
+    a, b = (planned(config_alone, method={"type": "lora", "r": r})["lora"]["num_trainable_params"] for r in (4, 8))
+    assert b - 2 * a == new  # adapters alone: twice the rank is twice the parameters
+
+
+def test_broken_configurations_are_errors(config_alone: Path) -> None:
+    path = config_alone / "config.json"
+    whole = json.loads(path.read_text())
+    for broken, said in (
+        ({"hidden_size": "big"}, "Cannot load the model"),
+        ({"hidden_size": -64}, "Cannot load the model"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq has packed"),
+    ):
+        path.write_text(json.dumps(whole | broken))
+        with pytest.raises(ModelError, match=said):
+            planned(config_alone)
+
+
+def test_a_step_that_needs_values_is_an_error(tmp_path: Path) -> None:
+    shape = {
+        "vocab_size": 512,
+        "d_model": 64,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+    }
+    config = transformers.BartConfig(**shape, architectures=["BartForConditionalGeneration"])  # type: ignore[arg-type]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot be planned with full"):
+        planned(tmp_path, 64, task="classification")
+
+
+def test_rows_are_divided_as_a_run_divides_them(config_alone: Path) -> None:
+    def rows(count: int = 100, **data: Any) -> tuple[int, int]:
+        given = {"model": str(config_alone), "task": "causal_lm", **({"data": data} if data else {})}
+        found = weitiao.plan(given, methods=["lora"], rows=count, tokens=16, device=GPU)["rows"]
+        return found["train"], found["eval"]
+
+    assert rows() == (80, 20)
+    assert rows(test_size=10) == (90, 10)
+    assert rows(test_size=0.5, train_size=7) == (7, 50)
+    assert rows(num_folds=4) == (75, 25)
+    assert rows(eval="other.jsonl") == (100, 20)
+    with pytest.raises(ConfigError, match=r"data\.test_size=100"):
+        rows(test_size=100)
+    with pytest.raises(ConfigError, match="5,000,000 rows"):
+        rows(count=10**9)
+    found = CliRunner().invoke(app, ["plan", f"model={config_alone}", "task=causal_lm", "--rows", "10"])
+    assert isinstance(found.exception, ConfigError)
+    assert "--tokens 512" in str(found.exception)
+    note = planned(config_alone, 4096, data={"max_length": 100})["lora"]["notes"][-1]
+    assert "data.max_length=4096" in note
+
+
+def test_packed_rows_and_windows_on_a_gpu(config_alone: Path, tmp_path: Path) -> None:
+    """flash-attn takes packed rows apart, and leaves out what lies outside a window; SDPA computes one masked row."""
+    train = {"packing": True, "tokens_per_batch": 8192}
+    flash, sdpa, alone = (
+        planned(config_alone, 32, train={**options, "attention": kind})["full"]["flops_per_token"]
+        for kind, options in (
+            ("flash_attention_2", train),
+            ("sdpa", train),
+            ("flash_attention_2", {"tokens_per_batch": 8192}),
+        )
+    )
+    assert flash == pytest.approx(alone, rel=0.02)
+    assert sdpa > 5 * flash
+    config = transformers.MistralConfig(**SMALL, architectures=["MistralForCausalLM"], sliding_window=128)  # type: ignore[arg-type]
+    config.save_pretrained(tmp_path / "window")
+    near, far = (
+        planned(model, 4096, train={"attention": "flash_attention_2"})["full"]["flops_per_token"]
+        for model in (tmp_path / "window", config_alone)
+    )
+    assert near < 0.5 * far
+
+
 @pytest.mark.parametrize(
     ("label", "gib", "name"),
     [
@@ -212,6 +334,7 @@ def test_a_step_takes_the_slower_of_host_and_device(config_alone: Path) -> None:
         ("NVIDIA H200", 139, "H200-141GB"),
         ("NVIDIA RTX A6000", 47, "RTX-A6000-48GB"),
         ("NVIDIA GB10", 100, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 15, None),
     ],
 )
 def test_a_gpu_is_known_by_its_name(label: str, gib: int, name: str | None) -> None:

@@ -31,7 +31,7 @@ def plan(
     if names:  # --methods full lora: the second name arrives among the options
         names += [word for word in words if "=" not in word]
         words = [word for word in words if "=" in word]
-    case = load_case(source, words, data=None if tokens is None else ASSUMED_ROWS)
+    case = load_case(source, words, data=None if tokens is None and rows is None else ASSUMED_ROWS)
     with Progress() as progress:
         progress.say("loading torch and transformers")
         load_libraries()

@@ -4,7 +4,7 @@ bitsandbytes packs and unpacks; the products run in the compute dtype on a weigh
 let go at once. So memory falls, and time rises.
 """
 
-from functools import partial
+from collections import Counter
 from typing import Any
 
 import torch
@@ -61,6 +61,23 @@ def pack(layer: nn.Linear) -> Nf4Linear:
     return packed
 
 
+class PackedLinear(nn.Linear):
+    """A frozen linear layer whose weight is held in 4 bits. Who reads ``weight`` gets it unpacked: some models do."""
+
+    packed: Nf4Linear
+    dtype: torch.dtype
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """[O, I], unpacked anew."""
+        return self.packed.dense(self.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., I] -> [..., O]."""
+        output: torch.Tensor = FrozenNf4Function.apply(x, self.packed, self.bias)  # type: ignore[no-untyped-call]
+        return output
+
+
 def pack_frozen(model: nn.Module) -> int:
     """Pack the linear layers that are frozen and have no adapter, as QLoRA does; returns how many.
 
@@ -73,10 +90,7 @@ def pack_frozen(model: nn.Module) -> int:
         id(inner) for layer in modules.values() if isinstance(layer, BaseTunerLayer) for inner in layer.modules()
     }
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    uses: dict[int, int] = {}
-    for module in modules.values():
-        for parameter in module._parameters.values():
-            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    uses = Counter(id(parameter) for module in modules.values() for parameter in module._parameters.values())
     count = 0
     for name, layer in modules.items():
         if (
@@ -86,19 +100,13 @@ def pack_frozen(model: nn.Module) -> int:
             or "original_module" in name.split(".")
         ):
             continue
-        if (
-            layer.weight.requires_grad
-            or uses[id(layer.weight)] > 1
-            or (layer.bias is not None and layer.bias.requires_grad)
-        ):
+        trained = any(parameter.requires_grad for parameter in layer.parameters())
+        if trained or uses[id(layer.weight)] > 1 or not layer.weight.numel() or layer.weight.numel() % BLOCK:
             continue
-        if layer.weight.numel() < BLOCK or layer.weight.numel() % BLOCK:
-            continue
-        layer.forward = partial(_frozen_forward, pack(layer), layer.bias)  # type: ignore[method-assign]
+        dtype = layer.weight.dtype
+        packed = pack(layer)
+        del layer.weight
+        layer.__class__ = PackedLinear
+        layer.packed, layer.dtype = packed, dtype  # type: ignore[assignment]
         count += 1
     return count
-
-
-def _frozen_forward(weight: Nf4Linear, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    output: torch.Tensor = FrozenNf4Function.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return output

@@ -29,6 +29,9 @@ MOMENT_BYTES = 8  # AdamW's two fp32 moments
 # Widening the gradient, clipping, AdamW's reads and writes, rounding back: bytes a trained parameter and step.
 UPDATE_TRAFFIC_BYTES = 48
 UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's overhead
+_GROUPED = (
+    "grouped_mm"  # products of a mixture's experts: torch's own and transformers' stand-in, which have no formula there
+)
 _IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
 
 
@@ -203,7 +206,7 @@ class Trace(TorchDispatchMode):
         packet = _IN_PLACE.get(func._overloadpacket, func._overloadpacket)
         counted = flop_registry.get(packet)
         if counted is None:
-            return 0.0
+            return _grouped_flops(args, out) if _GROUPED in str(packet) else 0.0
         kwargs = {key: value for key, value in kwargs.items() if key not in ("alpha", "beta")}
         return float(counted(*args, **kwargs, out_val=out))
 
@@ -219,6 +222,23 @@ class Trace(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, release)
         self.held_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+
+def _grouped_flops(args: Any, out: Any) -> float:
+    """Rows of one operand, each with the matrix of its group: 2 T K N, forward and for either gradient."""
+    if isinstance(out, tuple):  # the stand-in's backward pass: gradients of both
+        tokens, weight = (
+            next(t for t in _tensors(args) if t.dim() == 2),
+            next(t for t in _tensors(args) if t.dim() == 3),
+        )
+        return 4.0 * tokens.shape[0] * weight.shape[1] * weight.shape[2]
+    a, b = _tensors(args)[:2]
+    if a.dim() == b.dim() == 2:  # [M, T] and [T, N], T cut into groups
+        return 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
+    if a.dim() == b.dim():
+        return 2.0 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2]
+    rows, weight = (a, b) if a.dim() == 2 else (b, a)
+    return 2.0 * rows.numel() * (weight.numel() // weight.shape[0]) / (rows.shape[1] if a.dim() == 2 else rows.shape[0])
 
 
 def _signature(values: Iterable[Any]) -> Iterable[Any]:

@@ -1,6 +1,6 @@
 """Devices that a plan can be made for without having them.
 
-Peaks are dense products, from the makers' data sheets (the product's name finds them); nothing here was measured by us. What
+Peaks are dense products with sums in fp32, from the makers' data sheets (the product's name finds them); nothing here was measured by us. What
 share of them a step reaches is fitted to runs that others measured (measure/gpu.py).
 """
 
@@ -68,9 +68,9 @@ DEVICES = {
         _gpu("B200-180GB", 180, bf16=2250, fp32=75, bandwidth=8000),
         # NVIDIA workstation and GeForce: architecture white papers (Turing, Ampere, Ada, Blackwell)
         _gpu("RTX-2080-Ti-11GB", 11, bf16=0, fp32=13.4, bandwidth=616),
-        _gpu("RTX-3060-12GB", 12, bf16=51, fp32=12.7, bandwidth=360, dual=True),
+        _gpu("RTX-3060-12GB", 12, bf16=25.5, fp32=12.7, bandwidth=360, dual=True),
         _gpu("RTX-3090-24GB", 24, bf16=71, fp32=35.6, bandwidth=936, dual=True),
-        _gpu("RTX-4060-Ti-16GB", 16, bf16=88, fp32=22.1, bandwidth=288, dual=True),
+        _gpu("RTX-4060-Ti-16GB", 16, bf16=44, fp32=22.1, bandwidth=288, dual=True),
         _gpu("RTX-4090-24GB", 24, bf16=165, fp32=82.6, bandwidth=1008, dual=True),
         _gpu("RTX-5090-32GB", 32, bf16=209, fp32=104.8, bandwidth=1792, dual=True),
         _gpu("RTX-A6000-48GB", 48, bf16=155, fp32=38.7, bandwidth=768, dual=True),
@@ -123,6 +123,8 @@ def device_of(label: str, memory_bytes: int) -> Device | None:
     Of several sizes of memory the nearest.
     """
     words = set(re.split(r"[\s\-()]+", label.lower()))
+    if "laptop" in words:  # another chip under the same name
+        return None
     found = []
     for device in DEVICES.values():
         parts = device.name.lower().split("-")[:-1]

@@ -16,14 +16,14 @@ from torch.utils.flop_counter import register_flop_formula
 
 _FLASH = "weitiao_unpadded"  # transformers looks for a package where a name holds "flash"
 _LIBRARY = torch.library.Library("weitiao", "FRAGMENT")
-_LIBRARY.define("attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal) -> (Tensor, Tensor)")
+_LIBRARY.define("attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, int window) -> (Tensor, Tensor)")
 _LIBRARY.define(
-    "attention_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor sums, Tensor? mask, bool causal) "
+    "attention_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor sums, Tensor? mask, bool causal, int window) "
     "-> (Tensor, Tensor, Tensor)"
 )
 
 
-def _forward(q: Any, k: Any, v: Any, mask: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _forward(q: Any, k: Any, v: Any, mask: Any, causal: bool, window: int) -> tuple[torch.Tensor, torch.Tensor]:
     return q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
@@ -35,12 +35,15 @@ _LIBRARY.impl("attention", _forward, "Meta")
 _LIBRARY.impl("attention_backward", _backward, "Meta")
 
 
-def _products(q: Any, k: Any, causal: bool) -> int:
-    """2 for each multiply-add of one product of queries and keys; causal kernels leave out what lies ahead."""
+def _products(q: Any, k: Any, causal: bool, window: int) -> int:
+    """2 for each multiply-add of one product of queries and keys; kernels leave out what lies ahead or outside a window."""
     queries, keys = q[-2], k[-2]
     pairs = queries * keys
     if causal and queries == keys:
         pairs = (pairs + queries) // 2
+    if window and window < keys:  # so many keys back, and ahead as well where attention goes both ways
+        back = queries * window - (window * (window - 1)) // 2
+        pairs = min(pairs, back if causal else 2 * back - queries)
     batch = 1
     for size in q[:-2]:
         batch *= size
@@ -48,30 +51,30 @@ def _products(q: Any, k: Any, causal: bool) -> int:
 
 
 @register_flop_formula(torch.ops.weitiao.attention)
-def _forward_flops(q: Any, k: Any, v: Any, mask: Any, causal: bool, *_: Any, **__: Any) -> int:
-    return 2 * _products(q, k, causal)
+def _forward_flops(q: Any, k: Any, v: Any, mask: Any, causal: bool, window: int, *_: Any, **__: Any) -> int:
+    return 2 * _products(q, k, causal, window)
 
 
 @register_flop_formula(torch.ops.weitiao.attention_backward)
 def _backward_flops(
-    gradient: Any, q: Any, k: Any, v: Any, out: Any, sums: Any, mask: Any, causal: bool, *_: Any, **__: Any
+    gradient: Any, q: Any, k: Any, v: Any, out: Any, sums: Any, mask: Any, causal: bool, window: int, *_: Any, **__: Any
 ) -> int:
-    return 5 * _products(q, k, causal)  # the scores again, and four products with gradients
+    return 5 * _products(q, k, causal, window)  # the scores again, and four products with gradients
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool) -> torch.Tensor:
-        out, sums = torch.ops.weitiao.attention(q, k, v, mask, causal)
+    def forward(ctx: Any, q: Any, k: Any, v: Any, mask: Any, causal: bool, window: int) -> torch.Tensor:
+        out, sums = torch.ops.weitiao.attention(q, k, v, mask, causal, window)
         ctx.save_for_backward(*(q, k, v, out, sums, mask))
-        ctx.causal = causal
+        ctx.options = (causal, window)
         return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         q, k, v, out, sums, mask = ctx.saved_tensors
-        found = torch.ops.weitiao.attention_backward(gradients[0], q, k, v, out, sums, mask, ctx.causal)
-        return (*found, None, None)
+        found = torch.ops.weitiao.attention_backward(gradients[0], q, k, v, out, sums, mask, *ctx.options)
+        return (*found, None, None, None)
 
 
 def register_flash() -> str:
@@ -85,11 +88,10 @@ def register_flash() -> str:
 
 def _flash(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, dropout: float = 0.0,
-    scaling: float | None = None, is_causal: bool | None = None, **_: Any,
+    scaling: float | None = None, is_causal: bool | None = None, sliding_window: int | None = None, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    attend = torch.nn.functional.scaled_dot_product_attention
-    out = attend(query, key, value, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=True)
+    out: torch.Tensor = _Attention.apply(query, key, value, None, causal, sliding_window or 0)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2), None
 
 
@@ -105,6 +107,7 @@ def kernels_of(device: str) -> Iterator[None]:
     """
     functional, fuses = torch.nn.functional, device != "cpu"
     own, own_dropout = functional.scaled_dot_product_attention, functional.dropout
+    own_grouped: Any = getattr(functional, "grouped_mm", None)  # since torch 2.10
 
     def attend(*args: Any, **kwargs: Any) -> torch.Tensor:
         given = _SIGNATURE.bind(*args, **kwargs)
@@ -118,11 +121,20 @@ def kernels_of(device: str) -> Iterator[None]:
             return torch.native_dropout(input, p, training)[0]
         return own_dropout(input, p, training, inplace)
 
+    def grouped_mm(input: Any, weight: Any, *, offs: Any = None, **more: Any) -> torch.Tensor:
+        if input.is_meta and input.dtype != torch.bfloat16:  # the shapes alone are known for bfloat16
+            return torch.ops.transformers.grouped_mm_fallback(input, weight, offs)  # type: ignore[no-any-return]
+        return own_grouped(input, weight, offs=offs, **more)  # type: ignore[no-any-return]
+
     functional.scaled_dot_product_attention, functional.dropout = attend, dropout
+    if own_grouped is not None:
+        setattr(functional, "grouped_mm", grouped_mm)  # noqa: B010
     try:
         yield
     finally:
         functional.scaled_dot_product_attention, functional.dropout = own, own_dropout
+        if own_grouped is not None:
+            setattr(functional, "grouped_mm", own_grouped)  # noqa: B010
 
 
 def _attend(
@@ -132,7 +144,7 @@ def _attend(
     """Arguments as torch names them."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch adds a mask, and makes a new one in each layer
         attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
-    return _Attention.apply(query, key, value, attn_mask, is_causal)  # type: ignore[no-any-return, no-untyped-call]
+    return _Attention.apply(query, key, value, attn_mask, is_causal, 0)  # type: ignore[no-any-return, no-untyped-call]
 
 
 _SIGNATURE = inspect.signature(_attend)

@@ -17,6 +17,7 @@ from weitiao.kernels.rows import KnownRows, RowsEmbedding
 from weitiao.measure.cost import MOMENT_BYTES, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS
 from weitiao.methods.adalora import IMPORTANCE_BYTES, SMOOTHED_BYTES
+from weitiao.planning.rows import keeps_rows_apart
 from weitiao.pretrained.architecture import is_fp32, model_type
 from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
 from weitiao.pretrained.locate import locate
@@ -47,6 +48,7 @@ class Blueprint:
     artifact_bytes: int
     int8_weights: set[int]
     stored_state_bytes: int  # outputs of frozen layers that are kept on disk
+    masks_packed_rows: bool  # packed rows are one row with a mask
     notes: tuple[str, ...]
 
     def cost(self, rows: int, length: int) -> StepCost:
@@ -54,11 +56,11 @@ class Blueprint:
         task = self.inputs.task
         batch = task.shapes(self.inputs.train, rows, length)
         if self.stored_state_bytes:
-            width = self.model.config.hidden_size
+            width = self.model.config.get_text_config().hidden_size
             batch[BATCH_KEY] = torch.zeros(rows, length, width, dtype=self.dtype, device="meta")
         return step_cost(
             self.model, lambda: task.loss(self.model, batch), self.int8_weights, self.inputs.resolved.device,
-            padded="attention_mask" in batch,
+            padded="attention_mask" in batch or self.masks_packed_rows,
         )  # fmt: skip
 
 
@@ -95,10 +97,17 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if not is_fp32(config.model):  # then the table is a copy in memory, not the file
         frozen, table = frozen + table * keeps_table, 0
     states = _stored_state_bytes(model, config, inputs, method)
+    if method.packs_base and (
+        left := sum(p.numel() for p in model.parameters() if p.dim() > 2 and not p.requires_grad)
+    ):
+        notes += (
+            f"the experts' {left / 1e9:.1f} billion weights are no linear layers: they stay in {8 * dtype.itemsize} bits",
+        )
     model.train()
     return Blueprint(
         model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, frozen_parameter_bytes=frozen_parameters, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, dtype=dtype, artifact_bytes=artifact,
         int8_weights=int8, stored_state_bytes=states, notes=notes,
+        masks_packed_rows=options.packing and not keeps_rows_apart(config.model, inputs.resolved),
     )  # fmt: skip
 
 
@@ -162,7 +171,9 @@ def _stored_state_bytes(model: Any, config: RunConfig, inputs: Inputs, method: A
         return 0
     prefix.replay()
     tokens = len(inputs.train.flat) + len(inputs.eval.flat)
-    return tokens * int(model.config.hidden_size) * int(getattr(torch, inputs.resolved.dtype).itemsize)
+    return (
+        tokens * int(model.config.get_text_config().hidden_size) * int(getattr(torch, inputs.resolved.dtype).itemsize)
+    )
 
 
 def _fused_weights(model: Any) -> set[int]:

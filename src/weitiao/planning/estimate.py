@@ -132,6 +132,8 @@ def memory_of(
     other = blueprint.stored_state_bytes
     if not on_cpu:
         other += round(gpu.CONSTANTS.reserve_share * (known - process))
+        # a packed base is dense until it is packed, and again where the saved model is evaluated
+        other += max(0, process + blueprint.frozen_parameter_bytes - known - other)
     if on_cpu:
         other += heap_growth(blueprint.model, batches, batches.steps) + LIBRARIES_BYTES
         # bf16 copies are made beside the fp32 weights that the file is mapped to
@@ -164,8 +166,8 @@ def heap_growth(model: Any, batches: Batches, steps: float) -> int:
     kinds = len(set(zip(batches.rows.tolist(), batches.lengths.tolist(), strict=True)))
     if kinds < 2:
         return 0
-    narrow = min(1.0, int(model.config.hidden_size) / HEAP_HIDDEN)
-    layers = int(model.config.num_hidden_layers)
+    narrow = min(1.0, int(model.config.get_text_config().hidden_size) / HEAP_HIDDEN)
+    layers = int(model.config.get_text_config().num_hidden_layers)
     return int(narrow * HEAP_LAYER_BYTES * layers * min(1.0, min(steps, kinds) / KEPT_KERNELS))
 
 
@@ -223,7 +225,7 @@ def seconds_of(
         evaluations -= 1  # the saved model is evaluated anyway
     last = one * (_FP32_SLOWER if blueprint.dtype.itemsize < MASTER_BYTES else 1.0)
     stored = 0.0
-    if blueprint.stored_state_bytes and blueprint.model.config.num_hidden_layers:
+    if blueprint.stored_state_bytes and blueprint.model.config.get_text_config().num_hidden_layers:
         stored = one * len(blueprint.inputs.train.flat) / max(1, len(blueprint.inputs.eval.flat)) + one
     return Seconds(training, evaluations * one + last, stored)
 

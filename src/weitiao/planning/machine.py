@@ -31,6 +31,7 @@ class Machine:
     room_bytes: int  # what a run may hold in all, this process included
     process_bytes: int
     resolved: Resolved
+    card_bytes: int = 0  # of a GPU of this machine, what others hold included
 
     @property
     def on_cpu(self) -> bool:
@@ -39,7 +40,7 @@ class Machine:
     @property
     def like(self) -> Device:
         """The device of the table that a GPU of this machine is, or one that stands in for it."""
-        return device_of(self.name, self.room_bytes) or find_device(_STANDS_IN)
+        return device_of(self.name, self.card_bytes or self.room_bytes) or find_device(_STANDS_IN)
 
     @property
     def claim(self) -> str:
@@ -58,7 +59,7 @@ class Machine:
             from weitiao.measure.rates import measured_rates
 
             bound_primitive_cache()
-            hidden = int(model.config.hidden_size)
+            hidden = int(model.config.get_text_config().hidden_size)
             return measured_rates(self.resolved.dtype, hidden, 4 * hidden, 1024, int8)
         device = self.device or self.like
         if device.kind != "cpu":
@@ -97,9 +98,9 @@ def find_machine(name: str | None, options: TrainConfig, inputs: Inputs) -> Mach
             return Machine(str(env()["cpu"]["name"]), None, available_memory_bytes() + process, process, resolved)
         import torch
 
-        free = torch.cuda.mem_get_info()[0] if resolved.device == "cuda" else available_memory_bytes()
+        free, card = torch.cuda.mem_get_info() if resolved.device == "cuda" else (available_memory_bytes(), 0)
         label = torch.cuda.get_device_name() if resolved.device == "cuda" else resolved.device
-        return Machine(label, None, int(free), 0, resolved)
+        return Machine(label, None, room_bytes=int(free), process_bytes=0, resolved=resolved, card_bytes=int(card))
     device = find_device(name)
     if options.bf16 is True and not device.bf16_flops_per_s:
         raise ModelError(
@@ -108,7 +109,7 @@ def find_machine(name: str | None, options: TrainConfig, inputs: Inputs) -> Mach
     use = bool(device.bf16_flops_per_s) if options.bf16 == "auto" else bool(options.bf16)
     attention = options.attention
     if attention == "auto":
-        attention = "weitiao" if device.kind == "cpu" else "sdpa"
+        attention = "weitiao" if device.kind == "cpu" else "auto"
     elif attention == "flash_attention_2" and device.kind == "cpu":
         refuse_flash(device.kind)
     resolved = replace(inputs.resolved, device=device.kind, dtype="bfloat16" if use else "float32", attention=attention)

@@ -11,7 +11,7 @@ from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import ASSUMED_ROWS, as_config, load_case, validate
 from weitiao.config.method_names import ALIASES, METHOD_SECTIONS, name_of
 from weitiao.config.run import RunConfig
-from weitiao.errors import ConfigError
+from weitiao.errors import ConfigError, ModelError, WeitiaoError
 from weitiao.methods import METHODS
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
@@ -71,8 +71,8 @@ def plan(
         arms = {name: assumed.of_run(arm) for name, arm in arms.items()}
     planned = plan_arms(arms, read(next(iter(arms.values())), device), device, calibrate, read)
     if assumed is not None:
-        for method in planned["methods"]:
-            method["notes"].append(assumed.note)
+        for method, arm in zip(planned["methods"], arms.values(), strict=True):
+            method["notes"] += assumed.notes(arm)
     return planned
 
 
@@ -101,9 +101,23 @@ def plan_arms(
         if _in_front(arm) not in by_room:
             by_room[_in_front(arm)] = read(arm, device)
         rows = dataclasses.replace(by_room[_in_front(arm)], resolved=machine.resolved)
-        planned = plan_run(arm, rows, machine, name, measured)
+        try:
+            planned = plan_run(arm, rows, machine, name, measured)
+        except WeitiaoError:
+            raise
+        except (RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError) as error:
+            raise _cannot_draw(arm.model, name, error) from error
         plans.append(planned["methods"][0])
     return {**planned, "methods": plans}
+
+
+def _cannot_draw(model: str, name: str, error: Exception) -> ModelError:
+    """The ModelError for a model whose code asks for values where a plan has shapes alone."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return ModelError(
+        f"The model '{model}' cannot be planned with {name}: {type(error).__name__}: {reason}\nExpected a model whose step needs "
+        "shapes alone.\nTry another method or train.attention=eager. A run may still work: weitiao train ... train.max_steps=2"
+    )
 
 
 def _in_front(arm: RunConfig) -> int:
@@ -239,7 +253,7 @@ def _arms(config: Any, methods: Sequence[str] | None, assumed: AssumedRows | Non
     wanted = list(methods or both)
     if own not in wanted:  # "lora" of a configuration with use_dora asks for that one
         wanted = [own if name == run.method.type else name for name in wanted]
-    _refuse_unknown(wanted, (*_KNOWN, own))
+    _refuse_unknown(wanted, dict.fromkeys((*_KNOWN, own)))
     return {
         name: validate(
             RunConfig, {**run.model_dump(), "method": run.method.model_dump() if name == own else {"type": name}}

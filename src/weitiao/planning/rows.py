@@ -15,7 +15,7 @@ from weitiao.data.side import Side
 from weitiao.kernels.limits import return_free_memory
 from weitiao.pretrained.architecture import max_row_length
 from weitiao.pretrained.load import attends_our_way, load_tokenizer
-from weitiao.pretrained.resolve import resolve
+from weitiao.pretrained.resolve import Resolved, resolve
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
 from weitiao.training.schedule import batch_plan
@@ -97,12 +97,17 @@ def batches_of(config: RunConfig, inputs: Inputs) -> Batches:
         steps = options.max_steps if config.data.streaming else min(steps, options.max_steps)
     shapes = _shapes(members, rows.lengths)
     if options.packing:
-        shapes = _packed(members, rows.lengths, attends_our_way(config.model, inputs.resolved))
+        shapes = _packed(members, rows.lengths, keeps_rows_apart(config.model, inputs.resolved))
     evaluation = plan_evaluation(inputs.eval.lengths, options.eval_tokens_per_batch)
     return Batches(
         *shapes, members, steps, steps / per_epoch,
         *_shapes(evaluation, inputs.eval.lengths), evaluation,
     )  # fmt: skip
+
+
+def keeps_rows_apart(model: str, resolved: Resolved) -> bool:
+    """Whether attention of packed rows computes each alone, as ours and flash-attn's do; others mask one row of them all."""
+    return resolved.attention == "flash_attention_2" or attends_our_way(model, resolved)
 
 
 def _shapes(batches: list[list[int]], lengths: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -114,7 +119,7 @@ def _packed(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Packed rows as rows of one length: as many tokens, and about as many pairs of tokens for which attention is computed.
 
-    ``apart``: attention computes each row alone, as ours does; others mask one row of all the tokens.
+    ``apart``: see :func:`keeps_rows_apart`.
     """
     own = [np.array([lengths[i] for i in batch], dtype=np.float64) for batch in batches]
     rows = np.array([max(1, round(o.sum() ** 2 / (o**2).sum())) if apart else 1 for o in own])

@@ -18,6 +18,7 @@ from weitiao.training.inputs import Inputs
 
 _LABELS = ("B-1", "B-2", "B-3")  # three entity types, or three classes, where no names are given
 _ROWS = 1_000  # where only their length is given
+_MOST = 5_000_000  # rows: a plan holds some numbers of each
 _HELD_OUT = 0.2  # as a run without data.eval holds out
 
 
@@ -49,34 +50,53 @@ class AssumedRows:
             ConfigError: no rows, or rows that the model does not take.
         """
         task = TASKS[config.task]
-        longest = max_positions(config.model) - config.method.tokens_in_front
-        if self.count < 2 or not 0 < self.tokens <= longest:
+        front = config.method.tokens_in_front
+        longest = max_positions(config.model) - front
+        if not 2 <= self.count <= _MOST or not 0 < self.tokens <= longest:
+            room = f", of which {front} are the prompt's" if front else ""
             raise ConfigError(
-                f"Found --rows {self.count} --tokens {self.tokens}.\nExpected at least 2 rows, and 1 to {longest:,} tokens, "
-                "which the model takes.\nChange them."
+                f"Found --rows {self.count} --tokens {self.tokens}.\nExpected 2 to {_MOST:,} rows of 1 to {longest:,} tokens: "
+                f"the model takes {longest + front:,}{room}.\nChange them. Time grows in proportion to the rows."
             )
         names = class_names(config.data.label_names) or KINDS[task.OPTIONS.rows].names(_LABELS, ("text", "label"))
-        size = _HELD_OUT if config.data.test_size is None else config.data.test_size
-        held = min(self.count - 1, max(1, round(self.count * size) if isinstance(size, float) else size))
+        train, held = self._sides(config)
         nothing: Any = None  # a plan asks for the names alone
         return Inputs(
             task=task,
             prepared=Prepared(nothing, nothing, names, nothing),
             pad_id=pad_token_id(config.model),
-            train=replace(self._rows(self.count - held, len(names)), packed=config.train.packing),
+            train=replace(self._rows(train, len(names)), packed=config.train.packing),
             eval=self._rows(held, len(names)),
             resolved=resolve(config.train.bf16, config.train.attention) if device is None else resolve(False, "auto"),
             max_length=self.tokens,
         )
 
+    def _sides(self, config: RunConfig) -> tuple[int, int]:
+        """(training rows, evaluation rows), as a run would divide so many."""
+        data = config.data
+        size = _HELD_OUT if data.test_size is None else data.test_size
+        held = round(self.count * size) if isinstance(size, float) else size
+        if data.num_folds is not None:
+            held = round(self.count / data.num_folds)
+        held = max(1, held)
+        if held >= self.count:
+            raise ConfigError(
+                f"Found --rows {self.count} and data.test_size={data.test_size}.\nExpected more rows than are held out.\n"
+                "Raise --rows, or lower data.test_size."
+            )
+        left = self.count if data.eval is not None else self.count - held  # rows of data.eval are others
+        return min(left, data.train_size or left), held
+
     def of_run(self, config: RunConfig) -> RunConfig:
         """The run's configuration where no token is known: which rows of the embedding occur, a plan cannot say."""
         return config.model_copy(update={"train": config.train.model_copy(update={"sparse_embedding": False})})
 
-    @property
-    def note(self) -> str:
+    def notes(self, config: RunConfig) -> list[str]:
         """For a reader of the plan."""
-        return f"assumed rows: {self.count:,} of {self.tokens:,} tokens each, all embedding rows held"
+        found = [f"assumed rows: {self.count:,} of {self.tokens:,} tokens each, all embedding rows held"]
+        if self.tokens > config.data.max_length:
+            found.append(f"a run keeps such rows whole with data.max_length={self.tokens}")
+        return found
 
     def _rows(self, count: int, labels: int) -> Encoded:
         tokens = count * self.tokens

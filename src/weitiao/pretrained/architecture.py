@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHORTEST = 4  # tokens, as data.max_length has it
+_OFFSET = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "xlm-roberta-xl",
+    "longformer",
+)  # positions begin behind the padding id
 _UNBOUNDED = 1 << 30  # tokens, of a model without position embeddings
 
 
@@ -28,11 +35,13 @@ def is_causal_lm(model: str) -> bool:
 
 def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase | None" = None) -> int:
     """The longest input the model takes, in tokens. Raises ModelError if its config.json cannot be used."""
-    limits = (
-        getattr(_config_of(model), "max_position_embeddings", None),
-        None if tokenizer is None else tokenizer.model_max_length,
-    )
-    return min((int(limit) for limit in limits if limit), default=_UNBOUNDED)
+    config = _config_of(model)
+    config = config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if config.model_type in _OFFSET and positions:
+        positions -= int(getattr(config, "pad_token_id", None) or 0) + 1
+    limits = (positions, 0 if tokenizer is None else int(tokenizer.model_max_length))
+    return min((int(limit) for limit in limits if limit > 0), default=_UNBOUNDED)
 
 
 def pad_token_id(model: str) -> int:
@@ -66,5 +75,5 @@ def _config_of(model: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(locate(model), **NO_FOREIGN_CODE)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a broken file raises what its class thinks of
         raise cannot_load(model, error) from None

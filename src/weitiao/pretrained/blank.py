@@ -3,6 +3,7 @@
 No weight is read or mapped, so a 70B plans on a laptop. Of a model on a hub only its config.json and headers are fetched.
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+log = logging.getLogger("weitiao")
 # Of the safetensors format. Two in a byte and other packed ones have no shape of their own that a plain model takes.
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -37,12 +39,18 @@ def blank_model(
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(where, **NO_FOREIGN_CODE, **head)
+    if (packed := getattr(config, "quantization_config", None)) is not None:
+        kind = (packed if isinstance(packed, dict) else packed.to_dict()).get("quant_method", "a quantiser")
+        raise ModelError(
+            f"{where} holds weights that {kind} has packed.\nExpected weights in 16 or 32 bits.\n"
+            "Take the checkpoint that is not packed; method.type=qlora packs it in 4 bits."
+        )
     auto = getattr(transformers, auto_class)
     options = {"dtype": torch.float32} | ({} if attention is None else {"attn_implementation": attention})
     with torch.device("meta"):
         model = auto.from_config(config, **NO_FOREIGN_CODE, **options)
     if (saved := _tensors(where)) is None:
-        info: dict[str, Any] = {"missing_keys": _missing(model, _architecture(where)), "mismatched_keys": ()}
+        info: dict[str, Any] = {"missing_keys": _missing(model, _architecture(where, model)), "mismatched_keys": ()}
     else:
         model, info = type(model).from_pretrained(
             None, config=config, state_dict=saved, output_loading_info=True, ignore_mismatched_sizes=True,
@@ -97,17 +105,26 @@ def _metadata(where: str) -> Any:
         raise cannot_load(where, error) from None
 
 
-def _architecture(where: str) -> Any:
-    """The model that config.json names, on the meta device: it stands for the checkpoint that would lie beside it."""
+def _architecture(where: str, model: Any) -> Any:
+    """The model that config.json names, on the meta device: it stands for the checkpoint that would lie beside it.
+
+    Where it names none that transformers has for such a configuration: the body alone, or of a language model the whole.
+    """
     import torch
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(where, **NO_FOREIGN_CODE)
-    names = [name for name in config.architectures or () if hasattr(transformers, name)]
+    named = config.architectures or ()
+    classes: list[Any] = [getattr(transformers, name, None) for name in ([named] if isinstance(named, str) else named)]
+    known = [c for c in classes if getattr(c, "config_class", None) is type(config)]
+    if not known:
+        log.warning(
+            "config.json names no architecture that is known (%s): planned as if it had all but a new head", named
+        )
+        if model.can_generate():
+            return model
     with torch.device("meta"):
-        if not names:
-            return transformers.AutoModel.from_config(config, **NO_FOREIGN_CODE)
-        return getattr(transformers, names[0])(config)
+        return known[0](config) if known else transformers.AutoModel.from_config(config, **NO_FOREIGN_CODE)
 
 
 def _missing(model: Any, named: Any) -> list[str]:

@@ -77,7 +77,7 @@ def load_model(
     from weitiao.measure.fused_kernels import register_flash
 
     where = locate(model)
-    attention: str | None = resolved.attention
+    attention: str | None = None if resolved.attention == "auto" else resolved.attention
     if resolved.attention == "weitiao":
         attention = register() if attends_our_way(model, resolved) else None  # None: what transformers chooses
     if meta and resolved.attention == "flash_attention_2":
@@ -96,14 +96,17 @@ def load_model(
                 **NO_FOREIGN_CODE,
                 **head_options(label_names),
             )
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise cannot_load(model, error) from None
+    except (RuntimeError, TypeError, AttributeError) as error:  # of sizes in config.json that no model has
+        if not meta:
+            raise
+        raise cannot_load(model, error) from None
     if attention is None:
-        log.info(
-            "attention: transformers' %s, since ours is not tested with %s",
-            loaded.config._attn_implementation,
-            loaded.config.model_type,
-        )
+        why = "" if resolved.attention == "auto" else f", since ours is not tested with {loaded.config.model_type}"
+        log.info("attention: transformers' %s%s", loaded.config._attn_implementation, why)
     if pad_id is not None:
         pad_as(loaded, pad_id)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())}

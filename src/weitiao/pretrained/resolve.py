@@ -40,9 +40,11 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
     reasons = {"device": f"{device}: the best that torch sees here"}
     reasons["dtype"] = f"{'bfloat16' if use else 'float32'}: " + (evidence if bf16 == "auto" else "asked for")
     if attention == "auto":
-        chosen: Attention = "weitiao" if device == "cpu" else "sdpa"
+        chosen: Attention = "weitiao" if device == "cpu" else "auto"
         own = f"plain products up to {SHORT_UP_TO_TOKENS} tokens, SDPA above"
-        reasons["attention"] = f"{chosen}: " + (own if device == "cpu" else f"fused on {device}")
+        reasons["attention"] = f"{chosen}: " + (
+            own if device == "cpu" else "transformers' choice, fused where the model has it"
+        )
     else:
         if attention == "flash_attention_2":
             refuse_flash(device)
