@@ -67,7 +67,7 @@ def runner(source: Path) -> Run:
             return subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         return Shown(done.returncode, done.stderr + done.stdout)
 
     return run
@@ -85,6 +85,8 @@ def outcome(case: Case, run: Run) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             good = case.holds(Path(folder), watched)
+        except subprocess.TimeoutExpired:
+            return "does not end"
         except (KeyError, IndexError, ValueError, OSError):  # what was looked for is not there
             good = False
     if any("Traceback (most recent call last)" in shown.text for shown in seen):
