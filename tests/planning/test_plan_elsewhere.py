@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import weitiao
 from weitiao.commands.app import app
 from weitiao.errors import ConfigError, ModelError
-from weitiao.measure import gpu
+from weitiao.measure import cost, gpu
 from weitiao.measure.cost import step_cost
 from weitiao.measure.devices import DEVICES, device_of, find_device
 from weitiao.planning.machine import Machine
@@ -116,12 +116,12 @@ def test_a_checkpointed_layer_is_computed_again_with_the_same_kernels() -> None:
         model = transformers.LlamaForCausalLM(config)
     ids = torch.zeros(1, 256, dtype=torch.long, device="meta")
 
-    def cost() -> Any:
+    def step() -> Any:
         return step_cost(model.train(), lambda: model(input_ids=ids, labels=ids).loss, device="cuda", padded=False)
 
-    plain = cost()
+    plain = step()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    again = cost()
+    again = step()
     assert again.saved_bytes < 0.5 * plain.saved_bytes
     assert 1.2 * plain.flops < again.flops < 1.4 * plain.flops
 
@@ -211,6 +211,17 @@ def test_products_of_experts_are_counted(tmp_path: Path, dtype: str) -> None:
     experts = 2 * 3 * 256 * 512 + 4 * 256  # two of four, and the router
     active = 3 * (attention + experts) + 512 * 256
     assert found["flops_per_token"] == pytest.approx(6 * active, rel=0.03)
+
+
+def test_products_without_a_formula_are_said(config_alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would count as nothing, as those of experts did."""
+    plain = planned(config_alone)["full"]
+    assert not any("no count of products" in note for note in plain["notes"])
+    known = {k: v for k, v in cost.flop_registry.items() if k is not torch.ops.aten.mm}
+    monkeypatch.setattr(cost, "flop_registry", known)
+    found = planned(config_alone)["full"]
+    assert any("no count of products is known for aten.mm: time" in note for note in found["notes"])
+    assert found["flops_per_token"] < 0.5 * plain["flops_per_token"]
 
 
 def test_packed_experts_are_not_promised(tmp_path: Path) -> None:
@@ -344,6 +355,8 @@ def test_a_gpu_is_known_by_its_name(label: str, gib: int, name: str | None) -> N
     machine = Machine(label, None, gib * 2**30, 0, Resolved("cuda", dtype, "sdpa", {}))
     assert machine.rates(None, False).gemm_flops_per_s > 0  # an unknown one too
     assert machine.like.name in machine.claim
+    shared = Machine("NVIDIA A100-SXM4-80GB", None, 40 * 2**30, 0, machine.resolved, card_bytes=79 * 2**30)
+    assert shared.like.name == "A100-80GB"  # half of it is another's
 
 
 @pytest.mark.parametrize("name", ["7B", "mixture of experts"])

@@ -14,9 +14,10 @@ import pytest
 import transformers
 
 from weitiao.errors import ModelError
+from weitiao.pretrained.architecture import max_positions
 from weitiao.pretrained.blank import blank_model, has_weights
 from weitiao.pretrained.load import load_model, load_tokenizer
-from weitiao.pretrained.resolve import Resolved
+from weitiao.pretrained.resolve import Resolved, resolve
 
 KINDS = {
     "bert": {}, "roberta": {}, "distilbert": {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": 2},
@@ -84,6 +85,35 @@ def test_a_head_of_another_size_is_new(saved_as: str | None, weights: bool, tmp_
     )
     assert blank_new == new == ("classifier.bias", "classifier.weight")
     assert blank.classifier.weight.shape == (3, 32)
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_a_model_without_fused_attention_is_loaded_on_a_gpu(
+    meta: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeBERTa knows eager attention alone; a GPU's default leaves the choice to transformers."""
+    config = transformers.DebertaV2Config(**SHAPE)
+    transformers.DebertaV2Model(config).save_pretrained(tmp_path)
+    monkeypatch.setattr("weitiao.pretrained.resolve.best_device", lambda: "cuda")
+    monkeypatch.setattr("weitiao.pretrained.resolve.bf16_support", lambda device: (True, "the GPU has bf16"))
+    resolved = resolve("auto", "auto")
+    loaded, _ = load_model(str(tmp_path), "AutoModelForSequenceClassification", ["a", "b"], 0, resolved, meta=meta)
+    assert loaded.config._attn_implementation == "eager"
+    checkpoint("llama", tmp_path / "llama")
+    loaded, _ = load_model(str(tmp_path / "llama"), "AutoModelForCausalLM", [], 0, resolved, meta=meta)
+    assert loaded.config._attn_implementation == "sdpa"
+
+
+def test_the_longest_row_is_what_positions_leave(tmp_path: Path) -> None:
+    """RoBERTa's positions begin behind the padding id; a composite configuration keeps its own inside."""
+    transformers.RobertaConfig(max_position_embeddings=514, pad_token_id=1).save_pretrained(tmp_path / "a")
+    transformers.BertConfig(max_position_embeddings=512).save_pretrained(tmp_path / "b")
+    inner = transformers.Gemma3TextConfig(max_position_embeddings=300)
+    transformers.Gemma3Config(text_config=inner).save_pretrained(tmp_path / "c")
+    transformers.XLNetConfig().save_pretrained(tmp_path / "d")
+    found = [max_positions(str(tmp_path / name)) for name in "abcd"]
+    assert found[:3] == [512, 512, 300]
+    assert found[3] > 10**6  # no limit
 
 
 def test_no_weight_is_mapped(tmp_path: Path) -> None:
@@ -166,7 +196,7 @@ class Hub(SimpleHTTPRequestHandler):
 
 ASK = """
 from weitiao.pretrained.load import load_model
-from weitiao.pretrained.resolve import Resolved
+from weitiao.pretrained.resolve import Resolved, resolve
 model, new = load_model("me/model", "AutoModelForSequenceClassification", ["a", "b"], 0, Resolved("cpu", "float32", "eager", {}), meta=True)
 assert {p.device.type for p in model.parameters()} == {"meta"}
 print(*new)

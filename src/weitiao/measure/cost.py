@@ -12,6 +12,7 @@ an operation takes the longer of flops / rate and bytes / bandwidth, plus a fixe
 prepares the next operations: there a step takes the longer of the two sums.
 """
 
+import re
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -29,9 +30,9 @@ MOMENT_BYTES = 8  # AdamW's two fp32 moments
 # Widening the gradient, clipping, AdamW's reads and writes, rounding back: bytes a trained parameter and step.
 UPDATE_TRAFFIC_BYTES = 48
 UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's overhead
-_GROUPED = (
-    "grouped_mm"  # products of a mixture's experts: torch's own and transformers' stand-in, which have no formula there
-)
+# Products of a mixture's experts, torch's own and transformers' stand-in: torch has no formula for them.
+_GROUPED = "grouped_mm"
+_MULTIPLIES = re.compile(r"mm$|mm_|matmul|einsum|lstm|\bgru|convolution|attention")
 _IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
 
 
@@ -109,6 +110,9 @@ class StepCost:
     both: Passes
     saved_bytes: int  # alive after the forward pass
     peak_bytes: int  # most alive at once, on top of what the model holds; gradients included
+    uncounted: tuple[
+        str, ...
+    ]  # operations that multiply, by their names, and have no formula: they count as moving alone
 
     @property
     def flops(self) -> float:
@@ -147,6 +151,7 @@ class Trace(TorchDispatchMode):
         self.work: Counter[Work] = Counter()
         self.operations = 0
         self.held_bytes = self.peak_bytes = 0
+        self.uncounted: set[str] = set()
         self._seen: dict[Any, _Operation] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
 
@@ -206,7 +211,11 @@ class Trace(TorchDispatchMode):
         packet = _IN_PLACE.get(func._overloadpacket, func._overloadpacket)
         counted = flop_registry.get(packet)
         if counted is None:
-            return _grouped_flops(args, out) if _GROUPED in str(packet) else 0.0
+            if _GROUPED in str(packet):
+                return _grouped_flops(args, out)
+            if _MULTIPLIES.search(str(packet)):
+                self.uncounted.add(str(packet))
+            return 0.0
         kwargs = {key: value for key, value in kwargs.items() if key not in ("alpha", "beta")}
         return float(counted(*args, **kwargs, out_val=out))
 
@@ -288,7 +297,13 @@ def step_cost(
         value.backward()  # type: ignore[no-untyped-call]
     for parameter in model.parameters():
         parameter.grad = None
-    return StepCost(forward=forward, both=trace.passes(), saved_bytes=saved, peak_bytes=trace.peak_bytes)
+    return StepCost(
+        forward=forward,
+        both=trace.passes(),
+        saved_bytes=saved,
+        peak_bytes=trace.peak_bytes,
+        uncounted=tuple(sorted(trace.uncounted)),
+    )
 
 
 def held_bytes(model: torch.nn.Module) -> int:

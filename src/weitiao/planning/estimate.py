@@ -44,6 +44,7 @@ class Shapes:
     flops: Coefficients
     host: float
     host_forward: float
+    uncounted: tuple[str, ...]
 
     @staticmethod
     def at(coefficients: Coefficients, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -104,6 +105,7 @@ def trace_shapes(blueprint: Blueprint, batches: Batches, rates: Rates) -> Shapes
         fit([c.flops for c in costs]),
         host=rates.host_seconds(costs[0].both.operations),
         host_forward=rates.host_seconds(costs[0].forward.operations),
+        uncounted=costs[0].uncounted,
     )
 
 

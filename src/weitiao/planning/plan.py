@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import ASSUMED_ROWS, as_config, load_case, validate
 from weitiao.config.method_names import ALIASES, METHOD_SECTIONS, name_of
 from weitiao.config.run import RunConfig
-from weitiao.errors import ConfigError, ModelError, WeitiaoError
+from weitiao.errors import ConfigError, ModelError
 from weitiao.methods import METHODS
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
@@ -101,23 +102,23 @@ def plan_arms(
         if _in_front(arm) not in by_room:
             by_room[_in_front(arm)] = read(arm, device)
         rows = dataclasses.replace(by_room[_in_front(arm)], resolved=machine.resolved)
-        try:
-            planned = plan_run(arm, rows, machine, name, measured)
-        except WeitiaoError:
-            raise
-        except (RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError) as error:
-            raise _cannot_draw(arm.model, name, error) from error
+        planned = plan_run(arm, rows, machine, name, measured)
         plans.append(planned["methods"][0])
     return {**planned, "methods": plans}
 
 
-def _cannot_draw(model: str, name: str, error: Exception) -> ModelError:
-    """The ModelError for a model whose code asks for values where a plan has shapes alone."""
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return ModelError(
-        f"The model '{model}' cannot be planned with {name}: {type(error).__name__}: {reason}\nExpected a model whose step needs "
-        "shapes alone.\nTry another method or train.attention=eager. A run may still work: weitiao train ... train.max_steps=2"
-    )
+@contextmanager
+def _shapes_alone(model: str, name: str) -> Iterator[None]:
+    """ModelError for a model whose own code asks for values: it raises what it likes, and a plan has shapes alone."""
+    try:
+        yield
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(
+            f"The model '{model}' cannot be planned with {name}: {type(error).__name__}: {reason}\nExpected a model whose step "
+            "needs shapes alone.\nTry another method or train.attention=eager. A run may still work: weitiao train ... "
+            "train.max_steps=2"
+        ) from error
 
 
 def _in_front(arm: RunConfig) -> int:
@@ -185,9 +186,10 @@ def _method(
 ) -> MethodPlan:
     started = time.perf_counter()
     METHODS[config.method.type].refuse_steps(config.method, batches.steps)
-    blueprint = draw(config, inputs)
-    rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
-    shapes = trace_shapes(blueprint, batches, rates)
+    with _shapes_alone(config.model, name):
+        blueprint = draw(config, inputs)
+        rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
+        shapes = trace_shapes(blueprint, batches, rates)
     memory = memory_of(
         blueprint, batches, shapes=shapes, options=config.train, process=machine.process_bytes, on_cpu=machine.on_cpu
     )
@@ -205,6 +207,8 @@ def _method(
         notes.append("streaming: the evaluation rows' lengths stand for the training rows'")
     if config.train.tokens_per_batch == "auto" and config.train.per_device_train_batch_size is None:
         notes.append("tokens_per_batch=auto is chosen by trial steps: planned with 1,024")
+    if shapes.uncounted:
+        notes.append(f"no count of products is known for {', '.join(shapes.uncounted)}: time is too short")
     if config.train.distributed == "fsdp2":
         notes.append("fsdp2: planned for one process; each of several holds its share of weights and moments")
     log.debug("plan of %s: %.2f s", name, time.perf_counter() - started)

@@ -47,8 +47,11 @@ def blank_model(
         )
     auto = getattr(transformers, auto_class)
     options = {"dtype": torch.float32} | ({} if attention is None else {"attn_implementation": attention})
-    with torch.device("meta"):
-        model = auto.from_config(config, **NO_FOREIGN_CODE, **options)
+    try:
+        with torch.device("meta"):
+            model = auto.from_config(config, **NO_FOREIGN_CODE, **options)
+    except (RuntimeError, TypeError, AttributeError) as error:  # of sizes that no model has
+        raise cannot_load(where, error) from None
     if (saved := _tensors(where)) is None:
         info: dict[str, Any] = {"missing_keys": _missing(model, _architecture(where, model)), "mismatched_keys": ()}
     else:

@@ -69,40 +69,13 @@ def load_model(
     Raises:
         ModelError: not found, or not a model for this task.
     """
-    import torch
-    import transformers
     from safetensors import SafetensorError
 
-    from weitiao.kernels.attention import register
-    from weitiao.measure.fused_kernels import register_flash
-
-    where = locate(model)
-    attention: str | None = None if resolved.attention == "auto" else resolved.attention
-    if resolved.attention == "weitiao":
-        attention = register() if attends_our_way(model, resolved) else None  # None: what transformers chooses
-    if meta and resolved.attention == "flash_attention_2":
-        attention = register_flash()  # the package itself needs a GPU
+    attention = _attention(model, resolved, meta)
+    head = head_options(label_names)
     try:
-        if meta:
-            loaded, info = blank_model(where, auto_class, attention, head_options(label_names))
-        else:
-            loaded, info = getattr(transformers, auto_class).from_pretrained(
-                where,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
-                use_safetensors=True,
-                **NO_FOREIGN_CODE,
-                **head_options(label_names),
-            )
-    except ModelError:
-        raise
+        loaded, info = (blank_model if meta else _from_pretrained)(locate(model), auto_class, attention, head)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise cannot_load(model, error) from None
-    except (RuntimeError, TypeError, AttributeError) as error:  # of sizes in config.json that no model has
-        if not meta:
-            raise
         raise cannot_load(model, error) from None
     if attention is None:
         why = "" if resolved.attention == "auto" else f", since ours is not tested with {loaded.config.model_type}"
@@ -111,6 +84,39 @@ def load_model(
         pad_as(loaded, pad_id)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())}
     return loaded, tuple(sorted(set(info["missing_keys"]) | mismatched))
+
+
+def _attention(model: str, resolved: Resolved, meta: bool) -> str | None:
+    """transformers' name of the attention function; None for what transformers chooses."""
+    from weitiao.kernels.attention import register
+    from weitiao.measure.fused_kernels import register_flash
+
+    if resolved.attention == "auto":
+        return None
+    if resolved.attention == "weitiao":
+        return register() if attends_our_way(model, resolved) else None
+    if meta and resolved.attention == "flash_attention_2":
+        return register_flash()  # the package itself needs a GPU
+    return resolved.attention
+
+
+def _from_pretrained(
+    where: str, auto_class: str, attention: str | None, head: dict[str, Any]
+) -> "tuple[PreTrainedModel, dict[str, Any]]":
+    import torch
+    import transformers
+
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = getattr(transformers, auto_class).from_pretrained(
+        where,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # another task's head: replaced, and reported as newly initialised
+        use_safetensors=True,
+        **NO_FOREIGN_CODE,
+        **head,
+    )
+    return loaded
 
 
 def head_options(label_names: Sequence[str]) -> dict[str, Any]:
