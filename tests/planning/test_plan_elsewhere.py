@@ -1,5 +1,6 @@
 """Plans of machines, packages and weights that are not here."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -8,16 +9,22 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from typer.testing import CliRunner
 
 import weitiao
 from weitiao.commands.app import app
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, ModelError
 from weitiao.measure import cost, gpu
 from weitiao.measure.cost import step_cost
 from weitiao.measure.devices import DEVICES, device_of, find_device
 from weitiao.planning.machine import Machine
+from weitiao.planning.rows import read_inputs
 from weitiao.pretrained.resolve import Resolved
+from weitiao.training.adapt import adapt
+from weitiao.training.events import EventLog
+from weitiao.training.world import World
 
 GPU = "A100-80GB"
 SMALL = {
@@ -247,6 +254,26 @@ def test_a_packed_base_is_dense_while_it_is_loaded(tmp_path: Path) -> None:
     )
     assert small["fits"] == "no"
     assert small["memory_bytes"]["total"] == large["memory_bytes"]["total"] > 14e9
+
+
+def test_frozen_weights_move_to_the_device_in_the_dtype_that_computes(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device need not hold them in fp32 first: the plan counts 16 bits."""
+    config = RunConfig.model_validate({**options, "method": {"type": "lora"}})
+    inputs = dataclasses.replace(read_inputs(config), resolved=Resolved("cpu", "bfloat16", "eager", {}))
+    moved: list[set[torch.dtype]] = []
+    own = torch.nn.Module.to
+
+    def to(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        if args and isinstance(args[0], torch.device) and type(self).__name__.startswith("PeftModel"):
+            moved.append({p.dtype for p in self.parameters() if not p.requires_grad})
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    with EventLog(tmp_path / "events.jsonl") as events:
+        adapt(config, inputs, World(Accelerator(cpu=True), "ddp"), events)
+    assert moved == [{torch.bfloat16}]
 
 
 @pytest.mark.parametrize(
