@@ -170,6 +170,7 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
     found = planned(tmp_path, method={"type": "full", "parameters": "norm"})
     norms = next(method for name, method in found.items() if name not in ("full", "lora"))
     assert norms["artifact_bytes"] == pytest.approx(found["full"]["artifact_bytes"], rel=1e-3)
+    assert norms["artifact_bytes"] == pytest.approx(4 * norms["num_params"], rel=0.03)  # and the names
     assert norms["memory_bytes"]["total"] < found["full"]["memory_bytes"]["total"]
 
 
