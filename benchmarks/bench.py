@@ -18,9 +18,10 @@ import sys
 import time
 from pathlib import Path
 
-from record import DISTURBED, RESULTS, ROOT, Cell, CellFailed, Mixed, Others, Results, machine
+from record import DISTURBED, RESULTS, ROOT, Cell, CellFailed, Mixed, Results, machine
 from suites import SUITES
 from suites.bench import Bench
+from weitiao.system.cpu_use import CpuUse
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -56,14 +57,14 @@ def run_suite(name: str, cells: list[Cell], results: Results) -> int:
         print(f"[{name}] {kept} cells are kept, measured at {', '.join(versions)}", flush=True)
     failed = 0
     for i, cell in enumerate(todo, start=1):
-        started, others = time.perf_counter(), Others()
+        started, use = time.perf_counter(), CpuUse()
         try:
             result = cell.measure()
         except CellFailed as error:
             failed += 1
             print(f"[{name} {i}/{len(todo)}] FAILED {cell.name}: {error}", flush=True)
             continue
-        share = others.share()
+        share = use.others_share()
         results.add(cell.settings, result, share)
         took = f"{time.perf_counter() - started:.0f} s"
         if share is not None and share > DISTURBED:

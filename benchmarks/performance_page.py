@@ -11,6 +11,7 @@ from instruction_page import sft_steps, trl, trl_loss
 from plots import TITLES, figures
 from profile_step import GROUPS
 from record import DISTURBED, RESULTS
+from shared_page import shared
 from suites import SUITES
 from suites.against import B0, B1
 from suites.dtypes import VARIANTS as DTYPES
@@ -287,6 +288,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "trl": ("Instruction tuning against TRL", trl),
     "trl_loss": ("Held-out loss next to TRL's", trl_loss),
     "sft_steps": ("Instruction tuning, a choice at a time", sft_steps),
+    "shared": ("Next to other busy processes", shared),
     "allocators": ("Another memory allocator", allocators),
     "growth": ("As the work grows", growth),
     "quality": ("Whether speed costs quality", quality),

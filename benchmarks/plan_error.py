@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from figures import table
-from record import DISTURBED, RESULTS, ROOT, Cell, CellFailed, Others, Results, last_json, machine, train
+from record import DISTURBED, RESULTS, ROOT, Cell, CellFailed, Results, last_json, machine, train
+from weitiao.system.cpu_use import CpuUse
 
 PAGE = ROOT / "docs" / "plan.md"
 MARKS = ("<!-- errors -->\n", "<!-- /errors -->\n")
@@ -122,13 +123,13 @@ def main() -> None:
     todo = [cell for cell in results.plan(cells) if options.only in cell.name][: options.limit]
     for i, cell in enumerate(todo, start=1):
         print(f"[{i}/{len(todo)}] {cell.name}", file=sys.stderr)
-        others = Others()
+        use = CpuUse()
         try:
             result = cell.measure()
         except CellFailed as error:
             print(f"failed: {error}", file=sys.stderr)
             continue
-        results.add(cell.settings, result, others.share())
+        results.add(cell.settings, result, use.others_share())
         print(json.dumps({kind: result[kind] for kind in GOALS}), file=sys.stderr)
     done = results.data["cells"]
     if done:

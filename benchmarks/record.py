@@ -3,11 +3,9 @@
 import itertools
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ RESULTS = HERE / "results"
 Settings = dict[str, Any]
 DISTURBED = 0.05  # from which share of the machine used by others a cell is called disturbed
 # What of a run's summary is a measurement of its cost.
-COSTS = ("samples_per_s", "tokens_per_s", "train_seconds", "steps", "peak_memory_bytes", "padding_share")
+COSTS = ("samples_per_s", "tokens_per_s", "train_seconds", "cpu_seconds", "steps", "peak_memory_bytes", "padding_share")
 
 
 class CellFailed(Exception):
@@ -105,32 +103,6 @@ def code_version() -> str | None:
 
 def _git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
-class Others:
-    """The share of the machine's CPU time that went to other work since this was made: what disturbs a measurement."""
-
-    def __init__(self) -> None:
-        self._start = _cpu_seconds()
-
-    def share(self) -> float | None:
-        """0 to 1, what a hypervisor took included; None where the system does not report it."""
-        if self._start is None or (end := _cpu_seconds()) is None:
-            return None
-        everyone, own, wall = (b - a for a, b in zip(self._start, end, strict=True))
-        return round(max(0.0, everyone - own) / (wall * (os.cpu_count() or 1)), 3)
-
-
-def _cpu_seconds() -> tuple[float, float, float] | None:
-    """(used on the whole machine, used by this process and the children it has waited for, the clock)"""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    except OSError:
-        return None
-    user, nice, system, _idle, _iowait, interrupts, soft, steal = map(int, fields[:8])
-    everyone = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return everyone, sum(u.ru_utime + u.ru_stime for u in usages), time.perf_counter()
 
 
 def machine() -> dict[str, Any]:

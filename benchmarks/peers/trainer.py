@@ -18,16 +18,18 @@ from weitiao.measure.meters import peak_memory_bytes  # the meter of both sides:
 
 
 class Clock(transformers.TrainerCallback):
-    """Seconds of the steps after the warm-up ones."""
+    """Seconds of the steps after the warm-up ones, and this process's CPU time in them."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup, self.started, self.seconds = warmup, 0.0, 0.0
+        self.cpu_started, self.cpu_seconds = 0.0, 0.0
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.global_step == self.warmup:
-            self.started = time.perf_counter()
+            self.started, self.cpu_started = time.perf_counter(), time.process_time()
         elif state.global_step > self.warmup:
             self.seconds = time.perf_counter() - self.started
+            self.cpu_seconds = time.process_time() - self.cpu_started
 
 
 def main() -> None:
@@ -93,6 +95,7 @@ def main() -> None:
                 "samples_per_s": seen["rows"] / clock.seconds,
                 "tokens_per_s": seen["tokens"] / clock.seconds,
                 "seconds": clock.seconds,
+                "cpu_seconds": clock.cpu_seconds,
                 "rows": seen["rows"],
                 "peak_memory_bytes": peak_memory_bytes(),
             }

@@ -29,6 +29,7 @@ from weitiao.rundir.files import read_jsonl, size_bytes, write_jsonl
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock
 from weitiao.rundir.summary import Summary, TrainingFacts
+from weitiao.system import threads
 from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
 from weitiao.training.deterministic import deterministic
 from weitiao.training.evaluate import score
@@ -102,6 +103,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
     """Everything between a claimed folder and a finished one."""
     refuse_processes(config, num_processes())
     refuse_trackers(config.train.report_to)
+    threads.settle()
     if resuming:
         refuse_changed_options(run, config)
         step = checkpoint_step(run)

@@ -23,8 +23,10 @@ class Predictor:
         from transformers import AutoTokenizer
 
         from weitiao.methods import METHODS
+        from weitiao.system import threads
         from weitiao.tasks import TASKS
 
+        threads.settle()
         self.config: RunConfig = run.config
         refuse_pickled(run.model)
         self.task: Task = TASKS[self.config.task]

@@ -64,6 +64,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
 
     from weitiao.kernels.limits import bound_primitive_cache
     from weitiao.measure.meters import memory_bytes, peak_memory_bytes
+    from weitiao.system import threads
     from weitiao.training.adapt import adapt
     from weitiao.training.evaluate import score
     from weitiao.training.events import EventLog
@@ -72,6 +73,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
     from weitiao.training.loop import train_steps
     from weitiao.training.refusals import refuse_machine
 
+    threads.settle()
     bound_primitive_cache()
     if config.data.streaming:  # the rows at hand stand for a stream, whose run does without these
         train = config.train.model_copy(update={"sparse_embedding": False, "cache_prefix": False})

@@ -13,6 +13,7 @@ from weitiao.measure.devices import Device, device_of, find_device
 from weitiao.measure.meters import available_memory_bytes, memory_bytes
 from weitiao.planning.schema import PlannedDevice
 from weitiao.pretrained.resolve import Resolved
+from weitiao.system import threads
 from weitiao.system.environment import env
 from weitiao.training.inputs import Inputs
 
@@ -58,6 +59,7 @@ class Machine:
         if self.device is None and self.on_cpu:
             from weitiao.measure.rates import measured_rates
 
+            threads.settle()
             bound_primitive_cache()
             hidden = int(model.config.get_text_config().hidden_size)
             return measured_rates(self.resolved.dtype, hidden, 4 * hidden, 1024, int8)

@@ -53,6 +53,10 @@ class TrainingFacts(TypedDict):
     """Tokens that carry loss, with causal_lm."""
     padding_share: float | None
     """Of the padded tokens of the first epoch; null for a stream."""
+    cpu_seconds: NotRequired[float]
+    """CPU time of the last session's training, all threads; evaluations included."""
+    others_cpu_share: NotRequired[float | None]
+    """Of the cores, what other processes used during the last session's training: times are longer by that."""
     dtype: str
     peak_memory_bytes: int
     """Of this process up to the last step; on a GPU what torch reserved there."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao import catalogue
-from weitiao.system import allocator
+from weitiao.system import allocator, threads
 
 _PACKAGES = (
     "weitiao",
@@ -25,7 +25,7 @@ _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_
 
 
 def env() -> dict[str, Any]:
-    """Versions, CPU features, threads, memory, GPU and caches. Names no user, host or secret."""
+    """Versions, CPU features, quota, threads, memory, GPU and caches. Names no user, host or secret."""
     import torch
 
     home = catalogue.home()
@@ -39,6 +39,7 @@ def env() -> dict[str, Any]:
             "torch_threads": torch.get_num_threads(),
             "features": _cpu_features(),
         },
+        "cpu_quota": threads.quota(),
         "allocator": allocator.in_use(),
         "memory_bytes": _total_memory_bytes(),
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

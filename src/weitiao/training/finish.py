@@ -56,6 +56,8 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
         **progress.meter.read(),
         **({"supervised_tokens_per_s": progress.meter.targets_per_s()} if inputs.task.OPTIONS.generates else {}),
         "padding_share": padding_share(schedule) if isinstance(schedule, EpochSchedule) else None,
+        "cpu_seconds": fitting.cpu_use.own_seconds(),
+        "others_cpu_share": fitting.cpu_use.others_share(),
         "dtype": inputs.resolved.dtype,
         "peak_memory_bytes": peak_memory_bytes(),
         **(world.facts() if world.size > 1 else {}),

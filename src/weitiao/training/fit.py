@@ -13,6 +13,7 @@ from weitiao.measure.meters import Throughput, peak_memory_bytes
 from weitiao.methods import default_rate
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.summary import TrainingFacts
+from weitiao.system.cpu_use import CpuUse
 from weitiao.training.adapt import Adapted, adapt
 from weitiao.training.batch_size import plan_batches, try_longest_batch
 from weitiao.training.checkpoint import best_is_lost, load_checkpoint, save_best, save_checkpoint, saved_state
@@ -51,6 +52,7 @@ class Fit:
     peak_rate: float
     started_with: int  # processes that the run began with: one that goes on with more or fewer keeps its steps
     progress: Progress = field(repr=False)
+    cpu_use: CpuUse = field(default_factory=CpuUse, repr=False)
 
     @property
     def inputs(self) -> Inputs:
