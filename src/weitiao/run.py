@@ -117,7 +117,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
             refuse_unfit_model(config)
             inputs = gather(config, run, events, resolved)
         return_free_memory()  # the tokenizer is gone: 300 MB with a vocabulary of 250,000
-        memory_before = memory_bytes()
+        memory_before = memory_bytes(resolved.device)
         planned = _plan(config, run, inputs)
         with StopRequest() as stop, deterministic(config.train.deterministic):
             trained = fit(config, run, inputs, events, resuming=resuming, stop=stop)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from support.fork_server import ForkServer
-from support.processes import environment, fork, launch, losses, start_forked
+from support.processes import environment, fork, free_port, launch, losses, start_forked
 from weitiao.rundir.folder import RunDir
 from weitiao.training.checkpoint import checkpoint_step
 
@@ -356,3 +356,13 @@ def test_packed_batches_are_dealt_by_their_tokens(monkeypatch: pytest.MonkeyPatc
     world = World(SimpleNamespace(process_index=0, num_processes=2), "ddp")
     assert [rows for rows, counts in world.deal(batches, lengths, packed=True) if counts] == [[2, 3, 4]]
     assert [rows for rows, counts in world.deal(batches, lengths) if counts] == [[0, 1]]
+
+
+def test_gradients_in_bf16_are_averaged_in_fp32() -> None:
+    script = Path(__file__).parents[1] / "support" / "average_in_bf16.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "4", "--master_port", free_port()]
+    done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    # (256 + 1 + 1 + 2) / 4, and (256 + 1 + 1 + 1) / 4 = 64.75 rounded once
+    assert found == {"ddp": [65.0] * 4, "accumulated": [65.0] * 4, "unused": True}

@@ -2,6 +2,7 @@
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from weitiao.methods import rate_factor
 from weitiao.pretrained.load import load_model, set_dropout
 from weitiao.pretrained.resolve import Resolved
 from weitiao.tasks import classification
+from weitiao.training.accumulate import Accumulator
 from weitiao.training.evaluate import score
 from weitiao.training.learner import Learner, backward, dry_run
 from weitiao.training.learning_rate import ByStep, learning_rate_at
@@ -110,6 +112,45 @@ def test_accumulated_steps_train_the_same_weights(tiny_model: Path) -> None:
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     for other in weights[1:]:
         torch.testing.assert_close(other, weights[0], atol=2e-4, rtol=1e-3)
+
+
+def test_accumulated_gradients_in_bf16_add_up_in_fp32(tiny_model: Path) -> None:
+    """32 batches of a row each: the sum of their gradients, rounded once; without the accumulator, rounded 31 times."""
+    encoded = rows(32)
+    batches = [classification.collate(encoded, [i], 0) for i in range(32)]
+    model = fresh(tiny_model)
+    trained = Masters(model.named_parameters(), torch.bfloat16).parameters.values()
+    model.to(torch.bfloat16)
+
+    def gradient(some: list[Any], accumulator: Accumulator | None = None) -> torch.Tensor:
+        model.zero_grad()
+        backward(learner(model), some, 32, accumulator=accumulator)
+        return torch.cat([p.grad.flatten().double() for p in trained if p.grad is not None])
+
+    exact = torch.stack([gradient([batch]) for batch in batches]).sum(0)
+    good, plain = gradient(batches, Accumulator(trained)), gradient(batches)
+    scale = exact.abs().clamp(min=1e-3 * float(exact.abs().max()))
+    assert float(((good - exact).abs() / scale).max()) < 2**-8
+    assert float(((plain - exact).abs() / scale).max()) > 2**-8
+
+
+def test_the_loop_accumulates_in_fp32_where_it_computes_in_bf16(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    take = Accumulator.take
+    monkeypatch.setattr(Accumulator, "take", lambda self: (taken.append(1), take(self))[1])
+    for dtype, accumulation, expected in ((torch.bfloat16, 4, 8), (torch.bfloat16, 1, 0), (torch.float32, 4, 0)):
+        taken.clear()
+        model = fresh(tiny_model)
+        masters = Masters(model.named_parameters(), dtype)
+        model.to(dtype)
+        config = TrainConfig(logging_steps=1, warmup_ratio=0.0)
+        schedule = EpochSchedule(rows(8), BatchPlan(10**6, 2), 0, accumulation, 8, max_steps=2)
+        before = masters.whole()["classifier.weight"].clone()
+        list(train_steps(learner(model), schedule, MasterAdamW(masters, config), rates(schedule, 1e-2, config), config))
+        assert len(taken) == expected
+        assert not torch.equal(masters.whole()["classifier.weight"], before)
 
 
 @pytest.mark.parametrize(

@@ -10,25 +10,68 @@ from typing import Any
 _STATUS = Path("/proc/self/status")
 
 
+_load_peak_bytes = 0  # of a GPU, while the model was loaded and adapted
+
+
 def peak_memory_bytes() -> int:
-    """The most memory this process has held so far: on a GPU what torch reserved, else resident memory."""
-    if "torch" in sys.modules:
+    """The most memory this process has held so far: on a GPU what torch reserved there, else resident memory."""
+    if _on_gpu():
         import torch
 
-        if torch.cuda.is_initialized():
-            return int(torch.cuda.max_memory_reserved())
+        return max(_load_peak_bytes, int(torch.cuda.max_memory_reserved()))
     return _status_bytes("VmHWM") or _rusage_peak_bytes()
 
 
-def memory_bytes() -> int:
-    """Resident memory now (where the system does not tell, the peak)."""
+def begin_steps() -> None:
+    """The model is ready: from here on a GPU's peak is counted anew, so that loading and training are told apart."""
+    global _load_peak_bytes
+    if _on_gpu():
+        import torch
+
+        _load_peak_bytes = int(torch.cuda.max_memory_reserved())
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_memory() -> dict[str, int] | None:
+    """Of this process's GPU, in bytes: the peaks of loading and of the steps since :func:`begin_steps`, and what is in use.
+
+    {"load": reserved, "allocated": by tensors, "reserved": by torch, "used": of the card now, context and others included}.
+    None without a GPU in use.
+    """
+    if not _on_gpu():
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "load": _load_peak_bytes,
+        "allocated": int(torch.cuda.max_memory_allocated()),
+        "reserved": int(torch.cuda.max_memory_reserved()),
+        "used": total - free,
+    }
+
+
+def memory_bytes(device: str = "cpu") -> int:
+    """Held now: resident memory (where the system does not tell, the peak); of a GPU, what torch has reserved."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.memory_reserved())
     return _status_bytes("VmRSS") or _rusage_peak_bytes()
 
 
-def available_memory_bytes() -> int:
-    """Memory that a process could still take: MemAvailable, or the control group's limit where that is lower."""
+def available_memory_bytes(device: str = "cpu") -> int:
+    """Memory that a process could still take: MemAvailable, or the control group's limit where that is lower.
+
+    Of a GPU: what is free there, and what torch has reserved without using it.
+    """
     import os
 
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0]) + int(torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
     free: list[int] = []
     try:
         text = Path("/proc/meminfo").read_text()
@@ -39,6 +82,12 @@ def available_memory_bytes() -> int:
     except (OSError, ValueError):
         pass
     return min(free) if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _on_gpu() -> bool:
+    """Whether this process computes on a GPU; imports nothing."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def _status_bytes(key: str) -> int | None:

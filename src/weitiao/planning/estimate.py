@@ -123,7 +123,7 @@ def memory_of(
     gradients, moments = active * item, blueprint.moment_bytes
     batch = int(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths).max())
     if options.gradient_accumulation_steps > 1:
-        batch += gradients
+        batch += gradients if item == MASTER_BYTES else MASTER_BYTES * active  # added up in fp32
     at_once = max(blueprint.largest_trained, min(active, CHUNK))
     if options.optimizer_in_backward:  # one gradient at a time
         batch, gradients, at_once = batch - gradients, 0, blueprint.largest_trained

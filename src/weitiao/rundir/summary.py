@@ -16,6 +16,19 @@ class PlanError(TypedDict):
     storage: float | None
 
 
+class GpuMemory(TypedDict):
+    """Of the first process's GPU."""
+
+    load: int
+    """The most that torch reserved while the model was loaded and adapted."""
+    allocated: int
+    """The most that tensors held during the steps."""
+    reserved: int
+    """The most that torch reserved during the steps."""
+    used: int
+    """Of the card after the last step: the context and other processes included."""
+
+
 class TrainingFacts(TypedDict):
     """What is known when training ends."""
 
@@ -59,7 +72,8 @@ class TrainingFacts(TypedDict):
     """Of the cores, what other processes used during the last session's training: times are longer by that."""
     dtype: str
     peak_memory_bytes: int
-    """Of this process up to the last step; on a GPU what torch reserved there."""
+    """Of this process up to the last step; on a GPU what torch reserved there, loading included."""
+    gpu_memory_bytes: NotRequired[GpuMemory]
     num_processes: NotRequired[int]
     distributed: NotRequired[str]
     token_imbalance_share: NotRequired[float]
@@ -71,7 +85,7 @@ class Summary(TrainingFacts):
     """summary.json: what a finished run measured."""
 
     memory_before_model_bytes: int
-    """Of this process when the rows were read and the model was not."""
+    """Of this process when the rows were read and the model was not; on a GPU, of what torch reserved there."""
     artifact_bytes: int
     """The weights and their configuration, without the tokenizer."""
     tokenizer_bytes: int

@@ -240,7 +240,13 @@ def _random_state() -> dict[str, Any]:
         "python": [version, list(numbers), gauss],
         "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
+        "cuda": [state.numpy().tobytes().hex() for state in _cuda_states()],
     }
+
+
+def _cuda_states() -> list[torch.Tensor]:
+    """Of every GPU that this process sees; none before it has used one."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
@@ -248,4 +254,12 @@ def _set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["torch"]), dtype=torch.uint8))
+    torch.set_rng_state(_bytes(state["torch"]))
+    saved = [_bytes(one) for one in state.get("cuda", [])]
+    if saved and torch.cuda.is_available():
+        for device, one in enumerate(saved[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(one, device)
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

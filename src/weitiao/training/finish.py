@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.data.batch import padding_waste, plan_epoch
 from weitiao.kernels.limits import return_free_memory
 from weitiao.kernels.rows import restore_embedding
-from weitiao.measure.meters import peak_memory_bytes
+from weitiao.measure.meters import gpu_memory, peak_memory_bytes
 from weitiao.methods import METHODS
 from weitiao.rundir.files import writing
 from weitiao.rundir.summary import TrainingFacts
@@ -60,6 +60,7 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
         "others_cpu_share": fitting.cpu_use.others_share(),
         "dtype": inputs.resolved.dtype,
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"gpu_memory_bytes": on_gpu} if (on_gpu := gpu_memory()) is not None else {}),
         **(world.facts() if world.size > 1 else {}),
     }
     return facts  # type: ignore[no-any-return]

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 
 from weitiao.config.run import RunConfig
-from weitiao.errors import RunError, Stopped
+from weitiao.errors import ModelError, RunError, Stopped
 from weitiao.kernels.limits import bound_primitive_cache
-from weitiao.measure.meters import Throughput, peak_memory_bytes
+from weitiao.measure.meters import Throughput, begin_steps, peak_memory_bytes
 from weitiao.methods import default_rate
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.summary import TrainingFacts
@@ -22,7 +22,7 @@ from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.finish import finish
 from weitiao.training.inputs import Inputs
-from weitiao.training.learner import Learner
+from weitiao.training.learner import Learner, is_out_of_memory
 from weitiao.training.learning_rate import ByClock, ByStep, LearningRate
 from weitiao.training.loop import StepInfo, train_steps
 from weitiao.training.optim import MasterAdamW
@@ -98,7 +98,9 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     )
     if options.packing:
         refuse_leaks(learner, inputs.train)
-    schedule = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
+    begin_steps()
+    with optimizer.room():
+        schedule = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)
     events.write("train", total_steps=schedule.total_steps(), first_step=progress.step + 1, learning_rate=peak)
     weights = inputs.task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
@@ -141,6 +143,20 @@ def _progress(
 
 
 def _train(fitting: Fit, stop: StopRequest) -> None:
+    """:func:`_take_steps`. Raises ModelError where memory runs out after the trial of the longest batch."""
+    try:
+        _take_steps(fitting, stop)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"Memory ran out after step {fitting.progress.step} of {fitting.schedule.total_steps()}: "
+            f"{str(error).splitlines()[0]}\nExpected the room that the trial of the longest batch found.\n"
+            "End what else uses the memory, lower train.tokens_per_batch, set train.auto_batch=true, or use method.type=lora."
+        ) from None
+
+
+def _take_steps(fitting: Fit, stop: StopRequest) -> None:
     """Steps until the schedule, the clock, the patience or a signal ends them."""
     options, progress = fitting.config.train, fitting.progress
     if progress.watch.is_over(options.early_stopping_patience):

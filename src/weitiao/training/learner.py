@@ -7,6 +7,7 @@ import torch
 
 from weitiao.data.encode import Encoded
 from weitiao.tasks.task import Task, Tensors
+from weitiao.training.accumulate import Accumulator
 from weitiao.training.schedule import Schedule
 from weitiao.training.world import World
 
@@ -36,25 +37,34 @@ class Learner:
 
 
 def backward(
-    learner: Learner, batches: Sequence[Tensors], num_targets: int, counted: Sequence[bool] = ()
+    learner: Learner,
+    batches: Sequence[Tensors],
+    num_targets: int,
+    counted: Sequence[bool] = (),
+    accumulator: Accumulator | None = None,
 ) -> torch.Tensor:
     """Forward and backward over this process's batches of one step; returns their summed loss, detached.
 
     Args:
         num_targets: of the whole step, over all processes.
         counted: False for a batch that is there only so that every process runs equally many.
+        accumulator: adds up and exchanges the gradients, instead of autograd and DistributedDataParallel.
     """
     world, device = learner.world, learner.device
     loss_sum = torch.zeros((), device=device)
     for i, batch in enumerate(batches):
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-        with world.synced(learner.model, last=i + 1 == len(batches)):
+        with world.synced(learner.model, last=accumulator is None and i + 1 == len(batches)):
             loss = learner.task.loss(learner.model, batch, learner.class_weights)  # type: ignore[arg-type]
             if counted and not counted[i]:
                 loss = loss * 0.0
             # torch averages gradients over the processes, a sum is wanted
             world.accelerator.backward(loss * (world.size / num_targets))
+            if accumulator is not None:
+                accumulator.take()
         loss_sum += loss.detach()
+    if accumulator is not None:
+        accumulator.give()
     return loss_sum
 
 

@@ -9,8 +9,10 @@ import torch
 from weitiao.config.train import TrainConfig
 from weitiao.data.batch import Batch
 from weitiao.data.encode import Encoded
+from weitiao.training.accumulate import Accumulator, is_narrow
 from weitiao.training.learner import Learner, backward, is_out_of_memory
 from weitiao.training.learning_rate import LearningRate
+from weitiao.training.masters import Masters
 from weitiao.training.optim import MasterAdamW
 from weitiao.training.schedule import Schedule, Step, cut_batches
 
@@ -90,7 +92,7 @@ def _backward_step(
         pieces = _cut(dealt, 2**doublings)
         optimizer.arm(rate, taken.step)
         try:
-            return _backward_pieces(learner, encoded, pieces)
+            return _backward_pieces(learner, encoded, pieces, optimizer.masters)
         except RuntimeError as error:
             can_be_cut = max(len(rows) for rows, _ in pieces) > 1
             if not (auto_batch and can_be_cut and is_out_of_memory(error)):
@@ -99,13 +101,16 @@ def _backward_step(
     raise AssertionError("single rows are cut no further")
 
 
-def _backward_pieces(learner: Learner, encoded: Encoded, pieces: Dealt) -> tuple[torch.Tensor, int]:
+def _backward_pieces(learner: Learner, encoded: Encoded, pieces: Dealt, masters: Masters) -> tuple[torch.Tensor, int]:
     """(summed loss of this process's pieces, targets of the whole step)."""
     counted = [counts for _, counts in pieces]
     batches = [learner.collate(encoded, rows) for rows, _ in pieces]
     own_targets = sum(learner.task.count_targets(b) for b, counts in zip(batches, counted, strict=True) if counts)
     num_targets = int(learner.world.sum(own_targets)[0])  # on CPU labels, before the device copy
-    return backward(learner, batches, num_targets, counted), num_targets
+    trained, accumulator = masters.parameters.values(), None
+    if len(batches) > 1 and is_narrow(trained) and not masters.is_sharded:  # shards add up in fp32 by their policy
+        accumulator = Accumulator(trained, learner.world.size)
+    return backward(learner, batches, num_targets, counted, accumulator), num_targets
 
 
 def _cut(dealt: Dealt, parts: int) -> Dealt:

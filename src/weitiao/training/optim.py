@@ -1,11 +1,13 @@
 """AdamW on fp32 master weights, in chunks."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
 
 from weitiao.config.train import TrainConfig
+from weitiao.errors import ModelError
 from weitiao.methods.galore import GaLore
 from weitiao.methods.step_hooks import StepHooks
 from weitiao.training.masters import Masters
@@ -65,6 +67,32 @@ class MasterAdamW:
         if self.in_backward:
             for names, optimizer in self._chunks:
                 trained[names[0]].register_post_accumulate_grad_hook(partial(self._update_one, names, optimizer))
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        """Hold as much of a GPU as the moments and one chunk's gradients in fp32 will, for a trial that has to see them.
+
+        On a CPU memory that nothing has written to is not taken, so nothing is held there.
+        """
+        tensors = list(self.masters.tensors.values())
+        held = None
+        if tensors and tensors[0].device.type not in ("cpu", "meta"):
+            projected = self.projection.names if self.projection is not None else frozenset[str]()
+            sizes = {name: tensor.numel() for name, tensor in self.masters.tensors.items()}
+            moments = sum(size for name, size in sizes.items() if name not in projected)
+            chunk = max((sum(sizes[name] for name in names) for names, _ in self._chunks), default=0)
+            wanted = 8 * moments + 4 * chunk
+            try:
+                held = torch.empty(wanted, dtype=torch.uint8, device=tensors[0].device)
+            except torch.OutOfMemoryError:
+                raise ModelError(
+                    f"The optimizer's moments do not fit onto the GPU: {wanted / 1e9:.1f} GB.\n"
+                    "Expected room for them next to the model.\nUse method.type=lora, or a larger GPU (weitiao plan)."
+                ) from None
+        try:
+            yield
+        finally:
+            del held
 
     def arm(self, learning_rate: float, step: int) -> None:
         """Before the passes of ``step``. With ``optimizer_in_backward`` the next backward pass updates, until :meth:`step`."""
@@ -167,7 +195,8 @@ class MasterAdamW:
         for full, value in state.items():
             name, _, key = full.rpartition("|")
             if name in tensors:
-                by_name.setdefault(name, {})[key] = part_of(value, parameters[name])
+                part = part_of(value.to(parameters[name].device), parameters[name])
+                by_name.setdefault(name, {})[key] = part
         for names, optimizer in self._chunks:
             for name in names:
                 if name not in by_name:

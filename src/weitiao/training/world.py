@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from weitiao.data.batch import Batch
 from weitiao.errors import ConfigError
+from weitiao.training.accumulate import average_in_fp32, is_narrow
 from weitiao.training.launch import num_processes
 from weitiao.training.schedule import cut_batches
 
@@ -125,12 +126,13 @@ class World:
 
     def shard(self, model: torch.nn.Module, layers: Sequence[torch.nn.Module]) -> None:
         """FSDP2 (``fully_shard``): every layer, then the rest. accelerate's own CPU mode would run DDP instead."""
-        from torch.distributed.fsdp import FSDPModule, fully_shard
+        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
         mesh = dist.device_mesh.init_device_mesh(self.accelerator.device.type, (self.size,))
+        policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)  # gradients are added up in fp32
         for layer in layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
         assert isinstance(model, FSDPModule), "fully_shard did not engage"
 
     def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -140,9 +142,12 @@ class World:
         from torch.nn.parallel import DistributedDataParallel
 
         cuda = self.accelerator.device.type == "cuda"
-        return DistributedDataParallel(  # type: ignore[no-any-return]
+        wrapped = DistributedDataParallel(
             model,
             device_ids=[self.accelerator.device.index] if cuda else None,
             broadcast_buffers=False,  # frozen tables, equal everywhere
             find_unused_parameters=True,  # what a task's loss does not reach is the model's affair
         )
+        if is_narrow(p for p in model.parameters() if p.requires_grad):
+            wrapped.register_comm_hook(self.size, average_in_fp32)
+        return wrapped  # type: ignore[no-any-return]
