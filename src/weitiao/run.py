@@ -119,6 +119,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         return_free_memory()  # the tokenizer is gone: 300 MB with a vocabulary of 250,000
         memory_before = memory_bytes(resolved.device)
         planned = _plan(config, run, inputs)
+        config = _with_planned_checkpointing(config, planned)
         with StopRequest() as stop, deterministic(config.train.deterministic):
             trained = fit(config, run, inputs, events, resuming=resuming, stop=stop)
         if is_main():
@@ -199,6 +200,16 @@ def _plan(config: RunConfig, run: RunDir, inputs: Inputs) -> Plan | None:
         return None
     run.write_json("plan.json", planned)
     return planned
+
+
+def _with_planned_checkpointing(config: RunConfig, planned: Plan | None) -> RunConfig:
+    """``gradient_checkpointing=auto`` as the plan has decided; a run that goes on has its first plan."""
+    if planned is None or config.train.gradient_checkpointing != "auto":
+        return config
+    chosen = planned["methods"][0].get("gradient_checkpointing", False)
+    if chosen:
+        log.info("gradient_checkpointing=%s (auto): the plan does not fit into memory without", chosen)
+    return config.with_train(gradient_checkpointing=chosen)
 
 
 def _named(config: Any, resume: str | Path | None) -> tuple[RunDir, RunConfig | None]:

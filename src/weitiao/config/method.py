@@ -259,6 +259,11 @@ class PrefixConfig(MethodSection):
 
     def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
         _refuse_in_front(self.type, data, train)
+        if train.checkpointed_layers is not None:
+            raise ValueError(
+                "train.gradient_checkpointing runs layers a second time, and method.type=prefix hands them keys and values as a "
+                "cache, which would then grow twice. Leave it out"
+            )
 
 
 def _refuse_in_front(kind: str, data: DataConfig, train: TrainConfig) -> None:

@@ -30,6 +30,10 @@ class RunConfig(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     output: OutputConfig
 
+    def with_train(self, **options: Any) -> "RunConfig":
+        """The same run with other options of training."""
+        return self.model_copy(update={"train": self.train.model_copy(update=options)})
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, value: Any) -> Any:

@@ -64,6 +64,11 @@ class TrainConfig(Section):
         True,
         description="BERT, llama and their like: norms, gated layers and activations that keep less for the backward pass; the same result.",
     )
+    gradient_checkpointing: Literal["auto", "full", "selective"] | bool = Field(
+        "auto",
+        description="Keep each layer's input alone and compute the rest again in the backward pass: the same result, less memory, "
+        "about a third more time. selective: every second layer; auto: all layers where the plan does not fit into memory otherwise.",
+    )
     cache_prefix: bool = Field(
         True, description="With method.top_k: compute the frozen lower layers once and keep their outputs on disk."
     )
@@ -124,6 +129,11 @@ class TrainConfig(Section):
     save_steps: int | None = Field(None, ge=1, description="Write a checkpoint every so many steps.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep; the oldest goes first.")
 
+    @property
+    def checkpointed_layers(self) -> Literal["full", "selective"] | None:
+        """Which layers are computed again in the backward pass; ``auto`` is none until a plan has decided."""
+        return self.gradient_checkpointing if self.gradient_checkpointing in ("full", "selective") else None  # type: ignore[return-value]
+
     @field_validator("distributed", mode="before")
     @classmethod
     def _deepspeed_is_fsdp2(cls, value: Any) -> Any:
@@ -133,6 +143,11 @@ class TrainConfig(Section):
                 "Use fsdp2: it shares out weights, gradients and moments as ZeRO-3 does (docs/distributed.md)"
             )
         return value
+
+    @field_validator("gradient_checkpointing")
+    @classmethod
+    def _true_is_full(cls, value: Any) -> Any:
+        return "full" if value is True else value
 
     @field_validator("report_to", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ With dropout 0 a frozen prefix (embeddings and the lowest layers) gives a row th
 They are captured once; in training the first layer hands them out and the other frozen layers pass them on.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,18 +14,20 @@ from torch import nn
 from weitiao.errors import ConfigError
 
 BATCH_KEY = "prefix_states"
+_OTHER_PARTS = re.compile("vision|visual|audio")
 
 
 def layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The model's stack of layers and its name: the ModuleList of ``num_hidden_layers``.
+    """The model's stack of layers and its name: the ModuleList of ``num_hidden_layers``, of several parts the text's.
 
     Raises:
         ConfigError: there is none.
     """
-    wanted = model.config.num_hidden_layers  # type: ignore[union-attr]
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted:
-            return name, module
+    config: Any = model.config
+    wanted = getattr(config.get_text_config(), "num_hidden_layers", None)
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
+    for name, module in sorted(found, key=lambda one: _OTHER_PARTS.search(one[0]) is not None):  # stable
+        return name, module
     raise ConfigError(
         f"{type(model).__name__} has no single stack of {wanted} layers.\nExpected an encoder or a decoder for top_k, "
         "lisa_layers, galore_rank and FSDP2.\nLeave them out."

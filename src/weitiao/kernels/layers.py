@@ -109,8 +109,13 @@ def _activated(self: Any, x: torch.Tensor) -> torch.Tensor:
     return offer(type(self).forward(self, x), partial(type(self).forward, self), x)
 
 
-def fuse_layers(model: nn.Module) -> int:
-    """Let norms, gated layers and activations use these functions; how many do. Doing it again changes nothing."""
+def fuse_layers(model: nn.Module, remakes: bool = True) -> int:
+    """Let norms, gated layers and activations use these functions; how many do. Doing it again changes nothing.
+
+    Args:
+        remakes: outputs are made again in the backward pass. Not where whole layers are (kernels/checkpointing.py): the
+            recipes would hold what those let go.
+    """
     kind = getattr(model.config, "model_type", None)
     if kind not in MODEL_TYPES + ENCODER_TYPES:
         return 0
@@ -129,7 +134,8 @@ def fuse_layers(model: nn.Module) -> int:
         else:
             continue
         fused += 1
-    remake_in(model.get_submodule(stack.rpartition(".")[0]))
+    if remakes:
+        remake_in(model.get_submodule(stack.rpartition(".")[0]))
     return fused
 
 

@@ -9,6 +9,7 @@ import torch
 
 from weitiao.config.method import AdaloraConfig, FullConfig
 from weitiao.config.run import RunConfig
+from weitiao.kernels.checkpointing import checkpoint_layers
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import BATCH_KEY, Prefix, depth, layers
 from weitiao.kernels.layers import fuse_layers
@@ -132,11 +133,13 @@ def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> int:
     if options.first_token:
         use_first_token(model)
     if options.fused_layers or options.liger:  # Liger's functions keep what ours keep
-        fuse_layers(model)
+        fuse_layers(model, remakes=options.checkpointed_layers is None)
     frozen: int = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.fuses_lora:
         # int8 packs a weight twice, which weighs what bf16 did
         fuse(model, "nf4" if lora_base(config) == "nf4" else "as it is")
+    if options.checkpointed_layers is not None:
+        checkpoint_layers(model, options.checkpointed_layers)
     return frozen
 
 

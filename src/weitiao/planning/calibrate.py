@@ -76,8 +76,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
     threads.settle()
     bound_primitive_cache()
     if config.data.streaming:  # the rows at hand stand for a stream, whose run does without these
-        train = config.train.model_copy(update={"sparse_embedding": False, "cache_prefix": False})
-        config = config.model_copy(update={"train": train})
+        config = config.with_train(sparse_embedding=False, cache_prefix=False)
     config = config.model_copy(update={"method": config.method.for_few_steps()})
     inputs = read_inputs(config)
     refuse_machine(config, inputs.resolved)

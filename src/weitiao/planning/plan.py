@@ -149,11 +149,39 @@ def plan_run(
             "longest_tokens": int(batches.lengths.max()),
         },
         "methods": [
-            _method(
-                name or config.method.type, config, inputs=inputs, machine=machine, batches=batches, measured=measured
-            )
+            _checkpointed_if_needed(config, inputs, name=name, machine=machine, batches=batches, measured=measured)
         ],
     }
+
+
+def _checkpointed_if_needed(
+    config: RunConfig,
+    inputs: Inputs,
+    *,
+    name: str | None,
+    machine: Machine,
+    batches: Batches,
+    measured: dict[str, Any] | None,
+) -> MethodPlan:
+    """``gradient_checkpointing=auto``: none, or all layers where the run does not fit without."""
+
+    def planned(chosen: RunConfig) -> MethodPlan:
+        return _method(
+            name or config.method.type, chosen, inputs=inputs, machine=machine, batches=batches, measured=measured
+        )
+
+    first = planned(config)
+    if config.train.gradient_checkpointing != "auto" or first["fits"] != "no" or config.method.type == "prefix":
+        return first
+    try:
+        second = planned(config.with_train(gradient_checkpointing="full"))
+    except ConfigError:  # no single stack of layers
+        return first
+    if second["memory_bytes"]["total"] >= first["memory_bytes"]["total"]:
+        return first
+    without = f"{first['memory_bytes']['total'] / 1e9:.1f} GB"
+    second["notes"].append(f"gradient_checkpointing=auto: full, since {without} are too much without")
+    return second
 
 
 def plan_errors(planned: Plan | None, measured: TrainingFacts, artifact_bytes: int) -> PlanError:
@@ -215,6 +243,7 @@ def _method(
     found: Any = {
         "name": name,
         "method": config.method.type,
+        "gradient_checkpointing": config.train.checkpointed_layers or False,
         **blueprint.counts,
         "steps": batches.steps,
         "largest_batch": {"rows": int(batches.rows[largest]), "tokens": int(batches.lengths[largest])},

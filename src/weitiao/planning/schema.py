@@ -69,6 +69,8 @@ class MethodPlan(TypedDict):
 
     name: str
     method: str
+    gradient_checkpointing: NotRequired[Literal["full", "selective", False]]
+    """Which layers compute their activations again; with auto what the plan has chosen."""
     num_params: int
     num_trainable_params: int
     trainable_percent: float

@@ -89,7 +89,7 @@ class AssumedRows:
 
     def of_run(self, config: RunConfig) -> RunConfig:
         """The run's configuration where no token is known: which rows of the embedding occur, a plan cannot say."""
-        return config.model_copy(update={"train": config.train.model_copy(update={"sparse_embedding": False})})
+        return config.with_train(sparse_embedding=False)
 
     def notes(self, config: RunConfig) -> list[str]:
         """For a reader of the plan."""

@@ -1,6 +1,6 @@
 """The type of summary.json: what a finished run measured. Its JSON schema is made from it (weitiao/schemas.py)."""
 
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
@@ -71,6 +71,8 @@ class TrainingFacts(TypedDict):
     others_cpu_share: NotRequired[float | None]
     """Of the cores, what other processes used during the last session's training: times are longer by that."""
     dtype: str
+    gradient_checkpointing: NotRequired[Literal["full", "selective"]]
+    """Which layers computed their activations again in the backward pass."""
     peak_memory_bytes: int
     """Of this process up to the last step; on a GPU what torch reserved there, loading included."""
     gpu_memory_bytes: NotRequired[GpuMemory]

@@ -14,6 +14,7 @@ from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.data.encode import Encoded
 from weitiao.errors import ConfigError
+from weitiao.kernels.checkpointing import checkpoint_layers
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import Prefix, depth, layers
 from weitiao.kernels.gpu import use_liger
@@ -146,12 +147,16 @@ def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
         log.info("%s", line)
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
-    if options.fused_layers and not options.liger and (count := fuse_layers(model)):
+    checkpointing = options.checkpointed_layers
+    if options.fused_layers and not options.liger and (count := fuse_layers(model, remakes=checkpointing is None)):
         log.info("norms, gated layers and activations: %d with our own functions", count)
     if options.fused_lora and config.method.fuses_lora:
         base = lora_base(config)
         fused, left = fuse(model, base)
         log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
+    if checkpointing is not None:
+        count = checkpoint_layers(model, checkpointing, options.dropout != 0)
+        log.info("gradient checkpointing: %d of %d layers keep their inputs alone", count, len(layers(model)[1]))
     if options.compile:
         model.compile(dynamic=True)  # in place: names in the state dict stay
 

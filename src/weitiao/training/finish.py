@@ -59,6 +59,7 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
         "cpu_seconds": fitting.cpu_use.own_seconds(),
         "others_cpu_share": fitting.cpu_use.others_share(),
         "dtype": inputs.resolved.dtype,
+        **({"gradient_checkpointing": checkpointed} if (checkpointed := options.checkpointed_layers) else {}),
         "peak_memory_bytes": peak_memory_bytes(),
         **({"gpu_memory_bytes": on_gpu} if (on_gpu := gpu_memory()) is not None else {}),
         **(world.facts() if world.size > 1 else {}),

@@ -74,6 +74,7 @@ def fit(
     """
     bound_primitive_cache()
     world = World(Accelerator(cpu=inputs.resolved.device == "cpu"), config.train.distributed)
+    config = config.with_train(gradient_checkpointing=world.share(config.train.gradient_checkpointing))  # all alike
     refuse_other_dtype(inputs.resolved.dtype, world.share(inputs.resolved.dtype), world.rank)
     refuse_metric(config, inputs)
     fitting = _prepare(config, run, inputs, world, events=events, resuming=resuming)
