@@ -4,10 +4,12 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import material
 from figures import Suite, spread
+from shared_page import kept_under_load, over_trainer
 from suites.quality import MARGIN, OPTIONS, SEEDS, Option
 
 E5, BASE = material.E5, material.BERT_BASE
@@ -103,6 +105,11 @@ GOALS = (
     Goal("Instruction tuning, full, supervised tokens/s over TRL in bf16", 4, True, 3, "x", "trl", _over_trl("full")),
     Goal("Instruction tuning, LoRA, peak memory above the bare process over TRL's in bf16", 0.5, False, 3, "", "trl", _memory_over_trl("lora")),
     Goal("Instruction tuning, full, peak memory above the bare process over TRL's in bf16", 0.5, False, 3, "", "trl", _memory_over_trl("full")),
+    *(
+        Goal(f"Next to one busy process, {method}, samples a CPU second over those of the quiet machine", 0.8, True, 1, "", "shared", partial(kept_under_load, method=method, busy=1))
+        for method in ("lora", "full")
+    ),
+    Goal("Next to one busy process, LoRA, samples/s over the tuned Trainer as it comes", 10, True, 1, "x", "shared", partial(over_trainer, busy=1)),
     Goal("`weitiao --help`", 0.3, False, 5, " s", "starts", _start("help")),
     Goal("`weitiao data check` of 10,000 rows it has not seen", 3, False, 5, " s", "starts", _start("check")),
     Goal("`weitiao predict`, one text", 4, False, 5, " s", "starts", _start("predict")),

@@ -56,7 +56,7 @@ def config(place: Place, shape: str, method: str, train: dict[str, Any], folder:
     return {
         "model": str(material.model(shape, place.scratch)),
         "task": task,
-        "data": {"train": str(data), "test_size": 16, "check": "off", **more},
+        "data": {"train": str(data), "test_size": 16, "check": "warn", "near_duplicates": "off", **more},
         "method": {"type": method},
         "train": {"max_steps": STEPS, "eval_strategy": "no", "logging_steps": 1, **train}
         | ({"generate_rows": 0} if task == "causal_lm" else {}),

@@ -5,6 +5,7 @@ from pathlib import Path
 import material
 from figures import PEAK, Suite, bare_line, middle, spread, table
 from suites.against import SFT_CHOICES, TRL_SIDES
+from suites.checkpointing import CHECKPOINTED, LENGTH
 
 
 def trl(suite: Suite, results: Path) -> list[str]:
@@ -83,4 +84,28 @@ def sft_steps(suite: Suite, results: Path) -> list[str]:
         "SmolLM2-135M on the catalogue's Chinese dialogues, up to 1,024 tokens a step. Each run is the defaults with one choice "
         "changed. The defaults put rows of near-equal length into a batch. `train.packing` concatenates random rows.",
         table(["method", "run", "supervised tokens/s", "speed / defaults", "padding", "peak GB"], rows),
+    ]
+
+
+def checkpointing(suite: Suite, results: Path) -> list[str]:
+    rows = []
+    for method in ("lora", "full"):
+        for which in CHECKPOINTED:
+            case = {"method": method, "checkpointing": which}
+            plain = case | {"checkpointing": "false"}
+            rows.append(
+                [
+                    method,
+                    which,
+                    middle(suite.values("tokens_per_s", **case)),
+                    spread(suite.ratios(case, plain, "tokens_per_s"), 2),
+                    middle(suite.values(PEAK, **case), ".2f", 1e-9),
+                    middle([result["plan_error"]["memory"] for result in suite.rounds(**case).values()], "+.0%"),
+                ]
+            )
+    head = ["method", "gradient_checkpointing", "tokens/s", "speed / without", "peak GB", "plan's error in memory"]
+    return [
+        f"{material.SMOLLM} on rows of {LENGTH:,} tokens, one a batch, in the precision that is quick here. Losses are the same to "
+        "the bit (`tests/kernels/test_checkpointing.py`).",
+        table(head, rows),
     ]

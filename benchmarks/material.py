@@ -67,6 +67,17 @@ def long_reviews(scratch: Path, length: int) -> Path:
     return write_jsonl(path, repeated)
 
 
+def long_answers(scratch: Path, length: int) -> Path:
+    """16 conversations whose answer is reviews, repeated until data.max_length=``length`` cuts each to exactly that."""
+    path = scratch / f"long-answers{length}.jsonl"
+    if path.exists():
+        return path
+    rows = [row["text"] for row in _rows(_sides().train, 16)]
+    return write_jsonl(
+        path, ({"instruction": text[:20], "output": text * (1 + 6 * length // len(text))} for text in rows)
+    )
+
+
 def many_reviews(scratch: Path, count: int) -> Path:
     """``count`` rows: a review, and for those beyond the first 35,000 half of another one behind it."""
     path = scratch / f"many{count}.jsonl"

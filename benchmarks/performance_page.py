@@ -7,7 +7,7 @@ import material
 from allocator_page import allocators
 from figures import PEAK, Suite, bare_line, document, machine_line, middle, spread, table
 from goals import SPEED, against_peft_layers, comparisons, full_to_lora_step, goals_rows
-from instruction_page import sft_steps, trl, trl_loss
+from instruction_page import checkpointing, sft_steps, trl, trl_loss
 from plots import TITLES, figures
 from profile_step import GROUPS
 from record import DISTURBED, RESULTS
@@ -289,6 +289,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "trl_loss": ("Held-out loss next to TRL's", trl_loss),
     "sft_steps": ("Instruction tuning, a choice at a time", sft_steps),
     "shared": ("Next to other busy processes", shared),
+    "checkpointing": ("Activations computed again", checkpointing),
     "allocators": ("Another memory allocator", allocators),
     "growth": ("As the work grows", growth),
     "quality": ("Whether speed costs quality", quality),

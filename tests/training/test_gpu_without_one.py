@@ -1,13 +1,18 @@
 """What only a GPU shows at work, as far as it can be shown without one: where tensors go, what is counted, what is said."""
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+import weitiao
 from weitiao.config.train import TrainConfig
 from weitiao.errors import ModelError
+from weitiao.kernels.frozen_layers import layers
 from weitiao.measure import meters
 from weitiao.training import checkpoint
 from weitiao.training.accumulate import Accumulator, is_narrow
@@ -165,3 +170,36 @@ def test_random_states_survive_a_file(tmp_path: Path) -> None:
     first = torch.rand(3)
     checkpoint._set_random_state(before)
     assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("kind", ["gptq", "awq", "bitsandbytes"])
+def test_a_base_that_a_quantiser_has_packed_is_refused_before_rows_are_read(
+    options: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    packed = tmp_path / "packed"
+    shutil.copytree(options["model"], packed)
+    config = json.loads((packed / "config.json").read_text())
+    quantised = {"quant_method": kind, "bits": 4, "load_in_4bit": True, "group_size": 128}
+    (packed / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
+    told: list[Any] = []
+    with pytest.raises(ModelError, match=f"{kind} has packed"):
+        weitiao.train(options | {"model": str(packed), "method": {"type": "lora"}}, listener=told.append)
+    assert told == []
+    assert not Path(options["output"]["dir"]).exists()
+
+
+def test_layers_of_a_model_of_several_parts_are_the_text_s() -> None:
+    """Gemma 3 with pictures: both parts have as many layers."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+        "intermediate_size": 16, "vocab_size": 300,
+    }  # fmt: skip
+    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1)
+    with torch.device("meta"):
+        model = Gemma3ForConditionalGeneration(config)
+    name, found = layers(model)
+    assert "vision" not in name
+    assert type(found[0]).__name__ == "Gemma3DecoderLayer"
