@@ -103,11 +103,11 @@ def behaviours(family: str, member: Any, scratch: Path) -> dict[str, Any]:
         drawn(family, model)
     for name in ("whole", "broken"):
         shutil.rmtree(scratch / name, ignore_errors=True)
-    config = load(RunConfig, None, words(family, model, member, scratch, scratch / "whole"))
     try:
-        run = weitiao.train(config)
+        run = weitiao.train(load(RunConfig, None, words(family, model, member, scratch, scratch / "whole")))
     except WeitiaoError as error:
-        return {"refused": " ".join(str(error).split("\n")[:2])}
+        lines = [line.strip() for line in str(error).split("\n")]
+        return {"refused": lines[1].removeprefix("- ") if lines[0].endswith("configuration:") else lines[0]}
     except Exception as error:
         return found | {"learns": _reason(error)}
     losses = _losses(run.path)
