@@ -77,9 +77,14 @@ def _limit_of(group: Path) -> float | None:
 
 
 class ShortWaits:
-    """While open, this process's OpenMP threads spin 1,000 times at most before they sleep."""
+    """While open, this process's OpenMP threads spin 1,000 times at most before they sleep.
 
-    def __init__(self) -> None:
+    Args:
+        threads: of the team that computes; the one added here makes the two outnumber the cores.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._added = max(2, usable_cores() - threads + 2)  # its first thread is not counted
         self._close, opened = threading.Event(), threading.Event()
         self._team = threading.Thread(target=self._hold, args=(opened,), name="weitiao-team", daemon=True)
         self._team.start()
@@ -91,10 +96,10 @@ class ShortWaits:
         self._team.join()
 
     def _hold(self, opened: threading.Event) -> None:
-        """A team of one thread more than there are cores, all asleep after a region that does nothing."""
+        """A team that is asleep after a region that does nothing."""
         for path in _libraries():
             library = ctypes.CDLL(path)
-            library.GOMP_parallel(library.omp_get_level, None, ctypes.c_uint(usable_cores() + 1), ctypes.c_uint(0))
+            library.GOMP_parallel(library.omp_get_level, None, ctypes.c_uint(self._added), ctypes.c_uint(0))
         opened.set()
         self._close.wait()
 
@@ -103,7 +108,10 @@ def _libraries() -> list[str]:
     """Paths of the libgomp that this process has loaded; none under another OpenMP or another system."""
     if not sys.platform.startswith("linux"):
         return []
-    lines = Path("/proc/self/maps").read_text().splitlines()
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
     return sorted({line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line})
 
 
@@ -118,7 +126,7 @@ def _follow(threads: int) -> None:
             return
         beyond = busy + threads - usable_cores()
         if short is None and beyond > CROWDED:
-            short = ShortWaits()
+            short = ShortWaits(threads)
             log.info("other processes use %.1f of %d cores: threads sleep sooner", busy, usable_cores())
         elif short is not None and beyond < QUIET:
             short.close()
