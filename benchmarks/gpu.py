@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import gpu_material as material
 from record import HERE, RESULTS, ROOT, code_version
 
@@ -110,7 +112,7 @@ def resumed(place: Place, options: dict[str, Any]) -> dict[str, Any]:
     command(whole, place.scratch / "whole.yaml")
     broken = whole | {"output": {"dir": str(place.scratch / "broken")}}
     checkpoint = place.scratch / "broken" / "checkpoints" / "step-10"
-    (place.scratch / "broken.yaml").write_text(json.dumps(broken), encoding="utf-8")
+    (place.scratch / "broken.yaml").write_text(yaml.safe_dump(broken), encoding="utf-8")
     process = subprocess.Popen([*WEITIAO, "train", str(place.scratch / "broken.yaml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     while process.poll() is None and not checkpoint.exists():
         time.sleep(0.002)
@@ -182,7 +184,7 @@ WEITIAO = [sys.executable, "-m", "weitiao"]
 
 
 def command(wanted: dict[str, Any], path: Path, variables: dict[str, str] | None = None) -> None:
-    path.write_text(json.dumps(wanted), encoding="utf-8")
+    path.write_text(yaml.safe_dump(wanted), encoding="utf-8")
     done = subprocess.run(
         [*WEITIAO, "train", str(path)], capture_output=True, text=True, env=os.environ | (variables or {})
     )
