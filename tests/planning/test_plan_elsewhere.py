@@ -405,3 +405,12 @@ def test_large_models_are_planned_in_seconds(tmp_path: Path, name: str) -> None:
     assert found["full"]["num_params"] / 1e9 == pytest.approx(billions, abs=0.1)
     assert found["full"]["fits"] == "no"
     assert found["lora"]["fits"] == ("yes" if name == "7B" else "no")
+
+
+@pytest.mark.parametrize("name", ["RTX4090-24GB", "rtx-4090-24gb", "RTX 4090 24GB", "rtx_4090_24gb"])
+def test_a_device_s_name_is_its_letters(name: str) -> None:
+    assert find_device(name).name == "RTX-4090-24GB"
+
+
+def test_names_stay_apart_without_hyphens() -> None:
+    assert len({find_device(name).name for name in DEVICES}) == len(DEVICES)

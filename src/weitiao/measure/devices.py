@@ -101,20 +101,24 @@ DEVICES = {
 
 
 def find_device(name: str) -> Device:
-    """The device of that name; case does not matter.
+    """The device of that name; case, hyphens, spaces and underscores do not matter.
 
     Raises:
         ConfigError: there is none; the message lists all names.
     """
-    by_lower = {known.lower(): device for known, device in DEVICES.items()}
-    if name.lower() in by_lower:
-        return by_lower[name.lower()]
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
+    by_letters = {_letters(known): device for known, device in DEVICES.items()}
+    if (letters := _letters(name)) in by_letters:
+        return by_letters[letters]
+    close = difflib.get_close_matches(letters, by_letters, n=1, cutoff=0.4)
     raise ConfigError(
         f"No device named '{name}'.\nExpected one of: {', '.join(DEVICES)}.\n"
-        + (f"Did you mean --device {by_lower[close[0]].name}? " if close else "")
+        + (f"Did you mean --device {by_letters[close[0]].name}? " if close else "")
         + "Without --device the plan is for this machine."
     )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\s\-_]+", "", name.lower())
 
 
 def device_of(label: str, memory_bytes: int) -> Device | None:
