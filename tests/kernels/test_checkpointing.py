@@ -26,6 +26,10 @@ from weitiao.planning.rows import read_inputs
 IDS = torch.tensor([[2, 5, 6, 7, 8, 3], [2, 9, 10, 3, 4, 11]])
 
 
+class _Asked(Exception):
+    pass
+
+
 def model_of(family: str, folder: Path, adapted: bool, dropout: float = 0.0) -> Any:
     import peft
     from transformers import BertConfig, BertForSequenceClassification
@@ -195,3 +199,10 @@ def test_auto_is_decided_by_the_plan(options: dict[str, Any], monkeypatch: pytes
     run = weitiao.train(options)
     assert run.summary["gradient_checkpointing"] == "full"
     assert run.read_json("plan.json")["methods"][0]["gradient_checkpointing"] == "full"
+
+    def steps(arm: RunConfig) -> None:
+        raise _Asked(str(arm.train.gradient_checkpointing))
+
+    monkeypatch.setattr("weitiao.planning.plan.run_steps", steps)
+    with pytest.raises(_Asked, match="full"):  # real steps are those of the run that is planned
+        weitiao.plan(options | {"output": {"dir": str(tmp_path / "other")}}, methods=["full"], calibrate=True)

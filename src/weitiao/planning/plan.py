@@ -98,11 +98,15 @@ def plan_arms(
     plans: list[MethodPlan] = []
     for name, arm in arms.items():
         refuse_machine(arm, machine.resolved, here=device is None)
-        measured = run_steps(arm) if calibrate else None
         if _in_front(arm) not in by_room:
             by_room[_in_front(arm)] = read(arm, device)
         rows = dataclasses.replace(by_room[_in_front(arm)], resolved=machine.resolved)
-        planned = plan_run(arm, rows, machine, name, measured)
+        planned = plan_run(arm, rows, machine, name)
+        if calibrate:  # what is measured is what that plan has decided
+            decided = planned["methods"][0]
+            arm = arm.with_train(gradient_checkpointing=decided["gradient_checkpointing"])
+            planned = plan_run(arm, rows, machine, name, run_steps(arm))
+            planned["methods"][0]["notes"] += [n for n in decided["notes"] if n not in planned["methods"][0]["notes"]]
         plans.append(planned["methods"][0])
     return {**planned, "methods": plans}
 
