@@ -17,7 +17,7 @@ from weitiao.measure import meters
 from weitiao.training import checkpoint
 from weitiao.training.accumulate import Accumulator, is_narrow
 from weitiao.training.fit import _train
-from weitiao.training.masters import Masters
+from weitiao.training.masters import Masters, RoundedMasters
 from weitiao.training.optim import MasterAdamW
 
 
@@ -99,6 +99,9 @@ def test_loading_and_training_are_told_apart(card: SimpleNamespace) -> None:
     card.most_reserved, card.most_allocated = 40, 38
     assert meters.gpu_memory() == {"load": 60, "allocated": 38, "reserved": 40, "used": 20}
     assert meters.peak_memory_bytes() == 60, "the most of a run, loading included"
+    card.reserved, card.most_reserved = 10, 90
+    meters.begin_loading()  # a second run of this process
+    assert meters.peak_memory_bytes() == 10
 
 
 def test_host_and_device_memory_are_never_mixed(card: SimpleNamespace) -> None:
@@ -143,19 +146,24 @@ def test_the_trial_of_the_longest_batch_sees_the_moments(monkeypatch: pytest.Mon
     empty = torch.empty
 
     def record(size: int, **options: object) -> torch.Tensor:
-        asked.append((size, str(options["device"])))
+        if "device" in options:
+            asked.append((size, str(options["device"])))
         return empty(0)
 
     monkeypatch.setattr(torch, "empty", record)
     with optimizer.room():
         pass
     assert asked == [], "nothing on a CPU"
-    for name, tensor in optimizer.masters.tensors.items():
-        on_gpu = SimpleNamespace(device=torch.device("cuda:0"), numel=tensor.numel)
-        optimizer.masters.tensors[name] = on_gpu  # type: ignore[assignment]
-    with optimizer.room():
-        pass
-    assert asked == [(8 * 110 + 4 * 110, "cuda:0")]
+    for rounds in (False, True):  # masters that live for one update hold nothing in between
+        masters = (RoundedMasters if rounds else Masters)(model.named_parameters(), torch.bfloat16)
+        optimizer = MasterAdamW(masters, TrainConfig())
+        for name, own in list(masters.parameters.items()):
+            rests = rounds and name == "bias"  # as LISA's other layers do
+            on_gpu = SimpleNamespace(device=torch.device("cuda:0"), numel=own.numel, requires_grad=not rests)
+            masters.parameters[name] = on_gpu  # type: ignore[assignment]
+        with optimizer.room():
+            pass
+    assert asked == [(12 * 110, "cuda:0"), (12 * 100, "cuda:0")]
 
     def full(size: int, **options: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")

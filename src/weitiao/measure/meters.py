@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 _STATUS = Path("/proc/self/status")
-
-
 _load_peak_bytes = 0  # of a GPU, while the model was loaded and adapted
 
 
@@ -22,6 +20,14 @@ def peak_memory_bytes() -> int:
     return _status_bytes("VmHWM") or _rusage_peak_bytes()
 
 
+def begin_loading() -> None:
+    """A run loads its model: an earlier run of this process on the GPU counts no more."""
+    global _load_peak_bytes
+    _load_peak_bytes = 0
+    if _on_gpu():
+        _forget_peak()
+
+
 def begin_steps() -> None:
     """The model is ready: from here on a GPU's peak is counted anew, so that loading and training are told apart."""
     global _load_peak_bytes
@@ -29,8 +35,14 @@ def begin_steps() -> None:
         import torch
 
         _load_peak_bytes = int(torch.cuda.max_memory_reserved())
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        _forget_peak()
+
+
+def _forget_peak() -> None:
+    import torch
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
 
 
 def gpu_memory() -> dict[str, int] | None:

@@ -22,9 +22,9 @@ class GpuMemory(TypedDict):
     load: int
     """The most that torch reserved while the model was loaded and adapted."""
     allocated: int
-    """The most that tensors held during the steps."""
+    """The most that tensors held since then, trials of batches included."""
     reserved: int
-    """The most that torch reserved during the steps."""
+    """The most that torch reserved since then."""
     used: int
     """Of the card after the last step: the context and other processes included."""
 
@@ -69,7 +69,7 @@ class TrainingFacts(TypedDict):
     cpu_seconds: NotRequired[float]
     """CPU time of the last session's training, all threads; evaluations included."""
     others_cpu_share: NotRequired[float | None]
-    """Of the cores, what other processes used during the last session's training: times are longer by that."""
+    """Of the cores, what other processes used during the last session's training, this run's other ones included."""
     dtype: str
     gradient_checkpointing: NotRequired[Literal["full", "selective"]]
     """Which layers computed their activations again in the backward pass."""

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from weitiao.config.run import RunConfig
 from weitiao.errors import ModelError, RunError, Stopped
 from weitiao.kernels.limits import bound_primitive_cache
-from weitiao.measure.meters import Throughput, begin_steps, peak_memory_bytes
+from weitiao.measure.meters import Throughput, begin_loading, begin_steps, peak_memory_bytes
 from weitiao.methods import default_rate
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.summary import TrainingFacts
@@ -87,7 +87,9 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     options = config.train
     events.write("stage", message=f"loading {config.model}")
     saved = world.share(saved_state(run)) if resuming else None
+    begin_loading()
     adapted = adapt(config, inputs, world, events)
+    begin_steps()
     inputs = adapted.inputs
     learner = Learner(adapted.model, inputs.task, inputs.pad_id, world)
     started_with = saved["num_processes"] if saved else world.size
@@ -99,7 +101,6 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     )
     if options.packing:
         refuse_leaks(learner, inputs.train)
-    begin_steps()
     with optimizer.room():
         schedule = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)

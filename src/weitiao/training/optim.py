@@ -74,16 +74,17 @@ class MasterAdamW:
 
         On a CPU memory that nothing has written to is not taken, so nothing is held there.
         """
-        tensors = list(self.masters.tensors.values())
+        parameters = {name: local(p) for name, p in self.masters.parameters.items() if p.requires_grad}  # LISA's rest
+        device = next((p.device for p in parameters.values()), torch.device("cpu"))
         held = None
-        if tensors and tensors[0].device.type not in ("cpu", "meta"):
+        if device.type not in ("cpu", "meta"):
             projected = self.projection.names if self.projection is not None else frozenset[str]()
-            sizes = {name: tensor.numel() for name, tensor in self.masters.tensors.items()}
+            sizes = {name: parameter.numel() for name, parameter in parameters.items()}
             moments = sum(size for name, size in sizes.items() if name not in projected)
-            chunk = max((sum(sizes[name] for name in names) for names, _ in self._chunks), default=0)
+            chunk = max((sum(sizes.get(name, 0) for name in names) for names, _ in self._chunks), default=0)
             wanted = 8 * moments + 4 * chunk
             try:
-                held = torch.empty(wanted, dtype=torch.uint8, device=tensors[0].device)
+                held = torch.empty(wanted, dtype=torch.uint8, device=device)
             except torch.OutOfMemoryError:
                 raise ModelError(
                     f"The optimizer's moments do not fit onto the GPU: {wanted / 1e9:.1f} GB.\n"
