@@ -118,6 +118,7 @@ def resumed(place: Place, options: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     was_killed = process.wait() == -signal.SIGKILL
+    taken = len(losses_of(place.scratch / "broken"))
     if was_killed:
         done = subprocess.run(
             [*WEITIAO, "train", "--resume", str(place.scratch / "broken")], capture_output=True, text=True
@@ -126,7 +127,12 @@ def resumed(place: Place, options: dict[str, Any]) -> dict[str, Any]:
             raise RuntimeError(done.stderr[-2000:])
     one, other = (losses_of(place.scratch / name) for name in ("whole", "broken"))
     apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
-    return {"killed": was_killed, "largest_difference": apart, "reached": was_killed and apart == 0.0}
+    return {
+        "killed": was_killed,
+        "steps_before": taken,
+        "largest_difference": apart,
+        "reached": was_killed and taken < STEPS and apart == 0.0,
+    }
 
 
 def rates(place: Place, options: dict[str, Any]) -> dict[str, Any]:

@@ -46,11 +46,12 @@ def model(name: str, scratch: Path) -> Path:
     else:
         config, made = transformers.BertConfig(vocab_size=shape.vocabulary, **shape.sizes), transformers.BertModel
     made(config).save_pretrained(folder)
-    _tokenizer(shape).save_pretrained(folder)
+    tokenizer(shape).save_pretrained(folder)
     return folder
 
 
-def _tokenizer(shape: Shape) -> Any:
+def tokenizer(shape: Shape) -> Any:
+    """Of words between spaces."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

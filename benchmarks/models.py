@@ -74,7 +74,7 @@ def drawn(family: str, folder: Path) -> Path:
     torch.manual_seed(0)
     made.from_config(config).save_pretrained(folder)
     shape = gpu_material.Shape("causal_lm" if decodes else "classification", gpu_material.WORDS, {})
-    gpu_material._tokenizer(shape).save_pretrained(folder)
+    gpu_material.tokenizer(shape).save_pretrained(folder)
     return folder
 
 

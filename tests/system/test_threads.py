@@ -53,8 +53,9 @@ def test_quota_of_version_1(tmp_path: Path, mounted: str) -> None:
 
 def test_no_quota_where_nothing_is_said(tmp_path: Path) -> None:
     assert threads.quota(tmp_path, tmp_path / "absent") is None
-    group(tmp_path, "a", cpu__max="nonsense")
-    assert threads.quota(tmp_path, member(tmp_path, "0::/a")) is None
+    for text in ("nonsense", "two words", "100000 0", ""):
+        group(tmp_path, "a", cpu__max=text)
+        assert threads.quota(tmp_path, member(tmp_path, "0::/a")) is None
 
 
 def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -192,7 +192,7 @@ class Ranks:
             if key == "kept":
                 self.kept = {**(self.kept or {}), name: tensor.tolist()}
             else:
-                tensor = tensor.to(self.masters[name].device if name in self.masters else tensor.device)
+                tensor = tensor.to(self.masters[name].device)
                 getattr(self.allocator, key)[name] = tensor
                 self.allocator.ipt[name] = tensor  # only whether it is there is read
 

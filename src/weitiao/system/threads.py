@@ -1,8 +1,8 @@
 """Threads beside other work: no more than the quota lets run, and no spinning where others need the cores.
 
-OpenMP's threads spin while they wait for each other: libgomp looks 300,000 times, 4 to 17 ms, before a thread sleeps. Where
-another process has one of the cores, the spinning uses up the time that the other thread is waiting for: training is 4 to 16
-times slower (docs/performance.md). Sleeping at once costs a sixth of the speed of a quiet machine. So it follows the
+OpenMP's threads spin while they wait for each other: libgomp looks 300,000 times, for milliseconds, before a thread sleeps.
+Where another process has one of the cores, the spinning uses up the time that the other thread is waiting for, and training
+is many times slower (docs/performance.md). Sleeping soon slows a quiet machine down (docs/LOG.md). So it follows the
 machine: as soon as a process has more OpenMP threads than cores, libgomp looks 1,000 times alone (its manual,
 GOMP_SPINCOUNT), and a team that does nothing is enough for that. Results stay the same to the last bit.
 """
@@ -69,10 +69,10 @@ def _limit_of(group: Path) -> float | None:
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
             allowed, period = " ".join((group / name).read_text() for name in files).split()
-        except (OSError, ValueError):
+            if allowed != "max" and int(allowed) > 0:
+                return int(allowed) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
             continue
-        if allowed != "max" and int(allowed) > 0:
-            return int(allowed) / int(period)
     return None
 
 

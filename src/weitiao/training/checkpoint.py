@@ -6,9 +6,9 @@ checkpoints/broken-step-N/  a checkpoint that a resume found broken
 checkpoints/last, best    relative symlinks to the newest and the best of them: signposts, nothing here reads them
 
 A resumed run may change the options in ``MAY_CHANGE`` alone: what is logged, what is kept, how findings in the data are
-taken, how processes share the model, what is computed twice instead of kept (``gradient_checkpointing``), and the two remedies for a run that stopped by itself (``auto_batch``,
-``non_finite``). Every other option shapes the weights or the data; ``num_train_epochs`` and ``max_steps`` too, since the
-learning rate falls towards the last step.
+taken, how processes share the model, what is computed twice instead of kept (``gradient_checkpointing``), and the two
+remedies for a run that stopped by itself (``auto_batch``, ``non_finite``). Every other option shapes the weights or the
+data; ``num_train_epochs`` and ``max_steps`` too, since the learning rate falls towards the last step.
 """
 
 import logging
