@@ -414,3 +414,16 @@ def test_a_device_s_name_is_its_letters(name: str) -> None:
 
 def test_names_stay_apart_without_hyphens() -> None:
     assert len({find_device(name).name for name in DEVICES}) == len(DEVICES)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_gradients_of_several_batches_are_held_in_fp32(config_alone: Path, bf16: bool) -> None:
+    """Next to the ones that the model computes: 4 bytes for each trained parameter, in either precision."""
+
+    def total(batches: int) -> tuple[int, int]:
+        train = {"bf16": bf16, "gradient_accumulation_steps": batches, "tokens_per_batch": 4096}
+        plan = planned(config_alone, method={"type": "full"}, train=train)["full"]
+        return int(plan["memory_bytes"]["total"]), int(plan["num_trainable_params"])
+
+    (one, trained), (two, _) = total(1), total(2)
+    assert two - one == pytest.approx(4 * trained, rel=0.03)

@@ -1,6 +1,6 @@
 """Run by torchrun: four processes average gradients of bfloat16 weights. Prints what the first one ends up with, as JSON.
 
-Of each weight one process has the gradient 256, the others 1, 1 and 2. Added up in bfloat16, a 1 after the 256 is lost.
+Of each weight one process has the gradient 256, the others 1. Added up in bfloat16, a quarter of 1 after 64 is lost.
 """
 
 import json
@@ -19,10 +19,14 @@ def main() -> None:
     model = torch.nn.Linear(4, 1, bias=False).to(torch.bfloat16)
     wrapped = world.wrap(model)
     rank = int(os.environ["RANK"])
-    own = [(256.0, 1.0, 1.0, 2.0)[(rank - i) % 4] for i in range(4)]  # each process has the 256 once
+    own = [256.0 if rank == i else 1.0 for i in range(4)]  # each process has the 256 once
     wrapped(torch.tensor([own], dtype=torch.bfloat16)).sum().backward()
     ddp = model.weight.grad.tolist()[0]
     model.weight.grad = None
+    sharded = torch.nn.Linear(4, 4, bias=False).to(torch.bfloat16)
+    World(world.accelerator, "fsdp2").shard(sharded, [])
+    sharded(torch.tensor([own], dtype=torch.bfloat16)).sum().backward()
+    fsdp2 = sharded.weight.grad.full_tensor()[0].tolist()
     unused = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
     accumulator = Accumulator([model.weight, unused], world.size)
     for value in (256.0, 1.0, 1.0, 1.0):
@@ -31,7 +35,16 @@ def main() -> None:
         accumulator.take()
     accumulator.give()
     if rank == 0:
-        print(json.dumps({"ddp": ddp, "accumulated": model.weight.grad.tolist()[0], "unused": unused.grad is None}))
+        print(
+            json.dumps(
+                {
+                    "ddp": ddp,
+                    "fsdp2": fsdp2,
+                    "accumulated": model.weight.grad.tolist()[0],
+                    "unused": unused.grad is None,
+                }
+            )
+        )
     dist.destroy_process_group()
 
 

@@ -364,5 +364,5 @@ def test_gradients_in_bf16_are_averaged_in_fp32() -> None:
     done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    # (256 + 1 + 1 + 2) / 4, and (256 + 1 + 1 + 1) / 4 = 64.75 rounded once
-    assert found == {"ddp": [65.0] * 4, "accumulated": [65.0] * 4, "unused": True}
+    # (256 + 1 + 1 + 1) / 4 = 64.75 rounded once
+    assert found == {"ddp": [65.0] * 4, "fsdp2": [65.0] * 4, "accumulated": [65.0] * 4, "unused": True}

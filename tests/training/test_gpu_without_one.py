@@ -14,7 +14,7 @@ from weitiao.config.train import TrainConfig
 from weitiao.errors import ModelError
 from weitiao.kernels.frozen_layers import layers
 from weitiao.measure import meters
-from weitiao.training import checkpoint
+from weitiao.training import checkpoint, fit
 from weitiao.training.accumulate import Accumulator, is_narrow
 from weitiao.training.fit import _train
 from weitiao.training.masters import Masters, RoundedMasters
@@ -180,9 +180,9 @@ def test_random_states_survive_a_file(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), first)
 
 
-@pytest.mark.parametrize("kind", ["gptq", "awq", "bitsandbytes"])
+@pytest.mark.parametrize(("kind", "method"), [("gptq", "lora"), ("awq", "full"), ("bitsandbytes", "qlora")])
 def test_a_base_that_a_quantiser_has_packed_is_refused_before_rows_are_read(
-    options: dict[str, Any], kind: str, tmp_path: Path
+    options: dict[str, Any], kind: str, method: str, tmp_path: Path
 ) -> None:
     packed = tmp_path / "packed"
     shutil.copytree(options["model"], packed)
@@ -191,7 +191,7 @@ def test_a_base_that_a_quantiser_has_packed_is_refused_before_rows_are_read(
     (packed / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
     told: list[Any] = []
     with pytest.raises(ModelError, match=f"{kind} has packed"):
-        weitiao.train(options | {"model": str(packed), "method": {"type": "lora"}}, listener=told.append)
+        weitiao.train(options | {"model": str(packed), "method": {"type": method}}, listener=told.append)
     assert told == []
     assert not Path(options["output"]["dir"]).exists()
 
@@ -211,3 +211,15 @@ def test_layers_of_a_model_of_several_parts_are_the_text_s() -> None:
     name, found = layers(model)
     assert "vision" not in name
     assert type(found[0]).__name__ == "Gemma3DecoderLayer"
+
+
+def test_a_run_counts_loading_from_before_the_model_and_steps_from_after_it(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials of batches belong to the steps: the peak of loading would stop them too early."""
+    order: list[str] = []
+    for name in ("begin_loading", "adapt", "begin_steps", "plan_batches"):
+        own = getattr(fit, name)
+        monkeypatch.setattr(fit, name, lambda *a, _own=own, _name=name, **k: (order.append(_name), _own(*a, **k))[1])
+    weitiao.train(options | {"train": {"bf16": False, "max_steps": 1, "eval_strategy": "no"}})
+    assert order == ["begin_loading", "adapt", "begin_steps", "plan_batches"]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from weitiao.config.run import RunConfig
-from weitiao.errors import ConfigError, ModelError
+from weitiao.errors import ConfigError
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate
 
 if TYPE_CHECKING:
@@ -68,22 +68,6 @@ def max_row_length(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> i
 def is_fp32(model: str) -> bool:
     """Whether the checkpoint's own weights are fp32, which are mapped as they are; others are converted in memory."""
     return str(getattr(_config_of(model), "dtype", None)).removeprefix("torch.") == "float32"
-
-
-def refuse_packed(model: str, config: Any = None) -> None:
-    """Raise ModelError for a checkpoint whose weights GPTQ, AWQ, bitsandbytes or another quantiser has packed.
-
-    Args:
-        config: its configuration, where it is read already.
-    """
-    packed = getattr(config or _config_of(model), "quantization_config", None)
-    if packed is None:
-        return
-    kind = (packed if isinstance(packed, dict) else packed.to_dict()).get("quant_method", "a quantiser")
-    raise ModelError(
-        f"{model} holds weights that {getattr(kind, 'value', kind)} has packed.\nExpected weights in 16 or 32 bits.\n"
-        "Take the checkpoint that is not packed; method.type=qlora packs it in 4 bits."
-    )
 
 
 def _config_of(model: str) -> Any:

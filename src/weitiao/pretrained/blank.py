@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weitiao.errors import ModelError
-from weitiao.pretrained.architecture import refuse_packed
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load
 
 if TYPE_CHECKING:
@@ -40,7 +39,12 @@ def blank_model(
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(where, **NO_FOREIGN_CODE, **head)
-    refuse_packed(where, config)
+    if (packed := getattr(config, "quantization_config", None)) is not None:
+        kind = (packed if isinstance(packed, dict) else packed.to_dict()).get("quant_method", "a quantiser")
+        raise ModelError(
+            f"{where} holds weights that {getattr(kind, 'value', kind)} has packed.\nExpected weights in 16 or 32 bits.\n"
+            "Take the checkpoint that is not packed; method.type=qlora packs it in 4 bits."
+        )
     auto = getattr(transformers, auto_class)
     options = {"dtype": torch.float32} | ({} if attention is None else {"attn_implementation": attention})
     try:

@@ -24,7 +24,7 @@ from weitiao.data.stream import Stream
 from weitiao.errors import DataError, RunError
 from weitiao.methods import METHODS
 from weitiao.methods.shapes import on_shapes
-from weitiao.pretrained.architecture import max_row_length, model_type, refuse_packed
+from weitiao.pretrained.architecture import max_row_length, model_type
 from weitiao.pretrained.load import load_tokenizer
 from weitiao.pretrained.resolve import Resolved, resolve
 from weitiao.rundir.files import write_jsonl, writing
@@ -197,9 +197,8 @@ def resolve_run(config: RunConfig, run: RunDir) -> Resolved:
 def refuse_unfit_model(config: RunConfig) -> None:
     """Raise ConfigError for a model that the method cannot take, by its config.json and its shapes. Reads no weights.
 
-    Raises ModelError for weights that a quantiser has packed.
+    Raises ModelError for weights that a quantiser has packed, of which no shapes are made.
     """
-    refuse_packed(config.model)
     task, method = TASKS[config.task], config.method
     METHODS[method.type].refuse(method, model_type(config.model), task.OPTIONS.generates)
     METHODS[method.type].refuse_shapes(method, on_shapes(method, config.model, task.AUTO_MODEL))
