@@ -83,6 +83,7 @@ def trained(place: Place, options: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": summary["peak_memory_bytes"],
         "gpu_memory_bytes": summary.get("gpu_memory_bytes"),
         "plan_error": summary["plan_error"],
+        "planned_load_bytes": planned["methods"][0]["load_peak_bytes"] if planned else None,
         "losses": [losses[0], losses[-1]],
         "finite": all(map(math.isfinite, losses)),
     }
@@ -213,11 +214,13 @@ CELLS = [
     Cell("resume, LoRA", resumed, {"method": "lora"}, 180),
     Cell("GPU against CPU, full", parity, {"method": "full"}),
     Cell("GPU against CPU, LoRA", parity, {"method": "lora"}),
+    Cell("GPU against CPU, PiSSA", parity, {"method": "pissa"}),
     Cell("waiting, 0.5B, LoRA", syncs, {"shape": "0.5B", "method": "lora"}),
     Cell("waiting, bert-base, full", syncs, {"shape": "bert-base", "method": "full"}),
     Cell("0.5B, LoRA, checkpointed", trained, _train("0.5B", "lora", gradient_checkpointing=True)),
     Cell("0.5B, LoRA, packed", trained, _train("0.5B", "lora", packing=True)),
     Cell("0.5B, QLoRA", trained, _train("0.5B", "qlora")),
+    Cell("bert-base, EVA", trained, _train("bert-base", "eva")),
     Cell("bert-base, LoRA, budget by trial", trained, _train("bert-base", "lora", tokens_per_batch="auto")),
 ]
 

@@ -23,7 +23,7 @@ def page(path: Path) -> str:
             f"- Card: {card}.\n- A bf16 product of 8,192 cubed, and a copy (bytes read and written): {reached}.",
             "## Runs",
             f"{STEPS} steps with random weights of a published shape, on rows of random words. *Share* is the plan's operations a "
-            "second over the product's rate above. Memory is what torch reserved.",
+            "second over the product's rate above. Memory is what torch reserved; the planned load has the card's context too.",
             _runs(found, best.get("product_flops_per_s")),
             "## Checks",
             _checks(found),
@@ -37,10 +37,11 @@ def _runs(found: dict[str, Any], rate: float | None) -> str:
     for cell in (cell for cell in CELLS if cell.run is trained):
         one = found.get(cell.name, {})
         if "tokens_per_s" not in one:
-            rows.append([cell.name, "failed" if "error" in one else NOT_MEASURED, *[""] * 6])
+            rows.append([cell.name, "failed" if "error" in one else NOT_MEASURED, *[""] * 7])
             continue
         share = f"{one['flops_per_s'] / rate:.2f}" if rate and one["flops_per_s"] else ""
         memory = one["gpu_memory_bytes"] or {}
+        planned = one.get("planned_load_bytes")
         errors = [
             f"{one['plan_error'][key]:+.0%}" if one["plan_error"][key] is not None else "" for key in ("memory", "time")
         ]
@@ -51,10 +52,21 @@ def _runs(found: dict[str, Any], rate: float | None) -> str:
                 share,
                 one["dtype"],
                 *(f"{memory[key] / 1e9:.2f}" if memory else "" for key in ("load", "reserved")),
+                f"{planned / 1e9:.2f}" if planned else "",
                 *errors,
             ]
         )
-    head = ["run", "tokens/s", "share", "dtype", "load GB", "steps GB", "plan's error, memory", "plan's error, time"]
+    head = [
+        "run",
+        "tokens/s",
+        "share",
+        "dtype",
+        "load GB",
+        "steps GB",
+        "planned load GB",
+        "plan's error, memory",
+        "plan's error, time",
+    ]
     return table(head, rows)
 
 

@@ -17,6 +17,7 @@ from weitiao.data.chat import chat_of
 from weitiao.effects.of_run import effects
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.kernels.limits import return_free_memory
+from weitiao.kernels.lora import layers_to_pack
 from weitiao.kernels.rows import held_rows
 from weitiao.measure.meters import memory_bytes
 from weitiao.methods import METHODS
@@ -24,6 +25,7 @@ from weitiao.planning.plan import plan_errors, plan_run
 from weitiao.planning.schema import Plan
 from weitiao.pretrained.load import load_tokenizer
 from weitiao.pretrained.locate import locate
+from weitiao.pretrained.place import place
 from weitiao.rundir.card import model_card
 from weitiao.rundir.files import read_jsonl, size_bytes, write_jsonl
 from weitiao.rundir.folder import RunDir
@@ -236,7 +238,12 @@ def _load_artifact(config: RunConfig, run: RunDir, inputs: Inputs, events: Event
     """model/ as any user will load it: what is reported is what was saved."""
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, locate(config.model)
-    return load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base).to(inputs.resolved.device)
+    model, resolved = load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base), inputs.resolved
+    if not config.method.packs_base or resolved.device == "cpu":
+        return model.to(resolved.device)
+    log.info("evaluated on the base in 4 bits, as it was trained: the device need not hold more")
+    place(model, resolved.dtype, resolved.device, layers_to_pack(model)[0])
+    return model
 
 
 def _evaluate(config: RunConfig, inputs: Inputs, model: Any) -> tuple[Any, dict[str, Any]]:

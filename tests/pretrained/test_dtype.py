@@ -9,7 +9,7 @@ import yaml
 
 import weitiao
 from weitiao.measure import rates
-from weitiao.pretrained.load import to_compute_dtype
+from weitiao.pretrained.place import place
 from weitiao.pretrained.resolve import bf16_support, resolve
 from weitiao.rundir.folder import RunDir
 
@@ -89,6 +89,6 @@ def test_a_comparison_has_one_dtype(options: dict[str, Any], tmp_path: Path, mon
 def test_fp32_weights_leave_their_file() -> None:
     layer = torch.nn.Linear(4, 4).requires_grad_(False)
     mapped = layer.weight.data_ptr()
-    to_compute_dtype(layer, "float32")
+    place(layer, "float32")
     assert layer.weight.data_ptr() != mapped
     assert layer.weight.dtype == torch.float32

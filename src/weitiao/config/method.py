@@ -137,6 +137,10 @@ class LoraConfig(MethodSection):
     def starts_from_weights(self) -> bool:
         return self.init_lora_weights in ("pissa", "olora")
 
+    @property
+    def reads_weights(self) -> bool:
+        return self.starts_from_weights or self.use_dora
+
     def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
         if self.starts_from_rows and data.streaming:
             raise ValueError(

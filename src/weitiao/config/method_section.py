@@ -39,6 +39,11 @@ class MethodSection(Section):
         return False
 
     @property
+    def reads_weights(self) -> bool:
+        """Whether making the adapter reads the base's weights: for its start, or for norms."""
+        return self.starts_from_weights
+
+    @property
     def saves_adapter(self) -> bool:
         """Whether what is saved is an adapter beside its base, not a whole model."""
         return True

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from weitiao.kernels.int8 import Int8Linear, Quantised, quantise
-from weitiao.kernels.nf4 import Nf4Linear, pack, pack_frozen
+from weitiao.kernels.nf4 import Nf4Linear, PackedLinear, frozen_layers, pack
 
 Base = Literal["as it is", "int8", "nf4"]  # how a frozen weight is held
 
@@ -84,12 +84,19 @@ class _SharedInput:
 class FusedForward:
     """Stands in for the forward of one peft layer."""
 
-    def __init__(self, layer: Any, adapter: str, base: Base = "as it is", shared: _SharedInput | None = None) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        adapter: str,
+        base: Base = "as it is",
+        shared: _SharedInput | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.base: nn.Linear = layer.base_layer
         self.shared = shared if base == "int8" else None
         self.packed: Int8Linear | Nf4Linear | None = None
         if base == "int8":
-            self.packed = Int8Linear(self.base.weight.detach())
+            self.packed = Int8Linear(self.base.weight.detach().to(dtype))
             self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
         elif base == "nf4":
             self.packed = pack(self.base)
@@ -106,28 +113,37 @@ class FusedForward:
         return y.view(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
 
 
-def fuse_lora(model: nn.Module, base: Base = "as it is") -> tuple[int, int]:
+def fuse_lora(model: nn.Module, base: Base = "as it is", dtype: torch.dtype | None = None) -> tuple[int, int]:
     """Give every layer that allows it the fused forward; returns (fused, left to peft).
 
     Args:
         base: keep the frozen weights of these layers in int8 alone (a CPU with VNNI), or in NF4 alone, and with them those
             of the other frozen linear layers.
+        dtype: what int8 weights are rounded to first; None for their own.
     """
+    plain, left = _plain_layers(model)
+    shared = _SharedInput()
+    for layer in plain:
+        layer.forward = FusedForward(layer, layer.active_adapters[0], base, shared, dtype)
+    if base == "nf4" and not left:
+        for frozen in frozen_layers(model):
+            pack(frozen)
+    return len(plain), left
+
+
+def layers_to_pack(model: nn.Module) -> tuple[list[nn.Linear], int]:
+    """(what ``fuse_lora(model, "nf4")`` packs, adapted layers that are no plain linear ones and cannot be)."""
+    plain, left = _plain_layers(model)
+    return [*(layer.base_layer for layer in plain), *frozen_layers(model)], left
+
+
+def _plain_layers(model: nn.Module) -> tuple[list[Any], int]:
+    """peft's LoRA layers that the fused forward covers, and how many others there are."""
     from peft.tuners.lora.layer import Linear, LoraLayer
 
-    fused = left = 0
-    shared = _SharedInput()
-    for layer in model.modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        if type(layer) is Linear and _is_plain(layer):
-            layer.forward = FusedForward(layer, layer.active_adapters[0], base, shared)
-            fused += 1
-        else:
-            left += 1
-    if base == "nf4" and not left:
-        pack_frozen(model)
-    return fused, left
+    adapted = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    plain = [layer for layer in adapted if type(layer) is Linear and _is_plain(layer)]
+    return plain, len(adapted) - len(plain)
 
 
 def _is_plain(layer: Any) -> bool:
@@ -136,14 +152,13 @@ def _is_plain(layer: Any) -> bool:
         len(layer.active_adapters) != 1
         or layer.merged
         or layer.fan_in_fan_out
-        or type(layer.base_layer) is not nn.Linear
+        or type(layer.base_layer) not in (nn.Linear, PackedLinear)
     ):
         return False
-    name, bias = layer.active_adapters[0], layer.base_layer.bias
+    name = layer.active_adapters[0]
     return (
         isinstance(layer.lora_dropout[name], nn.Identity)
         and name not in layer.lora_variant
         and not layer.lora_bias[name]
-        and not layer.base_layer.weight.requires_grad
-        and (bias is None or not bias.requires_grad)
+        and not any(own.requires_grad for own in layer.base_layer._parameters.values() if own is not None)
     )

@@ -53,14 +53,6 @@ class FrozenNf4Function(torch.autograd.Function):
         return gradient @ ctx.weight.dense(gradient.dtype), None, None
 
 
-def pack(layer: nn.Linear) -> Nf4Linear:
-    """The layer's weight in 4 bits alone; its codes count with the model's memory."""
-    packed = Nf4Linear(layer.weight.detach())
-    layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)  # nothing else reads it
-    layer.register_buffer("nf4", packed.codes, persistent=False)
-    return packed
-
-
 class PackedLinear(nn.Linear):
     """A frozen linear layer whose weight is held in 4 bits. Who reads ``weight`` gets it unpacked: some models do."""
 
@@ -78,8 +70,20 @@ class PackedLinear(nn.Linear):
         return output
 
 
-def pack_frozen(model: nn.Module) -> int:
-    """Pack the linear layers that are frozen and have no adapter, as QLoRA does; returns how many.
+def pack(layer: nn.Linear) -> Nf4Linear:
+    """The frozen layer's weight in 4 bits alone, on its device; its codes count with the model's memory."""
+    if isinstance(layer, PackedLinear):
+        return layer.packed
+    dtype, packed = layer.weight.dtype, Nf4Linear(layer.weight.detach())
+    del layer.weight
+    layer.register_buffer("nf4", packed.codes, persistent=False)
+    layer.__class__ = PackedLinear
+    layer.packed, layer.dtype = packed, dtype  # type: ignore[assignment]
+    return packed
+
+
+def frozen_layers(model: nn.Module) -> list[nn.Linear]:
+    """The linear layers that are frozen and have no adapter, which QLoRA packs too.
 
     Not the output layer, nor one whose weight another module reads too, nor the frozen twin that peft keeps of a saved module.
     """
@@ -91,7 +95,7 @@ def pack_frozen(model: nn.Module) -> int:
     }
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     uses = Counter(id(parameter) for module in modules.values() for parameter in module._parameters.values())
-    count = 0
+    found = []
     for name, layer in modules.items():
         if (
             type(layer) is not nn.Linear
@@ -101,12 +105,6 @@ def pack_frozen(model: nn.Module) -> int:
         ):
             continue
         trained = any(parameter.requires_grad for parameter in layer.parameters())
-        if trained or uses[id(layer.weight)] > 1 or not layer.weight.numel() or layer.weight.numel() % BLOCK:
-            continue
-        dtype = layer.weight.dtype
-        packed = pack(layer)
-        del layer.weight
-        layer.__class__ = PackedLinear
-        layer.packed, layer.dtype = packed, dtype  # type: ignore[assignment]
-        count += 1
-    return count
+        if not trained and uses[id(layer.weight)] == 1 and layer.weight.numel() and layer.weight.numel() % BLOCK == 0:
+            found.append(layer)
+    return found

@@ -31,7 +31,9 @@ def start_from_data(model: Any, encoded: Encoded, pad_id: int, seed: int) -> Non
         ConfigError: the rank is too high for these rows or layers, or the directions do not settle.
     """
     import peft
+    import torch
 
+    frozen = next(p for p in model.parameters() if not p.requires_grad)  # on a device cast already, unlike what trains
     config = model.peft_config["default"]
     needed = 2 * round(config.r * config.eva_config.rho)  # of peft's low-rank SVD
     batches = [b for b in _batches(encoded, pad_id, seed) if int(b["attention_mask"].sum()) >= needed]
@@ -42,7 +44,8 @@ def start_from_data(model: Any, encoded: Encoded, pad_id: int, seed: int) -> Non
         passes += 1
         if passes > _MOST_PASSES * len(batches):
             raise _refused(f"its directions do not settle in {_MOST_PASSES} passes")
-        return model(**batch)
+        with torch.autocast(frozen.device.type, frozen.dtype, enabled=frozen.dtype != torch.float32):
+            return model(**batch)
 
     if not batches:
         raise _refused(f"no batch has the {needed} tokens that the rank needs")

@@ -13,18 +13,28 @@ from weitiao.kernels.checkpointing import checkpoint_layers
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import BATCH_KEY, Prefix, depth, layers
 from weitiao.kernels.layers import fuse_layers
-from weitiao.kernels.lora import FusedForward
+from weitiao.kernels.lora import FusedForward, fuse_lora
 from weitiao.kernels.rows import KnownRows, RowsEmbedding
-from weitiao.measure.cost import MOMENT_BYTES, StepCost, held_bytes, safetensors_bytes, step_cost, storage_key
+from weitiao.measure.cost import MOMENT_BYTES, StepCost, Trace, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS
 from weitiao.methods.adalora import IMPORTANCE_BYTES, SMOOTHED_BYTES
 from weitiao.planning.rows import keeps_rows_apart
 from weitiao.pretrained.architecture import is_fp32, model_type
-from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
+from weitiao.pretrained.load import load_model, set_dropout
 from weitiao.pretrained.locate import locate
+from weitiao.pretrained.place import place
 from weitiao.rundir.files import size_bytes
-from weitiao.training.adapt import count_parameters, fuse, lora_base, occurring_rows
+from weitiao.training.adapt import count_parameters, lora_base, occurring_rows, packed_layers
 from weitiao.training.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Bytes on the device while the model is placed there (pretrained/place.py), counted by placing its shapes."""
+
+    before: int  # what moves as it is: fp32 parameters that train, buffers
+    frozen_peak: int  # frozen parameters, with the one that is being cast or packed
+    frozen: int  # as they stay
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,6 @@ class Blueprint:
     inputs: Inputs
     counts: dict[str, Any]
     frozen_bytes: int  # in the run's compute dtype, without a table of untrained embedding rows
-    frozen_parameter_bytes: int  # the same as they are before any is packed
     table_bytes: int  # the checkpoint's embedding, where only the occurring rows are held
     keeps_table: bool  # its other rows are still wanted at the end
     trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
@@ -45,6 +54,8 @@ class Blueprint:
     trained_tensors: int
     largest_trained: int
     loads_bytes: int  # the checkpoint's fp32 parameters
+    maps_checkpoint: bool  # it is fp32, and mapped; else it is widened in memory
+    placing: Placing
     dtype: torch.dtype
     artifact_bytes: int
     int8_weights: set[int]
@@ -84,18 +95,21 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     base = locate(config.model)
     model = METHODS[method.type].apply(model, method, new, base)
     counts = count_parameters(model)
-    to_compute_dtype(model, inputs.resolved.dtype)
-    artifact = _artifact_bytes(model, method.saves_adapter)
+    artifact = 0 if method.saves_adapter else _artifact_bytes(model, False)
     if options.sparse_embedding and not config.data.streaming:
         occurring_rows(model, method, inputs)
-    frozen_parameters = _prepare(model, config, inputs, method)
+    placing = _place(model, config, inputs)
+    if method.saves_adapter:
+        artifact = _artifact_bytes(model, True)
+    _prepare(model, config, inputs, method)
     int8 = _fused_weights(model) if options.int8_base else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     resting, moments = _moments(model, method, trained, options.seed)
     ranked = sum(n for name, n in trained.items() if ".lora_" in name) if isinstance(method, AdaloraConfig) else 0
     table, keeps_table = _table(model) if options.sparse_embedding else (0, False)
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize - table * keeps_table
-    if not is_fp32(config.model):  # then the table is a copy in memory, not the file
+    maps = is_fp32(config.model)
+    if not maps:  # then the table is a copy in memory, not the file
         frozen, table = frozen + table * keeps_table, 0
     states = _stored_state_bytes(model, config, inputs, method)
     if method.packs_base and (
@@ -106,7 +120,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         )
     model.train()
     return Blueprint(
-        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, frozen_parameter_bytes=frozen_parameters, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, dtype=dtype, artifact_bytes=artifact,
+        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, maps_checkpoint=maps, placing=placing, dtype=dtype, artifact_bytes=artifact,
         int8_weights=int8, stored_state_bytes=states, notes=notes,
         masks_packed_rows=options.packing and not keeps_rows_apart(config.model, inputs.resolved),
     )  # fmt: skip
@@ -122,10 +136,18 @@ def _planned_method(method: Any, model: Any) -> tuple[Any, tuple[str, ...]]:
     return method, notes + own
 
 
-def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> int:
-    """Dtypes and kernels as in the run. Returns the bytes of the frozen parameters before any is packed."""
-    options, dtype = config.train, getattr(torch, inputs.resolved.dtype)
+def _place(model: Any, config: RunConfig, inputs: Inputs) -> Placing:
+    """As in the run, on shapes."""
     model.to("meta")  # the index of embedding rows was made of values
+    before = held_bytes(model) - sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    with Trace() as trace:
+        place(model, inputs.resolved.dtype, "meta", packed_layers(model, config))
+    return Placing(before, frozen_peak=trace.peak_bytes, frozen=trace.held_bytes)
+
+
+def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> None:
+    """Dtypes and kernels as in the run."""
+    options, dtype = config.train, getattr(torch, inputs.resolved.dtype)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
@@ -134,13 +156,11 @@ def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> int:
         use_first_token(model)
     if options.fused_layers or options.liger:  # Liger's functions keep what ours keep
         fuse_layers(model, remakes=options.checkpointed_layers is None)
-    frozen: int = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if options.fused_lora and method.fuses_lora:
         # int8 packs a weight twice, which weighs what bf16 did
-        fuse(model, "nf4" if lora_base(config) == "nf4" else "as it is")
+        fuse_lora(model, "nf4" if lora_base(config) == "nf4" else "as it is")
     if options.checkpointed_layers is not None:
         checkpoint_layers(model, options.checkpointed_layers)
-    return frozen
 
 
 def _moments(model: Any, method: Any, trained: dict[str, int], seed: int) -> tuple[int, int]:

@@ -134,19 +134,9 @@ def memory_of(
     other = blueprint.stored_state_bytes
     if not on_cpu:
         other += round(gpu.CONSTANTS.reserve_share * (known - process))
-        # a packed base is dense until it is packed, and again where the saved model is evaluated
-        other += max(0, process + blueprint.frozen_parameter_bytes - known - other)
-    if on_cpu:
+    else:
         other += heap_growth(blueprint.model, batches, batches.steps) + LIBRARIES_BYTES
-        # bf16 copies are made beside the fp32 weights that the file is mapped to
-        loading = (
-            process
-            + LIBRARIES_BYTES
-            + blueprint.loads_bytes
-            - (blueprint.table_bytes if maps else 0)
-            + (0 if item == MASTER_BYTES else blueprint.frozen_parameter_bytes)
-        )
-        other += max(0, loading - known - other)
+    other += max(0, load_peak_bytes(blueprint, process, on_cpu) - known - other)
     return Memory(
         process=process,
         weights=weights,
@@ -156,6 +146,25 @@ def memory_of(
         activations=activations,
         other=other,
     )
+
+
+def load_peak_bytes(blueprint: Blueprint, process: int, on_cpu: bool) -> int:
+    """The most that is held while the model is loaded, until its masters are made: on a GPU of the card, else of the host.
+
+    Tensors are placed one after the other, so it is what stays, and the one that is being cast or packed.
+    """
+    placing, item = blueprint.placing, blueprint.dtype.itemsize
+    narrow = blueprint.trained * item if item != MASTER_BYTES else 0
+    placed = placing.before + max(placing.frozen_peak, placing.frozen + narrow)
+    if not on_cpu:
+        return process + placed
+    # the host also reads: a mapped file's pages stay where they cannot be let go; what was widened is there from the first
+    lets_go = blueprint.maps_checkpoint and can_let_go()
+    if lets_go:
+        placed -= blueprint.table_bytes if blueprint.keeps_table else 0
+    elif blueprint.maps_checkpoint:
+        placed += blueprint.loads_bytes - blueprint.trained * MASTER_BYTES
+    return process + LIBRARIES_BYTES + (placed if lets_go else max(placed, blueprint.loads_bytes))
 
 
 def heap_growth(model: Any, batches: Batches, steps: float) -> int:

@@ -18,6 +18,7 @@ from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
 from weitiao.planning.estimate import (
     checkpoints_bytes,
+    load_peak_bytes,
     measured_memory,
     memory_of,
     seconds_of,
@@ -233,7 +234,6 @@ def _method(
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
     largest = batches.largest
     tokens = int((batches.rows * batches.lengths).sum())
-    at = shapes.at
     notes = list(blueprint.notes)
     if config.data.streaming:
         notes.append("streaming: the evaluation rows' lengths stand for the training rows'")
@@ -243,6 +243,9 @@ def _method(
         notes.append(f"no count of products is known for {', '.join(shapes.uncounted)}: time is too short")
     if config.train.distributed == "fsdp2":
         notes.append("fsdp2: planned for one process; each of several holds its share of weights and moments")
+    load = load_peak_bytes(blueprint, machine.process_bytes, machine.on_cpu)
+    if load >= memory.total:
+        notes.append(f"loading the model takes {load / 1e9:.1f} GB, more than a step does")
     log.debug("plan of %s: %.2f s", name, time.perf_counter() - started)
     found: Any = {
         "name": name,
@@ -252,11 +255,13 @@ def _method(
         "steps": batches.steps,
         "largest_batch": {"rows": int(batches.rows[largest]), "tokens": int(batches.lengths[largest])},
         "memory_bytes": {**dataclasses.asdict(memory), "total": memory.total},
+        "load_peak_bytes": load,
         "room_bytes": machine.room_bytes,
         "fits": machine.verdict(memory.total),
         "seconds": {**dataclasses.asdict(seconds), "total": seconds.total},
-        "flops_per_token": float(at(shapes.flops, batches.rows, batches.lengths).sum()) / tokens,
-        "activation_bytes_per_token": float(at(shapes.saved_bytes, batches.rows, batches.lengths).sum()) / tokens,
+        "flops_per_token": float(shapes.at(shapes.flops, batches.rows, batches.lengths).sum()) / tokens,
+        "activation_bytes_per_token": float(shapes.at(shapes.saved_bytes, batches.rows, batches.lengths).sum())
+        / tokens,
         "artifact_bytes": blueprint.artifact_bytes,
         "checkpoint_bytes": checkpoint,
         "kept_checkpoints_bytes": kept,

@@ -77,6 +77,8 @@ class MethodPlan(TypedDict):
     steps: int
     largest_batch: LargestBatch
     memory_bytes: PlannedMemory
+    load_peak_bytes: int
+    """The most that is held while the model is loaded: on a GPU of the card, else of the host. `total` is no less."""
     room_bytes: int
     fits: Literal["yes", "tight", "no"]
     seconds: PlannedSeconds

@@ -59,7 +59,7 @@ def load_model(
 ) -> tuple["PreTrainedModel", tuple[str, ...]]:
     """The fp32 model with a head for ``label_names``, and the parameters that the checkpoint lacked.
 
-    It is fp32 so that heads and masters start alike whatever the run computes in (see :func:`to_compute_dtype`). The
+    It is fp32 so that heads and masters start alike whatever the run computes in (:mod:`weitiao.pretrained.place`). The
     new parameters start at random, from torch's current seed, so they must be trained *and* saved.
 
     Args:
@@ -126,24 +126,6 @@ def head_options(label_names: Sequence[str]) -> dict[str, Any]:
     by_index = dict(enumerate(label_names))
     names = {"id2label": by_index, "label2id": {name: i for i, name in by_index.items()}}
     return {"problem_type": None, "num_labels": len(label_names), **names}  # the checkpoint's may be of another task
-
-
-def to_compute_dtype(model: "torch.nn.Module", dtype: str) -> None:
-    """Cast the frozen parameters; what trains is cast by the optimizer that keeps masters.
-
-    Buffers stay: rotary frequencies need fp32, and the table of untrained embedding rows is saved again as it was. Only
-    VeRA's shared matrices are operands of products.
-    """
-    import torch
-
-    target = getattr(torch, dtype)
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and not parameter.requires_grad:
-            # copied in fp32 too: one view alone keeps the whole mapped file in memory, rows that nobody holds included
-            parameter.data = parameter.data.to(target, copy=True)
-    for name, buffer in model.named_buffers():
-        if ".vera_A." in name or ".vera_B." in name or name.startswith(("vera_A.", "vera_B.")):
-            buffer.data = buffer.data.to(target)
 
 
 def set_dropout(model: "torch.nn.Module", rate: float) -> None:

@@ -1,5 +1,6 @@
 """The model ready to train: method applied, kernels in place, compute dtype set, master weights made."""
 
+import contextlib
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,14 +20,16 @@ from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import Prefix, depth, layers
 from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.layers import fuse_layers
-from weitiao.kernels.lora import Base, fuse_lora
+from weitiao.kernels.lora import Base, fuse_lora, layers_to_pack
 from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
 from weitiao.methods import METHODS, rate_factor
 from weitiao.methods.eva import start_from_data
 from weitiao.methods.galore import GaLore
 from weitiao.methods.parent import find
-from weitiao.pretrained.load import load_model, set_dropout, to_compute_dtype
+from weitiao.methods.starts import starts_on
+from weitiao.pretrained.load import load_model, set_dropout
 from weitiao.pretrained.locate import locate
+from weitiao.pretrained.place import place, streamed
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.masters import Masters, masters_of
@@ -66,17 +69,22 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
     Raises:
         ConfigError: the model cannot take the method.  ModelError: it cannot be loaded.
     """
-    options, resolved = config.train, inputs.resolved
+    options, resolved, device = config.train, inputs.resolved, world.accelerator.device
     set_seed(options.seed)  # before loading, so that a new head starts the same for every method
     model, new = _load(config, inputs)
-    method = _with_probed_layers(config.method, model, inputs)
-    model = _apply(method, model, new, config, inputs)
-    counts = _counts(method, model)
+    method = _with_probed_layers(config.method, model, inputs, device)
+    model = _apply(method, model, new, config, inputs, device=device)
+    counts = count_parameters(model)
     rows = None
     if options.sparse_embedding and inputs.stream is None:
         rows = occurring_rows(model, method, inputs)
-    to_compute_dtype(model, resolved.dtype)  # before it moves: a device need not hold the frozen weights in fp32
-    model = model.to(world.accelerator.device)
+    if lora_base(config) == "int8":  # layer by layer from the file, before the others are copied
+        _fuse_adapters(model, config, resolved.dtype)
+    place(model, resolved.dtype, device, packed_layers(model, config))
+    if method.starts_from_rows and device.type != "cpu":
+        _start_from_rows(model, config, inputs)
+        counts = _with_trained_ranks(counts, model)
+    counts |= _facts(method, counts)
     _use_kernels(model, config, inputs)
     if world.shards:
         world.shard(model, list(layers(model)[1]))
@@ -101,23 +109,41 @@ def _load(config: RunConfig, inputs: Inputs) -> tuple[Any, tuple[str, ...]]:
     return model, new
 
 
-def _with_probed_layers(method: MethodSection, model: Any, inputs: Inputs) -> MethodSection:
+def _with_probed_layers(method: MethodSection, model: Any, inputs: Inputs, device: torch.device) -> MethodSection:
     """``top_k=auto`` as a number."""
     if method.top_k != "auto":
         return method
-    return method.model_copy(update={"top_k": probe_top_k(model, inputs.task, inputs.train, inputs.pad_id)})
+    with streamed(model, device):
+        return method.model_copy(update={"top_k": probe_top_k(model, inputs.task, inputs.train, inputs.pad_id, device)})
 
 
-def _apply(method: MethodSection, model: Any, new: tuple[str, ...], config: RunConfig, inputs: Inputs) -> Any:
+def _apply(
+    method: MethodSection, model: Any, new: tuple[str, ...], config: RunConfig, inputs: Inputs, device: torch.device
+) -> Any:
     """The model with the method, and a head that starts and trains in the task's units."""
     task = inputs.task
     task.start_head(model, new, inputs.train.labels)
-    model = METHODS[method.type].apply(model, method, new, locate(config.model))
+    starts = contextlib.nullcontext()
+    if method.reads_weights and device.type != "cpu":
+        starts = starts_on(device, getattr(torch, inputs.resolved.dtype), method.packs_base)
+    with starts:
+        model = METHODS[method.type].apply(model, method, new, locate(config.model))
     if line := task.scale_head(model, inputs.train.labels):
         log.info("%s", line)
-    if method.starts_from_rows:
-        start_from_data(model, inputs.train, inputs.pad_id, config.train.seed)
+    if method.starts_from_rows and device.type == "cpu":  # elsewhere once the model is there
+        _start_from_rows(model, config, inputs)
     return model
+
+
+def _start_from_rows(model: Any, config: RunConfig, inputs: Inputs) -> None:
+    start_from_data(model, inputs.train, inputs.pad_id, config.train.seed)
+
+
+def _with_trained_ranks(counts: dict[str, Any], model: torch.nn.Module) -> dict[str, Any]:
+    """``counts``, made before the model was placed and packed, after a start has given layers other ranks."""
+    trained = count_parameters(model)["num_trainable_params"]
+    total = counts["num_params"] + trained - counts["num_trainable_params"]
+    return {"num_params": total, "num_trainable_params": trained, "trainable_percent": 100 * trained / total}
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
@@ -127,17 +153,17 @@ def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
     return {"num_params": total, "num_trainable_params": trainable, "trainable_percent": 100 * trainable / total}
 
 
-def _counts(method: MethodSection, model: Any) -> dict[str, Any]:
-    """What the summary says of the trained model before it trains."""
-    counts = count_parameters(model) | ({} if method.top_k is None else {"top_k": method.top_k})
+def _facts(method: MethodSection, counts: dict[str, Any]) -> dict[str, Any]:
+    """What else the summary says of the trained model before it trains."""
+    facts = {} if method.top_k is None else {"top_k": method.top_k}
     if method.parent is not None:
-        counts["init_from"] = find(method.parent, "method.init_from").facts
+        facts["init_from"] = find(method.parent, "method.init_from").facts
     log.info(
         "trainable params: %s || all params: %s || trainable%%: %.4f",
         *(f"{counts[key]:,}" for key in ("num_trainable_params", "num_params")),
         counts["trainable_percent"],
     )
-    return counts
+    return facts
 
 
 def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
@@ -150,10 +176,8 @@ def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
     checkpointing = options.checkpointed_layers
     if options.fused_layers and not options.liger and (count := fuse_layers(model, remakes=checkpointing is None)):
         log.info("norms, gated layers and activations: %d with our own functions", count)
-    if options.fused_lora and config.method.fuses_lora:
-        base = lora_base(config)
-        fused, left = fuse(model, base)
-        log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
+    if options.fused_lora and config.method.fuses_lora and lora_base(config) != "int8":
+        _fuse_adapters(model, config, inputs.resolved.dtype)
     if checkpointing is not None:
         count = checkpoint_layers(model, checkpointing, options.dropout != 0)
         log.info("gradient checkpointing: %d of %d layers keep their inputs alone", count, len(layers(model)[1]))
@@ -161,15 +185,23 @@ def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
         model.compile(dynamic=True)  # in place: names in the state dict stay
 
 
-def fuse(model: Any, base: Base) -> tuple[int, int]:
-    """:func:`fuse_lora`. Raises ConfigError where layers are left that cannot be held in 4 bits."""
-    fused, left = fuse_lora(model, base)
-    if base == "nf4" and left:
+def _fuse_adapters(model: Any, config: RunConfig, dtype: str) -> None:
+    base = lora_base(config)
+    fused, left = fuse_lora(model, base, getattr(torch, dtype))
+    log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
+
+
+def packed_layers(model: Any, config: RunConfig) -> list[torch.nn.Linear]:
+    """The layers that are held in 4 bits. Raises ConfigError where adapted ones cannot be."""
+    if lora_base(config) != "nf4":
+        return []
+    found, left = layers_to_pack(model)
+    if left:
         raise ConfigError(
-            f"method.load_in_4bit=true (qlora), and {left} of {fused + left} adapted layers of this model are no plain linear "
-            "ones.\nExpected linear layers, which are held in 4 bits.\nUse method.type=lora."
+            f"method.load_in_4bit=true (qlora), and {left} adapted layers of this model are no plain linear ones.\nExpected "
+            "linear layers, which are held in 4 bits.\nUse method.type=lora."
         )
-    return fused, left
+    return found
 
 
 def lora_base(config: RunConfig) -> Base:

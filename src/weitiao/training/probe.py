@@ -18,11 +18,12 @@ _FOLDS = 5
 
 @torch.no_grad()
 def layer_accuracies(
-    model: torch.nn.Module, task: Task, encoded: Encoded, pad_id: int
+    model: torch.nn.Module, task: Task, encoded: Encoded, pad_id: int, device: torch.device | str = "cpu"
 ) -> tuple[list[float], int] | None:
     """5-fold accuracy of a logistic regression on each layer's mean state [H] of up to 1,000 rows, and how many rows.
 
-    The first value is that of the embeddings, then one a layer. None where a label has a single row.
+    The first value is that of the embeddings, then one a layer. None where a label has a single row. ``device`` is where the
+    model computes.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
@@ -38,9 +39,10 @@ def layer_accuracies(
     for chosen in plan_evaluation([lengths[i] for i in rows], 2048):
         batch = task.collate(encoded, [rows[i] for i in chosen], pad_id)
         labels += batch.pop("labels").tolist()
+        batch = {key: value.to(device) for key, value in batch.items()}
         mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))[..., None]
         for found, states in zip(features, model(**batch, output_hidden_states=True).hidden_states, strict=True):
-            found.append(((states.float() * mask).sum(1) / mask.sum(1)).numpy())
+            found.append(((states.float() * mask).sum(1) / mask.sum(1)).cpu().numpy())
     model.train(was_training)
     counts = np.bincount(labels)
     folds = min(_FOLDS, int(counts[counts > 0].min()))
@@ -50,7 +52,9 @@ def layer_accuracies(
     return [float(cross_val_score(probe, np.concatenate(f), labels, cv=folds).mean()) for f in features], len(rows)
 
 
-def probe_top_k(model: torch.nn.Module, task: Task, encoded: Encoded, pad_id: int) -> int:
+def probe_top_k(
+    model: torch.nn.Module, task: Task, encoded: Encoded, pad_id: int, device: torch.device | str = "cpu"
+) -> int:
     """How many upper layers to train, from a linear probe of every layer.
 
     Frozen is what lies below the deepest layer whose states still classify as well as the best layer's, within one
@@ -58,7 +62,7 @@ def probe_top_k(model: torch.nn.Module, task: Task, encoded: Encoded, pad_id: in
     checkpoint's own features stop getting better for this task, not what training on top would reach.
     """
     count = len(layers(model)[1])
-    found = layer_accuracies(model, task, encoded, pad_id)
+    found = layer_accuracies(model, task, encoded, pad_id, device)
     if found is None:
         log.info("top_k=auto: a label has one row, so nothing can be probed; all layers train")
         return count
