@@ -42,6 +42,7 @@ from weitiao.training.launch import is_main, lost_process_told, num_processes
 from weitiao.training.refusals import refuse_machine, refuse_processes
 from weitiao.training.samples import compare_with_base
 from weitiao.training.signals import StopRequest
+from weitiao.training.tf32 import fp32_products
 from weitiao.training.trackers import refuse_trackers, tracked
 from weitiao.training.world import first_alone, wait_for_all
 
@@ -122,7 +123,8 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         memory_before = memory_bytes(resolved.device)
         planned = _plan(config, run, inputs)
         config = _with_planned_checkpointing(config, planned)
-        with StopRequest() as stop, deterministic(config.train.deterministic):
+        products = fp32_products(config.train.tf32, resolved.device)
+        with StopRequest() as stop, deterministic(config.train.deterministic), products:
             trained = fit(config, run, inputs, events, resuming=resuming, stop=stop)
         if is_main():
             measured = Measured(trained, memory_before, started, planned)

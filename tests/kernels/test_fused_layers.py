@@ -29,7 +29,7 @@ def test_gradients_of_the_functions() -> None:
     assert torch.autograd.gradcheck(RMSNormFunction.apply, (x, weight, 1e-3))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_norm_is_transformers_norm(frozen: bool, dtype: torch.dtype) -> None:
     from transformers.models.llama.modeling_llama import LlamaRMSNorm

@@ -60,7 +60,7 @@ def test_short_attention_gradcheck(which: int) -> None:
     assert torch.autograd.gradcheck(ShortAttention.apply, (q, k, v, mask, 0.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("which", "causal"), [(0, False), (1, False), (2, False), (0, True)])
 def test_attention_equals_sdpa(dtype: torch.dtype, which: int, causal: bool) -> None:
     """transformers gives a causal model with padding a mask that is causal already, so those two never meet."""
@@ -106,7 +106,12 @@ def test_chunks_are_the_whole(shape: tuple[int, int] | None, chunk_bytes: int, m
 
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize(
-    ("dtype", "length"), [(torch.float32, CHUNKS_ABOVE + 1), (torch.bfloat16, CHUNKS_ABOVE_IN_HALF + 1)]
+    ("dtype", "length"),
+    [
+        (torch.float32, CHUNKS_ABOVE + 1),
+        (torch.bfloat16, CHUNKS_ABOVE_IN_HALF + 1),
+        (torch.float16, CHUNKS_ABOVE_IN_HALF + 1),
+    ],
 )
 def test_longer_sequences_keep_no_probabilities(dtype: torch.dtype, length: int, padded: bool) -> None:
     torch.manual_seed(0)
@@ -134,7 +139,7 @@ def test_causal_blocks_gradcheck(grouped: int, monkeypatch: pytest.MonkeyPatch) 
         first.sum().backward()  # it has no second derivative, and says so
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("length", [CAUSAL_BLOCKS_ABOVE + 1, 256, 300, SHORT_UP_TO_TOKENS])
 def test_causal_blocks_equal_sdpa(length: int, dtype: torch.dtype) -> None:
     """Six query heads on two key heads, as a model hands them over: transposed."""

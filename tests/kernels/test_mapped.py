@@ -117,7 +117,7 @@ import numpy as np, resource, sys, torch
 from weitiao.pretrained.load import load_model
 from weitiao.pretrained.resolve import resolve
 from weitiao.kernels.rows import keep_known_rows, shrink_embedding
-model, _ = load_model("multilingual-e5-small", "AutoModel", (), 1, resolve(False, "eager"))
+model, _ = load_model("multilingual-e5-small", "AutoModel", (), 1, resolve("float32", "eager"))
 model.requires_grad_(sys.argv[1] == "trained")
 loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 few = np.random.default_rng(0).choice(len(model.embeddings.word_embeddings.weight), 8000, replace=False).tolist()

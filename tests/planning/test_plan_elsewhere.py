@@ -352,12 +352,53 @@ def test_packed_rows_and_windows_on_a_gpu(config_alone: Path, tmp_path: Path) ->
 def test_a_gpu_is_known_by_its_name(label: str, gib: int, name: str | None) -> None:
     found = device_of(label, gib * 2**30)
     assert (found and found.name) == name
-    dtype: Any = "bfloat16" if found is None or found.bf16_flops_per_s else "float32"
+    dtype: Any = "bfloat16" if found is None or found.bf16_flops_per_s else "float16"
     machine = Machine(label, None, gib * 2**30, 0, Resolved("cuda", dtype, "sdpa", {}))
     assert machine.rates(None, False).gemm_flops_per_s > 0  # an unknown one too
     assert machine.like.name in machine.claim
     shared = Machine("NVIDIA A100-SXM4-80GB", None, 40 * 2**30, 0, machine.resolved, card_bytes=79 * 2**30)
     assert shared.like.name == "A100-80GB"  # half of it is another's
+
+
+@pytest.mark.parametrize("device", ["T4-16GB", "V100-16GB", "RTX-2080-Ti-11GB"])
+def test_gpus_without_bf16_are_planned_in_float16(config_alone: Path, device: str) -> None:
+    """Weights and gradients of 2 bytes, masters and moments of fp32, and the tensor cores' rate."""
+    method = {"type": "full"}
+    half, wide = (
+        planned(config_alone, 256, device, method=method, train=train)["full"] for train in ({}, {"bf16": False})
+    )
+    memory, fp32 = half["memory_bytes"], wide["memory_bytes"]["gradients"]
+    assert (memory["masters"], memory["gradients"], memory["optimizer"]) == (fp32, fp32 // 2, 2 * fp32)
+    assert wide["memory_bytes"]["masters"] == 0
+    assert memory["weights"] < 0.6 * wide["memory_bytes"]["weights"]
+    peaks = find_device(device)
+    assert gpu.rates(peaks, "float16").gemm_flops_per_s > 3 * gpu.rates(peaks, "float32").gemm_flops_per_s
+    assert half["seconds"]["training"] <= wide["seconds"]["training"]
+    plan = weitiao.plan(
+        {"model": str(config_alone), "task": "causal_lm", "method": method}, rows=64, tokens=64, device=device
+    )
+    assert plan["device"]["dtype"] == "float16"
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("P100-16GB", "float32"), ("A100-80GB", "bfloat16")])
+def test_the_dtype_follows_the_device(config_alone: Path, device: str, dtype: str) -> None:
+    asked = {"model": str(config_alone), "task": "causal_lm", "method": {"type": "lora"}}
+    plan = weitiao.plan(asked, rows=64, tokens=64, device=device)
+    assert plan["device"]["dtype"] == dtype
+    plan = weitiao.plan(asked | {"train": {"fp16": True}}, rows=64, tokens=64, device=device)
+    assert plan["device"]["dtype"] == "float16"
+
+
+def test_tf32_is_planned_where_there_is_some(config_alone: Path) -> None:
+    train = {"bf16": False, "tf32": True, "per_device_train_batch_size": 8}
+    exact, rounded = (
+        planned(config_alone, 8192, "A100-80GB", train=train | {"tf32": tf32})["full"] for tf32 in (False, True)
+    )
+    assert rounded["seconds"]["training"] < exact["seconds"]["training"]
+    assert rounded["memory_bytes"] == exact["memory_bytes"]
+    for device in ("T4-16GB", "MI300X-192GB", "EPYC-9654-384GB"):
+        with pytest.raises(ConfigError, match="has no TF32"):
+            planned(config_alone, 64, device, train=train)
 
 
 @pytest.mark.parametrize("name", ["7B", "mixture of experts"])

@@ -10,7 +10,7 @@ import yaml
 import weitiao
 from weitiao.measure import rates
 from weitiao.pretrained.place import place
-from weitiao.pretrained.resolve import bf16_support, resolve
+from weitiao.pretrained.resolve import bf16_support, resolve, tf32_problem
 from weitiao.rundir.folder import RunDir
 
 needs_bf16 = pytest.mark.skipif(not bf16_support("cpu")[0], reason="no bf16 on this CPU")
@@ -30,8 +30,38 @@ def test_the_faster_dtype_is_taken(measured: tuple[float, float], dtype: str, mo
     assert resolved.dtype == dtype
     assert resolved.reasons["dtype"].startswith(dtype)
     assert f"{measured[1] / 1e9:.0f}" in resolved.reasons["dtype"]
-    assert resolve(True, "auto").dtype == "bfloat16"
-    assert resolve(False, "auto").dtype == "float32"
+    assert resolve("bfloat16", "auto").dtype == "bfloat16"
+    assert resolve("float32", "auto").dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((6, 1), "float32"), ((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16")]
+)
+def test_a_gpu_without_bf16_computes_in_float16(
+    capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Volta on, whose tensor cores take it; a GPU's answers are put in torch's place."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capability >= (8, 0))
+    found = resolve("auto", "auto")
+    assert (found.device, found.dtype) == ("cuda", dtype)
+    assert found.reasons["dtype"].startswith(dtype)
+    if dtype == "float16":
+        assert f"compute capability {capability[0]}.{capability[1]}" in found.reasons["dtype"]
+    assert resolve("float32", "auto").dtype == "float32"
+    assert (tf32_problem("cuda") is None) == (capability >= (8, 0))
+
+
+@on_cpu
+def test_a_cpu_computes_in_float16_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve("auto", "auto").dtype != "float16"
+    found = resolve("float16", "auto")
+    assert (found.dtype, found.reasons["dtype"]) == (
+        "float16",
+        "float16: asked for, and not measured on cpu: for tests",
+    )
+    assert tf32_problem("cpu") == "the run computes on cpu"
 
 
 def test_rates_are_those_of_real_products() -> None:

@@ -13,8 +13,13 @@ def plain_losses(
     warmup_steps: int,
     weight_decay: float,
     max_grad_norm: float,
+    half: bool = False,
 ) -> list[float]:
-    """Mean loss of every step; one batch a step, padded inputs with a mask always given."""
+    """Mean loss of every step; one batch a step, padded inputs with a mask always given.
+
+    Args:
+        half: in float16 by torch's autocast, with its GradScaler. The scheduler goes on in a step that is left out.
+    """
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -25,12 +30,16 @@ def plain_losses(
     )
     scheduler = get_linear_schedule_with_warmup(optimizer, warmup_steps, len(batches))
     losses = []
+    scaler = torch.amp.GradScaler("cpu", enabled=half)
     model.train()
     for batch in batches:
-        loss = model(**batch).loss
-        loss.backward()
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            loss = model(**batch).loss
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         scheduler.step()
         optimizer.zero_grad()
         losses.append(loss.item())

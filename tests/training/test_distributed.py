@@ -81,6 +81,25 @@ def single(
     return folders
 
 
+@pytest.mark.beyond_test
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_in_float16_train_as_one(
+    strategy: str, tiny_model: Path, rows_file: Path, tmp_path: Path, whole_fork_server: ForkServer
+) -> None:
+    """Within float16's digits: the scale, what it leaves out and the losses, through a checkpoint."""
+    runs = {}
+    for processes, words in ((1, ["train.gradient_accumulation_steps=2"]), (2, [f"train.distributed={strategy}"])):
+        words += ["train.bf16=auto", "train.fp16=true", "train.save_steps=3"]
+        asked = options(tiny_model, rows_file, "full", tmp_path / f"{processes}", *words)
+        done = fork(whole_fork_server, [word for word in asked if word != "train.bf16=false"], processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        runs[processes] = RunDir(tmp_path / f"{processes}")
+    assert losses(runs[2].path) == pytest.approx(losses(runs[1].path), abs=5e-3)
+    for key in ("dtype", "skipped_steps", "loss_scale"):
+        assert runs[2].summary[key] == runs[1].summary[key]
+    assert runs[2].summary["dtype"] == "float16"
+
+
 @pytest.mark.parametrize(
     ("strategy", "method"),
     [

@@ -16,6 +16,7 @@ from weitiao.comparison.writing import write_all
 from weitiao.config.comparison import CompareConfig, CompareSection
 from weitiao.config.loading import as_config, dump, load
 from weitiao.config.task import TASK_OPTIONS
+from weitiao.config.train import dtype_options
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
 from weitiao.pretrained.locate import locate
@@ -114,13 +115,13 @@ def _with_train(config: CompareConfig, **options: Any) -> CompareConfig:
 
 
 def _in_one_dtype(config: CompareConfig, folder: Path) -> CompareConfig:
-    """``train.bf16=auto`` decided once for all cells of this machine, and as in those that are there already."""
-    if config.train.bf16 != "auto" or config.compare.executor == "ray":
+    """The dtype, where ``train.bf16=auto`` leaves it open, decided once for all cells of this machine, and as in those that are there already."""
+    if config.train.dtype != "auto" or config.compare.executor == "ray":
         return config
     runs = [RunDir(path) for path in [*folder.glob("cells/*"), *folder.glob("search/cells/*")]]
     dtypes = {run.summary["dtype"] for run in runs if run.is_done}
     dtype = dtypes.pop() if len(dtypes) == 1 else resolve("auto", config.train.attention).dtype
-    return _with_train(config, bf16=dtype == "bfloat16")
+    return _with_train(config, **dtype_options(dtype))
 
 
 def run_cells(

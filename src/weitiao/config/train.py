@@ -7,6 +7,13 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 from weitiao.config.section import Section
 from weitiao.config.task import Metric
 
+Dtype = Literal["float32", "bfloat16", "float16"]  # that a run computes in
+
+
+def dtype_options(dtype: Dtype) -> dict[str, bool]:
+    """The options that ask for ``dtype``."""
+    return {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+
 
 class TrainConfig(Section):
     learning_rate: float | None = Field(
@@ -40,7 +47,19 @@ class TrainConfig(Section):
     )
     bf16: bool | Literal["auto"] = Field(
         "auto",
-        description="bfloat16 compute with fp32 master weights; auto: where the hardware has it, and a CPU is not faster in fp32 (measured).",
+        description="bfloat16 compute with fp32 master weights; auto: where the hardware has it, and a CPU is not faster in fp32 (measured). "
+        "On a GPU of compute capability 7, which has no bf16 (T4, V100), auto is float16.",
+    )
+    fp16: bool = Field(
+        False,
+        description="float16 compute with fp32 master weights and a dynamic loss scale: as bf16 half the memory of fp32, and tensor "
+        "cores from the V100 on, but a narrower range. A step that overflows is left out and counted; some models (T5, Gemma) do not "
+        "fit this range.",
+    )
+    tf32: bool = Field(
+        False,
+        description="On a CUDA GPU from Ampere on: products of fp32 matrices with inputs rounded to TF32's 10 bits. Up to 8 times as fast, "
+        "but less exact, so off as in torch; without effect on a run in bf16 or float16.",
     )
     attention: Literal["auto", "weitiao", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Attention implementation; auto: our own on a CPU, SDPA elsewhere."
@@ -88,7 +107,9 @@ class TrainConfig(Section):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment decay.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     non_finite: Literal["stop", "skip"] = Field(
-        "stop", description="A loss or gradient that is not a finite number: stop, or leave that step out and count it."
+        "stop",
+        description="A loss or gradient that is not a finite number: stop, or leave that step out and count it. float16 always leaves "
+        "it out.",
     )
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null: do not clip.")
     optimizer_in_backward: bool = Field(
@@ -130,6 +151,13 @@ class TrainConfig(Section):
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep; the oldest goes first.")
 
     @property
+    def dtype(self) -> Dtype | Literal["auto"]:
+        """What ``bf16`` and ``fp16`` ask for together."""
+        if self.fp16:
+            return "float16"
+        return "auto" if self.bf16 == "auto" else "bfloat16" if self.bf16 else "float32"
+
+    @property
     def checkpointed_layers(self) -> Literal["full", "selective"] | None:
         """Which layers are computed again in the backward pass; ``auto`` is none until a plan has decided."""
         return self.gradient_checkpointing if self.gradient_checkpointing in ("full", "selective") else None  # type: ignore[return-value]
@@ -169,6 +197,8 @@ class TrainConfig(Section):
     def _consistent(self) -> "TrainConfig":
         if isinstance(self.dropout, float) and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}. Expected a rate from 0 to below 1, or 'model'")
+        if self.fp16 and self.bf16 is True:
+            raise ValueError("a run computes in one dtype, and bf16 and fp16 ask for two. Leave one of them out")
         if self.packing and self.per_device_train_batch_size:
             raise ValueError(
                 "packing fills a batch up to tokens_per_batch, and per_device_train_batch_size counts rows. Leave one of them out"
@@ -183,6 +213,7 @@ class TrainConfig(Section):
                 "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
                 "auto_batch": self.auto_batch,
                 "non_finite=skip": self.non_finite == "skip",
+                "fp16": self.fp16,
             }
             if names := [name for name, is_set in whole.items() if is_set]:
                 raise ValueError(

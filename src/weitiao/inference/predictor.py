@@ -33,7 +33,7 @@ class Predictor:
         self.names: list[str] = run.summary["label_names"]
         self.tokenizer = AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE)
         self.max_length: int = run.summary["max_length"]
-        resolved = resolve(False, "auto")
+        resolved = resolve("float32", "auto")
         method = self.config.method.type
         base = locate(self.config.model) if self.config.method.saves_adapter else ""
         try:

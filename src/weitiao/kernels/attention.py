@@ -175,6 +175,11 @@ def _block(scaled: torch.Tensor, key: torch.Tensor, start: int, end: int) -> tup
     return queries, _softmax(scores)
 
 
+def _lowest(dtype: torch.dtype) -> float:
+    """What is added to forbidden scores: the sum must stay a number, or a row without any allowed key would have none."""
+    return torch.finfo(dtype).min / (2 if dtype == torch.float16 else 1)
+
+
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
     # rows of bfloat16 that fill no whole vectors are slow: by way of float32 it takes a third to four fifths of the time
     wide = torch.promote_types(scores.dtype, torch.float32)
@@ -185,7 +190,7 @@ def _softmax(scores: torch.Tensor) -> torch.Tensor:
 def _causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """[1, 1, L, L], once for all layers."""
     later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
-    return torch.zeros(later.shape, dtype=dtype, device=device).masked_fill_(later, torch.finfo(dtype).min)
+    return torch.zeros(later.shape, dtype=dtype, device=device).masked_fill_(later, _lowest(dtype))
 
 
 def attention(
@@ -232,8 +237,10 @@ def attention(
         attention_mask = _causal_mask(length, query.dtype, query.device)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(
-            ~attention_mask, torch.finfo(query.dtype).min
+            ~attention_mask, _lowest(query.dtype)
         )
+    elif attention_mask is not None and query.dtype == torch.float16:
+        attention_mask = attention_mask.clamp(min=_lowest(query.dtype))
     flat = [tensor.reshape(batch * key.shape[1], -1, size) for tensor in (query, key, value)]
     is_long = length > (CHUNKS_ABOVE if query.element_size() >= 4 else CHUNKS_ABOVE_IN_HALF)
     output = (ChunkedAttention if is_long else ShortAttention).apply(*flat, attention_mask, scale)  # type: ignore[no-untyped-call]

@@ -14,6 +14,8 @@ from torch import nn
 # Models whose head is one product with `lm_head` (tests/tasks/test_causal_lm.py); others (caps, scales) use their own forward.
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 CHUNK_BYTES = 64_000_000  # of a chunk's fp32 logits
+_LIFT = 1024.0  # in float16, of a token's gradient: it would lose probabilities below 6e-8
+_MOST_IN_HALF = 256  # tokens a chunk in float16: the sum over a chunk for the weight's gradient must stay below 65,504
 
 
 class HeadLoss(torch.autograd.Function):
@@ -27,8 +29,11 @@ class HeadLoss(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # fp32: a sum over chunks in bf16 would lose what the later ones add
-        many = len(targets) > chunk
+        ctx.lift = _LIFT if hidden.dtype == torch.float16 else 1.0
+        if ctx.lift != 1 and ctx.needs_input_grad[1]:
+            chunk = min(chunk, _MOST_IN_HALF)
+        # fp32: a sum over chunks in bf16 would lose what the later ones add; float16 may overflow before the factor of the loss
+        many = len(targets) > chunk or ctx.lift != 1
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight, dtype=torch.float32 if many else weight.dtype)
@@ -44,12 +49,14 @@ class HeadLoss(torch.autograd.Function):
                 continue
             scores = scores.sub_(scale).exp_()  # probabilities
             scores.scatter_add_(1, wanted, torch.full_like(own, -1.0))
-            gradient = scores.to(hidden.dtype)
-            if grad_hidden is not None:
-                torch.mm(gradient, weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:
-                grad_weight += gradient.t() @ part
-        ctx.gradients = (grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+                grad_weight += scores.to(hidden.dtype).t() @ part
+            if grad_hidden is not None:
+                lifted = scores if ctx.lift == 1 else scores.mul_(ctx.lift)
+                torch.mm(lifted.to(hidden.dtype), weight, out=grad_hidden[start : start + chunk])
+        if grad_weight is not None and ctx.lift == 1:
+            grad_weight = grad_weight.to(weight.dtype)
+        ctx.gradients = (grad_hidden, grad_weight)
         ctx.mark_non_differentiable(stats)
         return stats[:, 0].sum(), stats
 
@@ -58,8 +65,15 @@ class HeadLoss(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("Trying to backward through the head's loss a second time: its gradients are gone.")
         factor = gradients[0]
-        grad_hidden, grad_weight = (None if g is None else g.mul_(factor.to(g.dtype)) for g in ctx.gradients)
+        grad_hidden, grad_weight = ctx.gradients
         ctx.gradients = None
+        if ctx.lift != 1:  # the factor holds the loss scale, which float16 may not
+            grad_hidden = None if grad_hidden is None else (grad_hidden.float() * (factor / ctx.lift)).to(torch.float16)
+            grad_weight = None if grad_weight is None else grad_weight.mul_(factor).to(torch.float16)
+            return grad_hidden, grad_weight, None, None
+        grad_hidden, grad_weight = (
+            None if g is None else g.mul_(factor.to(g.dtype)) for g in (grad_hidden, grad_weight)
+        )
         return grad_hidden, grad_weight, None, None
 
 

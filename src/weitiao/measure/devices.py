@@ -15,9 +15,10 @@ GIGA, TERA = 1e9, 1e12
 
 @dataclass(frozen=True)
 class Device:
-    """Memory in bytes, peaks in operations a second, bandwidth in bytes a second; ``bf16`` 0: the device has none.
+    """Memory in bytes, peaks in operations a second, bandwidth in bytes a second; a peak of 0: the device has no such products.
 
     Args:
+        fp16_flops_per_s: of tensor cores. 0 for a P100, whose cores add up in fp16.
         achieved: share of the peaks, where measure/gpu.py has none: a CPU, and GPUs of which no published run was at hand.
         dual_issue: an NVIDIA GPU of the GeForce line since Ampere, whose fp32 peak counts two units that share work.
     """
@@ -25,16 +26,35 @@ class Device:
     name: str
     memory_bytes: int
     bf16_flops_per_s: float
-    fp32_flops_per_s: float  # TF32 where the device has it is not used: fp32 runs as fp32
+    fp32_flops_per_s: float
     memory_bytes_per_s: float
     achieved: float | None = None
     dual_issue: bool = False
     kind: str = "cuda"
+    fp16_flops_per_s: float = 0.0
+    tf32_flops_per_s: float = 0.0
+
+    def tensor_flops_per_s(self, dtype: str, tf32: bool = False) -> float:
+        """The peak of its matrix units in ``dtype``; 0 where products run in fp32.
+
+        Args:
+            tf32: fp32 products round their inputs (``train.tf32``).
+        """
+        peaks = {"bfloat16": self.bf16_flops_per_s, "float16": self.fp16_flops_per_s}
+        return peaks.get(dtype, self.tf32_flops_per_s if tf32 else 0.0)
 
 
 def _gpu(
-    name: str, gib: float, bf16: float, fp32: float, bandwidth: float, achieved: float | None = None, dual: bool = False
+    name: str,
+    gib: float,
+    bf16: float,
+    fp32: float,
+    bandwidth: float,
+    achieved: float | None = None,
+    dual: bool = False,
+    fp16: float | None = None,
 ) -> Device:
+    """Every GPU here that has bf16 is as fast in float16, and NVIDIA's are half as fast in TF32."""
     return Device(
         name=name,
         memory_bytes=int(gib * 2**30),
@@ -43,6 +63,8 @@ def _gpu(
         memory_bytes_per_s=bandwidth * GIGA,
         achieved=achieved,
         dual_issue=dual,
+        fp16_flops_per_s=(bf16 if fp16 is None else fp16) * TERA,
+        tf32_flops_per_s=0.0 if name.startswith("MI") else bf16 * TERA / 2,
     )
 
 
@@ -51,9 +73,9 @@ DEVICES = {
     for device in (
         # NVIDIA data centre: "Tesla P100", "V100", "T4", "A10", ... data sheets
         _gpu("P100-16GB", 16, bf16=0, fp32=9.3, bandwidth=732),
-        _gpu("V100-16GB", 16, bf16=0, fp32=15.7, bandwidth=900),
-        _gpu("V100-32GB", 32, bf16=0, fp32=15.7, bandwidth=900),
-        _gpu("T4-16GB", 15, bf16=0, fp32=8.1, bandwidth=320),
+        _gpu("V100-16GB", 16, bf16=0, fp16=125, fp32=15.7, bandwidth=900),
+        _gpu("V100-32GB", 32, bf16=0, fp16=125, fp32=15.7, bandwidth=900),
+        _gpu("T4-16GB", 15, bf16=0, fp16=65, fp32=8.1, bandwidth=320),
         _gpu("A10-24GB", 22.5, bf16=125, fp32=31.2, bandwidth=600, dual=True),
         _gpu("A10G-24GB", 22.5, bf16=70, fp32=31.5, bandwidth=600, dual=True),  # of a cloud: half the A10's products
         _gpu("A30-24GB", 24, bf16=165, fp32=10.3, bandwidth=933),
@@ -67,7 +89,7 @@ DEVICES = {
         _gpu("H20-96GB", 96, bf16=148, fp32=44, bandwidth=4000),
         _gpu("B200-180GB", 180, bf16=2250, fp32=75, bandwidth=8000),
         # NVIDIA workstation and GeForce: architecture white papers (Turing, Ampere, Ada, Blackwell)
-        _gpu("RTX-2080-Ti-11GB", 11, bf16=0, fp32=13.4, bandwidth=616),
+        _gpu("RTX-2080-Ti-11GB", 11, bf16=0, fp16=53.8, fp32=13.4, bandwidth=616),
         _gpu("RTX-3060-12GB", 12, bf16=25.5, fp32=12.7, bandwidth=360, dual=True),
         _gpu("RTX-3090-24GB", 24, bf16=71, fp32=35.6, bandwidth=936, dual=True),
         _gpu("RTX-4060-Ti-16GB", 16, bf16=44, fp32=22.1, bandwidth=288, dual=True),

@@ -32,13 +32,16 @@ CONSTANTS = Constants(
 )
 
 
-def rates(device: Device, dtype: str, constants: Constants = CONSTANTS) -> Rates:
-    """The rates of a device that computes in ``dtype``, "float32" or a half one. Its kernels run while the host goes on."""
-    is_half, dual = dtype != "float32", device.dual_issue
+def rates(device: Device, dtype: str, constants: Constants = CONSTANTS, *, tf32: bool = False) -> Rates:
+    """The rates of a device that computes in ``dtype``. Its kernels run while the host goes on.
+
+    Args:
+        tf32: fp32 products round their inputs; the share of their peak is taken to be that of bf16 products.
+    """
+    peak, dual = device.tensor_flops_per_s(dtype, tf32), device.dual_issue
     tensor = constants.tensor_share_dual if dual else constants.tensor_share
     vector = constants.vector_share_dual if dual else constants.vector_share
-    share = device.achieved or (tensor if is_half else vector)
-    gemm = share * (device.bf16_flops_per_s if is_half else device.fp32_flops_per_s)
+    gemm = (device.achieved or (tensor if peak else vector)) * (peak or device.fp32_flops_per_s)
     bandwidth = constants.bandwidth_share * device.memory_bytes_per_s
     return Rates(
         gemm_flops_per_s=gemm,

@@ -136,7 +136,7 @@ class Ranks:
         self.step = step
         return ()
 
-    def add_gradients(self) -> None:
+    def add_gradients(self, loss_scale: "torch.Tensor | None" = None) -> None:
         """The penalty of :meth:`AdaLoraModel.forward`, which sees no loss here: mean of |A A^T - I| and |B^T B - I|."""
         import torch
 
@@ -149,6 +149,7 @@ class Ranks:
             # the gradient of |R R^T - I| in closed form; it is 0 where the norm is
             gradient = 2 * error @ rows / torch.linalg.norm(error).clamp(min=1e-30)
             gradient = gradient * (self.config.orth_reg_weight / len(factors))
+            gradient = gradient if loss_scale is None else gradient * loss_scale
             parameter = self.parameters[name]
             if parameter.grad is not None:
                 parameter.grad.add_((gradient if ".lora_A." in name else gradient.T).to(parameter.dtype))

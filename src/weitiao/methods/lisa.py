@@ -57,7 +57,7 @@ class Lisa:
         self.chosen = chosen
         return rest
 
-    def add_gradients(self) -> None:
+    def add_gradients(self, loss_scale: "torch.Tensor | None" = None) -> None:
         """Nothing beside the loss."""
 
     def updated(self, names: Iterable[str]) -> None:

@@ -13,8 +13,12 @@ class StepHooks(Protocol):
     def before(self, step: int) -> Iterable[str]:
         """Before the forward pass of ``step`` (from 1). Returns the parameters that leave training: moments are freed."""
 
-    def add_gradients(self) -> None:
-        """After the backward passes of a step: add to the gradients what is not part of the task's loss."""
+    def add_gradients(self, loss_scale: "torch.Tensor | None" = None) -> None:
+        """After the backward passes of a step: add to the gradients what is not part of the task's loss.
+
+        Args:
+            loss_scale: by which the gradients are larger than they are (float16).
+        """
 
     def updated(self, names: Iterable[str]) -> None:
         """After these masters were updated, while their clipped fp32 gradients are still there."""

@@ -90,7 +90,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
     rows = inputs.eval if config.data.streaming else inputs.train
     schedule = ChosenSteps(rows, [batches.members[i] for i in chosen], batch_plan(config.train))
     optimizer = adapted.optimizer(config, len(chosen))
-    learner = Learner(adapted.model, inputs.task, inputs.pad_id, world)
+    learner = Learner(adapted.model, inputs.task, inputs.pad_id, world, scaling=optimizer.scaling)
     rates = ByStep(1e-6, len(chosen), config.train)
     times: list[float] = []
     steps = train_steps(learner, schedule, optimizer, rates, config.train)

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from weitiao.config.train import TrainConfig
-from weitiao.errors import ModelError
+from weitiao.config.train import Dtype, TrainConfig
+from weitiao.errors import ConfigError, ModelError
 from weitiao.kernels.gpu import refuse_flash
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure import gpu
@@ -33,6 +33,7 @@ class Machine:
     process_bytes: int
     resolved: Resolved
     card_bytes: int = 0  # of a GPU of this machine, what others hold included
+    tf32: bool = False  # fp32 products round their inputs
 
     @property
     def on_cpu(self) -> bool:
@@ -65,7 +66,7 @@ class Machine:
             return measured_rates(self.resolved.dtype, hidden, 4 * hidden, 1024, int8)
         device = self.device or self.like
         if device.kind != "cpu":
-            return gpu.rates(device, self.resolved.dtype)
+            return gpu.rates(device, self.resolved.dtype, tf32=self.tf32)
         return _cpu_rates(device, self.resolved.dtype)
 
     def verdict(self, total_bytes: int) -> str:
@@ -91,7 +92,7 @@ def find_machine(name: str | None, options: TrainConfig, inputs: Inputs) -> Mach
     """This machine, or the device ``name``, which need not be here: nothing of this machine decides for it.
 
     Raises:
-        ConfigError: no such device, or flash attention on a CPU.
+        ConfigError: no such device, flash attention on a CPU, or TF32 where there is none.
         ModelError: bf16 is demanded and the device computes without it.
     """
     if name is None:
@@ -102,25 +103,45 @@ def find_machine(name: str | None, options: TrainConfig, inputs: Inputs) -> Mach
 
         free, card = torch.cuda.mem_get_info() if resolved.device == "cuda" else (available_memory_bytes(), 0)
         label = torch.cuda.get_device_name() if resolved.device == "cuda" else resolved.device
-        return Machine(label, None, room_bytes=int(free), process_bytes=0, resolved=resolved, card_bytes=int(card))
-    device = find_device(name)
-    if options.bf16 is True and not device.bf16_flops_per_s:
-        raise ModelError(
-            f"train.bf16=true, but {device.name} has no bf16.\nExpected bf16 hardware.\nUse train.bf16=auto or false."
+        return Machine(
+            label,
+            None,
+            room_bytes=int(free),
+            process_bytes=0,
+            resolved=resolved,
+            card_bytes=int(card),
+            tf32=options.tf32,
         )
-    use = bool(device.bf16_flops_per_s) if options.bf16 == "auto" else bool(options.bf16)
+    device = find_device(name)
+    dtype = _dtype(device, options)
+    if options.tf32 and not device.tf32_flops_per_s:
+        raise ConfigError(
+            f"train.tf32=true, but {device.name} has no TF32.\nExpected an NVIDIA GPU of Ampere or newer.\nLeave train.tf32 out."
+        )
     attention = options.attention
     if attention == "auto":
         attention = "weitiao" if device.kind == "cpu" else "auto"
     elif attention == "flash_attention_2" and device.kind == "cpu":
         refuse_flash(device.kind)
-    resolved = replace(inputs.resolved, device=device.kind, dtype="bfloat16" if use else "float32", attention=attention)
+    resolved = replace(inputs.resolved, device=device.kind, dtype=dtype, attention=attention)
     process = memory_bytes() if device.kind == "cpu" else gpu.CONSTANTS.context_bytes
-    return Machine(device.name, device, device.memory_bytes, process, resolved)
+    return Machine(device.name, device, device.memory_bytes, process, resolved, tf32=options.tf32)
+
+
+def _dtype(device: Device, options: TrainConfig) -> Dtype:
+    """What a run computes in there. Raises ModelError where bf16 is demanded in vain."""
+    asked = options.dtype
+    if asked == "bfloat16" and not device.bf16_flops_per_s:
+        raise ModelError(
+            f"train.bf16=true, but {device.name} has no bf16.\nExpected bf16 hardware.\nUse train.bf16=auto or false."
+        )
+    if asked != "auto":
+        return asked
+    return "bfloat16" if device.bf16_flops_per_s else "float16" if device.fp16_flops_per_s else "float32"
 
 
 def _cpu_rates(device: Device, dtype: str) -> Rates:
-    gemm = (device.achieved or 1.0) * (device.bf16_flops_per_s if dtype == "bfloat16" else device.fp32_flops_per_s)
+    gemm = (device.achieved or 1.0) * (device.tensor_flops_per_s(dtype) or device.fp32_flops_per_s)
     bandwidth = _ELEMENTWISE * device.memory_bytes_per_s
     return Rates(
         gemm_flops_per_s=gemm,

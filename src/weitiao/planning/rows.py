@@ -74,7 +74,7 @@ def _read(config: RunConfig, here: bool) -> Inputs:
     train = evaluation if data.streaming else encode(prepared.train)
     train, canaries = with_canaries(train, prepared.train, prepared.label_names, tokenizer, task=task, data=data)
     train = replace(train, packed=config.train.packing)
-    resolved = resolve(config.train.bf16, config.train.attention) if here else resolve(False, "auto")
+    resolved = resolve(config.train.dtype, config.train.attention) if here else resolve("float32", "auto")
     return Inputs(
         task=task,
         prepared=prepared,

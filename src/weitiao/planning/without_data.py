@@ -67,7 +67,10 @@ class AssumedRows:
             pad_id=pad_token_id(config.model),
             train=replace(self._rows(train, len(names)), packed=config.train.packing),
             eval=self._rows(held, len(names)),
-            resolved=resolve(config.train.bf16, config.train.attention) if device is None else resolve(False, "auto"),
+            resolved=resolve(
+                config.train.dtype if device is None else "float32",
+                config.train.attention if device is None else "auto",
+            ),
             max_length=self.tokens,
         )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from weitiao.config.train import Dtype
 from weitiao.errors import ModelError
 from weitiao.kernels.gpu import refuse_flash
 from weitiao.kernels.limits import SHORT_UP_TO_TOKENS
@@ -18,27 +19,21 @@ class Resolved:
     """What a run uses, and why."""
 
     device: str
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Dtype
     attention: Attention
     reasons: dict[str, str]
 
 
-def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
+def resolve(dtype: Dtype | Literal["auto"], attention: Attention) -> Resolved:
     """Choose device, dtype and attention for this machine.
 
     Raises:
-        ModelError: bf16 is demanded and the hardware computes without it.
+        ModelError: bfloat16 is demanded and the hardware computes without it.
         ConfigError: flash attention is demanded and cannot run here.
     """
     device = best_device()
-    fast, evidence = bf16_support(device)
-    if bf16 is True and not fast:
-        raise ModelError(f"train.bf16=true, but {evidence}.\nExpected bf16 hardware.\nUse train.bf16=auto or false.")
-    use = fast if bf16 == "auto" else bf16
-    if bf16 == "auto" and fast and device == "cpu":
-        use, evidence = _bf16_pays(evidence)
-    reasons = {"device": f"{device}: the best that torch sees here"}
-    reasons["dtype"] = f"{'bfloat16' if use else 'float32'}: " + (evidence if bf16 == "auto" else "asked for")
+    used, why = _dtype(dtype, device)
+    reasons = {"device": f"{device}: the best that torch sees here", "dtype": f"{used}: {why}"}
     if attention == "auto":
         chosen: Attention = "weitiao" if device == "cpu" else "auto"
         own = f"plain products up to {SHORT_UP_TO_TOKENS} tokens, SDPA above"
@@ -50,7 +45,44 @@ def resolve(bf16: bool | Literal["auto"], attention: Attention) -> Resolved:
             refuse_flash(device)
         chosen = attention
         reasons["attention"] = f"{chosen}: asked for"
-    return Resolved(device, "bfloat16" if use else "float32", chosen, reasons)
+    return Resolved(device, used, chosen, reasons)
+
+
+def _dtype(asked: Dtype | Literal["auto"], device: str) -> tuple[Dtype, str]:
+    """The dtype to compute in, and why. Raises ModelError where bfloat16 is demanded in vain."""
+    if asked == "float16":
+        return asked, "asked for" + ("" if device == "cuda" else f", and not measured on {device}: for tests")
+    fast, evidence = bf16_support(device)
+    if asked == "bfloat16" and not fast:
+        raise ModelError(f"train.bf16=true, but {evidence}.\nExpected bf16 hardware.\nUse train.bf16=auto or false.")
+    if asked != "auto":
+        return asked, "asked for"
+    if fast and device == "cpu":
+        pays, evidence = _bf16_pays(evidence)
+        return "bfloat16" if pays else "float32", evidence
+    if device == "cuda" and not fast and (capability := _has_half_tensor_cores()):
+        return "float16", f"{evidence}, and computes in float16 (compute capability {capability})"
+    return "bfloat16" if fast else "float32", evidence
+
+
+def _has_half_tensor_cores() -> str | None:
+    """The compute capability of an NVIDIA GPU of Volta or Turing, "7.5"; None for any other GPU."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}.{minor}" if major == 7 and torch.version.hip is None else None
+
+
+def tf32_problem(device: str) -> str | None:
+    """Why no product here can be in TF32, or None."""
+    import torch
+
+    if device != "cuda":
+        return f"the run computes on {device}"
+    if torch.version.hip is not None:
+        return "the GPU is not NVIDIA's"
+    capability = torch.cuda.get_device_capability()
+    return None if capability >= (8, 0) else f"the GPU has compute capability {capability[0]}.{capability[1]}"
 
 
 def _bf16_pays(evidence: str) -> tuple[bool, str]:

@@ -58,7 +58,9 @@ class TrainingFacts(TypedDict):
     """The evaluation rows also chose the kept step or the end of training, so metrics are optimistic."""
     epochs: float
     skipped_steps: NotRequired[int]
-    """With `train.non_finite=skip`."""
+    """With `train.non_finite=skip`, and in float16 those that overflowed."""
+    loss_scale: NotRequired[float]
+    """In float16, after the last step."""
     samples_per_s: float
     """Without the first two steps."""
     tokens_per_s: float

@@ -14,7 +14,7 @@ from weitiao.config.method_section import MethodSection
 from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.data.encode import Encoded
-from weitiao.errors import ConfigError
+from weitiao.errors import ConfigError, ModelError
 from weitiao.kernels.checkpointing import checkpoint_layers
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import Prefix, depth, layers
@@ -35,6 +35,7 @@ from weitiao.training.inputs import Inputs
 from weitiao.training.masters import Masters, masters_of
 from weitiao.training.optim import MasterAdamW
 from weitiao.training.probe import probe_top_k
+from weitiao.training.shards import local
 from weitiao.training.stored_layers import with_states
 from weitiao.training.world import World
 
@@ -91,10 +92,24 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
         log.info("FSDP2: the weights are shared out among %d processes", world.size)
     projection = METHODS[method.type].projection(method, model)
     masters = masters_of(model.named_parameters(), options, getattr(torch, resolved.dtype))
+    if resolved.dtype == "float16":
+        _refuse_infinite(model, config.model)
     prefix = None
     if isinstance(method.top_k, int) and not world.shards:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
     return Adapted(model, masters, projection, rows, counts, inputs=inputs, prefix=prefix)
+
+
+def _refuse_infinite(model: Any, name: str) -> None:
+    """Raise ModelError where a weight is beyond float16's largest number."""
+    beyond = [
+        n for n, p in model.named_parameters() if p.is_floating_point() and not torch.isfinite(local(p.detach())).all()
+    ]
+    if beyond:
+        raise ModelError(
+            f"{len(beyond)} of the weights of '{name}' hold values that are infinite in float16, the first in {beyond[0]}.\nExpected "
+            "values up to 65,504.\nCompute in fp32 (train.bf16=false, train.fp16=false) or in bfloat16."
+        )
 
 
 def _load(config: RunConfig, inputs: Inputs) -> tuple[Any, tuple[str, ...]]:

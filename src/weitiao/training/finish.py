@@ -25,7 +25,7 @@ def finish(fitting: "Fit") -> TrainingFacts:
     best = load_best(fitting.run, fitting.optimizer, fitting.world) if keeps_best else None
     keeps_best, kept_step = best is not None, progress.step if best is None else best
     summary = _summary(fitting, seconds, kept_step, keeps_best)
-    decay = fitting.rates.decay(kept_step)
+    decay = fitting.rates.decay(kept_step, frozenset(progress.skipped))
     if fitting.optimizer.masters.is_sharded:
         _save_sharded(fitting, decay)
     else:
@@ -37,7 +37,7 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
     config, progress, inputs, world = fitting.config, fitting.progress, fitting.inputs, fitting.world
     options = config.train
     watched = options.early_stopping_patience is not None and progress.watch.best is not None
-    schedule = fitting.schedule
+    schedule, scaling = fitting.schedule, fitting.optimizer.scaling
     facts: Any = {
         "method": config.method.type,
         "task": config.task,
@@ -52,7 +52,8 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
         "kept_step": kept_step,
         "selected_on_eval": keeps_best or watched,
         "epochs": round(progress.epoch, 4),
-        **({"skipped_steps": progress.skipped} if options.non_finite == "skip" else {}),
+        **({"skipped_steps": len(progress.skipped)} if options.non_finite == "skip" or scaling is not None else {}),
+        **({} if scaling is None else {"loss_scale": scaling.scale.item()}),
         **progress.meter.read(),
         **({"supervised_tokens_per_s": progress.meter.targets_per_s()} if inputs.task.OPTIONS.generates else {}),
         "padding_share": padding_share(schedule) if isinstance(schedule, EpochSchedule) else None,

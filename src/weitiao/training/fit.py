@@ -25,6 +25,7 @@ from weitiao.training.inputs import Inputs
 from weitiao.training.learner import Learner, is_out_of_memory
 from weitiao.training.learning_rate import ByClock, ByStep, LearningRate
 from weitiao.training.loop import StepInfo, train_steps
+from weitiao.training.loss_scale import FLOOR
 from weitiao.training.optim import MasterAdamW
 from weitiao.training.packing import refuse_leaks
 from weitiao.training.progress import Progress, Watch
@@ -110,7 +111,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
         torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
     learner = Learner(
         world.wrap(adapted.model), inputs.task, inputs.pad_id, world,
-        class_weights=None if weights is None else weights.to(learner.device),
+        class_weights=None if weights is None else weights.to(learner.device), scaling=optimizer.scaling,
     )  # fmt: skip
     return Fit(
         config=config, run=run, events=events, adapted=adapted, learner=learner, optimizer=optimizer, schedule=schedule,
@@ -136,6 +137,8 @@ def _progress(
     taken: list[float] = []
     if resuming and (state := load_checkpoint(run, optimizer, world)) is not None:
         progress.restore(state, total_steps, options.max_seconds)
+        if optimizer.scaling is not None:
+            optimizer.scaling.restore(state["loss_scale"])
         taken = state.get("rates", [])
         if options.load_best_model_at_end and watch.best is not None and best_is_lost(run, world):
             watch.best, watch.bad_evals = None, 0
@@ -180,6 +183,7 @@ def _take_steps(fitting: Fit, stop: StopRequest) -> None:
         if reason := _reason_to_end(fitting):
             fitting.events.write("stage", message=reason)
             break
+    _take_overflows(fitting)
 
 
 def _take_in(fitting: Fit, info: StepInfo) -> None:
@@ -188,9 +192,12 @@ def _take_in(fitting: Fit, info: StepInfo) -> None:
     progress.step, progress.epoch = info.step, info.epoch
     progress.meter.tick(info.num_samples, info.num_tokens, info.num_targets)
     progress.num_tokens += info.num_tokens
+    scaling = fitting.optimizer.scaling
+    if scaling is not None and (info.loss is not None or scaling.should_be_read):
+        _take_overflows(fitting)
     if not info.finite:
         _skip_or_stop(fitting, info)
-    elif info.loss is not None:
+    elif info.loss is not None and info.step not in progress.skipped:
         fitting.events.write(
             "log",
             num_tokens=progress.num_tokens,
@@ -199,6 +206,7 @@ def _take_in(fitting: Fit, info: StepInfo) -> None:
             loss=info.loss,
             grad_norm=info.grad_norm,
             learning_rate=info.learning_rate,
+            **({} if scaling is None else {"loss_scale": scaling.scale.item()}),
             **progress.meter.read(),
             peak_memory_bytes=peak_memory_bytes(),
             eta_s=progress.clock.eta_s(info.step),
@@ -210,17 +218,35 @@ def _skip_or_stop(fitting: Fit, info: StepInfo) -> None:
     options, progress, inputs = fitting.config.train, fitting.progress, fitting.inputs
     ids = [] if inputs.stream is not None else inputs.train_ids(info.rows)
     rows = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-    if options.non_finite == "skip" and progress.skipped < _MOST_SKIPPED:
+    if options.non_finite == "skip" and len(progress.skipped) < _MOST_SKIPPED:
         fitting.events.write("skipped", step=info.step, rows=ids)
         log.warning("step %d is left out: its loss or gradient is not a finite number (rows %s)", info.step, rows)
-        progress.skipped += 1
+        progress.skipped.append(info.step)
         return
-    also = f"; {progress.skipped} steps were left out before" if progress.skipped else ""
+    also = f"; {len(progress.skipped)} steps were left out before" if progress.skipped else ""
     raise RunError(
         f"The loss or the gradient is not a finite number at step {info.step}, rows {rows}{also}.\n"
         "Expected finite numbers.\nLower train.learning_rate, try train.bf16=false, look at those rows, or leave such "
         "steps out with train.non_finite=skip."
     )
+
+
+def _take_overflows(fitting: Fit) -> None:
+    """Count the steps that float16 left out since the last look. Raises RunError where no scale helps any more."""
+    if (scaling := fitting.optimizer.scaling) is None or not (steps := scaling.read()):
+        return
+    fitting.progress.skipped += steps
+    scale = scaling.scale.item()
+    for step in steps:
+        fitting.events.write("overflow", step=step, loss_scale=scale)
+    log.info("float16: overflow in step %s, left out; the loss scale is now %g", ", ".join(map(str, steps)), scale)
+    if scale < FLOOR:
+        raise RunError(
+            f"float16 overflows whatever the loss scale is: {len(fitting.progress.skipped)} of {fitting.progress.step} steps were "
+            f"left out, the last at step {steps[-1]}, and the scale fell to {scale:g}.\nExpected a loss and gradients within "
+            "float16's range, up to 65,504.\nCompute in fp32 (train.bf16=false, train.fp16=false) or in bfloat16, or lower "
+            "train.learning_rate."
+        )
 
 
 def _evaluation_is_due(fitting: Fit, info: StepInfo) -> bool:
@@ -256,10 +282,12 @@ def _evaluate(fitting: Fit) -> None:
 
 def _save(fitting: Fit) -> None:
     """A checkpoint, with what a resumed run must know besides weights, moments and random state."""
-    options, progress = fitting.config.train, fitting.progress
+    options, progress, scaling = fitting.config.train, fitting.progress, fitting.optimizer.scaling
+    _take_overflows(fitting)
     taken = fitting.rates.state()
     state = {
         **({"rates": taken} if taken else {}),
+        **({} if scaling is None else {"loss_scale": scaling.state()}),
         "config": fitting.config.model_dump(mode="json"),
         "num_processes": fitting.started_with,
         "tokens_per_batch": fitting.schedule.plan.tokens_per_batch,

@@ -4,12 +4,13 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from weitiao.config.data import DataConfig
 from weitiao.config.run import RunConfig
+from weitiao.config.train import Dtype
 from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.chat import chat_of
 from weitiao.data.chat_template import template_text
@@ -82,7 +83,7 @@ class Inputs:
         if not np.isfinite(scores).all():
             raise RunError(
                 "The model's scores are not finite numbers.\nExpected a model that has not diverged.\n"
-                "Lower train.learning_rate, or try train.bf16=false."
+                "Lower train.learning_rate, or compute in fp32 (train.bf16=false, train.fp16=false)."
             )
         metrics: dict[str, Any] = self.task.metrics(scores, self.eval.gold, self.label_names)
         return metrics
@@ -188,9 +189,13 @@ def _write(config: RunConfig, run: RunDir, inputs: Inputs, found: DataReport) ->
 
 def resolve_run(config: RunConfig, run: RunDir) -> Resolved:
     """Device, dtype and attention of a run, each with its reason in the log; a run that goes on computes as it began."""
-    resolved = resolve(_bf16_of(config, run), config.train.attention)
+    resolved = resolve(_dtype_of(config, run), config.train.attention)
+    if resolved.device == "cuda":
+        resolved.reasons["fp32_products"] = _fp32_products(config.train.tf32, resolved.dtype)
     for reason in resolved.reasons.values():
         log.info("%s", reason)
+    if resolved.dtype == "float16" and resolved.device == "cpu":
+        log.warning("float16 on a CPU is for tests: most CPUs compute it more slowly than fp32 (train.fp16=false)")
     return resolved
 
 
@@ -214,15 +219,23 @@ def _stage_tokenizer(config: RunConfig, run: RunDir, tokenizer: Any, *, generate
     tokenizer.chat_template = own
 
 
-def _bf16_of(config: RunConfig, run: RunDir) -> bool | Literal["auto"]:
+def _fp32_products(tf32: bool, dtype: Dtype) -> str:
+    """How fp32 matrices are multiplied on a GPU, in words."""
+    if tf32 and dtype != "float32":
+        return f"products in fp32: by TF32, as asked for; the run computes in {dtype}, so it has hardly any"
+    return "products in fp32: " + (
+        "inputs rounded to TF32, as asked for" if tf32 else "exact (train.tf32=true is faster)"
+    )
+
+
+def _dtype_of(config: RunConfig, run: RunDir) -> Dtype | Literal["auto"]:
     """A run that goes on computes as it began, whatever this machine is faster in now."""
-    if config.train.bf16 == "auto" and (run.path / "environment.json").is_file():
+    if config.train.dtype == "auto" and (run.path / "environment.json").is_file():
         began = run.read_json("environment.json").get("resolved", {}).get("dtype", "")
-        if began.startswith("float32"):
-            return False
-        if began.startswith("bfloat16"):
-            return True
-    return config.train.bf16
+        for dtype in get_args(Dtype):
+            if began.startswith(dtype):
+                return dtype  # type: ignore[no-any-return]
+    return config.train.dtype
 
 
 def with_canaries(

@@ -8,6 +8,7 @@ import torch
 from weitiao.data.encode import Encoded
 from weitiao.tasks.task import Task, Tensors
 from weitiao.training.accumulate import Accumulator
+from weitiao.training.loss_scale import LossScale
 from weitiao.training.schedule import Schedule
 from weitiao.training.world import World
 
@@ -19,6 +20,7 @@ class Learner:
     Args:
         model: as the loop runs it: the run's own, or DistributedDataParallel around it.
         class_weights: [C] of the loss, on the model's device; None for 1 each.
+        scaling: the optimizer's, in float16.
     """
 
     model: torch.nn.Module
@@ -26,6 +28,7 @@ class Learner:
     pad_id: int
     world: World
     class_weights: torch.Tensor | None = None
+    scaling: LossScale | None = None
 
     @property
     def device(self) -> torch.device:
@@ -52,14 +55,16 @@ def backward(
     """
     world, device = learner.world, learner.device
     loss_sum = torch.zeros((), device=device)
+    # torch averages gradients over the processes, a sum is wanted
+    factor = world.size / num_targets
+    scaled = factor if learner.scaling is None else learner.scaling.scale * factor
     for i, batch in enumerate(batches):
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         with world.synced(learner.model, last=accumulator is None and i + 1 == len(batches)):
             loss = learner.task.loss(learner.model, batch, learner.class_weights)  # type: ignore[arg-type]
             if counted and not counted[i]:
                 loss = loss * 0.0
-            # torch averages gradients over the processes, a sum is wanted
-            world.accelerator.backward(loss * (world.size / num_targets))
+            world.accelerator.backward(loss * scaled)
             if accumulator is not None:
                 accumulator.take()
         loss_sum += loss.detach()

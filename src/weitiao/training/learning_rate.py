@@ -1,7 +1,7 @@
 """Learning-rate schedules: by the number of steps, or by the clock."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,8 +14,12 @@ class LearningRate(Protocol):
     def at(self, step: int) -> float:
         """The rate of ``step`` (from 1). Steps are asked for in order, each once."""
 
-    def decay(self, steps: int) -> float:
-        """What decoupled weight decay alone has made of a weight after ``steps`` steps: the product of 1 - rate * decay."""
+    def decay(self, steps: int, skipped: Container[int] = ()) -> float:
+        """What decoupled weight decay alone has made of a weight after ``steps`` steps: the product of 1 - rate * decay.
+
+        Args:
+            skipped: steps that changed nothing.
+        """
 
     def state(self) -> list[float]:
         """What a resumed run needs."""
@@ -32,8 +36,9 @@ class ByStep:
     def at(self, step: int) -> float:
         return learning_rate_at(step, self.total_steps, self.peak, self.config)
 
-    def decay(self, steps: int) -> float:
-        return math.prod(1 - self.at(step) * self.config.weight_decay for step in range(1, steps + 1))
+    def decay(self, steps: int, skipped: Container[int] = ()) -> float:
+        taken = (step for step in range(1, steps + 1) if step not in skipped)
+        return math.prod(1 - self.at(step) * self.config.weight_decay for step in taken)
 
     def state(self) -> list[float]:
         """Nothing: the step says it."""
@@ -53,8 +58,9 @@ class ByClock:
         self.taken.append(learning_rate_at(1 + int(1000 * self.share()), 1000, self.peak, self.config))
         return self.taken[-1]
 
-    def decay(self, steps: int) -> float:
-        return math.prod(1 - rate * self.config.weight_decay for rate in self.taken[:steps])
+    def decay(self, steps: int, skipped: Container[int] = ()) -> float:
+        taken = (rate for step, rate in enumerate(self.taken[:steps], start=1) if step not in skipped)
+        return math.prod(1 - rate * self.config.weight_decay for rate in taken)
 
     def state(self) -> list[float]:
         return self.taken

@@ -33,7 +33,9 @@ class StepInfo:
     grad_norm: float | None
     ends_epoch: bool
     rows: tuple[int, ...]  # of the step's encoded rows
-    finite: bool = True  # on a GPU it is looked at on log steps alone, except with non_finite=skip
+    finite: bool = (
+        True  # on a GPU looked at on log steps alone, except with non_finite=skip; in float16 LossScale looks
+    )
 
 
 def train_steps(
@@ -62,7 +64,8 @@ def train_steps(
         norm = optimizer.step(rate, config.max_grad_norm, skip_non_finite=skips)
         logs = step % config.logging_steps == 0 or step in (1, total_steps)
         # reading a value makes a GPU wait; a CPU has it
-        finite = _is_finite(norm, loss_sum, world.size) if logs or skips or learner.device.type == "cpu" else True
+        looks = optimizer.scaling is None and (logs or skips or learner.device.type == "cpu")
+        finite = _is_finite(norm, loss_sum, world.size) if looks else True
         if logs:
             world.sum_tensor(loss_sum)
         rows = tuple(i for batch in taken.batches for i in batch)

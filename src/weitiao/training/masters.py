@@ -1,10 +1,10 @@
 """Master weights: the fp32 values that the optimizer updates, whatever dtype the model computes in.
 
-train in          master                            after an update
-float32           the parameter itself              -
-bfloat16          a copy in fp32 (:class:`Masters`)  rounded into the parameter
-bfloat16, rounds  made for one update from the       rounded at random, and let go
-                  parameter (:class:`RoundedMasters`)
+train in           master                            after an update
+float32            the parameter itself              -
+bfloat16, float16  a copy in fp32 (:class:`Masters`) rounded into the parameter
+bfloat16, rounds   made for one update from the      rounded at random, and let go
+                   parameter (:class:`RoundedMasters`)
 """
 
 from collections.abc import Iterable, Mapping

@@ -10,6 +10,7 @@ from weitiao.config.train import TrainConfig
 from weitiao.errors import ModelError
 from weitiao.methods.galore import GaLore
 from weitiao.methods.step_hooks import StepHooks
+from weitiao.training.loss_scale import LossScale
 from weitiao.training.masters import Masters
 from weitiao.training.shards import local, part_of, whole
 
@@ -29,6 +30,8 @@ class MasterAdamW:
         rate_factor: by which the learning rate of a parameter is multiplied, by name.
         projection: has the moments of some parameters in a projection.
         hooks: what the method does between steps.
+
+    ``scaling``: in float16 the scale of the loss, else None. :meth:`step` takes gradients that are larger by it.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class MasterAdamW:
     ) -> None:
         self.masters, self.projection, self.hooks = masters, projection, hooks
         self.in_backward = config.optimizer_in_backward
+        narrow = next((p for p in masters.parameters.values() if p.dtype == torch.float16), None)
+        self.scaling = None if narrow is None else LossScale(narrow.device)
         self._chunks: list[tuple[list[str], torch.optim.Optimizer]] = []
         projected = projection.names if projection is not None else frozenset[str]()
         trained = masters.parameters
@@ -116,10 +121,11 @@ class MasterAdamW:
         """Clip, update, clear the gradients. Returns the gradient norm before clipping (a tensor: no sync).
 
         Args:
-            skip_non_finite: with a norm that is not finite, change nothing (reads the norm: a sync on a GPU).
+            skip_non_finite: with a norm that is not finite, change nothing (reads the norm: a sync on a GPU). In float16
+                nothing is changed then anyway.
         """
         if self.hooks is not None:
-            self.hooks.add_gradients()
+            self.hooks.add_gradients(None if self.scaling is None else self.scaling.scale)
         norm = self._step(learning_rate, max_grad_norm, skip_non_finite)
         if self.hooks is not None:
             self.masters.load(self.hooks.after(self._number))
@@ -136,12 +142,23 @@ class MasterAdamW:
             norm = norm.square()
             torch.distributed.all_reduce(norm)
             norm = norm.sqrt()
+        scale = None
+        if self.scaling is not None:
+            scale = self.scaling.scale.reciprocal()
+            norm = norm * scale
+            overflows = ~torch.isfinite(norm)
+            self.scaling.update(self._number, overflows)
+            for _, optimizer in self._chunks:  # AdamW's kernel then leaves the step out
+                optimizer.found_inf = overflows.float()  # type: ignore[attr-defined]
+            skip_non_finite = self.hooks is not None  # they look at gradients
         # infinity has no singular values
         if (skip_non_finite or self.projection is not None) and not torch.isfinite(norm):
             for parameter in trained:
                 parameter.grad = None
             return norm  # type: ignore[no-any-return]
-        scale = None if max_grad_norm is None else (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if max_grad_norm is not None:
+            clip = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            scale = clip if scale is None else clip * scale
         for names, optimizer in self._chunks:
             self._update(names, optimizer, learning_rate, scale)
         return norm  # type: ignore[no-any-return]

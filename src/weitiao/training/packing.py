@@ -11,7 +11,7 @@ from weitiao.errors import ModelError
 from weitiao.training.learner import Learner
 
 # Experts get another number of tokens, and so round otherwise; an untrained model that leaks may differ by 5e-6 alone.
-_ROUNDING = {False: 2e-6, True: 1e-4}  # of the loss in bfloat16 (True) or wider
+_ROUNDING = {False: 2e-6, True: 1e-4}  # of the loss in fewer bits than fp32 (True) or in fp32
 _ADVICE = (
     "Expected a model whose attention keeps to position_ids, as llama's and qwen's does.\nLeave train.packing out."
 )
@@ -39,7 +39,7 @@ def refuse_leaks(learner: Learner, rows: Encoded) -> None:
         raise ModelError(f"The model does not take packed rows: {error}.\n{_ADVICE}") from None
     finally:
         model.train(was_training)
-    rounding = _ROUNDING[next(model.parameters()).dtype == torch.bfloat16]
+    rounding = _ROUNDING[next(model.parameters()).dtype.itemsize < 4]
     if abs(losses[0] - losses[1]) > rounding * abs(losses[0]):
         raise ModelError(
             f"Packed rows see each other in this model: a row's loss goes from {losses[0]:.4f} to {losses[1]:.4f} "

@@ -1,6 +1,6 @@
 """How far a run has come: its counters, its clock, and what the evaluations have shown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weitiao.measure.meters import Throughput
@@ -35,7 +35,7 @@ class Progress:
     clock: Clock
     step: int = 0
     epoch: float = 0.0
-    skipped: int = 0
+    skipped: list[int] = field(default_factory=list)  # steps that were left out
     num_tokens: int = 0
 
     def state(self) -> dict[str, Any]:
@@ -52,7 +52,8 @@ class Progress:
 
     def restore(self, state: dict[str, Any], total_steps: int, max_seconds: float | None) -> None:
         """The inverse of :meth:`state`; ``state["step"]`` is the checkpoint's own."""
-        self.step, self.epoch, self.skipped = state["step"], state["epoch"], state["skipped"]
+        self.step, self.epoch, skipped = state["step"], state["epoch"], state["skipped"]
+        self.skipped = [0] * skipped if isinstance(skipped, int) else skipped  # older checkpoints have their number
         self.num_tokens = state.get("num_tokens", 0)
         self.watch.best, self.watch.bad_evals = state["best"], state["bad_evals"]
         self.meter = Throughput(**state["throughput"])

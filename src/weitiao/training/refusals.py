@@ -6,7 +6,7 @@ from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
 from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.methods import METHODS
-from weitiao.pretrained.resolve import Resolved
+from weitiao.pretrained.resolve import Resolved, tf32_problem
 from weitiao.training.inputs import Inputs
 
 
@@ -58,6 +58,13 @@ def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True) -> 
             f"train.stochastic_rounding=true, and the run computes in {resolved.dtype}.\nExpected bfloat16 weights to round "
             "to.\nSet train.bf16=true if this machine has bf16, or leave train.stochastic_rounding out."
         )
+    if resolved.dtype == "float16":
+        _refuse_with_float16(config)
+    if config.train.tf32 and (problem := tf32_problem(resolved.device) if here else None):
+        raise ConfigError(
+            f"train.tf32=true, and {problem}.\nExpected an NVIDIA GPU of Ampere or newer (compute capability 8.0).\n"
+            "Leave train.tf32 out."
+        )
     if here and config.method.packs_base and find_spec("bitsandbytes") is None:
         raise ConfigError(
             "method.load_in_4bit=true (qlora), but the package bitsandbytes is not installed.\nExpected it: it packs the "
@@ -67,6 +74,21 @@ def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True) -> 
         raise ConfigError(
             "method.galore_rank (galore), but the package pytorch-optimizer is not installed.\nExpected it: the projection "
             "is its own.\nInstall it: pip install 'weitiao[galore]', or use method.type=full."
+        )
+
+
+def _refuse_with_float16(config: RunConfig) -> None:
+    """Raise ConfigError for options that need a gradient or a kernel which float16 does not have."""
+    if config.train.optimizer_in_backward:
+        raise ConfigError(
+            "train.optimizer_in_backward=true, and the run computes in float16, whose overflow is known after the whole "
+            "backward pass.\nExpected bfloat16 or fp32.\nLeave train.optimizer_in_backward out, or set train.bf16=false "
+            "and train.fp16=false."
+        )
+    if config.train.int8_base:
+        raise ConfigError(
+            "train.int8_base=true, and the run computes in float16, which does not hold the scales of small rows.\n"
+            "Expected bfloat16 or fp32.\nLeave train.int8_base or train.fp16 out."
         )
 
 
@@ -87,7 +109,7 @@ def refuse_other_dtype(own: str, main: str, rank: int) -> None:
     if own != main:
         raise ConfigError(
             f"Process {rank} would compute in {own}, the main process in {main}.\nExpected one dtype.\n"
-            "Set train.bf16=true or false."
+            "Set train.bf16=true, train.fp16=true, or both to false."
         )
 
 
