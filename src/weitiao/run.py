@@ -44,7 +44,7 @@ from weitiao.training.samples import compare_with_base
 from weitiao.training.signals import StopRequest
 from weitiao.training.tf32 import fp32_products
 from weitiao.training.trackers import refuse_trackers, tracked
-from weitiao.training.world import first_alone, wait_for_all
+from weitiao.training.waiting import first_alone, wait_for_all
 
 log = logging.getLogger("weitiao")
 

@@ -68,7 +68,7 @@ def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     go_on(first, weight, range(1, 4))
     stored = {name: value.clone(memory_format=torch.contiguous_format) for name, value in first.state().items()}
     resumed, again = fresh()
-    resumed.masters.load(first.masters.whole())
+    resumed.masters.load(first.masters.values())
     resumed.load_state(stored, 3)
     go_on(resumed, again, range(4, 9))
     assert torch.equal(again, expected)

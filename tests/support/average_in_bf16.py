@@ -17,7 +17,7 @@ from weitiao.training.world import World
 def main() -> None:
     world = World(Accelerator(cpu=True), "ddp")
     model = torch.nn.Linear(4, 1, bias=False).to(torch.bfloat16)
-    wrapped = world.wrap(model)
+    wrapped = world.wrap(model, True)
     rank = int(os.environ["RANK"])
     own = [256.0 if rank == i else 1.0 for i in range(4)]  # each process has the 256 once
     wrapped(torch.tensor([own], dtype=torch.bfloat16)).sum().backward()

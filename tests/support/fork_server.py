@@ -120,7 +120,8 @@ class ForkServer:
 
         Args:
             env: variables over this process's own.
-            dying: ``die_at`` n: SIGKILL before (``die_before``) or after the n-th call that makes a change on the disk final.
+            dying: ``die_at`` n: SIGKILL before (``die_before``) or after the n-th call that makes a change on the disk final;
+                ``reads_s``, ``exchange_s``: see :func:`_read_slowly`.
         """
         files = [_own_file() if given is None else given for given in (stdout, stderr)]
         order = {
@@ -190,6 +191,27 @@ def _count_calls(counter: int, die_at: int = 0, die_before: bool = True) -> None
         setattr(os, name, wrap(getattr(os, name)))
 
 
+def _read_slowly(reads_s: float, exchange_s: float) -> None:
+    """Of several processes the first one takes so long to read, and an exchange of gradients gives up after ``exchange_s``."""
+    import importlib
+    import time
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    run = importlib.import_module("weitiao.run")
+    gather = run.gather
+
+    def slow(*given: Any) -> Any:
+        print("reading", flush=True)
+        time.sleep(reads_s)
+        return gather(*given)
+
+    if os.environ["RANK"] == "0":
+        run.gather = slow
+    dist.init_process_group("gloo", timeout=timedelta(seconds=exchange_s))
+
+
 def _child(order: dict[str, Any], files: Sequence[int], counter: int) -> None:
     """Become `weitiao WORDS`."""
     for number, file in zip((1, 2), files, strict=True):
@@ -201,6 +223,8 @@ def _child(order: dict[str, Any], files: Sequence[int], counter: int) -> None:
     from weitiao.commands.app import main
 
     _count_calls(counter, order.get("die_at", 0), order.get("die_before", True))
+    if "reads_s" in order:
+        _read_slowly(order["reads_s"], order["exchange_s"])
     try:
         main()  # ends the process itself
     except SystemExit as end:

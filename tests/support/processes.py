@@ -29,12 +29,14 @@ def launch(words: list[str], processes: int = 2, launcher: str = "torchrun") -> 
     return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
 
 
-def start_forked(server: ForkServer, words: list[str], processes: int = 2) -> list[Process]:
-    """The same processes with what torchrun tells each of them, but without its seconds."""
+def start_forked(server: ForkServer, words: list[str], processes: int = 2, **more: float) -> list[Process]:
+    """The same processes with what torchrun tells each of them, but without its seconds; ``more``: of ForkServer.start."""
     port = free_port()
     rank = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
     return [
-        server.start("train", *words, env=rank | {"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {})
+        server.start(
+            "train", *words, env=rank | {"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {}, **more
+        )
         for i in range(processes)
     ]
 

@@ -147,10 +147,10 @@ def test_the_loop_accumulates_in_fp32_where_it_computes_in_bf16(
         model.to(dtype)
         config = TrainConfig(logging_steps=1, warmup_ratio=0.0)
         schedule = EpochSchedule(rows(8), BatchPlan(10**6, 2), 0, accumulation, 8, max_steps=2)
-        before = masters.whole()["classifier.weight"].clone()
+        before = masters.values()["classifier.weight"].clone()
         list(train_steps(learner(model), schedule, MasterAdamW(masters, config), rates(schedule, 1e-2, config), config))
         assert len(taken) == expected
-        assert not torch.equal(masters.whole()["classifier.weight"], before)
+        assert not torch.equal(masters.values()["classifier.weight"], before)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_stochastic_rounding_needs_no_masters_and_loses_no_small_updates() -> No
         parameter.grad = torch.ones_like(parameter)
         optimizer.step(1e-5, None)
         assert optimizer.masters.tensors["w"].numel() == 0
-    assert optimizer.masters.whole()["w"].mean() == pytest.approx(1 - 1e-3, abs=5e-5)
-    saved = optimizer.masters.whole()["w"].clone()
+    assert optimizer.masters.values()["w"].mean() == pytest.approx(1 - 1e-3, abs=5e-5)
+    saved = optimizer.masters.values()["w"].clone()
     optimizer.masters.load({"w": torch.zeros(400, 400)})
     assert not parameter.any()
     optimizer.masters.load({"w": saved})
@@ -254,7 +254,7 @@ def test_updating_in_the_backward_pass_gives_the_same_weights(tiny_model: Path, 
         infos = list(train_steps(learner(model), schedule, optimizer, rates(schedule, 1e-3, config), config))
         assert all(p.grad is None for p in model.parameters())
         norms.append([info.grad_norm for info in infos])
-        weights.append(torch.cat([w.flatten() for w in optimizer.masters.whole().values()]))
+        weights.append(torch.cat([w.flatten() for w in optimizer.masters.values().values()]))
     assert torch.equal(*weights)
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 

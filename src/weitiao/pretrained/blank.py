@@ -35,6 +35,22 @@ def blank_model(
         OSError, ValueError, KeyError: as ``from_pretrained``.
         ModelError: a checkpoint whose tensors are of a format that no plain model takes.
     """
+    config, model, options = skeleton(where, auto_class, attention, head)
+    if (saved := _tensors(where)) is None:
+        info: dict[str, Any] = {"missing_keys": _missing(model, _architecture(where, model)), "mismatched_keys": ()}
+    else:
+        model, info = type(model).from_pretrained(
+            None, config=config, state_dict=saved, output_loading_info=True, ignore_mismatched_sizes=True,
+            device_map="meta", **options,
+        )  # fmt: skip
+    model.name_or_path = config._name_or_path = where
+    return model, info
+
+
+def skeleton(
+    where: str, auto_class: str, attention: str | None, head: dict[str, Any]
+) -> "tuple[Any, PreTrainedModel, dict[str, Any]]":
+    """(configuration, model of the right class on the meta device, options it was made with); errors as :func:`blank_model`."""
     import torch
     import transformers
 
@@ -52,15 +68,7 @@ def blank_model(
             model = auto.from_config(config, **NO_FOREIGN_CODE, **options)
     except (RuntimeError, TypeError, AttributeError) as error:  # of sizes that no model has
         raise cannot_load(where, error) from None
-    if (saved := _tensors(where)) is None:
-        info: dict[str, Any] = {"missing_keys": _missing(model, _architecture(where, model)), "mismatched_keys": ()}
-    else:
-        model, info = type(model).from_pretrained(
-            None, config=config, state_dict=saved, output_loading_info=True, ignore_mismatched_sizes=True,
-            device_map="meta", **options,
-        )  # fmt: skip
-    model.name_or_path = config._name_or_path = where
-    return model, info
+    return config, model, options
 
 
 def has_weights(where: str) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from weitiao.pretrained.in_file import LayersInFile
+
 log = logging.getLogger("weitiao")
 
 
@@ -56,6 +58,7 @@ def load_model(
     resolved: Resolved,
     *,
     meta: bool = False,
+    in_file: "LayersInFile | None" = None,
 ) -> tuple["PreTrainedModel", tuple[str, ...]]:
     """The fp32 model with a head for ``label_names``, and the parameters that the checkpoint lacked.
 
@@ -65,6 +68,7 @@ def load_model(
     Args:
         pad_id: what batches are padded with; None leaves the configuration as it is.
         meta: shapes and names alone, on torch's meta device (:mod:`weitiao.pretrained.blank`).
+        in_file: leaves the layers' values in their file, and reads them later.
 
     Raises:
         ModelError: not found, or not a model for this task.
@@ -73,8 +77,9 @@ def load_model(
 
     attention = _attention(model, resolved, meta)
     head = head_options(label_names)
+    opened = in_file.open if in_file is not None else blank_model if meta else _from_pretrained
     try:
-        loaded, info = (blank_model if meta else _from_pretrained)(locate(model), auto_class, attention, head)
+        loaded, info = opened(locate(model), auto_class, attention, head)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise cannot_load(model, error) from None
     if attention is None:

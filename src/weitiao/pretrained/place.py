@@ -31,7 +31,7 @@ def place(
 
     target = getattr(torch, dtype)
     to_pack, placed = {id(layer) for layer in packed}, set()
-    for name, module in model.named_modules():
+    for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if id(parameter) in placed:
                 continue
@@ -44,11 +44,18 @@ def place(
             else:
                 parameter.data = before.to(device)
         for buffer in module.buffers(recurse=False):
-            operand = name.rpartition(".")[2] in ("vera_A", "vera_B")
-            buffer.data = buffer.data.to(device, target if operand else None)
+            buffer.data = buffer.data.to(device)
         if id(module) in to_pack:
             pack(module)  # type: ignore[arg-type]
     model.to(device)  # what a module moves in its own way
+    cast_shared_buffers(model, target)
+
+
+def cast_shared_buffers(model: "nn.Module", target: "torch.dtype") -> None:
+    """Cast VeRA's shared matrices."""
+    for name, buffer in model.named_buffers():
+        if ".vera_A." in name or ".vera_B." in name or name.startswith(("vera_A.", "vera_B.")):
+            buffer.data = buffer.data.to(target)
 
 
 @contextlib.contextmanager

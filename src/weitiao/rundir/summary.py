@@ -76,7 +76,9 @@ class TrainingFacts(TypedDict):
     gradient_checkpointing: NotRequired[Literal["full", "selective"]]
     """Which layers computed their activations again in the backward pass."""
     peak_memory_bytes: int
-    """Of this process up to the last step; on a GPU what torch reserved there, loading included."""
+    """Of the first process up to the last step; on a GPU what torch reserved there, loading included."""
+    peak_memory_bytes_by_process: NotRequired[list[int]]
+    """The same of each process, the first one first; the run needs the largest on every device."""
     gpu_memory_bytes: NotRequired[GpuMemory]
     num_processes: NotRequired[int]
     distributed: NotRequired[str]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from weitiao.training.waiting import waiting_group
+
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Work
 
@@ -43,8 +45,8 @@ class Accumulator:
 
     def _average(self) -> None:
         """What no process has a gradient of stays without one."""
-        has = torch.tensor([float(held is not None) for held in self._sums], device=self.parameters[0].device)
-        dist.all_reduce(has)
+        has = torch.tensor([float(held is not None) for held in self._sums])
+        dist.all_reduce(has, group=waiting_group())
         works: list[Work | None] = []
         for i, (parameter, count) in enumerate(zip(self.parameters, has.tolist(), strict=True)):
             if count:

@@ -27,15 +27,16 @@ from weitiao.methods.eva import start_from_data
 from weitiao.methods.galore import GaLore
 from weitiao.methods.parent import find
 from weitiao.methods.starts import starts_on
+from weitiao.pretrained.in_file import LayersInFile
 from weitiao.pretrained.load import load_model, set_dropout
 from weitiao.pretrained.locate import locate
-from weitiao.pretrained.place import place, streamed
+from weitiao.pretrained.place import cast_shared_buffers, place, streamed
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
 from weitiao.training.masters import Masters, masters_of
 from weitiao.training.optim import MasterAdamW
 from weitiao.training.probe import probe_top_k
-from weitiao.training.shards import local
+from weitiao.training.shards import local, settle, start_reads_layers
 from weitiao.training.stored_layers import with_states
 from weitiao.training.world import World
 
@@ -72,24 +73,26 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
     """
     options, resolved, device = config.train, inputs.resolved, world.accelerator.device
     set_seed(options.seed)  # before loading, so that a new head starts the same for every method
-    model, new = _load(config, inputs)
-    method = _with_probed_layers(config.method, model, inputs, device)
-    model = _apply(method, model, new, config, inputs, device=device)
+    held = _layers_in_file(config) if world.shards else None
+    starts_at = torch.device("cpu") if world.shards else device  # a device that shares must not hold the whole
+    model, new = _load(config, inputs, held)
+    method = _with_probed_layers(config.method, model, inputs, starts_at)
+    model = _apply(method, model, new, config, inputs, device=starts_at)
     counts = count_parameters(model)
     rows = None
     if options.sparse_embedding and inputs.stream is None:
         rows = occurring_rows(model, method, inputs)
     if lora_base(config) == "int8":  # layer by layer from the file, before the others are copied
         _fuse_adapters(model, config, resolved.dtype)
-    place(model, resolved.dtype, device, packed_layers(model, config))
-    if method.starts_from_rows and device.type != "cpu":
+    if not world.shards:
+        place(model, resolved.dtype, device, packed_layers(model, config))
+    if method.starts_from_rows and starts_at.type != "cpu":
         _start_from_rows(model, config, inputs)
         counts = _with_trained_ranks(counts, model)
     counts |= _facts(method, counts)
     _use_kernels(model, config, inputs)
     if world.shards:
-        world.shard(model, list(layers(model)[1]))
-        log.info("FSDP2: the weights are shared out among %d processes", world.size)
+        _share_out(model, held, getattr(torch, resolved.dtype), world)
     projection = METHODS[method.type].projection(method, model)
     masters = masters_of(model.named_parameters(), options, getattr(torch, resolved.dtype))
     if resolved.dtype == "float16":
@@ -112,9 +115,30 @@ def _refuse_infinite(model: Any, name: str) -> None:
         )
 
 
-def _load(config: RunConfig, inputs: Inputs) -> tuple[Any, tuple[str, ...]]:
+def _layers_in_file(config: RunConfig) -> LayersInFile | None:
+    """What leaves the layers in their file until they are shared out; None, with the reason in the log, where that cannot be."""
+    if why := start_reads_layers(config):
+        log.info("FSDP2: each process reads the whole model first: %s", why)
+        return None
+    return LayersInFile()
+
+
+def _share_out(model: Any, held: LayersInFile | None, dtype: torch.dtype, world: World) -> None:
+    """FSDP2, layer by layer: no process ever holds more than its part and one layer."""
+    if held is not None:
+        held.refuse_early_reading(model)
+    cast_shared_buffers(model, dtype)
+    share = (world.rank, world.size)
+    ready = partial(settle, held=held, dtype=dtype, device=world.accelerator.device, share=share)
+    world.shard(model, list(layers(model)[1]), ready)
+    log.info("FSDP2: the weights are shared out among %d processes", world.size)
+
+
+def _load(config: RunConfig, inputs: Inputs, held: LayersInFile | None) -> tuple[Any, tuple[str, ...]]:
     """The model in fp32, and the parameters that the checkpoint lacked."""
-    model, new = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved)
+    model, new = load_model(
+        config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved, in_file=held
+    )
     if new:
         log.info("newly initialised, so trained and saved: %s", ", ".join(new))
     if config.train.dropout != "model":

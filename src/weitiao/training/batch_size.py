@@ -58,8 +58,8 @@ def plan_batches(
     return schedule
 
 
-def try_longest_batch(learner: Learner, schedule: Schedule, auto_batch: bool) -> Schedule:
-    """A schedule whose longest batch fits.
+def try_longest_batch(learner: Learner, schedule: Schedule, auto_batch: bool) -> tuple[Schedule, bool]:
+    """A schedule whose longest batch fits, and whether that batch gave every trained parameter a gradient.
 
     With ``auto_batch`` every batch is cut into 2, 4, 8... parts until it does; the optimizer step keeps its rows, and so
     its gradient.
@@ -69,8 +69,7 @@ def try_longest_batch(learner: Learner, schedule: Schedule, auto_batch: bool) ->
     """
     while True:
         try:
-            dry_run(learner, schedule)
-            return schedule
+            return schedule, dry_run(learner, schedule)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             if not is_out_of_memory(error):

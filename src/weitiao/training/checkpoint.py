@@ -1,6 +1,7 @@
 """Checkpoints: what trains, the optimizer's moments, the random state and the position. Written whole or not at all.
 
 checkpoints/step-N/       trainable.safetensors  optimizer.safetensors  state.json
+                          (fsdp2: a part of both from each process, see parts.py)
 checkpoints/best-step-N/  trainable.safetensors  state.json              (with load_best_model_at_end)
 checkpoints/broken-step-N/  a checkpoint that a resume found broken
 checkpoints/last, best    relative symlinks to the newest and the best of them: signposts, nothing here reads them
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from weitiao.catalogue.download import sha256_of
 from weitiao.config.loading import flat
@@ -32,23 +32,26 @@ from weitiao.rundir.files import link, remove_folder, replace_folder, to_json, w
 from weitiao.rundir.folder import RunDir
 from weitiao.training.launch import is_main
 from weitiao.training.optim import MasterAdamW
+from weitiao.training.parts import Saved, save_part, save_whole
+from weitiao.training.waiting import agreed
 from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
-Tensors = dict[str, torch.Tensor]
 _BEST = "best-step-"
-WEIGHTS, MOMENTS, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+WEIGHTS, MOMENTS, STATE = "trainable", "optimizer", "state.json"  # the first two of files *.safetensors
 MAY_CHANGE = {
     "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
     "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed", "train.report_to", "train.gradient_checkpointing",
 }  # fmt: skip
 
 
-def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    run: RunDir, optimizer: MasterAdamW, world: World, step: int, state: dict[str, Any], *, keep: int
+) -> Path:
     """Write step-N, point ``last`` to it, and remove the oldest ones beyond ``keep``. Raises RunError without room."""
     folder = run.checkpoints / f"step-{step}"
     with writing(folder):
-        _write(folder, optimizer, {"step": step, **state}, with_moments=True)
+        _write(folder, optimizer, world, {"step": step, **state}, with_moments=True)
         if not is_main():
             return folder
         link(run.checkpoints / "last", folder.name)
@@ -58,11 +61,11 @@ def save_checkpoint(run: RunDir, optimizer: MasterAdamW, step: int, state: dict[
     return folder
 
 
-def save_best(run: RunDir, optimizer: MasterAdamW, step: int, value: float) -> None:
+def save_best(run: RunDir, optimizer: MasterAdamW, world: World, step: int, value: float) -> None:
     """Keep the weights of the best evaluation so far, whatever happens to step-N. Raises RunError without room."""
     folder = run.checkpoints / f"{_BEST}{step}"
     with writing(folder):
-        _write(folder, optimizer, {"step": step, "value": value}, with_moments=False)
+        _write(folder, optimizer, world, {"step": step, "value": value}, with_moments=False)
         if not is_main():
             return
         link(run.checkpoints / "best", folder.name)
@@ -77,7 +80,7 @@ def load_best(run: RunDir, optimizer: MasterAdamW, world: World) -> int | None:
     if problem is not None:
         log.warning("the best evaluation's weights are lost (%s): the last step's are kept", problem)
         return None
-    optimizer.masters.load(load_file(Path(checkpoints) / f"{_BEST}{step}" / WEIGHTS))
+    optimizer.masters.load(Saved(Path(checkpoints) / f"{_BEST}{step}", WEIGHTS).read(optimizer.masters.parameters))
     return int(step)
 
 
@@ -157,7 +160,7 @@ def checkpoint_step(run: RunDir) -> int:
 def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint: weights, moments, random state. Returns its state.json, None without one.
 
-    Written by any number of processes, it is read by any other: it holds whole tensors.
+    Written by any number of processes, it is read by any other: each takes its own rows.
 
     Raises:
         RunError: it belongs to other parameters.
@@ -166,14 +169,14 @@ def load_checkpoint(run: RunDir, optimizer: MasterAdamW, world: World) -> dict[s
     if not step:
         return None
     folder = Path(checkpoints) / f"step-{step}"
-    weights = load_file(folder / WEIGHTS)
-    if weights.keys() != optimizer.masters.tensors.keys():
+    weights, parameters = Saved(folder, WEIGHTS), optimizer.masters.parameters
+    if set(weights) != parameters.keys():
         raise RunError(
             f"{folder} holds other parameters than this run trains.\nExpected the run's own checkpoint.\n"
             "Start a new run in another output.dir."
         )
-    optimizer.masters.load(weights)
-    optimizer.load_state(load_file(folder / MOMENTS), step)
+    optimizer.masters.load(weights.read(parameters))
+    optimizer.load_state(Saved(folder, MOMENTS).read(parameters), step)
     state = RunDir(folder).read_json(STATE)
     _set_random_state(state["random"])
     return state
@@ -196,33 +199,66 @@ def _problem(folder: Path) -> str | None:
     return None
 
 
-def _write(folder: Path, optimizer: MasterAdamW, state: dict[str, Any], with_moments: bool) -> None:
+def _write(folder: Path, optimizer: MasterAdamW, world: World, state: dict[str, Any], with_moments: bool) -> None:
     """Into a temporary folder, synced to the disk, then renamed: a kill leaves a whole checkpoint or none."""
-    weights = optimizer.masters.whole()  # every process takes part in gathering, one writes
-    moments = optimizer.state() if with_moments else None
+    masters = optimizer.masters
+    if masters.is_sharded:
+        return _write_together(folder, optimizer, world, state, with_moments)
     if not is_main():
-        return
-    folder.parent.mkdir(exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        return None
+    made = _begin(folder)
     try:
-        _fill(made, weights, moments, state)
+        save_whole(made / f"{WEIGHTS}.safetensors", masters.values())
+        if with_moments:
+            save_whole(made / f"{MOMENTS}.safetensors", optimizer.state())
+            state = {**state, "random": _random_state()}
+        _complete(made, folder, state | {"sha256": {file.name: sha256_of(file) for file in sorted(made.iterdir())}})
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)  # it takes the room that is missing
         raise
-    replace_folder(made, folder)
-    _sync(folder.parent)
+    return None
 
 
-def _fill(made: Path, weights: Tensors, moments: Tensors | None, state: dict[str, Any]) -> None:
-    save_file({name: value.contiguous() for name, value in weights.items()}, made / WEIGHTS)
-    if moments is not None:
-        save_file({name: value.contiguous() for name, value in moments.items()}, made / MOMENTS)
-        state = {**state, "random": _random_state()}
-    state["sha256"] = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
+def _write_together(
+    folder: Path, optimizer: MasterAdamW, world: World, state: dict[str, Any], with_moments: bool
+) -> None:
+    """As :func:`_write`, a part from each process. None goes on before the folder has its name, or after one has failed."""
+    parameters = optimizer.masters.parameters
+    made = Path(agreed(lambda: str(_begin(folder)) if is_main() else "")[0])
+
+    def own_parts() -> dict[str, str]:
+        tensors = {WEIGHTS: optimizer.masters.values()} | ({MOMENTS: optimizer.state()} if with_moments else {})
+        with writing(made):  # the first process's folder
+            files = [save_part(made, stem, t, parameters, (world.rank, world.size)) for stem, t in tensors.items()]
+            for file in files:
+                _sync(file)
+            return {file.name: sha256_of(file) for file in files}
+
+    try:
+        hashes: dict[str, str] = {}
+        for found in agreed(own_parts):
+            hashes |= found
+        state |= {"random": _random_state()} if with_moments else {}
+        agreed(lambda: _complete(made, folder, {**state, "sha256": hashes}) if is_main() else None)
+    except BaseException:
+        if is_main():
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _begin(folder: Path) -> Path:
+    folder.parent.mkdir(exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+
+
+def _complete(made: Path, folder: Path, state: dict[str, Any]) -> None:
+    """state.json, then everything to the disk, then the name."""
     (made / STATE).write_text(to_json(state), encoding="utf-8")
     made.chmod(0o755)
     for path in (*made.iterdir(), made):
         _sync(path)
+    replace_folder(made, folder)
+    _sync(folder.parent)
 
 
 def _sync(path: Path) -> None:

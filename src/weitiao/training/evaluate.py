@@ -65,5 +65,5 @@ def score(
 def _gathered(scores: NDArray[np.float32], seen: NDArray[np.bool_], world: World) -> NDArray[np.float32]:
     """Every process's scores together; what two processes scored counts once."""
     table = np.concatenate([scores, seen[:, None].astype(np.float32)], axis=1)
-    table = world.sum_tensor(torch.from_numpy(table).to(world.accelerator.device)).cpu().numpy()
+    table = world.sum_tensor(torch.from_numpy(table)).numpy()
     return np.asarray(table[:, :-1] / np.maximum(table[:, -1:], 1), dtype=np.float32)

@@ -1,17 +1,22 @@
 """After the last step: what was measured, and the trained model in model/."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from weitiao.data.batch import padding_waste, plan_epoch
 from weitiao.kernels.limits import return_free_memory
 from weitiao.kernels.rows import restore_embedding
 from weitiao.measure.meters import gpu_memory, peak_memory_bytes
 from weitiao.methods import METHODS
-from weitiao.rundir.files import writing
+from weitiao.rundir.files import remove_folder, writing
 from weitiao.rundir.summary import TrainingFacts
 from weitiao.training.checkpoint import load_best
 from weitiao.training.masters import gathered
 from weitiao.training.schedule import EpochSchedule
+from weitiao.training.waiting import gather
 
 if TYPE_CHECKING:
     from weitiao.training.fit import Fit
@@ -62,6 +67,7 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
         "dtype": inputs.resolved.dtype,
         **({"gradient_checkpointing": checkpointed} if (checkpointed := options.checkpointed_layers) else {}),
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"peak_memory_bytes_by_process": gather(peak_memory_bytes())} if world.size > 1 else {}),
         **({"gpu_memory_bytes": on_gpu} if (on_gpu := gpu_memory()) is not None else {}),
         **(world.facts() if world.size > 1 else {}),
     }
@@ -75,15 +81,34 @@ def padding_share(schedule: EpochSchedule) -> float:
 
 
 def _save_sharded(fitting: "Fit", decay: float) -> None:
-    """Gather the parts of all processes; the main one writes."""
-    adapted, task, masters = fitting.adapted, fitting.inputs.task, fitting.optimizer.masters
-    state = gathered(adapted.model, masters)  # all processes take part
-    if adapted.rows is not None:
-        name = next(name for name, p in masters.parameters.items() if p is adapted.rows.weight)
-        state[name] = adapted.rows.whole(decay, state[name]).weight.detach()
-    task.restore_head(adapted.model, state)
-    if fitting.world.rank == 0:
-        METHODS[fitting.config.method.type].save(adapted.model, fitting.run.model, state)
+    """Gather one tensor at a time; the main process keeps each in a file, maps the files, and writes model/ from them."""
+    adapted, task, masters, run = fitting.adapted, fitting.inputs.task, fitting.optimizer.masters, fitting.run
+    method, main = fitting.config.method, fitting.world.rank == 0
+    parts = run.path / ".gathered"
+    state: dict[str, Any] = {}
+    with writing(run.model):
+        if main:
+            remove_folder(parts)  # a killed run's
+            parts.mkdir()
+        for number, (name, value) in enumerate(gathered(adapted.model, masters, frozen=not method.saves_adapter)):
+            if main:
+                wide = value if method.saves_adapter or not value.is_floating_point() else value.float()
+                state[name] = _in_a_file(wide, parts / f"{number}.safetensors")
+        if not main:
+            return
+        if adapted.rows is not None:
+            name = next(name for name, p in masters.parameters.items() if p is adapted.rows.weight)
+            state[name] = adapted.rows.whole(decay, state[name]).weight.detach()
+        task.restore_head(adapted.model, state)
+        METHODS[method.type].save(adapted.model, run.model, state)
+        state.clear()
+        remove_folder(parts)
+
+
+def _in_a_file(value: torch.Tensor, path: Path) -> torch.Tensor:
+    """The tensor as a file's pages, which take no memory of the process's own."""
+    save_file({"tensor": value.contiguous()}, path)
+    return load_file(path)["tensor"]  # type: ignore[no-any-return]
 
 
 def _save_whole(fitting: "Fit", decay: float) -> None:

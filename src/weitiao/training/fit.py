@@ -103,14 +103,14 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     if options.packing:
         refuse_leaks(learner, inputs.train)
     with optimizer.room():
-        schedule = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
+        schedule, reached = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)
     events.write("train", total_steps=schedule.total_steps(), first_step=progress.step + 1, learning_rate=peak)
     weights = inputs.task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
     if world.size > 1 and options.dropout != 0:
         torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
     learner = Learner(
-        world.wrap(adapted.model), inputs.task, inputs.pad_id, world,
+        world.wrap(adapted.model, reached), inputs.task, inputs.pad_id, world,
         class_weights=None if weights is None else weights.to(learner.device), scaling=optimizer.scaling,
     )  # fmt: skip
     return Fit(
@@ -276,7 +276,7 @@ def _evaluate(fitting: Fit) -> None:
     fitting.events.write("eval", step=progress.step, epoch=round(progress.epoch, 4), **inputs.scalars(metrics))
     value = metrics[options.metric_for_best_model]
     if progress.watch.improves(value) and options.load_best_model_at_end:
-        save_best(fitting.run, fitting.optimizer, progress.step, value)
+        save_best(fitting.run, fitting.optimizer, fitting.world, progress.step, value)
     progress.meter.resume()
 
 
@@ -293,7 +293,7 @@ def _save(fitting: Fit) -> None:
         "tokens_per_batch": fitting.schedule.plan.tokens_per_batch,
         **progress.state(),
     }
-    save_checkpoint(fitting.run, fitting.optimizer, progress.step, state, options.save_total_limit)
+    save_checkpoint(fitting.run, fitting.optimizer, fitting.world, progress.step, state, keep=options.save_total_limit)
 
 
 def _stop_if_asked(fitting: Fit, stop: StopRequest, *, is_saved: bool) -> None:

@@ -73,17 +73,19 @@ def backward(
     return loss_sum
 
 
-def dry_run(learner: Learner, schedule: Schedule) -> None:
+def dry_run(learner: Learner, schedule: Schedule) -> bool:
     """One forward and backward of the longest batch before step 1: memory runs out now or not at all.
 
-    Leaves weights, gradients and random state as they were.
+    Leaves weights, gradients and random state as they were. Returns whether every trained parameter got a gradient.
     """
     with torch.random.fork_rng(devices=[] if learner.device.type == "cpu" else None):
         batch = learner.collate(*schedule.longest_batch())
         learner.model.train()
         backward(learner, [batch], learner.task.count_targets(batch))
+    reached = all(p.grad is not None for p in learner.model.parameters() if p.requires_grad)
     for parameter in learner.model.parameters():
         parameter.grad = None
+    return reached
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -7,12 +7,12 @@ bfloat16, rounds   made for one update from the      rounded at random, and let 
                    parameter (:class:`RoundedMasters`)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
 from weitiao.config.train import TrainConfig
-from weitiao.training.shards import local, part_of, whole
+from weitiao.training.shards import local, whole
 
 
 class Masters:
@@ -65,15 +65,15 @@ class Masters:
         """The fp32 values of this process's part."""
         return self.tensors[name].detach()
 
-    def whole(self) -> dict[str, torch.Tensor]:
-        """The whole fp32 weights by name (with sharding: every process must call it)."""
-        return {name: whole(self.value(name), parameter) for name, parameter in self.parameters.items()}
+    def values(self) -> dict[str, torch.Tensor]:
+        """The fp32 weights of this process's parts, by name."""
+        return {name: self.value(name) for name in self.parameters}
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Set whole weights by name, in the masters and in the model."""
+        """Set this process's parts by name, in the masters and in the model."""
         for name, weight in weights.items():
-            part = part_of(weight.to(self.parameters[name].device), self.parameters[name])
+            part = weight.to(self.parameters[name].device)
             self._set(name, part)
             local(self.parameters[name]).copy_(part)
 
@@ -121,13 +121,19 @@ def stochastic_round(values: torch.Tensor) -> torch.Tensor:
     return (values.view(torch.int32) + noise).bitwise_and_(-1 << 16).view(torch.float32).to(torch.bfloat16)
 
 
-def gathered(model: torch.nn.Module, masters: Masters) -> dict[str, torch.Tensor]:
-    """The state dict of a sharded model, whole: fp32 masters of what trained, the rest as it is. Every process calls it."""
-    weights = masters.whole()
-    return {
-        name: weights[name] if name in weights else whole(local(value.detach()), value)
-        for name, value in model.state_dict().items()
-    }
+def gathered(model: torch.nn.Module, masters: Masters, frozen: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """The state dict of a sharded model, one whole tensor at a time: fp32 masters of what trained, the rest as it is.
+
+    Every process takes each tensor in turn.
+
+    Args:
+        frozen: with the sharded parameters that did not train.
+    """
+    for name, value in model.state_dict().items():
+        if name in masters.parameters:
+            yield name, whole(masters.value(name), masters.parameters[name])
+        elif frozen or not hasattr(value, "to_local"):
+            yield name, whole(local(value.detach()), value)
 
 
 def _own(parameter: torch.nn.Parameter) -> torch.nn.Parameter:

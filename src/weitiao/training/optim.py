@@ -12,7 +12,7 @@ from weitiao.methods.galore import GaLore
 from weitiao.methods.step_hooks import StepHooks
 from weitiao.training.loss_scale import LossScale
 from weitiao.training.masters import Masters
-from weitiao.training.shards import local, part_of, whole
+from weitiao.training.shards import local
 
 # Gradients are widened to fp32 one chunk at a time, so that their copy never holds a whole model.
 _CHUNK_ELEMENTS = 8_000_000
@@ -195,9 +195,9 @@ class MasterAdamW:
         self._chunks.clear()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The whole moments and the step counts by ``<parameter>|<key>`` (with sharding: every process must call it)."""
+        """The moments of this process's parts and the step counts, by ``<parameter>|<key>``."""
         moments = {
-            f"{name}|{key}": whole(value, self.masters.parameters[name])
+            f"{name}|{key}": value
             for name, moments in self._moments()
             for key, value in moments.items()
             if isinstance(value, torch.Tensor)
@@ -213,8 +213,7 @@ class MasterAdamW:
         for full, value in state.items():
             name, _, key = full.rpartition("|")
             if name in tensors:
-                part = part_of(value.to(parameters[name].device), parameters[name])
-                by_name.setdefault(name, {})[key] = part
+                by_name.setdefault(name, {})[key] = value.to(parameters[name].device)
         for names, optimizer in self._chunks:
             for name in names:
                 if name not in by_name:

@@ -6,7 +6,7 @@ step, so W processes train as one process with W times the accumulation does.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,27 +17,10 @@ from weitiao.errors import ConfigError
 from weitiao.training.accumulate import average_in_fp32, is_narrow
 from weitiao.training.launch import num_processes
 from weitiao.training.schedule import cut_batches
+from weitiao.training.waiting import share, wait_for_all, waiting_group
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@contextlib.contextmanager
-def first_alone() -> Iterator[None]:
-    """The main process runs the block first, the others after it."""
-    if num_processes() == 1:
-        yield
-        return
-    from accelerate import PartialState
-
-    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        yield
-
-
-def wait_for_all() -> None:
-    """Wait until every process is here."""
-    if num_processes() > 1:
-        dist.barrier()
 
 
 class World:
@@ -87,23 +70,17 @@ class World:
         """Each value summed over the processes."""
         if self.size == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
-        dist.all_reduce(tensor)
-        return tuple(tensor.tolist())
+        return tuple(self.sum_tensor(torch.tensor(values, dtype=torch.float64)).tolist())
 
     def sum_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor summed over the processes, in place."""
+        """The tensor summed over the processes, in place; one of the CPU's waits for the slowest process."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=waiting_group() if tensor.device.type == "cpu" else None)
         return tensor
 
     def share(self, value: Any) -> Any:
         """The main process's value, in every process."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        return share(value) if self.size > 1 else value
 
     def facts(self) -> dict[str, Any]:
         """For summary.json: how many processes, how they shared the model, how unequal their padded tokens were."""
@@ -124,30 +101,53 @@ class World:
             with model.no_sync():  # type: ignore[operator]
                 yield
 
-    def shard(self, model: torch.nn.Module, layers: Sequence[torch.nn.Module]) -> None:
-        """FSDP2 (``fully_shard``): every layer, then the rest. accelerate's own CPU mode would run DDP instead."""
+    def shard(
+        self,
+        model: torch.nn.Module,
+        layers: Sequence[torch.nn.Module],
+        settle: Callable[[torch.nn.Module], None] = lambda module: None,
+    ) -> None:
+        """FSDP2 (``fully_shard``): every layer, then the rest. accelerate's own CPU mode would run DDP instead.
+
+        Args:
+            settle: called with each of them just before, so that one at a time is whole.
+        """
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+        wait_for_all()  # the first exchange on the device must find everybody there
         mesh = dist.device_mesh.init_device_mesh(self.accelerator.device.type, (self.size,))
         policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)  # gradients are added up in fp32
-        for layer in layers:
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+        for module in (*layers, model):
+            settle(module)
+            fully_shard(module, mesh=mesh, mp_policy=policy)
         assert isinstance(model, FSDPModule), "fully_shard did not engage"
 
-    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model that the loop runs: DistributedDataParallel around it, or itself."""
+    def wrap(self, model: torch.nn.Module, reached: bool) -> torch.nn.Module:
+        """The model that the loop runs: DistributedDataParallel around it, or itself.
+
+        Args:
+            reached: a batch gave every trained parameter a gradient, so nobody has to look for the others in every step.
+        """
         if self.size == 1 or self.strategy == "fsdp2":
             return model
         from torch.nn.parallel import DistributedDataParallel
 
+        wait_for_all()  # the first exchange on the device must find everybody there
         cuda = self.accelerator.device.type == "cuda"
         wrapped = DistributedDataParallel(
             model,
             device_ids=[self.accelerator.device.index] if cuda else None,
             broadcast_buffers=False,  # frozen tables, equal everywhere
-            find_unused_parameters=True,  # what a task's loss does not reach is the model's affair
+            find_unused_parameters=not reached or varies(model),
+            gradient_as_bucket_view=True,  # not one gradient in the parameter and one to exchange
         )
         if is_narrow(p for p in model.parameters() if p.requires_grad):
             wrapped.register_comm_hook(self.size, average_in_fp32)
         return wrapped  # type: ignore[no-any-return]
+
+
+def varies(model: torch.nn.Module) -> bool:
+    """Whether a batch may leave parameters out that another one uses: experts that get no token, layers dropped at random."""
+    config = getattr(model, "config", None)
+    options = {} if config is None else config.to_dict()
+    return any(bool(value) and ("expert" in key or "layerdrop" in key) for key, value in options.items())
