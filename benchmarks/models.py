@@ -226,11 +226,13 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             "- *opens*: the saved folder opens in plain transformers or peft, and scores held-out rows as the run did (2e-4)\n"
             "- *predicts*: `weitiao predict` answers new rows\n"
             "- *resumes*: broken off after step 3 and resumed, it has the same losses to the bit",
-            "5 means all of them. *no* is a refusal with a reason, before any row is read. An empty cell was not measured.",
+            "5 means all of them. *no* is a refusal with a reason, before any row is read. Only whether EVA's directions settle is "
+            "known after rows. An empty cell was not measured.",
             "## Encoders, classification", sides[0],
             "## Decoders, instruction tuning", sides[1],
             "## Notes", "\n".join(f"{i}. {note.replace('|', '/')}" for i, note in enumerate(notes, 1)) or "None.",
             "## Families", "\n".join(known),
+            "All of them are transformers' own code, InternLM3 and MiniCPM3 included.",
             "Checkpoints with code of their own are refused: weitiao runs no foreign code. So are bases that GPTQ, AWQ or another "
             "quantiser has packed; take the one that is not packed, and `method.type=qlora`.",
         ]

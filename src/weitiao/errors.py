@@ -4,6 +4,7 @@
     ├── ConfigError         a key, value or combination in the configuration
     ├── DataError           a file, row or column of the user's data
     ├── ModelError          a model name, folder or file that cannot be used
+    │   └── NoTokenizerError   the model's files lack its tokenizer
     ├── FetchError          a catalogue package that could not be downloaded or verified
     ├── RunError            a run folder that is missing, occupied, broken or does not fit
     └── Stopped             a signal ended the training; exit code 130 or 143
@@ -28,6 +29,10 @@ class DataError(WeitiaoError):
 
 class ModelError(WeitiaoError):
     """The model cannot be used."""
+
+
+class NoTokenizerError(ModelError):
+    """The model's files lack its tokenizer: a plan does without it, a run does not."""
 
 
 class FetchError(WeitiaoError):

@@ -14,7 +14,7 @@ import numpy as np
 from weitiao.config.loading import as_config
 from weitiao.config.run import RunConfig
 from weitiao.data.chat import chat_of
-from weitiao.effects.of_run import effects
+from weitiao.effects.of_run import General, effects, forgetting, on_general_text
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.kernels.limits import return_free_memory
 from weitiao.kernels.lora import layers_to_pack
@@ -32,6 +32,7 @@ from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock
 from weitiao.rundir.summary import Summary, TrainingFacts
 from weitiao.system import threads
+from weitiao.system.allocator import large_blocks_mapped
 from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
 from weitiao.training.deterministic import deterministic
 from weitiao.training.evaluate import score
@@ -40,7 +41,7 @@ from weitiao.training.fit import fit
 from weitiao.training.inputs import Inputs, gather, refuse_unfit_model, resolve_run
 from weitiao.training.launch import is_main, lost_process_told, num_processes
 from weitiao.training.refusals import refuse_machine, refuse_processes
-from weitiao.training.samples import compare_with_base
+from weitiao.training.samples import Answered, answer, compare_with_base
 from weitiao.training.signals import StopRequest
 from weitiao.training.tf32 import fp32_products
 from weitiao.training.trackers import refuse_trackers, tracked
@@ -124,7 +125,8 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         planned = _plan(config, run, inputs)
         config = _with_planned_checkpointing(config, planned)
         products = fp32_products(config.train.tf32, resolved.device)
-        with StopRequest() as stop, deterministic(config.train.deterministic), products:
+        again = config.train.checkpointed_layers is not None and resolved.device == "cpu"
+        with StopRequest() as stop, deterministic(config.train.deterministic), products, large_blocks_mapped(again):
             trained = fit(config, run, inputs, events, resuming=resuming, stop=stop)
         if is_main():
             measured = Measured(trained, memory_before, started, planned)
@@ -156,15 +158,9 @@ def _finish(
         run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
     return_free_memory()  # the trained model is gone: what comes now must not need more than training did
     tokenizer_bytes = run.add_tokenizer()
-    model = _load_artifact(config, run, inputs, events)
-    scores, metrics = _evaluate(config, inputs, model)
-    before: dict[str, Any] | None = None
-    if inputs.task.OPTIONS.generates and config.train.generate_rows:
-        chat = chat_of(config.data, load_tokenizer(config.model))
-        answers, before = compare_with_base(config, run, inputs, model, chat, events=events)
-        metrics |= answers
-    found = effects(config, run, inputs, model, events)
-    del model
+    seen = _look(config, run, inputs, events)
+    return_free_memory()  # the saved model is gone: the base takes its place
+    metrics, found, before = _with_base(config, run, inputs, seen, events)
     artifact_bytes = size_bytes(run.model) - tokenizer_bytes
     said: Any = {
         **measured.training,
@@ -175,19 +171,62 @@ def _finish(
         "max_length": inputs.max_length,
         "text_columns": list(inputs.text_columns),
         "metrics": metrics,
+        "scoring_dtype": seen.dtype,
         "plan_error": plan_errors(measured.planned, measured.training, artifact_bytes),
     }
     said |= {"metrics_before": before} if before is not None else {}
     said |= {"effects": found} if found else {}
     summary: Summary = said
     write_jsonl(
-        run.path / "predictions.jsonl", inputs.task.predictions(inputs.prepared.eval, scores, inputs.label_names)
+        run.path / "predictions.jsonl", inputs.task.predictions(inputs.prepared.eval, seen.scores, inputs.label_names)
     )
     run.write_json("summary.json", summary)
     _write_card(config, run, inputs, summary)
     run.finish()
     events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
     events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the saved model says; the model itself is gone."""
+
+    scores: Any
+    metrics: dict[str, Any]
+    dtype: str
+    chat: Any  # data.chat.Chat, where answers were asked for
+    answered: Answered | None
+    effects: dict[str, Any]
+    general: General | None
+
+
+def _look(config: RunConfig, run: RunDir, inputs: Inputs, events: EventLog) -> Seen:
+    """Everything that the saved model is needed for."""
+    model = _load_artifact(config, run, inputs, events)
+    scores, metrics = _evaluate(config, inputs, model)
+    chat, answered = None, None
+    if inputs.task.OPTIONS.generates and config.train.generate_rows:
+        chat = chat_of(config.data, load_tokenizer(config.model))
+        answered = answer(config, inputs, model, chat, events)
+    dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
+    found = effects(config, run, inputs, model, events)
+    general = on_general_text(config, inputs, model, events)
+    return Seen(
+        scores=scores, metrics=metrics, dtype=dtype, chat=chat, answered=answered, effects=found, general=general
+    )  # fmt: skip
+
+
+def _with_base(
+    config: RunConfig, run: RunDir, inputs: Inputs, seen: Seen, events: EventLog
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+    """(metrics, effects, the base's metrics) of the run: what was seen, and what the base is needed for."""
+    metrics, found, before = seen.metrics, seen.effects, None
+    if seen.answered is not None:
+        answers, before = compare_with_base(config, run, inputs, seen.answered, seen.chat, events=events)
+        metrics = metrics | answers
+    if seen.general is not None:
+        found = found | {"forgetting": forgetting(config, inputs, seen.general)}
+    return metrics, found, before
 
 
 def _plan(config: RunConfig, run: RunDir, inputs: Inputs) -> Plan | None:

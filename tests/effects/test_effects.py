@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 import weitiao
+from support.alive import alive
 from weitiao.config.data import DataConfig
 from weitiao.data.canaries import make_canaries
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
+from weitiao.effects import of_run
 from weitiao.effects.scores import masked_loss, memorisation, similarity
 from weitiao.errors import DataError
 from weitiao.rundir.files import read_jsonl
@@ -127,6 +129,21 @@ def test_a_run_that_overfits_learns_canaries_by_heart_and_drifts(options: dict[s
         row["text"] for row in read_jsonl(overfit.path / "predictions.jsonl")
     )
     assert after["forgetting"].keys() == {"similarity", "rows"}  # the tiny model has no language head
+
+
+def test_the_base_takes_the_place_of_the_saved_model(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, there = of_run.load_model, alive(PreTrainedModel)
+    found: list[int] = []
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        found.append(alive(PreTrainedModel) - there)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(of_run, "load_model", counting)
+    run(options, 1e-3, 1, tmp_path / "run")
+    assert found[-1] == 0  # the first one looks for a masked head, whose encoder becomes the saved one's
 
 
 def test_the_masked_loss_of_a_checkpoint_with_a_language_head(

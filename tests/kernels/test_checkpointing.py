@@ -13,6 +13,7 @@ from conftest import tiny_llama
 from support.llm import load
 from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
+from weitiao.errors import ConfigError, NoTokenizerError
 from weitiao.kernels.attention import register
 from weitiao.kernels.checkpointing import checkpoint_layers
 from weitiao.kernels.first_token import use_first_token
@@ -205,3 +206,27 @@ def test_a_checkpointed_run_keeps_no_recipes(options: dict[str, Any], tmp_path: 
         for model in (made, draw(config, inputs).model):
             assert ("forward" in vars(model.bert.encoder)) is remakes
             assert ("forward" in vars(model.bert.encoder.layer[0])) is not remakes
+
+
+def test_a_model_without_a_stack_of_layers_is_refused_before_rows_are_read(tmp_path: Path) -> None:
+    from transformers import AlbertConfig
+
+    config = AlbertConfig(
+        vocab_size=60,
+        embedding_size=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    config.save_pretrained(tmp_path / "albert")
+    options = {
+        "model": str(tmp_path / "albert"),
+        "data": {"train": str(tmp_path / "nothing.csv")},
+        "train": {"gradient_checkpointing": "full"},
+        "output": {"dir": str(tmp_path / "run")},
+    }
+    with pytest.raises(ConfigError, match="no single stack of 2 layers"):
+        weitiao.train(options)
+    with pytest.raises(NoTokenizerError):  # with another option the run comes further
+        weitiao.train({**options, "train": {"gradient_checkpointing": "auto"}})

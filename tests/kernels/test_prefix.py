@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from support.deberta import tiny_deberta
 from weitiao import train
 from weitiao.errors import ConfigError
 from weitiao.rundir.folder import RunDir
@@ -74,6 +75,27 @@ def test_states_of_other_weights_are_not_used(tiny_model: Path, rows_file: Path,
     for i, model in enumerate((tiny_model, other)):
         run(tmp_path / f"run{i}", model, rows_file, {"type": "lora", "top_k": 1})
     assert len(list((home / "prefix").glob("*.bin"))) == 4
+
+
+@pytest.mark.parametrize("method", [{"type": "full", "top_k": 1}, {"type": "lora", "top_k": 1}])
+def test_layers_that_hand_on_more_than_a_tensor_are_computed(
+    method: dict[str, Any], tiny_model: Path, rows_file: Path, tmp_path: Path, home: Path
+) -> None:
+    deberta = tiny_deberta(tiny_model, tmp_path / "deberta")
+    done = run(tmp_path / "run", deberta, rows_file, method)
+    assert not (home / "prefix").exists()
+    planned = done.read_json("plan.json")["methods"][0]
+    assert planned["cache_bytes"] == 0
+    assert planned["num_trainable_params"] == done.summary["num_trainable_params"]
+    if method["type"] == "full":
+        before, after = load_file(deberta / "model.safetensors"), weights(done, "full")
+        assert torch.equal(before["encoder.rel_embeddings.weight"], after["deberta.encoder.rel_embeddings.weight"])
+
+
+def test_stored_states_are_planned(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+    """The question to the first layer is answered without values too."""
+    done = run(tmp_path / "run", tiny_model, rows_file, {"type": "full", "top_k": 1})
+    assert done.read_json("plan.json")["methods"][0]["cache_bytes"] > 0
 
 
 def test_dropout_leaves_the_prefix_uncached(tiny_model: Path, rows_file: Path, tmp_path: Path, home: Path) -> None:

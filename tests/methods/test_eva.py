@@ -10,6 +10,7 @@ import torch
 
 import weitiao
 from support.bert import load
+from support.deberta import tiny_deberta
 from weitiao.config.data import DataConfig
 from weitiao.config.method import LoraConfig
 from weitiao.data.encode import Encoded
@@ -53,6 +54,14 @@ def test_directions_are_those_of_the_inputs(tiny_model: Path, rows: Encoded) -> 
     assert not layer.lora_B["default"].weight.any()
     drawn = torch.linalg.qr(torch.randn(32, 4))[0].T
     assert (centred @ drawn.T).square().sum() < 0.9 * most, "any directions catch as much: the test says nothing"
+
+
+def test_a_table_of_positions_is_an_input_too(tiny_model: Path, rows: Encoded, tmp_path: Path) -> None:
+    """DeBERTa's queries and keys read it: [1, P, H], whatever the batch is."""
+    model = started(tiny_deberta(tiny_model, tmp_path / "deberta"), rows, r=4)
+    layer = model.get_submodule("base_model.model.deberta.encoder.layer.0.attention.self.query_proj")
+    own = layer.lora_A["default"].weight.detach()
+    torch.testing.assert_close(own @ own.T, torch.eye(4), atol=1e-4, rtol=0)
 
 
 def test_a_pooler_reads_one_state_a_row(tiny_model: Path, rows: Encoded, tmp_path: Path) -> None:

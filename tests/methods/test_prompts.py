@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import weitiao
 from weitiao.config.method import PrefixConfig, PromptConfig
@@ -131,3 +133,22 @@ def test_nothing_to_forget(config: Any, options: dict[str, Any]) -> None:
     data = {**options["data"], "general_text": options["data"]["train"]}
     with pytest.raises(ConfigError, match="leaves it as it is"):
         weitiao.train({**options, "method": config.model_dump(), "data": data})
+
+
+def test_a_prompt_is_as_wide_as_the_embedding(tiny_model: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    """ALBERT's embedding is narrower than its layers; so is that of small ELECTRAs."""
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "albert")
+    config = transformers.AlbertConfig(
+        vocab_size=len(transformers.AutoTokenizer.from_pretrained(tiny_model)), embedding_size=16, hidden_size=32, intermediate_size=64,
+        num_hidden_layers=2, num_attention_heads=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.AlbertModel(config).save_pretrained(tmp_path / "albert")
+    method = {"type": "prompt", "num_virtual_tokens": 3}
+    run = weitiao.train({**options, "model": str(tmp_path / "albert"), "method": method})
+    (vectors,) = (v for k, v in load_file(run.model / "adapter_model.safetensors").items() if "prompt" in k)
+    assert vectors.shape == (3, 16)
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "albert", num_labels=2)
+    assert peft.PeftModel.from_pretrained(plain, run.model).prompt_encoder["default"].embedding.weight.shape == (3, 16)

@@ -216,7 +216,7 @@ def test_an_option_moves_what_it_should(options: dict[str, Any]) -> None:
 def test_a_tiny_device_does_not_fit(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small = dataclasses.replace(devices.DEVICES["T4-16GB"], name="toy", memory_bytes=1000)
     monkeypatch.setitem(devices.DEVICES, "toy", small)
-    assert [m["fits"] for m in weitiao.plan(options, device="toy")["methods"]] == ["no", "no"]
+    assert {m["fits"] for m in weitiao.plan(options, device="toy")["methods"]} == {"no"}
     from weitiao.commands.app import app
 
     words = [f"model={options['model']}", f"data.train={options['data']['train']}", f"output.dir={tmp_path / 'x'}"]

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 import weitiao
 from conftest import write_jsonl
+from support.alive import alive
 from support.run_files import ALWAYS, MODEL, files
 from weitiao.commands.app import app
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, DataError, RunError
 from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import causal_lm
+from weitiao.training import samples
 from weitiao.training.show import show
 
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])
@@ -75,10 +78,10 @@ def test_a_run_and_its_artifact_in_plain_libraries(method: str, chat_options: di
 
 def test_samples_and_the_card_show_both_answers(chat_options: dict[str, Any]) -> None:
     run = train(chat_options, "full", num_train_epochs=1)
-    samples = list(read_jsonl(run.path / "samples.jsonl"))
-    assert len(samples) == 2
+    shown = list(read_jsonl(run.path / "samples.jsonl"))
+    assert len(shown) == 2
     card = (run.path / "README.md").read_text(encoding="utf-8")
-    for sample in samples:
+    for sample in shown:
         assert sample["question"][-1]["role"] == "user"
         assert f"**reference**: {sample['reference']}" in card
     assert (
@@ -92,6 +95,23 @@ def test_samples_and_the_card_show_both_answers(chat_options: dict[str, Any]) ->
     quiet = train({**chat_options, "output": {"dir": str(run.path) + "2"}}, "full", max_steps=1, generate_rows=0)
     assert not (quiet.path / "samples.jsonl").exists()
     assert set(quiet.summary["metrics"]) == {"log_loss", "perplexity", "token_accuracy", "num_rows", "num_targets"}
+
+
+def test_the_base_takes_the_place_of_the_saved_model(
+    chat_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never two models at a time, once training has ended."""
+    load, there = samples.load_model, alive(PreTrainedModel)
+    found: list[int] = []
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        found.append(alive(PreTrainedModel) - there)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(samples, "load_model", counting)
+    run = train(chat_options, "lora", max_steps=1)
+    assert found == [0]
+    assert run.summary["scoring_dtype"] == "float32"
 
 
 @pytest.mark.beyond_check

@@ -1,9 +1,11 @@
 """The side effects of a run, measured with the saved model: memorisation of canaries, forgetting of text and of tasks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weitiao.config.data import DataConfig
 from weitiao.config.run import RunConfig
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events: EventLog) -> dict[str, Any]:
-    """What the configuration asks for, as ``summary["effects"]``; writes canaries.jsonl.
+    """What the configuration asks for and needs the saved model alone, for ``summary["effects"]``; writes canaries.jsonl.
 
     Args:
         model: the saved one, in fp32, as any user loads it.
@@ -34,14 +36,41 @@ def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events
     if inputs.canaries:
         events.write("stage", message="scoring the canaries")
         found["memorisation"] = _memorisation(config, run, inputs, model)
-    if inputs.general:
-        events.write("stage", message=f"looking for what was forgotten, on {config.data.general_text}")
-        found["forgetting"] = _forgetting(config, inputs, model)
     if (given := config.method.parent) is not None:
         events.write("stage", message=f"scoring the rows of {given}")
         if (earlier := earlier_task(config, inputs.label_names, model)) is not None:
             found["earlier_task"] = earlier
     return found
+
+
+@dataclass(frozen=True)
+class General:
+    """The saved model on data.general_text: its states [N, H], and its masked loss where the base has such a head."""
+
+    states: NDArray[np.float64]
+    masked: dict[str, float]
+
+
+def on_general_text(config: RunConfig, inputs: "Inputs", model: Any, events: EventLog) -> General | None:
+    """What :func:`forgetting` compares; None without general text. Merges adapters into ``model``: the last use of it."""
+    if not inputs.general:
+        return None
+    events.write("stage", message=f"looking for what was forgotten, on {config.data.general_text}")
+    tokenizer = load_tokenizer(config.model)
+    encoded = _general(config, inputs, tokenizer)
+    states = mean_states(model, encoded, inputs.pad_id)
+    head = _language_head(config.model, inputs.resolved)
+    if head is None or tokenizer.mask_token_id is None:
+        return General(states, {})
+    return General(states, _masked(head.to(model.device), model, encoded, inputs.pad_id, tokenizer))
+
+
+def forgetting(config: RunConfig, inputs: "Inputs", after: General) -> dict[str, float]:
+    """``similarity`` of the states before and after, and the masked losses. Loads the base: the saved model may be gone."""
+    encoded = _general(config, inputs, load_tokenizer(config.model))
+    base, _ = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved)
+    before = mean_states(base.to(inputs.resolved.device), encoded, inputs.pad_id)  # type: ignore[arg-type]
+    return {"similarity": similarity(before, after.states), "rows": len(encoded), **after.masked}
 
 
 def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) -> dict[str, float]:
@@ -62,22 +91,8 @@ def _memorisation(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any) 
     return memorisation(own, np.array([c.planted for c in canaries])) | {"canaries": len(canaries) // 2}
 
 
-def _forgetting(config: RunConfig, inputs: "Inputs", model: Any) -> dict[str, float]:
-    """``similarity`` of the states before and after; a masked language model's loss too, where the checkpoint has its head."""
-    tokenizer = load_tokenizer(config.model)
-    encoded = inputs.task.encode(inputs.general, [], inputs.label_names, tokenizer, _cut(config, inputs))
-    base, _ = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved)
-    base = base.to(model.device)
-    pad = inputs.pad_id
-    found = {
-        "similarity": similarity(mean_states(base, encoded, pad), mean_states(model, encoded, pad)),
-        "rows": len(encoded),
-    }
-    del base
-    head = _language_head(config.model, inputs.resolved)
-    if head is not None and tokenizer.mask_token_id is not None:
-        found |= _masked(head.to(model.device), model, encoded, pad, tokenizer)
-    return found
+def _general(config: RunConfig, inputs: "Inputs", tokenizer: Any) -> Encoded:
+    return inputs.task.encode(inputs.general, [], inputs.label_names, tokenizer, _cut(config, inputs))
 
 
 def _cut(config: RunConfig, inputs: "Inputs") -> DataConfig:

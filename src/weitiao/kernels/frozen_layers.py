@@ -49,9 +49,12 @@ def depth(model: nn.Module, top_k: int) -> int:
 
 
 def frozen_names(model: nn.Module, top_k: int) -> list[str]:
-    """Parameters of the embeddings (what is registered before the layers) and of the layers below the top ``top_k``."""
+    """Parameters of the embeddings (what is registered before the layers, and tables behind them that all layers read) and of
+    the layers below the top ``top_k``.
+    """
     stack = layers(model)[0]
     frozen = depth(model, top_k)
+    tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     names: list[str] = []
     seen_layers = False
     for name, _ in model.named_parameters():
@@ -59,7 +62,7 @@ def frozen_names(model: nn.Module, top_k: int) -> list[str]:
             seen_layers = True
             if int(name[len(stack) + 1 :].partition(".")[0]) < frozen:
                 names.append(name)
-        elif not seen_layers:
+        elif not seen_layers or name in tables:
             names.append(name)
     return names
 
@@ -84,6 +87,32 @@ class Prefix:
             below = name.startswith(stack + ".") and int(name[len(stack) + 1 :].partition(".")[0]) < self.frozen
             if below or "embed" in name:
                 yield name, parameter
+
+    def is_exact(self) -> bool:
+        """Whether stored states can stand for the frozen layers: nothing that these read trains, and each hands on one tensor.
+
+        DeBERTa's layers hand on a pair.
+        """
+        return not any(p.requires_grad for _, p in self.parameters()) and self._hands_on_tensors()
+
+    @torch.no_grad()
+    def _hands_on_tensors(self) -> bool:
+        """Asks the first layer, by a row of two tokens."""
+        found: list[bool] = []
+
+        def stop(_: nn.Module, args: Any, output: Any) -> None:
+            found.append(isinstance(output, torch.Tensor))
+            raise _Captured
+
+        hook = self._layers[0].register_forward_hook(stop)
+        table: Any = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        try:
+            self.model(inputs_embeds=table.new_zeros(1, 2, table.shape[-1]))
+        except _Captured:
+            pass
+        finally:
+            hook.remove()
+        return found == [True]
 
     @torch.no_grad()
     def capture(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

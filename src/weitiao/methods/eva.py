@@ -37,11 +37,12 @@ def start_from_data(model: Any, encoded: Encoded, pad_id: int, seed: int) -> Non
     config = model.peft_config["default"]
     needed = 2 * round(config.r * config.eva_config.rho)  # of peft's low-rank SVD
     batches = [b for b in _batches(encoded, pad_id, seed) if int(b["attention_mask"].sum()) >= needed]
-    passes = 0
+    passes, inputs = 0, _Inputs(len(batches))
 
     def forward(model: Any, batch: "dict[str, torch.Tensor]") -> Any:
         nonlocal passes
         passes += 1
+        inputs.shape = batch["input_ids"].shape
         if passes > _MOST_PASSES * len(batches):
             raise _refused(f"its directions do not settle in {_MOST_PASSES} passes")
         with torch.autocast(frozen.device.type, frozen.dtype, enabled=frozen.dtype != torch.float32):
@@ -53,7 +54,7 @@ def start_from_data(model: Any, encoded: Encoded, pad_id: int, seed: int) -> Non
         with contextlib.redirect_stdout(io.StringIO()):  # peft prints which layers wait for more rows
             # every process takes the same rows: there is nothing to gather
             peft.initialize_lora_eva_weights(
-                model, batches, forward_fn=forward, prepare_layer_inputs_fn=_Inputs(len(batches)),
+                model, batches, forward_fn=forward, prepare_layer_inputs_fn=inputs,
                 gather_distributed_inputs=False, show_progress_bar=False,
             )  # fmt: skip
     except (ValueError, RuntimeError) as error:
@@ -63,11 +64,13 @@ def start_from_data(model: Any, encoded: Encoded, pad_id: int, seed: int) -> Non
 class _Inputs:
     """What peft decomposes of a layer's input: the states of real tokens, or, of a pooler, all rows seen so far.
 
-    A pooler reads one state a row, and one batch has too few rows for the rank.
+    A pooler reads one state a row, and one batch has too few rows for the rank. DeBERTa's layers read a table of positions
+    [1, P, I] too: all of it.
     """
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
+        self.shape: tuple[int, ...] = ()  # of the batch, [B, L]
         self.seen: dict[str, list[torch.Tensor]] = {}
 
     def __call__(self, given: Any, places: "torch.Tensor", layer: str) -> "torch.Tensor":
@@ -75,6 +78,8 @@ class _Inputs:
         import torch
 
         states = given if isinstance(given, torch.Tensor) else given[0]
+        if states.ndim == 3 and tuple(states.shape[:2]) != tuple(self.shape):
+            return states.flatten(0, 1)
         if states.ndim == 3:
             return states[places.T.unbind()]  # type: ignore[no-any-return]
         seen = self.seen.setdefault(layer, [])

@@ -48,6 +48,7 @@ def apply(
         modules_to_save=whole or None,
         task_type=task_type(model),
         base_model_name_or_path=base,
+        token_dim=model.get_input_embeddings().weight.shape[1],  # ALBERT's and ELECTRA's are narrower than their layers
     )
     return soften(model, adapter)
 

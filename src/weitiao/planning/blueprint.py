@@ -190,7 +190,8 @@ def _stored_state_bytes(model: Any, config: RunConfig, inputs: Inputs, method: A
     if not isinstance(method.top_k, int):
         return 0
     prefix = Prefix(model, depth(model, method.top_k))
-    if not prefix.frozen or not options.cache_prefix or config.data.streaming or options.dropout != 0:
+    chosen = prefix.frozen and options.cache_prefix and not config.data.streaming and options.dropout == 0
+    if not chosen or not prefix.is_exact():
         return 0
     prefix.replay()
     tokens = len(inputs.train.flat) + len(inputs.eval.flat)

@@ -21,6 +21,7 @@ from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError
 from weitiao.planning.estimate import CALIBRATION_STEPS
 from weitiao.planning.rows import Batches, batches_of, read_inputs
+from weitiao.system.allocator import large_blocks_mapped
 from weitiao.training.schedule import Step, batch_plan
 from weitiao.training.world import World
 
@@ -133,4 +134,6 @@ def run_steps(config: RunConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(RunConfig.model_validate_json(sys.stdin.read()))))
+    given = RunConfig.model_validate_json(sys.stdin.read())
+    with large_blocks_mapped(given.train.checkpointed_layers is not None):
+        print(json.dumps(measure(given)))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from weitiao.planning.schema import Plan
+from weitiao.planning.schema import MethodPlan, Plan
 
 PARTS = {  # of a plan's memory: (English, Chinese)
     "process": ("process", "进程"),
@@ -13,6 +13,7 @@ PARTS = {  # of a plan's memory: (English, Chinese)
     "activations": ("activations", "激活"),
     "other": ("other", "其余"),
 }
+_AGAIN = {"no": "none", "selective": "of every second layer", "full": "of all layers"}
 _FITS = {"yes": "yes", "tight": "yes, but it is tight", "no": "NO"}
 
 
@@ -28,6 +29,7 @@ def table_rows(planned: Plan) -> list[tuple[str, list[str]]]:
         row("Trained", lambda m: f"{m['num_trainable_params']:,} ({m['trainable_percent']:.2f} %)"),
         row("Steps", lambda m: f"{m['steps']:,}"),
         row("Largest batch", lambda m: f"{m['largest_batch']['rows']} x {m['largest_batch']['tokens']} tokens"),
+        row("Activations again", lambda m: _AGAIN[m.get("gradient_checkpointing") or "no"]),
         row("Peak memory", lambda m: size(m["memory_bytes"]["total"])),
         *(row(f"  {text}", lambda m, part=part: size(m["memory_bytes"][part])) for part, (text, _) in PARTS.items()),
         row("Fits", lambda m: f"{_FITS[m['fits']]} ({size(m['room_bytes'])} there)"),
@@ -48,13 +50,26 @@ def caption(planned: Plan) -> str:
     ]
     notes = {note: None for method in planned["methods"] for note in method["notes"]}
     lines += [f"Note: {note}." for note in notes]
-    for method in planned["methods"]:
-        if method["fits"] == "no":
-            lines.append(
-                f"{method['name']} does not fit: lower train.tokens_per_batch or data.max_length, use method.type=lora, "
-                "or plan for a larger device with --device."
-            )
+    names = {method["name"] for method in planned["methods"]}
+    lines += [_what_to_do(method, names) for method in planned["methods"] if method["fits"] == "no"]
     return "\n".join(lines)
+
+
+def _what_to_do(method: MethodPlan, names: set[str]) -> str:
+    """How a run that does not fit could, by what takes most of its memory; ``names``: of the methods that the table shows."""
+    parts = method["memory_bytes"]
+    trains = parts["masters"] + parts["gradients"] + parts["optimizer"]
+    largest = max(trains, parts["weights"], parts["activations"], parts["other"])
+    again = "" if method.get("gradient_checkpointing") == "full" else "train.gradient_checkpointing=full, "
+    if largest == trains:
+        tip = "train fewer parameters, as method.type=lora does, "
+    elif largest == parts["weights"] and "qlora" not in names:
+        tip = "hold the frozen weights in 4 bits (method.type=qlora), "
+    elif largest == parts["activations"]:
+        tip = f"{again}lower train.tokens_per_batch or data.max_length, "
+    else:  # the weights, dense while they are loaded
+        tip = "use a smaller model, "
+    return f"{method['name']} does not fit: {tip}or plan for a larger device with --device."
 
 
 def size(value: float) -> str:

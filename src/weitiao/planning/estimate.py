@@ -19,6 +19,9 @@ CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/op
 # The heap of a CPU run grows with each new batch shape, up to as many shapes as kernels are kept (kernels/limits.py). Read off
 # seven runs of two encoders of hidden size 384 (docs/LOG.md, "Growth of the heap in CPU runs"), unproven elsewhere.
 HEAP_LAYER_BYTES, HEAP_HIDDEN = 8_000_000, 384
+# What freed tensors leave as holes, as a share of the saved bytes: between 0.3 and 1.5 in runs of 2,048 tokens a batch of three
+# models (benchmarks/results/plan_error.json, checkpointing.json), whatever the number of shapes.
+HOLES_SHARE = 0.65
 CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
 LIBRARIES_BYTES = (
     165_000_000  # what is imported after the rows are read: the model's code, peft, kernels and their scratch
@@ -135,7 +138,8 @@ def memory_of(
     if not on_cpu:
         other += round(gpu.CONSTANTS.reserve_share * (known - process))
     else:
-        other += heap_growth(blueprint.model, batches, batches.steps) + LIBRARIES_BYTES
+        saved = int(Shapes.at(shapes.saved_bytes, batches.rows, batches.lengths).max())
+        other += max(heap_growth(blueprint.model, batches, batches.steps), holes(saved, options)) + LIBRARIES_BYTES
     other += max(0, load_peak_bytes(blueprint, process, on_cpu) - known - other)
     return Memory(
         process=process,
@@ -165,6 +169,16 @@ def load_peak_bytes(blueprint: Blueprint, process: int, on_cpu: bool) -> int:
     elif blueprint.maps_checkpoint:
         placed += blueprint.loads_bytes - blueprint.trained * MASTER_BYTES
     return process + LIBRARIES_BYTES + (placed if lets_go else max(placed, blueprint.loads_bytes))
+
+
+def holes(saved_bytes: int, options: TrainConfig) -> int:
+    """Bytes of a CPU run's heap that are freed and that no tensor fits, of a batch that saves so many for its backward pass.
+
+    None where layers are computed again: there large tensors are kept out of the heap (system/allocator.py).
+    """
+    if options.checkpointed_layers is not None or not allocator.leaves_holes():
+        return 0
+    return int(HOLES_SHARE * saved_bytes)
 
 
 def heap_growth(model: Any, batches: Batches, steps: float) -> int:

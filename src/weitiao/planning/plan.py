@@ -12,7 +12,7 @@ from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import ASSUMED_ROWS, as_config, load_case, validate
 from weitiao.config.method_names import ALIASES, METHOD_SECTIONS, name_of
 from weitiao.config.run import RunConfig
-from weitiao.errors import ConfigError, ModelError
+from weitiao.errors import ConfigError, ModelError, NoTokenizerError
 from weitiao.methods import METHODS
 from weitiao.planning.blueprint import draw
 from weitiao.planning.calibrate import run_steps
@@ -28,7 +28,7 @@ from weitiao.planning.estimate import (
 from weitiao.planning.machine import Machine, find_machine
 from weitiao.planning.rows import Batches, batches_of, read_inputs
 from weitiao.planning.schema import MethodPlan, Plan
-from weitiao.planning.without_data import AssumedRows, assumed_rows
+from weitiao.planning.without_data import assumed_rows, rows_of_data
 from weitiao.rundir.summary import PlanError, TrainingFacts
 from weitiao.training.inputs import Inputs
 from weitiao.training.refusals import refuse_machine
@@ -67,11 +67,25 @@ def plan(
             "Leave one of them out."
         )
     assumed = assumed_rows(rows, tokens)
-    arms = _arms(config, methods, assumed)
+    if isinstance(config, str | Path | dict):
+        source = Path(config) if isinstance(config, str) else config
+        config = load_case(source, data=None if assumed is None else ASSUMED_ROWS)
+    arms = _arms(config, methods)
+    first = next(iter(arms.values()))
+    try:
+        inputs = read_inputs(first, device) if assumed is None else assumed.inputs(first, device)
+    except NoTokenizerError:
+        if calibrate:  # real steps need real rows
+            raise
+        assumed = rows_of_data(first)
+        inputs = assumed.inputs(first, device)
     read = read_inputs if assumed is None else assumed.inputs
     if assumed is not None:
         arms = {name: assumed.of_run(arm) for name, arm in arms.items()}
-    planned = plan_arms(arms, read(next(iter(arms.values())), device), device, calibrate, read)
+    planned = plan_arms(arms, inputs, device, calibrate, read)
+    if isinstance(config, RunConfig) and methods is None and not calibrate and (more := _smaller(arms, planned)):
+        planned["methods"] += plan_arms(more, inputs, device, read=read)["methods"]
+        arms |= more
     if assumed is not None:
         for method, arm in zip(planned["methods"], arms.values(), strict=True):
             method["notes"] += assumed.notes(arm)
@@ -272,11 +286,20 @@ def _method(
     return found  # type: ignore[no-any-return]
 
 
-def _arms(config: Any, methods: Sequence[str] | None, assumed: AssumedRows | None) -> dict[str, RunConfig]:
+def _smaller(arms: dict[str, RunConfig], planned: Plan) -> dict[str, RunConfig]:
+    """QLoRA where no method fits and its options allow it: what a reader would ask for next."""
+    given = arms.get("lora")
+    if given is None or "qlora" in arms or any(method["fits"] != "no" for method in planned["methods"]):
+        return {}
+    try:
+        packed = {**given.method.model_dump(), "load_in_4bit": True}
+        return {"qlora": validate(RunConfig, {**given.model_dump(), "method": packed})}
+    except ConfigError:
+        return {}
+
+
+def _arms(config: RunConfig | CompareConfig, methods: Sequence[str] | None) -> dict[str, RunConfig]:
     """Name -> the run that it would be."""
-    if isinstance(config, str | Path | dict):
-        data = None if assumed is None else ASSUMED_ROWS
-        config = load_case(Path(config) if isinstance(config, str) else config, data=data)
     if isinstance(config, CompareConfig):
         compared = config
         chosen = {

@@ -1,4 +1,4 @@
-"""Rows for a plan that has no data at hand: so many of so many tokens. A model's config.json is then all that a plan needs."""
+"""Rows for a plan that has no data or no tokenizer: so many of so many tokens. Of the model its config.json is enough."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +9,7 @@ from weitiao.config.run import RunConfig
 from weitiao.data.encode import Encoded
 from weitiao.data.kinds import KINDS
 from weitiao.data.labels import class_names
-from weitiao.data.prepare import Prepared
+from weitiao.data.prepare import Prepared, prepare, prepare_evaluation
 from weitiao.errors import ConfigError
 from weitiao.pretrained.architecture import max_positions, pad_token_id
 from weitiao.pretrained.resolve import resolve
@@ -33,12 +33,33 @@ def assumed_rows(rows: int | None, tokens: int | None) -> "AssumedRows | None":
     return AssumedRows(_ROWS if rows is None else rows, tokens)
 
 
+def rows_of_data(config: RunConfig) -> "AssumedRows":
+    """The run's own rows, each as long as a row may be: for a model whose tokenizer is not at hand.
+
+    Raises:
+        DataError: as the run would.
+    """
+    data, kind = config.data, TASKS[config.task].OPTIONS.rows
+    longest = min(data.max_length, max_positions(config.model) - config.method.tokens_in_front)
+    data = data.model_copy(update={"max_length": longest})
+    prepared = prepare_evaluation(data) if data.streaming else prepare(data, kind)
+    train, held = len(prepared.eval if data.streaming else prepared.train), len(prepared.eval)
+    return AssumedRows(train + held, longest, sides=(train, held), label_names=prepared.label_names)
+
+
 @dataclass(frozen=True)
 class AssumedRows:
-    """``count`` rows of ``tokens`` tokens each, training and evaluation together."""
+    """``count`` rows of ``tokens`` tokens each, training and evaluation together.
+
+    Args:
+        sides: (training rows, evaluation rows) of data that was read.
+        label_names: of data that was read.
+    """
 
     count: int
     tokens: int
+    sides: tuple[int, int] | None = None
+    label_names: tuple[str, ...] = ()
 
     def inputs(self, config: RunConfig, device: str | None) -> Inputs:
         """The inputs of a run on such rows.
@@ -52,14 +73,17 @@ class AssumedRows:
         task = TASKS[config.task]
         front = config.method.tokens_in_front
         longest = max_positions(config.model) - front
+        if self.sides is not None and self.tokens > longest:  # a prompt takes room from the rows
+            return replace(self, tokens=longest).inputs(config, device)
         if not 2 <= self.count <= _MOST or not 0 < self.tokens <= longest:
             room = f", of which {front} are the prompt's" if front else ""
             raise ConfigError(
                 f"Found --rows {self.count} --tokens {self.tokens}.\nExpected 2 to {_MOST:,} rows of 1 to {longest:,} tokens: "
                 f"the model takes {longest + front:,}{room}.\nChange them. Time grows in proportion to the rows."
             )
-        names = class_names(config.data.label_names) or KINDS[task.OPTIONS.rows].names(_LABELS, ("text", "label"))
-        train, held = self._sides(config)
+        names = self.label_names or class_names(config.data.label_names)
+        names = names or KINDS[task.OPTIONS.rows].names(_LABELS, ("text", "label"))
+        train, held = self.sides or self._sides(config)
         nothing: Any = None  # a plan asks for the names alone
         return Inputs(
             task=task,
@@ -96,6 +120,10 @@ class AssumedRows:
 
     def notes(self, config: RunConfig) -> list[str]:
         """For a reader of the plan."""
+        if self.sides is not None:
+            return [
+                f"no tokenizer: each row counts as {self.tokens:,} tokens (data.max_length), so time is the most it can be"
+            ]
         found = [f"assumed rows: {self.count:,} of {self.tokens:,} tokens each, all embedding rows held"]
         if self.tokens > config.data.max_length:
             found.append(f"a run keeps such rows whole with data.max_length={self.tokens}")

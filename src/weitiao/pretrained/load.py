@@ -1,10 +1,12 @@
 """Model and tokenizer, ready for a task: the head, the dtype, the dropout."""
 
 import logging
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weitiao.errors import ModelError
+from weitiao.errors import NoTokenizerError
 from weitiao.kernels.limits import trim
 from weitiao.pretrained.architecture import model_type
 from weitiao.pretrained.blank import blank_model
@@ -22,25 +24,40 @@ log = logging.getLogger("weitiao")
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer, with a padding token. Raises ModelError if it cannot be loaded."""
+    """The model's tokenizer, with a padding token. Raises ModelError if it cannot be loaded.
+
+    NoTokenizerError where the model's other files are there.
+    """
     from transformers import AutoTokenizer
 
     where = locate(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **NO_FOREIGN_CODE)
     except (OSError, ValueError, KeyError) as error:
-        raise cannot_load(model, error) from None
+        lacks = Path(where).is_dir() and not _has_vocabulary(Path(where))
+        raise (_no_tokenizer(model) if lacks else cannot_load(model, error)) from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of special tokens alone, in silence
-        raise ModelError(
-            f"The model '{model}' has no tokenizer files: every text would be unknown tokens.\nExpected tokenizer.json, or a "
-            "vocabulary, beside its config.json.\nFetch them from where the model comes from. A plan does without them: "
-            "weitiao plan model=... --rows 1000 --tokens 256"
-        )
+        raise _no_tokenizer(model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     trim()  # reading a large vocabulary takes twice what it keeps
     return tokenizer  # type: ignore[no-any-return]
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    """Whether any file can be a tokenizer's vocabulary: tokenizer.json, vocab.txt, spiece.model, qwen.tiktoken and the like."""
+    settings = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+    names = {file.name.lower() for file in folder.iterdir()} - settings
+    return any(re.search(r"tok|vocab|piece|merges|\.model$", name) for name in names)
+
+
+def _no_tokenizer(model: str) -> NoTokenizerError:
+    return NoTokenizerError(
+        f"The model '{model}' has no tokenizer files: every text would be unknown tokens.\nExpected tokenizer.json, or a "
+        "vocabulary, beside its config.json.\nFetch them from where the model comes from. A plan does without them: "
+        "weitiao plan model=... --rows 1000 --tokens 256"
+    )
 
 
 def attends_our_way(model: str, resolved: Resolved) -> bool:

@@ -101,6 +101,8 @@ class Summary(TrainingFacts):
     text_columns: list[str]
     metrics: dict[str, Any]
     """Of the saved model on the evaluation rows; which ones is the task's."""
+    scoring_dtype: NotRequired[str]
+    """What the saved model was scored in: that of its file, `float32` but for another tool's base; TF32 is off."""
     metrics_before: NotRequired[dict[str, Any]]
     """Of the base model on the same rows, with causal_lm."""
     effects: NotRequired[dict[str, Any]]

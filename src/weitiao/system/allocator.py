@@ -7,9 +7,13 @@ by size class. An allocator can only be chosen before the process starts: hence 
 ``WEITIAO_ALLOCATOR``: ``auto`` (the default), ``system``, ``tcmalloc``, ``jemalloc``, or a library's file name or path.
 """
 
+import ctypes
 import ctypes.util
 import os
+import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from weitiao.errors import ConfigError
@@ -29,6 +33,9 @@ _COMPUTING = {
     "combine",
     "env",
 }
+# Of glibc: malloc.h, mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+MAPPED_ABOVE_BYTES, _KEPT_ON_TOP_BYTES, _MOST_BYTES = 1 << 20, 64 << 20, 32 << 20
 CHOICE = "WEITIAO_ALLOCATOR"
 _STARTED = "WEITIAO_STARTED"  # the process that has started again: a loader may drop LD_PRELOAD without a word
 
@@ -37,6 +44,35 @@ def in_use() -> str:
     """Name of this process's allocator: tcmalloc, jemalloc, mimalloc, or system."""
     files = _mapped()
     return next((name for name in _KNOWN if any(file.startswith(f"lib{name}") for file in files)), "system")
+
+
+def leaves_holes() -> bool:
+    """Whether freed tensors leave holes that the next ones do not fit: under glibc's own allocator, before 2.38."""
+    library, version = platform.libc_ver()
+    return library == "glibc" and _number(version) < (2, 38) and in_use() == "system"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+@contextmanager
+def large_blocks_mapped(wanted: bool) -> Iterator[None]:
+    """Inside, a freed block of a megabyte and more goes back to the system, where it would stay as a hole.
+
+    For runs that compute layers again: three quarters of their heap are holes otherwise (docs/LOG.md). The price is a page
+    fault for each 4 kB of a new block. The setting is the process's; afterwards it is the highest that glibc reaches by itself.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if wanted and leaves_holes() else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_ON_TOP_BYTES)  # glibc adapts it no more once the other one is set
+    mallopt(_M_MMAP_THRESHOLD, MAPPED_ABOVE_BYTES)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _MOST_BYTES)
 
 
 def find() -> str | None:

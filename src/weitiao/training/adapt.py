@@ -269,7 +269,8 @@ def _stored_prefix(
 ) -> tuple[Prefix | None, Inputs]:
     """The frozen layers replaced by their stored outputs, where that is exact."""
     prefix = Prefix(model, depth(model, top_k))
-    if prefix.frozen == 0 or not options.cache_prefix or inputs.stream is not None or options.dropout != 0:
+    chosen = prefix.frozen > 0 and options.cache_prefix and inputs.stream is None and options.dropout == 0
+    if not chosen or not prefix.is_exact():
         log.info("frozen layers: %d, computed in every step", prefix.frozen)
         return None, inputs
 

@@ -23,6 +23,7 @@ from weitiao.data.report import DataReport, SplitReport, TokenFacts
 from weitiao.data.side import Side
 from weitiao.data.stream import Stream
 from weitiao.errors import DataError, RunError
+from weitiao.kernels.frozen_layers import layers
 from weitiao.methods import METHODS
 from weitiao.methods.shapes import on_shapes
 from weitiao.pretrained.architecture import max_row_length, model_type
@@ -206,7 +207,10 @@ def refuse_unfit_model(config: RunConfig) -> None:
     """
     task, method = TASKS[config.task], config.method
     METHODS[method.type].refuse(method, model_type(config.model), task.OPTIONS.generates)
-    METHODS[method.type].refuse_shapes(method, on_shapes(method, config.model, task.AUTO_MODEL))
+    shapes = on_shapes(method, config.model, task.AUTO_MODEL)
+    METHODS[method.type].refuse_shapes(method, shapes)
+    if config.train.checkpointed_layers is not None:
+        layers(shapes)  # there is one stack of them
 
 
 def _stage_tokenizer(config: RunConfig, run: RunDir, tokenizer: Any, *, generates: bool) -> None:

@@ -2,12 +2,15 @@
 
 import gc
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
+from weitiao.data.conversations import Conversation
 from weitiao.measure.overlap import overlap
 from weitiao.pretrained.load import load_model
 from weitiao.rundir.files import write_jsonl
@@ -20,41 +23,54 @@ from weitiao.training.inputs import Inputs
 log = logging.getLogger("weitiao")
 
 
-def compare_with_base(
-    config: RunConfig, run: RunDir, inputs: Inputs, model: Any, chat: Chat, *, events: EventLog
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Write samples.jsonl: questions spread over the held-out rows, the reference, and both answers.
+@dataclass(frozen=True)
+class Answered:
+    """Held-out questions spread over the rows, their references, and what the trained model answers."""
+
+    ids: Sequence[str | int]
+    questions: Sequence[Conversation]
+    references: Sequence[str]
+    answers: Sequence[str]
+
+
+def answer(config: RunConfig, inputs: Inputs, model: Any, chat: Chat, events: EventLog) -> Answered:
+    """Ask the trained model ``train.generate_rows`` held-out questions.
 
     Args:
-        model: the trained one, as loaded from the run folder.
+        model: as loaded from the run folder.
+    """
+    side = inputs.prepared.eval
+    count = min(config.train.generate_rows, len(side))
+    chosen = np.unique(np.linspace(0, len(side) - 1, count).round().astype(int)).tolist()
+    conversations, ids = side.conversations, side.ids
+    questions, references = zip(*(before_last_answer(conversations[i]) for i in chosen), strict=True)
+    events.write("stage", message=f"answering {len(chosen)} held-out questions")
+    answers = list(generate(model, chat, questions, config.train.max_new_tokens))
+    return Answered([ids[i] for i in chosen], questions, references, answers)
+
+
+def compare_with_base(
+    config: RunConfig, run: RunDir, inputs: Inputs, trained: Answered, chat: Chat, *, events: EventLog
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Write samples.jsonl: the questions, the reference, and both answers. The trained model may be gone by now.
 
     Returns:
         The overlap of the trained model's answers with the references; all metrics of the base on the same rows.
     """
-    side, options = inputs.prepared.eval, config.train
-    count = min(options.generate_rows, len(side))
-    chosen = np.unique(np.linspace(0, len(side) - 1, count).round().astype(int)).tolist()
-    conversations = side.conversations
-    questions, references = zip(*(before_last_answer(conversations[i]) for i in chosen), strict=True)
-
-    def answers(of: Any) -> list[str]:
-        return list(generate(of, chat, questions, options.max_new_tokens))
-
-    events.write("stage", message=f"answering {len(chosen)} held-out questions")
-    after = answers(model)
+    options, references = config.train, trained.references
     events.write("stage", message="the same with the base model")
     base = load_model(config.model, inputs.task.AUTO_MODEL, (), inputs.pad_id, inputs.resolved)[0]
     base = base.to(inputs.resolved.device)
-    before = answers(base)
+    before = list(generate(base, chat, trained.questions, options.max_new_tokens))
     scores = score(base, inputs.task, inputs.eval, pad_id=inputs.pad_id, tokens_per_batch=options.eval_tokens_per_batch)
     del base
     gc.collect()
-    ids = side.ids
+    asked = zip(trained.ids, trained.questions, references, before, trained.answers, strict=True)
     write_jsonl(
         run.path / "samples.jsonl",
         (
-            {"id": ids[i], "question": list(question.messages), "reference": reference, "before": old, "after": new}
-            for i, question, reference, old, new in zip(chosen, questions, references, before, after, strict=True)
+            {"id": name, "question": list(question.messages), "reference": reference, "before": old, "after": new}
+            for name, question, reference, old, new in asked
         ),
     )
-    return overlap(after, references), inputs.metrics(scores) | overlap(before, references)
+    return overlap(trained.answers, references), inputs.metrics(scores) | overlap(before, references)
