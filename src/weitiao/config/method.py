@@ -61,6 +61,13 @@ class FullConfig(MethodSection):
     def projects(self) -> bool:
         return self.galore_rank is not None
 
+    def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        if self.galore_rank is not None and train.optimizer != "adamw":
+            raise ValueError(
+                f"train.optimizer={train.optimizer} does not go with method.galore_rank (galore), which brings its own optimizer, "
+                "whose moments are fp32 in a projection. Leave one of them out"
+            )
+
 
 class LoraConfig(MethodSection):
     """LoRA through peft (arXiv 2106.09685). Names as in peft."""

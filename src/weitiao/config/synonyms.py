@@ -32,6 +32,8 @@ SYNONYMS = {
     "epochs": "train.num_train_epochs",
     "batch_size": "train.per_device_train_batch_size",
     "micro_batch_size": "train.per_device_train_batch_size",
+    "enable_activation_offloading": "train.activation_offloading",
+    "optim": "train.optimizer",
     "lr_scheduler": "train.lr_scheduler_type",
     "output_dir": "output.dir",
 }  # fmt: skip

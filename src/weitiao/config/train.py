@@ -88,6 +88,11 @@ class TrainConfig(Section):
         description="Keep each layer's input alone and compute the rest again in the backward pass: the same result, less memory, "
         "about a third more time. selective: every second layer; auto: all layers where the plan does not fit into memory otherwise.",
     )
+    activation_offloading: bool = Field(
+        False,
+        description="On a CUDA GPU: what the forward pass keeps waits in the host's memory until the backward pass needs it. The "
+        "same result, less GPU memory, more host memory; most use together with gradient_checkpointing, whose layer inputs then travel.",
+    )
     cache_prefix: bool = Field(
         True, description="With method.top_k: compute the frozen lower layers once and keep their outputs on disk."
     )
@@ -101,6 +106,11 @@ class TrainConfig(Section):
     )
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = Field(
         "none", description="Weight of each class in the loss: all 1, inverse to its frequency, or {label: weight}."
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw",
+        description="AdamW's moments in fp32 (8 bytes a trained parameter), in 8 bits (2, block-wise; a slower step on a CPU), or in "
+        "8 bits in the host's memory beside a GPU (none there, slower still). Embeddings and tensors below 4,096 values stay fp32.",
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay (not on biases and norms).")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay.")
@@ -162,6 +172,11 @@ class TrainConfig(Section):
         """Which layers are computed again in the backward pass; ``auto`` is none until a plan has decided."""
         return self.gradient_checkpointing if self.gradient_checkpointing in ("full", "selective") else None  # type: ignore[return-value]
 
+    @property
+    def remakes(self) -> bool:
+        """Whether fused layers make cheap activations again in the backward pass; the other two ways need none of it."""
+        return self.checkpointed_layers is None and not self.activation_offloading
+
     @field_validator("distributed", mode="before")
     @classmethod
     def _deepspeed_is_fsdp2(cls, value: Any) -> Any:
@@ -171,6 +186,13 @@ class TrainConfig(Section):
                 "Use fsdp2: it shares out weights, gradients and moments as ZeRO-3 does (docs/distributed.md)"
             )
         return value
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _as_others_call_it(cls, value: Any) -> Any:
+        """transformers' names of the same optimizers."""
+        others = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_bnb_8bit": "adamw_8bit"}
+        return others.get(value, value) if isinstance(value, str) else value
 
     @field_validator("gradient_checkpointing")
     @classmethod
@@ -202,6 +224,10 @@ class TrainConfig(Section):
         if self.packing and self.per_device_train_batch_size:
             raise ValueError(
                 "packing fills a batch up to tokens_per_batch, and per_device_train_batch_size counts rows. Leave one of them out"
+            )
+        if self.activation_offloading and self.compile:
+            raise ValueError(
+                "activation_offloading looks at each kept activation, and compile hides them. Leave one of them out"
             )
         needs_eval = "load_best_model_at_end" if self.load_best_model_at_end else None
         needs_eval = "early_stopping_patience" if self.early_stopping_patience else needs_eval

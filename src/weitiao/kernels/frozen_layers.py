@@ -30,7 +30,7 @@ def layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
         return name, module
     raise ConfigError(
         f"{type(model).__name__} has no single stack of {wanted} layers.\nExpected an encoder or a decoder for top_k, "
-        "lisa_layers, galore_rank, gradient_checkpointing and FSDP2.\nLeave them out."
+        "lisa_layers, galore_rank, gradient_checkpointing, activation_offloading and FSDP2.\nLeave them out."
     )
 
 

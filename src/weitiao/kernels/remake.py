@@ -27,7 +27,7 @@ _open = _Open()
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class Kept:
     """A tensor that is kept, by a name of its own: itself would hold the very operation that keeps it."""
 
     tensor: torch.Tensor
@@ -42,14 +42,14 @@ class _Kept:
         return self.tensor
 
 
-def _keep(tensor: torch.Tensor) -> _Kept:
-    return _Kept(tensor.detach(), tensor._version)  # which share the counter of versions
+def keep(tensor: torch.Tensor) -> Kept:
+    return Kept(tensor.detach(), tensor._version)  # which share the counter of versions
 
 
 @dataclass(frozen=True, eq=False)
 class _Recipe:
     make: Callable[..., torch.Tensor]
-    sources: list[_Kept]
+    sources: list[Kept]
 
     def __call__(self) -> torch.Tensor:
         return self.make(*(kept.get() for kept in self.sources))
@@ -62,8 +62,8 @@ class _Shelf:
     recipe: _Recipe | None = None
     tensor: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def unpack(self, packed: "_Kept | tuple[_Recipe, torch.Size]") -> torch.Tensor:
-        if isinstance(packed, _Kept):
+    def unpack(self, packed: "Kept | tuple[_Recipe, torch.Size]") -> torch.Tensor:
+        if isinstance(packed, Kept):
             return packed.get()
         recipe, shape = packed
         if self.recipe is not recipe:
@@ -93,21 +93,21 @@ class Remade:
     def offer(self, tensor: torch.Tensor, recipe: _Recipe) -> None:
         self._offered[tensor.untyped_storage()._cdata] = (weakref.ref(tensor), tensor._version, recipe)
 
-    def _pack(self, tensor: torch.Tensor) -> _Kept | tuple[_Recipe, torch.Size]:
+    def _pack(self, tensor: torch.Tensor) -> Kept | tuple[_Recipe, torch.Size]:
         reference, version, recipe = self._offered.get(tensor.untyped_storage()._cdata, (None, None, None))
         if reference is None or recipe is None or (offered := reference()) is None:
-            return _keep(tensor)  # never offered, or what was offered is gone and its place is another's
+            return keep(tensor)  # never offered, or what was offered is gone and its place is another's
         if offered._version != version:
-            return _keep(tensor)  # changed in place since, by a caller's hook: the recipe makes what it was before
+            return keep(tensor)  # changed in place since, by a caller's hook: the recipe makes what it was before
         if tensor.numel() != offered.numel() or not (tensor.is_contiguous() and offered.is_contiguous()):
-            return _keep(tensor)
+            return keep(tensor)
         return recipe, tensor.shape
 
 
 def offer(tensor: torch.Tensor, make: Callable[..., torch.Tensor], *sources: torch.Tensor) -> torch.Tensor:
     """``tensor``, which ``make(*sources)`` computes again. Outside of a :class:`Remade` block nothing else happens."""
     if _open.blocks and tensor.requires_grad:
-        _open.blocks[-1].offer(tensor, _Recipe(make, [_keep(source) for source in sources]))
+        _open.blocks[-1].offer(tensor, _Recipe(make, [keep(source) for source in sources]))
     return tensor
 
 

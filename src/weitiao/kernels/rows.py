@@ -135,6 +135,12 @@ def _sorted_rows(full: nn.Embedding, ids: Iterable[int]) -> torch.Tensor:
     return torch.tensor(sorted(set(ids) | padding), dtype=torch.long)
 
 
+def embedding_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are looked up by rows."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | RowsEmbedding)}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in tables)
+
+
 def restore_embedding(model: nn.Module, small: RowsEmbedding, decay: float) -> None:
     """Put the ordinary, whole embedding back."""
     model.set_input_embeddings(small.whole(decay))  # type: ignore[operator]

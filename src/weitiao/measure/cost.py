@@ -26,9 +26,11 @@ from torch.utils.flop_counter import flop_registry
 from weitiao.measure.fused_kernels import kernels_of
 
 MASTER_BYTES = 4  # fp32 weights beside the ones that compute
-MOMENT_BYTES = 8  # AdamW's two fp32 moments
 # Widening the gradient, clipping, AdamW's reads and writes, rounding back: bytes a trained parameter and step.
 UPDATE_TRAFFIC_BYTES = 48
+# With moments in 8 bits: the sum over the operations of training/eight_bit.py; a CPU looks codes up one by one, and took nine
+# times as long as for fp32 moments.
+NARROWED_TRAFFIC_BYTES = {"cpu": 9 * UPDATE_TRAFFIC_BYTES, "cuda": 160}
 UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's overhead
 # Products of a mixture's experts, torch's own and transformers' stand-in: torch has no formula for them.
 _GROUPED = "grouped_mm"
@@ -78,10 +80,10 @@ class Rates:
         """Of the host beside a device; a step takes the longer of the two."""
         return self.host_s * operations
 
-    def update_seconds(self, trained_parameters: int, tensors: int) -> float:
-        """One optimizer step over so many parameters in so many tensors."""
+    def update_seconds(self, trained_parameters: int, tensors: int, traffic: int = UPDATE_TRAFFIC_BYTES) -> float:
+        """One optimizer step over so many parameters in so many tensors, of so many bytes moved a parameter."""
         operations = UPDATE_OPERATIONS * tensors
-        moved = UPDATE_TRAFFIC_BYTES * trained_parameters / self.memory_bytes_per_s
+        moved = traffic * trained_parameters / self.memory_bytes_per_s
         return max(moved + operations * self.overhead_s, operations * self.host_s)
 
 

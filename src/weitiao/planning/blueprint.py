@@ -1,5 +1,6 @@
 """The model of a run as shapes alone, prepared by the same functions as the real one; no weight is read."""
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import BATCH_KEY, Prefix, depth, layers
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import FusedForward, fuse_lora
-from weitiao.kernels.rows import KnownRows, RowsEmbedding
-from weitiao.measure.cost import MOMENT_BYTES, StepCost, Trace, held_bytes, safetensors_bytes, step_cost, storage_key
+from weitiao.kernels.offload import Offload
+from weitiao.kernels.rows import KnownRows, RowsEmbedding, embedding_names
+from weitiao.measure.cost import StepCost, Trace, held_bytes, safetensors_bytes, step_cost, storage_key
 from weitiao.methods import METHODS
 from weitiao.methods.adalora import IMPORTANCE_BYTES, SMOOTHED_BYTES
 from weitiao.planning.rows import keeps_rows_apart
@@ -26,6 +28,7 @@ from weitiao.pretrained.place import place
 from weitiao.rundir.files import size_bytes
 from weitiao.training.adapt import count_parameters, lora_base, occurring_rows, packed_layers
 from weitiao.training.inputs import Inputs
+from weitiao.training.optim import device_bytes, host_bytes
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Blueprint:
     trained: int  # parameters that the optimizer holds: of an embedding the occurring rows
     resting: int  # of them without gradient and moments at a time
     moment_bytes: int  # of the optimizer and of a method's own account
+    paged_bytes: int  # of them what lies in the host's memory beside a GPU
     unsaved_bytes: int  # of them what no checkpoint holds
     trained_tensors: int
     largest_trained: int
@@ -62,6 +66,7 @@ class Blueprint:
     stored_state_bytes: int  # outputs of frozen layers that are kept on disk
     masks_packed_rows: bool  # packed rows are one row with a mask
     notes: tuple[str, ...]
+    offload: Offload | None = None
 
     def cost(self, rows: int, length: int) -> StepCost:
         """One step of a batch of ``rows`` rows, the longest of ``length`` tokens."""
@@ -70,8 +75,13 @@ class Blueprint:
         if self.stored_state_bytes:
             width = self.model.config.get_text_config().hidden_size
             batch[BATCH_KEY] = torch.zeros(rows, length, width, dtype=self.dtype, device="meta")
+
+        def loss() -> torch.Tensor:
+            with self.offload or contextlib.nullcontext():
+                return task.loss(self.model, batch)
+
         return step_cost(
-            self.model, lambda: task.loss(self.model, batch), self.int8_weights, self.inputs.resolved.device,
+            self.model, loss, self.int8_weights, self.inputs.resolved.device,
             padded="attention_mask" in batch or self.masks_packed_rows,
         )  # fmt: skip
 
@@ -104,7 +114,7 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     _prepare(model, config, inputs, method)
     int8 = _fused_weights(model) if options.int8_base else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    resting, moments = _moments(model, method, trained, options.seed)
+    resting, moments, paged = _moments(model, config, method, trained)
     ranked = sum(n for name, n in trained.items() if ".lora_" in name) if isinstance(method, AdaloraConfig) else 0
     table, keeps_table = _table(model) if options.sparse_embedding else (0, False)
     frozen = held_bytes(model) - sum(trained.values()) * dtype.itemsize - table * keeps_table
@@ -118,10 +128,15 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
         notes += (
             f"the experts' {left / 1e9:.1f} billion weights are no linear layers: they stay in {8 * dtype.itemsize} bits",
         )
+    if paged:
+        notes += (
+            f"paged_adamw_8bit: {paged / 1e9:.1f} GB of moments lie in the host's memory, pinned; their way is not timed",
+        )
     model.train()
     return Blueprint(
-        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, maps_checkpoint=maps, placing=placing, dtype=dtype, artifact_bytes=artifact,
+        model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), paged_bytes=paged, unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, maps_checkpoint=maps, placing=placing, dtype=dtype, artifact_bytes=artifact,
         int8_weights=int8, stored_state_bytes=states, notes=notes,
+        offload=Offload(model) if options.activation_offloading else None,
         masks_packed_rows=options.packing and not keeps_rows_apart(config.model, inputs.resolved),
     )  # fmt: skip
 
@@ -155,7 +170,7 @@ def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> None
     if options.first_token:
         use_first_token(model)
     if options.fused_layers or options.liger:  # Liger's functions keep what ours keep
-        fuse_layers(model, remakes=options.checkpointed_layers is None)
+        fuse_layers(model, remakes=options.remakes)
     if options.fused_lora and method.fuses_lora:
         # int8 packs a weight twice, which weighs what bf16 did
         fuse_lora(model, "nf4" if lora_base(config) == "nf4" else "as it is")
@@ -163,17 +178,19 @@ def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> None
         checkpoint_layers(model, options.checkpointed_layers)
 
 
-def _moments(model: Any, method: Any, trained: dict[str, int], seed: int) -> tuple[int, int]:
-    """(parameters without moments at a time, bytes of the moments)."""
-    resting = 0
+def _moments(model: Any, config: RunConfig, method: Any, trained: dict[str, int]) -> tuple[int, int, int]:
+    """(parameters without moments at a time, bytes of the moments, of them what lies in a GPU's host)."""
+    active = dict(trained)
     if isinstance(method, FullConfig) and method.lisa_layers is not None:
-        METHODS[method.type].step_hooks(method, model, trained, total_steps=0, seed=seed)  # type: ignore[arg-type]
-        resting = sum(n for name, n in trained.items() if not model.get_parameter(name).requires_grad)
-    moments = MOMENT_BYTES * (sum(trained.values()) - resting)
+        METHODS[method.type].step_hooks(method, model, trained, total_steps=0, seed=config.train.seed)  # type: ignore[arg-type]
+        active = {name: n for name, n in trained.items() if model.get_parameter(name).requires_grad}
+    resting, projected = sum(trained.values()) - sum(active.values()), 0
     if (projection := METHODS[method.type].projection(method, model)) is not None:
-        shapes = [tuple(model.get_parameter(name).shape) for name in projection.names]
-        moments += projection.moment_bytes(shapes) - sum(MOMENT_BYTES * a * b for a, b in shapes)
-    return resting, moments
+        projected = projection.moment_bytes(tuple(model.get_parameter(name).shape) for name in projection.names)
+        active = {name: n for name, n in active.items() if name not in projection.names}
+    tables = embedding_names(model)
+    paged = host_bytes(active, config.train, tables)
+    return resting, device_bytes(active, config.train, tables) + paged + projected, paged
 
 
 def _table(model: Any) -> tuple[int, bool]:

@@ -10,10 +10,11 @@ from weitiao.config.train import TrainConfig
 from weitiao.kernels.limits import KEPT_KERNELS
 from weitiao.kernels.mapped import can_let_go
 from weitiao.measure import gpu
-from weitiao.measure.cost import MASTER_BYTES, Passes, Rates
+from weitiao.measure.cost import MASTER_BYTES, NARROWED_TRAFFIC_BYTES, UPDATE_TRAFFIC_BYTES, Passes, Rates
 from weitiao.planning.blueprint import Blueprint
 from weitiao.planning.rows import Batches
 from weitiao.system import allocator
+from weitiao.training.optim import update_bytes
 
 CHUNK = 8_000_000  # parameters that the optimizer widens at a time (training/optim.py)
 # The heap of a CPU run grows with each new batch shape, up to as many shapes as kernels are kept (kernels/limits.py). Read off
@@ -123,7 +124,7 @@ def memory_of(
     kept = item != MASTER_BYTES and not options.stochastic_rounding
     masters = MASTER_BYTES * blueprint.trained if kept else 0
     active = blueprint.trained - blueprint.resting
-    gradients, moments = active * item, blueprint.moment_bytes
+    gradients, moments = active * item, blueprint.moment_bytes - blueprint.paged_bytes
     batch = int(Shapes.at(shapes.peak_bytes, batches.rows, batches.lengths).max())
     if options.gradient_accumulation_steps > 1:
         batch += gradients if item == MASTER_BYTES else MASTER_BYTES * active  # added up in fp32
@@ -131,6 +132,7 @@ def memory_of(
     if options.optimizer_in_backward:  # one gradient at a time
         batch, gradients, at_once = batch - gradients, 0, blueprint.largest_trained
     widened = MASTER_BYTES * at_once * (3 if options.stochastic_rounding else 1)  # the gradient, a master and its noise
+    widened += update_bytes(at_once, options, "cpu" if on_cpu else "cuda") - MASTER_BYTES * at_once  # 8 bits in hand
     step = max(batch, gradients + widened)
     activations = max(0, step - gradients)
     known = process + weights + masters + gradients + moments + activations
@@ -211,11 +213,26 @@ def measured_memory(memory: Memory, measured: dict[str, Any], model: Any, batche
     return replace(known, process=max(0, process), activations=activations)
 
 
-def time_scale(blueprint: Blueprint, batches: Batches, shapes: Shapes, rates: Rates, measured: dict[str, Any]) -> float:
+def update_seconds(blueprint: Blueprint, options: TrainConfig, rates: Rates) -> float:
+    """One step of the optimizer."""
+    kind = "cuda" if rates.host_s else "cpu"
+    traffic = UPDATE_TRAFFIC_BYTES if options.optimizer == "adamw" else NARROWED_TRAFFIC_BYTES[kind]
+    return rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors, traffic)
+
+
+def time_scale(
+    blueprint: Blueprint,
+    batches: Batches,
+    shapes: Shapes,
+    *,
+    options: TrainConfig,
+    rates: Rates,
+    measured: dict[str, Any],
+) -> float:
     """Measured over predicted seconds of the calibration's steps."""
     ran = measured["batches"]
     predicted = shapes.pass_seconds(batches.rows[ran], batches.lengths[ran])
-    predicted = predicted + rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
+    predicted = predicted + update_seconds(blueprint, options, rates)
     # the median: one disturbed step must not decide
     return float(np.median(np.array(measured["step_seconds"]) / predicted))
 
@@ -238,10 +255,7 @@ def seconds_of(
 ) -> Seconds:
     """``scale``: measured over predicted seconds of the same batches, from calibration."""
     per_pass = float(shapes.pass_seconds(batches.rows, batches.lengths).sum())
-    training = scale * (
-        per_pass * batches.epochs
-        + batches.steps * rates.update_seconds(blueprint.trained - blueprint.resting, blueprint.trained_tensors)
-    )
+    training = scale * (per_pass * batches.epochs + batches.steps * update_seconds(blueprint, options, rates))
     one = scale * float(shapes.forward_seconds(batches.eval_rows, batches.eval_lengths).sum())
     evaluations = {"no": 0, "epoch": int(batches.epochs), "steps": batches.steps // options.eval_steps}[
         options.eval_strategy

@@ -243,7 +243,7 @@ def _method(
     scale = 1.0
     if measured is not None:
         memory = measured_memory(memory, measured, blueprint.model, batches)
-        scale = time_scale(blueprint, batches, shapes, rates, measured)
+        scale = time_scale(blueprint, batches, shapes, options=config.train, rates=rates, measured=measured)
     seconds = seconds_of(blueprint, batches, shapes=shapes, options=config.train, rates=rates, scale=scale)
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
     largest = batches.largest
@@ -253,6 +253,11 @@ def _method(
         notes.append("streaming: the evaluation rows' lengths stand for the training rows'")
     if config.train.tokens_per_batch == "auto" and config.train.per_device_train_batch_size is None:
         notes.append("tokens_per_batch=auto is chosen by trial steps: planned with 1,024")
+    if blueprint.offload is not None:
+        sent = f"{blueprint.offload.host_bytes / 1e9:.2f} GB"
+        notes.append(
+            f"activation_offloading: {sent} of activations wait in the host's memory, pinned; their way is not timed"
+        )
     if shapes.uncounted:
         notes.append(f"no count of products is known for {', '.join(shapes.uncounted)}: time is too short")
     if config.train.distributed == "fsdp2":

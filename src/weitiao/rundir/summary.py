@@ -75,6 +75,10 @@ class TrainingFacts(TypedDict):
     dtype: str
     gradient_checkpointing: NotRequired[Literal["full", "selective"]]
     """Which layers computed their activations again in the backward pass."""
+    activation_offloading: NotRequired[Literal[True]]
+    """Activations waited in the host's memory for the backward pass."""
+    optimizer: NotRequired[Literal["adamw_8bit", "paged_adamw_8bit"]]
+    """Whose moments were held in 8 bits."""
     peak_memory_bytes: int
     """Of the first process up to the last step; on a GPU what torch reserved there, loading included."""
     peak_memory_bytes_by_process: NotRequired[list[int]]

@@ -21,7 +21,8 @@ from weitiao.kernels.frozen_layers import Prefix, depth, layers
 from weitiao.kernels.gpu import use_liger
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import Base, fuse_lora, layers_to_pack
-from weitiao.kernels.rows import RowsEmbedding, keep_known_rows, shrink_embedding
+from weitiao.kernels.offload import Offload
+from weitiao.kernels.rows import RowsEmbedding, embedding_names, keep_known_rows, shrink_embedding
 from weitiao.methods import METHODS, rate_factor
 from weitiao.methods.eva import start_from_data
 from weitiao.methods.galore import GaLore
@@ -54,6 +55,7 @@ class Adapted:
     counts: dict[str, Any]
     inputs: Inputs
     prefix: Prefix | None = None  # frozen layers whose outputs are stored
+    offload: Offload | None = None  # of what a forward pass keeps
 
     def optimizer(self, config: RunConfig, total_steps: int) -> MasterAdamW:
         """The optimizer of a run of so many steps."""
@@ -61,8 +63,14 @@ class Adapted:
         hooks = METHODS[method.type].step_hooks(
             method, self.model, self.masters.tensors, total_steps=total_steps, seed=config.train.seed
         )
-        factor = partial(rate_factor, method)
-        return MasterAdamW(self.masters, config.train, rate_factor=factor, projection=self.projection, hooks=hooks)
+        return MasterAdamW(
+            self.masters,
+            config.train,
+            rate_factor=partial(rate_factor, method),
+            projection=self.projection,
+            hooks=hooks,
+            in_fp32=embedding_names(self.model),  # as in the paper: rare rows have moments that blocks would lose
+        )
 
 
 def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> Adapted:
@@ -100,7 +108,8 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
     prefix = None
     if isinstance(method.top_k, int) and not world.shards:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
-    return Adapted(model, masters, projection, rows, counts, inputs=inputs, prefix=prefix)
+    offload = Offload(model) if options.activation_offloading else None
+    return Adapted(model, masters, projection, rows, counts, inputs=inputs, prefix=prefix, offload=offload)
 
 
 def _refuse_infinite(model: Any, name: str) -> None:
@@ -213,7 +222,7 @@ def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     checkpointing = options.checkpointed_layers
-    if options.fused_layers and not options.liger and (count := fuse_layers(model, remakes=checkpointing is None)):
+    if options.fused_layers and not options.liger and (count := fuse_layers(model, remakes=options.remakes)):
         log.info("norms, gated layers and activations: %d with our own functions", count)
     if options.fused_lora and config.method.fuses_lora and lora_base(config) != "int8":
         _fuse_adapters(model, config, inputs.resolved.dtype)

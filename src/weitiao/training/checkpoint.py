@@ -7,7 +7,7 @@ checkpoints/broken-step-N/  a checkpoint that a resume found broken
 checkpoints/last, best    relative symlinks to the newest and the best of them: signposts, nothing here reads them
 
 A resumed run may change the options in ``MAY_CHANGE`` alone: what is logged, what is kept, how findings in the data are
-taken, how processes share the model, what is computed twice instead of kept (``gradient_checkpointing``), and the two
+taken, how processes share the model, what is computed twice or kept elsewhere (``gradient_checkpointing``, ``activation_offloading``), and the two
 remedies for a run that stopped by itself (``auto_batch``, ``non_finite``). Every other option shapes the weights or the
 data; ``num_train_epochs`` and ``max_steps`` too, since the learning rate falls towards the last step.
 """
@@ -41,7 +41,7 @@ _BEST = "best-step-"
 WEIGHTS, MOMENTS, STATE = "trainable", "optimizer", "state.json"  # the first two of files *.safetensors
 MAY_CHANGE = {
     "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
-    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed", "train.report_to", "train.gradient_checkpointing",
+    "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed", "train.report_to", "train.gradient_checkpointing", "train.activation_offloading",
 }  # fmt: skip
 
 

@@ -66,6 +66,8 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
         "others_cpu_share": fitting.cpu_use.others_share(),
         "dtype": inputs.resolved.dtype,
         **({"gradient_checkpointing": checkpointed} if (checkpointed := options.checkpointed_layers) else {}),
+        **({"activation_offloading": True} if options.activation_offloading else {}),
+        **({"optimizer": options.optimizer} if options.optimizer != "adamw" else {}),
         "peak_memory_bytes": peak_memory_bytes(),
         **({"peak_memory_bytes_by_process": gather(peak_memory_bytes())} if world.size > 1 else {}),
         **({"gpu_memory_bytes": on_gpu} if (on_gpu := gpu_memory()) is not None else {}),

@@ -92,7 +92,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     adapted = adapt(config, inputs, world, events)
     begin_steps()
     inputs = adapted.inputs
-    learner = Learner(adapted.model, inputs.task, inputs.pad_id, world)
+    learner = Learner(adapted.model, inputs.task, inputs.pad_id, world, offload=adapted.offload)
     started_with = saved["num_processes"] if saved else world.size
     schedule: Schedule = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
     optimizer = adapted.optimizer(config, schedule.total_steps())
@@ -112,6 +112,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     learner = Learner(
         world.wrap(adapted.model, reached), inputs.task, inputs.pad_id, world,
         class_weights=None if weights is None else weights.to(learner.device), scaling=optimizer.scaling,
+        offload=adapted.offload,
     )  # fmt: skip
     return Fit(
         config=config, run=run, events=events, adapted=adapted, learner=learner, optimizer=optimizer, schedule=schedule,

@@ -1,11 +1,13 @@
 """A model with its task and its processes: what a forward and backward pass needs besides rows."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from weitiao.data.encode import Encoded
+from weitiao.kernels.offload import Offload
 from weitiao.tasks.task import Task, Tensors
 from weitiao.training.accumulate import Accumulator
 from weitiao.training.loss_scale import LossScale
@@ -21,6 +23,7 @@ class Learner:
         model: as the loop runs it: the run's own, or DistributedDataParallel around it.
         class_weights: [C] of the loss, on the model's device; None for 1 each.
         scaling: the optimizer's, in float16.
+        offload: a context around each forward pass, which sends what it keeps to the host.
     """
 
     model: torch.nn.Module
@@ -29,6 +32,7 @@ class Learner:
     world: World
     class_weights: torch.Tensor | None = None
     scaling: LossScale | None = None
+    offload: Offload | None = None
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +65,8 @@ def backward(
     for i, batch in enumerate(batches):
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         with world.synced(learner.model, last=accumulator is None and i + 1 == len(batches)):
-            loss = learner.task.loss(learner.model, batch, learner.class_weights)  # type: ignore[arg-type]
+            with learner.offload or contextlib.nullcontext():
+                loss = learner.task.loss(learner.model, batch, learner.class_weights)  # type: ignore[arg-type]
             if counted and not counted[i]:
                 loss = loss * 0.0
             world.accelerator.backward(loss * scaled)

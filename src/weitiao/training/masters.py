@@ -45,21 +45,24 @@ class Masters:
         """Whether this process holds parts of the parameters."""
         return any(hasattr(p, "to_local") for p in self.parameters.values())
 
-    def take_gradient(self, name: str, scale: torch.Tensor | None) -> None:
-        """Before an update: the parameter's gradient, in fp32 and times ``scale``, becomes the master's."""
-        parameter, master = self.parameters[name], self.tensors[name]
-        if parameter.grad is None:
-            return
-        gradient = local(parameter.grad).float()
-        master.grad = gradient if scale is None else gradient.mul_(scale)
-        if master is not parameter:
-            parameter.grad = None  # frees the narrow one before the update
+    def take_gradients(self, names: Iterable[str], scale: torch.Tensor | None) -> None:
+        """Before an update: the parameters' gradients, in fp32 and times ``scale``, become the masters'."""
+        held = [name for name in names if self.parameters[name].grad is not None]
+        narrow = [local(self.parameters[name].grad) for name in held]
+        wide = [g if g.dtype == torch.float32 else torch.empty_like(g, dtype=torch.float32) for g in narrow]
+        _copy([(to, g) for to, g in zip(wide, narrow, strict=True) if to is not g])
+        if scale is not None and wide:
+            torch._foreach_mul_(wide, scale)
+        for name, gradient in zip(held, wide, strict=True):
+            parameter, master = self.parameters[name], self.tensors[name]
+            master.grad = gradient
+            if master is not parameter:
+                parameter.grad = None  # frees the narrow one before the update
 
-    def settle(self, name: str) -> None:
-        """After an update: round the master into the parameter."""
-        parameter, master = self.parameters[name], self.tensors[name]
-        if master is not parameter and master.grad is not None:
-            local(parameter).copy_(master)
+    def settle(self, names: Iterable[str]) -> None:
+        """After an update: round the masters into the parameters."""
+        pairs = [(self.parameters[name], self.tensors[name]) for name in names]
+        _copy([(local(p), master) for p, master in pairs if master is not p and master.grad is not None])
 
     def value(self, name: str) -> torch.Tensor:
         """The fp32 values of this process's part."""
@@ -90,15 +93,18 @@ class RoundedMasters(Masters):
     def _narrowed(self, name: str) -> None:
         self.tensors[name].data = torch.empty(0)
 
-    def take_gradient(self, name: str, scale: torch.Tensor | None) -> None:
-        if self.parameters[name].grad is not None:
-            self.tensors[name].data = local(self.parameters[name].detach()).float()
-        super().take_gradient(name, scale)
+    def take_gradients(self, names: Iterable[str], scale: torch.Tensor | None) -> None:
+        names = list(names)
+        for name in names:
+            if self.parameters[name].grad is not None:
+                self.tensors[name].data = local(self.parameters[name].detach()).float()
+        super().take_gradients(names, scale)
 
-    def settle(self, name: str) -> None:
-        if self.tensors[name].grad is not None:
-            local(self.parameters[name]).copy_(stochastic_round(self.tensors[name]))
-            self._narrowed(name)
+    def settle(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self.tensors[name].grad is not None:
+                local(self.parameters[name]).copy_(stochastic_round(self.tensors[name]))
+                self._narrowed(name)
 
     def value(self, name: str) -> torch.Tensor:
         return local(self.parameters[name].detach()).float()
@@ -134,6 +140,12 @@ def gathered(model: torch.nn.Module, masters: Masters, frozen: bool) -> Iterator
             yield name, whole(masters.value(name), masters.parameters[name])
         elif frozen or not hasattr(value, "to_local"):
             yield name, whole(local(value.detach()), value)
+
+
+def _copy(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Each second tensor into the first, rounded: one launch on a GPU, however many there are."""
+    if both := list(zip(*pairs, strict=True)):
+        torch._foreach_copy_(*map(list, both))
 
 
 def _own(parameter: torch.nn.Parameter) -> torch.nn.Parameter:

@@ -1,8 +1,9 @@
 """AdamW on fp32 master weights, in chunks."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from weitiao.config.train import TrainConfig
 from weitiao.errors import ModelError
 from weitiao.methods.galore import GaLore
 from weitiao.methods.step_hooks import StepHooks
+from weitiao.training.eight_bit import EightBitAdamW, is_narrowed, moment_bytes, scratch_bytes
 from weitiao.training.loss_scale import LossScale
 from weitiao.training.masters import Masters
 from weitiao.training.shards import local
@@ -30,6 +32,7 @@ class MasterAdamW:
         rate_factor: by which the learning rate of a parameter is multiplied, by name.
         projection: has the moments of some parameters in a projection.
         hooks: what the method does between steps.
+        in_fp32: parameters whose moments stay fp32 where ``config.optimizer`` holds them in 8 bits.
 
     ``scaling``: in float16 the scale of the loss, else None. :meth:`step` takes gradients that are larger by it.
     """
@@ -42,8 +45,10 @@ class MasterAdamW:
         rate_factor: Callable[[str], float] = lambda name: 1.0,
         projection: GaLore | None = None,
         hooks: StepHooks | None = None,
+        in_fp32: Collection[str] = (),
     ) -> None:
         self.masters, self.projection, self.hooks = masters, projection, hooks
+        self.config, self.in_fp32 = config, frozenset(in_fp32)
         self.in_backward = config.optimizer_in_backward
         narrow = next((p for p in masters.parameters.values() if p.dtype == torch.float16), None)
         self.scaling = None if narrow is None else LossScale(narrow.device)
@@ -61,17 +66,24 @@ class MasterAdamW:
                 {"params": chosen, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
                 for (decays, factor), chosen in alike.items()
             ]
-            betas, eps = (config.adam_beta1, config.adam_beta2), config.adam_epsilon
-            if projection is not None and names[0] in projected:
-                self._chunks.append((names, projection.optimizer(groups, betas, eps)))
-            else:
-                self._chunks.append((names, torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)))
+            self._chunks.append((names, self._optimizer(names, groups)))
         self._number = 0
         self._rate: float | None = None
         self._squares: list[torch.Tensor] = []
         if self.in_backward:
             for names, optimizer in self._chunks:
                 trained[names[0]].register_post_accumulate_grad_hook(partial(self._update_one, names, optimizer))
+
+    def _optimizer(self, names: list[str], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """That of one chunk."""
+        config, betas = self.config, (self.config.adam_beta1, self.config.adam_beta2)
+        if self.projection is not None and names[0] in self.projection.names:
+            return self.projection.optimizer(groups, betas, config.adam_epsilon)
+        if config.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.adam_epsilon, fused=True)
+        whole = [self.masters.tensors[name] for name in self.in_fp32.intersection(names)]
+        paged = config.optimizer == "paged_adamw_8bit"
+        return EightBitAdamW(groups, betas, config.adam_epsilon, in_fp32=whole, paged=paged)
 
     @contextlib.contextmanager
     def room(self) -> Iterator[None]:
@@ -85,9 +97,11 @@ class MasterAdamW:
         if device.type not in ("cpu", "meta"):
             projected = self.projection.names if self.projection is not None else frozenset[str]()
             sizes = {name: parameter.numel() for name, parameter in parameters.items()}
-            moments = sum(size for name, size in sizes.items() if name not in projected)
+            held_moments = device_bytes(
+                {n: size for n, size in sizes.items() if n not in projected}, self.config, self.in_fp32
+            )
             chunk = max((sum(sizes.get(name, 0) for name in names) for names, _ in self._chunks), default=0)
-            wanted = 8 * moments + 4 * chunk
+            wanted = held_moments + update_bytes(chunk, self.config, device.type)
             try:
                 held = torch.empty(wanted, dtype=torch.uint8, device=device)
             except torch.OutOfMemoryError:
@@ -150,7 +164,8 @@ class MasterAdamW:
             self.scaling.update(self._number, overflows)
             for _, optimizer in self._chunks:  # AdamW's kernel then leaves the step out
                 optimizer.found_inf = overflows.float()  # type: ignore[attr-defined]
-            skip_non_finite = self.hooks is not None  # they look at gradients
+            # hooks look at gradients, and moments in 8 bits would be narrowed again
+            skip_non_finite = self.hooks is not None or self.config.optimizer != "adamw"
         # infinity has no singular values
         if (skip_non_finite or self.projection is not None) and not torch.isfinite(norm):
             for parameter in trained:
@@ -167,8 +182,7 @@ class MasterAdamW:
         self, names: list[str], optimizer: torch.optim.Optimizer, learning_rate: float, scale: torch.Tensor | None
     ) -> None:
         """One chunk: widen, update, round back, clear the gradients."""
-        for name in names:
-            self.masters.take_gradient(name, scale)
+        self.masters.take_gradients(names, scale)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["factor"]
         optimizer.step()
@@ -177,8 +191,7 @@ class MasterAdamW:
         if self.hooks is not None:
             self.hooks.updated(names)
         with torch.no_grad():
-            for name in names:
-                self.masters.settle(name)
+            self.masters.settle(names)
         optimizer.zero_grad(set_to_none=True)
 
     def _forget_moments(self, names: Iterable[str]) -> None:
@@ -196,6 +209,8 @@ class MasterAdamW:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The moments of this process's parts and the step counts, by ``<parameter>|<key>``."""
+        if self.config.optimizer == "paged_adamw_8bit" and torch.cuda.is_available():
+            torch.cuda.synchronize()  # moments may still be on their way to the host
         moments = {
             f"{name}|{key}": value
             for name, moments in self._moments()
@@ -220,6 +235,8 @@ class MasterAdamW:
                     continue
                 if self.projection is not None and name in self.projection.names:
                     self.projection.restore(optimizer, tensors[name], by_name[name])
+                elif isinstance(optimizer, EightBitAdamW):
+                    optimizer.state[tensors[name]] = optimizer.place(by_name[name])
                 else:
                     optimizer.state[tensors[name]] = by_name[name]
 
@@ -230,6 +247,26 @@ class MasterAdamW:
                     yield name, self.projection.tensors(optimizer, self.masters.tensors[name])
                 else:
                     yield name, optimizer.state.get(self.masters.tensors[name], {})
+
+
+def host_bytes(sizes: Mapping[str, int], config: TrainConfig, in_fp32: Collection[str] = ()) -> int:
+    """Bytes of the moments that lie in the host's memory beside a GPU."""
+    if config.optimizer != "paged_adamw_8bit":
+        return 0
+    return sum(moment_bytes(n) for name, n in sizes.items() if name not in in_fp32 and is_narrowed(n))
+
+
+def device_bytes(sizes: Mapping[str, int], config: TrainConfig, in_fp32: Collection[str] = ()) -> int:
+    """Bytes of AdamW's moments on the device, of parameters of these numbers of values."""
+    if config.optimizer == "adamw":
+        return 8 * sum(sizes.values())
+    held = sum(moment_bytes(n, name in in_fp32) for name, n in sizes.items())
+    return held - host_bytes(sizes, config, in_fp32)
+
+
+def update_bytes(chunk: int, config: TrainConfig, device: str) -> int:
+    """Bytes that the update of so many values takes for a while: their gradient in fp32, and moments in hand."""
+    return 4 * chunk + (0 if config.optimizer == "adamw" else scratch_bytes(chunk, device))
 
 
 def _chunks(parameters: dict[str, torch.nn.Parameter], most: int) -> Iterator[list[str]]:

@@ -30,6 +30,16 @@ def refuse_processes(config: RunConfig, processes: int) -> None:
             f"{what} with {processes} processes, and it changes what trains between steps.\nExpected one process.\n"
             "Start it without a launcher, or take another method."
         )
+    if options.distributed == "fsdp2" and options.activation_offloading:
+        raise ConfigError(
+            "train.activation_offloading=true with FSDP2, whose weights come and go as activations do.\nExpected DDP or one "
+            "process.\nUse train.distributed=ddp, or train.gradient_checkpointing=full."
+        )
+    if options.distributed == "fsdp2" and options.optimizer != "adamw":
+        raise ConfigError(
+            f"train.optimizer={options.optimizer} with FSDP2, whose processes hold parts of a block of moments.\nExpected DDP or "
+            "one process.\nUse train.distributed=ddp, or train.optimizer=adamw: FSDP2 shares its moments out."
+        )
     if options.distributed == "fsdp2" and method.packs_base:
         raise ConfigError(
             "method.load_in_4bit=true with FSDP2, which cannot share packed weights out.\nExpected DDP or one process.\n"
@@ -64,6 +74,16 @@ def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True) -> 
         raise ConfigError(
             f"train.tf32=true, and {problem}.\nExpected an NVIDIA GPU of Ampere or newer (compute capability 8.0).\n"
             "Leave train.tf32 out."
+        )
+    if config.train.activation_offloading and resolved.device != "cuda":
+        raise ConfigError(
+            f"train.activation_offloading=true, and the run computes on {resolved.device}.\nExpected a CUDA GPU, whose memory it "
+            "spares.\nUse train.gradient_checkpointing=full."
+        )
+    if config.train.optimizer == "paged_adamw_8bit" and resolved.device == "cpu":
+        raise ConfigError(
+            "train.optimizer=paged_adamw_8bit on a CPU, whose memory is the host's already.\nExpected a GPU, whose memory it "
+            "spares.\nUse train.optimizer=adamw_8bit: the same update."
         )
     if here and config.method.packs_base and find_spec("bitsandbytes") is None:
         raise ConfigError(
