@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+import gpu_kernels
 import gpu_material as material
 from record import HERE, RESULTS, ROOT, code_version
 
@@ -136,6 +137,18 @@ def resumed(place: Place, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def padding(place: Place, options: dict[str, Any]) -> dict[str, Any]:
+    """Losses of the same 20 steps with and without padding."""
+    found = []
+    for free in (False, True):
+        train = {"padding_free": free, "tokens_per_batch": 512, "group_by_length": False}
+        wanted = config(place, options["shape"], options["method"], train, place.scratch / f"padding-{free}")
+        command(wanted, place.scratch / f"padding-{free}.yaml")
+        found.append(losses_of(place.scratch / f"padding-{free}"))
+    apart = [abs(a - b) for a, b in zip(*found, strict=True)]
+    return {"first_step": apart[0], "mean": sum(apart) / len(apart), "reached": sum(apart) / len(apart) <= 5e-3}
+
+
 def rates(place: Place, options: dict[str, Any]) -> dict[str, Any]:
     """What the card does at best: a bf16 product of 8,192 cubed, and a copy."""
     import torch
@@ -217,8 +230,14 @@ CELLS = [
     Cell("GPU against CPU, PiSSA", parity, {"method": "pissa"}),
     Cell("waiting, 0.5B, LoRA", syncs, {"shape": "0.5B", "method": "lora"}),
     Cell("waiting, bert-base, full", syncs, {"shape": "bert-base", "method": "full"}),
+    Cell("attention without padding", gpu_kernels.attention),
+    Cell("no padding, encoder", padding, {"shape": "small", "method": "full"}),
+    Cell("no padding, decoder", padding, {"shape": "small-lm", "method": "lora"}),
+    Cell("Liger's layers", gpu_kernels.liger),
     Cell("0.5B, LoRA, checkpointed", trained, _train("0.5B", "lora", gradient_checkpointing=True)),
     Cell("0.5B, LoRA, packed", trained, _train("0.5B", "lora", packing=True)),
+    Cell("0.5B, LoRA, padded", trained, _train("0.5B", "lora", padding_free=False)),
+    Cell("bert-base, LoRA, padded", trained, _train("bert-base", "lora", padding_free=False)),
     Cell("0.5B, QLoRA", trained, _train("0.5B", "qlora")),
     Cell("bert-base, EVA", trained, _train("bert-base", "eva")),
     Cell("bert-base, LoRA, budget by trial", trained, _train("bert-base", "lora", tokens_per_batch="auto")),
@@ -303,7 +322,7 @@ def _measure_all(options: argparse.Namespace, place: Place, path: Path) -> None:
 def _clear(scratch: Path) -> None:
     import shutil
 
-    for name in ("run", "whole", "broken", "parity-gpu", "parity-cpu"):
+    for name in ("run", "whole", "broken", "parity-gpu", "parity-cpu", "padding-False", "padding-True"):
         shutil.rmtree(scratch / name, ignore_errors=True)
 
 

@@ -40,6 +40,11 @@ class TrainConfig(Section):
         False,
         description="causal_lm: random rows one behind the other, up to tokens_per_batch, none seeing another: no padding.",
     )
+    padding_free: bool | Literal["auto"] = Field(
+        "auto",
+        description="Compute no padding: rows lie one behind the other, and attention keeps to each. auto: on a CUDA GPU whose "
+        "kernel takes the model; on a CPU true goes row by row, which is no faster.",
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches per optimizer step.")
     distributed: Literal["ddp", "fsdp2"] = Field(
         "ddp",
@@ -64,7 +69,11 @@ class TrainConfig(Section):
     attention: Literal["auto", "weitiao", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Attention implementation; auto: our own on a CPU, SDPA elsewhere."
     )
-    liger: bool = Field(False, description="On a CUDA GPU: Liger's fused layers (package liger-kernel).")
+    liger: bool | Literal["auto"] = Field(
+        "auto",
+        description="On a CUDA GPU: Liger's fused norms and gated layers (package liger-kernel) instead of ours; auto: where it is "
+        "installed, for models with which it is tested to equal ours (llama, mistral, qwen2, qwen3).",
+    )
     compile: bool = Field(
         False, description="Compile the model with torch.compile: minutes at the start, and no gain measured on a CPU."
     )

@@ -5,7 +5,8 @@ stock eager path makes several [B, H, L, L] temporaries. Here one such tensor is
 none is: a few heads at a time, whose scores stay in the processor's cache, or, in causal attention, blocks of queries, each with
 the keys up to its end alone.
 Grouped heads (several query heads share a key) are rows of one product with that key. Longer sequences, dropout and
-generation, whose queries are fewer than its keys, go to PyTorch's ``scaled_dot_product_attention``.
+generation, whose queries are fewer than its keys, go to PyTorch's ``scaled_dot_product_attention``; on a GPU all padded
+rows do, and rows without padding go to kernels/varlen.py.
 """
 
 import functools
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from weitiao.kernels import varlen
 from weitiao.kernels.limits import (
     BLOCK_TOKENS,
     CAUSAL_BLOCKS_ABOVE,
@@ -207,28 +209,21 @@ def attention(
     """transformers' attention interface: q [B, H, L, D], k, v [B, H / G, L, D] -> [B, L, H, D].
 
     Args:
-        cu_seq_lens_q: [N + 1], of packed rows (B = 1) where each begins, and the end. Each attends to itself alone.
+        cu_seq_lens_q: [N + 1], of packed rows (B = 1) where each begins, and the end. Each attends to itself alone, with
+            ``max_length_q`` among ``kwargs``. A mask is then that of :func:`no_mask`, or one of all tokens.
     """
     if cu_seq_lens_q is not None:
-        spans = [slice(start, end) for start, end in itertools.pairwise(cu_seq_lens_q.tolist())]
-        lengths = [span.stop - span.start for span in spans]  # split, whose backward is one concatenation
-        parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-        masks = [None if attention_mask is None else attention_mask[..., span, span] for span in spans]
-        rows = [
-            attention(module, q, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)[0]
-            for (q, k, v), mask in zip(parts, masks, strict=True)
-        ]
-        return torch.cat(rows, dim=1), None
+        kwargs |= {"dropout": dropout, "scaling": scaling}
+        return _of_rows(module, query, key, value, attention_mask, starts=cu_seq_lens_q, **kwargs), None
     batch, heads, length, size = query.shape
-    if dropout or length > SHORT_UP_TO_TOKENS or key.shape[2] != length:
+    if dropout or length > SHORT_UP_TO_TOKENS or key.shape[2] != length or query.is_cuda:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    causal = kwargs.get("is_causal")
     scale = size**-0.5 if scaling is None else scaling
-    if attention_mask is None and (getattr(module, "is_causal", False) if causal is None else causal):
+    if attention_mask is None and _is_causal(module, kwargs):
         if length > CAUSAL_BLOCKS_ABOVE:
             grouped = query.reshape(batch * key.shape[1], -1, length, size)
             keys, values = (tensor.reshape(batch * key.shape[1], length, size) for tensor in (key, value))
@@ -247,6 +242,52 @@ def attention(
     return output.view(batch, heads, length, size).transpose(1, 2), None  # type: ignore[no-untyped-call]
 
 
+def no_mask(device: torch.device) -> torch.Tensor:
+    """A mask without entries, for rows whose bounds are known: transformers hands a mask of four dimensions on as it is.
+
+    Without one it looks at ``position_ids``, for which the host waits, and makes a mask of all tokens by all tokens.
+    """
+    return torch.empty(1, 1, 0, 0, device=device)
+
+
+def _of_rows(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    starts: torch.Tensor,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """:func:`attention` of rows that lie one behind the other, [1, H, T, D] -> [1, T, H, D]."""
+    if mask is not None and not mask.numel():
+        mask = None
+    dropout, scaling, window = (kwargs.get(key) for key in ("dropout", "scaling", "sliding_window"))
+    if mask is None and not isinstance(varlen.kernel(query.device), str):
+        longest = kwargs["max_length_q"]
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        bounds, causal = varlen.Bounds(starts, starts, longest, longest), _is_causal(module, kwargs)
+        found = varlen.attend(q, k, v, bounds, scale=scale, causal=causal, window=window, dropout=dropout or 0.0)
+        return found[None]
+    spans = [slice(start, end) for start, end in itertools.pairwise(starts.tolist())]
+    lengths = [span.stop - span.start for span in spans]  # split, whose backward is one concatenation
+    parts_of_rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    rows = []
+    for (q, k, v), span in zip(parts_of_rows, spans, strict=True):
+        own = None if mask is None else mask[..., span, span]
+        if own is None and window is not None and q.shape[2] > window:
+            own = varlen.band(q.shape[2], window, _is_causal(module, kwargs), q.device)[None, None]
+        rows.append(attention(module, q, k, v, own, **kwargs)[0])
+    return torch.cat(rows, dim=1)
+
+
+def _is_causal(module: torch.nn.Module, kwargs: dict[str, Any]) -> bool:
+    asked = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", False) if asked is None else asked)
+
+
 def make_mask(
     batch_size: int,
     q_length: int,
@@ -260,12 +301,15 @@ def make_mask(
     **kwargs: Any,
 ) -> torch.Tensor | None:
     """transformers' mask interface: what is added to the scores, or None where a causal model's rows have no padding."""
-    from transformers.masking_utils import eager_mask
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
     is_whole = q_length == kv_length and not (q_offset or kv_offset) and (local_size is None or kv_length < local_size)
     if allow_is_causal_skip and attention_mask is None and is_whole:
         return None
     kwargs |= {"attention_mask": attention_mask, "local_size": local_size}
+    if torch.device(kwargs.get("device", "cpu")).type == "cuda":  # where SDPA attends to padded rows
+        kwargs["allow_is_causal_skip"] = allow_is_causal_skip
+        return sdpa_mask(batch_size, q_length, kv_length, q_offset, kv_offset, **kwargs)  # type: ignore[no-any-return]
     return eager_mask(batch_size, q_length, kv_length, q_offset, kv_offset, **kwargs)  # type: ignore[no-any-return]
 
 

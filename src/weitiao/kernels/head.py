@@ -11,11 +11,30 @@ from typing import Any
 import torch
 from torch import nn
 
+from weitiao.kernels.attention import NAME, no_mask
+
 # Models whose head is one product with `lm_head` (tests/tasks/test_causal_lm.py); others (caps, scales) use their own forward.
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-CHUNK_BYTES = 64_000_000  # of a chunk's fp32 logits
+CHUNK_BYTES = 64_000_000  # of a chunk's fp32 logits, on a CPU
+# On a GPU small products leave most of it idle: so many learnt tokens at least, and at most, if they fit into that share of the
+# memory that is free before anything is loaded. A logit is there in the dtype of the product, in fp32, and as its gradient.
+LEAST_TOKENS, MOST_TOKENS, FREE_SHARE, LOGIT_BYTES = 2048, 8192, 1 / 16, 8
 _LIFT = 1024.0  # in float16, of a token's gradient: it would lose probabilities below 6e-8
 _MOST_IN_HALF = 256  # tokens a chunk in float16: the sum over a chunk for the weight's gradient must stay below 65,504
+
+
+def chunk_tokens(vocabulary: int, free_bytes: int | None) -> int:
+    """How many tokens' logits are there at a time.
+
+    Args:
+        free_bytes: of a GPU; None for a CPU. Where 2,048 tokens would take a quarter of it, fewer.
+    """
+    if free_bytes is None:
+        return max(1, CHUNK_BYTES // (4 * vocabulary))
+    fit = int(free_bytes * FREE_SHARE) // (LOGIT_BYTES * vocabulary)
+    room = max(1, free_bytes // (4 * LOGIT_BYTES * vocabulary))
+    wanted = min(max(fit, LEAST_TOKENS), MOST_TOKENS, room)
+    return 1 << wanted.bit_length() - 1  # a power of two: a little more or less memory changes nothing
 
 
 class HeadLoss(torch.autograd.Function):
@@ -85,6 +104,7 @@ class TargetForward:
         self.original = model.forward
         self.__signature__ = inspect.signature(model.forward)  # `generate` reads it
         head = model.get_output_embeddings()
+        self.chunk: int | None = None  # where it is fixed for a run (fix_chunk)
         self.is_lean = model.config.model_type in MODEL_TYPES and type(head) is nn.Linear and head.bias is None
 
     def __call__(
@@ -101,13 +121,15 @@ class TargetForward:
         """
         if target_positions is None or target_ids is None:
             return self.original(*args, **kwargs)
+        if "cu_seq_lens_q" in kwargs and self.model.config._attn_implementation == NAME:
+            kwargs["attention_mask"] = no_mask(target_ids.device)
         if not self.is_lean:
             logits = self.original(*args, use_cache=False, **kwargs).logits
             return _whole(logits.flatten(0, 1)[target_positions].float(), target_ids)
         kept = {key: value for key, value in kwargs.items() if value is not None and key != "return_dict"}
         states = self.model.model(*args, use_cache=False, **kept).last_hidden_state
         weight = self.model.get_output_embeddings().weight  # read now: sharding swaps the parameter
-        chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        chunk = self.chunk or (LEAST_TOKENS if weight.is_cuda else chunk_tokens(weight.shape[0], None))
         return HeadLoss.apply(states.flatten(0, 1)[target_positions], weight, target_ids, chunk)  # type: ignore[no-untyped-call]
 
 
@@ -119,8 +141,30 @@ def _whole(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, t
 
 def use_targets(model: nn.Module) -> bool:
     """Let a causal model take targets; True where its head runs in chunks. Doing it again changes nothing."""
-    wrapped: Any = model
-    base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+    base = _base(model)
     if not isinstance(base.__dict__.get("forward"), TargetForward):
         base.forward = TargetForward(base)
     return bool(base.forward.is_lean)
+
+
+def fix_chunk(model: nn.Module, free_bytes: int, before: int | None = None) -> int | None:
+    """Choose by a GPU's free memory how many tokens the head takes at a time, for the whole run; None where it has no chunks.
+
+    Args:
+        before: what a run that goes on began with: other chunks would round otherwise.
+    """
+    forward = _base(model).__dict__.get("forward")
+    if not isinstance(forward, TargetForward) or not forward.is_lean:
+        return None
+    forward.chunk = before or chunk_tokens(forward.model.get_output_embeddings().weight.shape[0], free_bytes)
+    return forward.chunk
+
+
+def fixed_chunk(model: nn.Module) -> int | None:
+    """What :func:`fix_chunk` chose."""
+    return getattr(_base(model).__dict__.get("forward"), "chunk", None)
+
+
+def _base(model: Any) -> Any:
+    """The model without peft's layers around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -13,6 +13,7 @@ from weitiao.config.run import RunConfig
 from weitiao.kernels.checkpointing import checkpoint_layers
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import BATCH_KEY, Prefix, depth, layers
+from weitiao.kernels.head import fix_chunk
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import FusedForward, fuse_lora
 from weitiao.kernels.offload import Offload
@@ -29,6 +30,7 @@ from weitiao.rundir.files import size_bytes
 from weitiao.training.adapt import count_parameters, lora_base, occurring_rows, packed_layers
 from weitiao.training.inputs import Inputs
 from weitiao.training.optim import device_bytes, host_bytes
+from weitiao.training.unpadding import why_padded
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Blueprint:
     int8_weights: set[int]
     stored_state_bytes: int  # outputs of frozen layers that are kept on disk
     masks_packed_rows: bool  # packed rows are one row with a mask
+    padding_free: bool
     notes: tuple[str, ...]
     offload: Offload | None = None
 
@@ -72,6 +75,8 @@ class Blueprint:
         """One step of a batch of ``rows`` rows, the longest of ``length`` tokens."""
         task = self.inputs.task
         batch = task.shapes(self.inputs.train, rows, length)
+        if self.padding_free:
+            batch.pop("attention_mask", None)
         if self.stored_state_bytes:
             width = self.model.config.get_text_config().hidden_size
             batch[BATCH_KEY] = torch.zeros(rows, length, width, dtype=self.dtype, device="meta")
@@ -86,8 +91,8 @@ class Blueprint:
         )  # fmt: skip
 
 
-def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
-    """The blueprint of ``config``'s run on these rows.
+def draw(config: RunConfig, inputs: Inputs, room_bytes: int | None = None) -> Blueprint:
+    """The blueprint of ``config``'s run on these rows, on a device with so much free memory.
 
     Raises:
         WeitiaoError: what the run itself would refuse.
@@ -112,6 +117,8 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
     if method.saves_adapter:
         artifact = _artifact_bytes(model, True)
     _prepare(model, config, inputs, method)
+    if inputs.resolved.device == "cuda" and room_bytes is not None:
+        fix_chunk(model, room_bytes)
     int8 = _fused_weights(model) if options.int8_base else set()
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     resting, moments, paged = _moments(model, config, method, trained)
@@ -133,11 +140,13 @@ def draw(config: RunConfig, inputs: Inputs) -> Blueprint:
             f"paged_adamw_8bit: {paged / 1e9:.1f} GB of moments lie in the host's memory, pinned; their way is not timed",
         )
     model.train()
+    is_free = why_padded(model, config, inputs, stores_prefix=states > 0) is None
     return Blueprint(
         model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), paged_bytes=paged, unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, maps_checkpoint=maps, placing=placing, dtype=dtype, artifact_bytes=artifact,
         int8_weights=int8, stored_state_bytes=states, notes=notes,
         offload=Offload(model) if options.activation_offloading else None,
-        masks_packed_rows=options.packing and not keeps_rows_apart(config.model, inputs.resolved),
+        masks_packed_rows=options.packing and not (is_free or keeps_rows_apart(config.model, inputs.resolved)),
+        padding_free=is_free,
     )  # fmt: skip
 
 
@@ -169,7 +178,7 @@ def _prepare(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> None
     inputs.task.prepare_model(model)
     if options.first_token:
         use_first_token(model)
-    if options.fused_layers or options.liger:  # Liger's functions keep what ours keep
+    if options.fused_layers or options.liger is True:  # Liger's functions keep what ours keep
         fuse_layers(model, remakes=options.remakes)
     if options.fused_lora and method.fuses_lora:
         # int8 packs a weight twice, which weighs what bf16 did

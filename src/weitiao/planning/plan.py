@@ -26,7 +26,7 @@ from weitiao.planning.estimate import (
     trace_shapes,
 )
 from weitiao.planning.machine import Machine, find_machine
-from weitiao.planning.rows import Batches, batches_of, read_inputs
+from weitiao.planning.rows import Batches, batches_of, read_inputs, unpadded
 from weitiao.planning.schema import MethodPlan, Plan
 from weitiao.planning.without_data import assumed_rows, rows_of_data
 from weitiao.rundir.summary import PlanError, TrainingFacts
@@ -234,7 +234,9 @@ def _method(
     started = time.perf_counter()
     METHODS[config.method.type].refuse_steps(config.method, batches.steps)
     with _shapes_alone(config.model, name):
-        blueprint = draw(config, inputs)
+        blueprint = draw(config, inputs, machine.room_bytes)
+        if blueprint.padding_free:
+            batches = unpadded(batches, inputs)
         rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
         shapes = trace_shapes(blueprint, batches, rates)
     memory = memory_of(

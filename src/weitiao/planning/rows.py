@@ -105,6 +105,12 @@ def batches_of(config: RunConfig, inputs: Inputs) -> Batches:
     )  # fmt: skip
 
 
+def unpadded(batches: Batches, inputs: Inputs) -> Batches:
+    """The same training batches without padding: as many tokens as their rows have."""
+    rows, lengths = _packed(batches.members, inputs.train.lengths, apart=True)
+    return replace(batches, rows=rows, lengths=lengths)
+
+
 def keeps_rows_apart(model: str, resolved: Resolved) -> bool:
     """Whether attention of packed rows computes each alone, as ours and flash-attn's do; others mask one row of them all."""
     return resolved.attention == "flash_attention_2" or attends_our_way(model, resolved)

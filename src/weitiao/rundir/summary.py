@@ -79,6 +79,10 @@ class TrainingFacts(TypedDict):
     """Activations waited in the host's memory for the backward pass."""
     optimizer: NotRequired[Literal["adamw_8bit", "paged_adamw_8bit"]]
     """Whose moments were held in 8 bits."""
+    layer_functions: NotRequired[Literal["liger", "weitiao", "model"]]
+    """On a GPU: whose functions computed norms and gated layers."""
+    padding_free: NotRequired[bool]
+    """True where training steps computed no padding."""
     peak_memory_bytes: int
     """Of the first process up to the last step; on a GPU what torch reserved there, loading included."""
     peak_memory_bytes_by_process: NotRequired[list[int]]

@@ -17,7 +17,7 @@ from weitiao.data.encode import Encoded
 from weitiao.data.side import Side
 from weitiao.kernels.head import use_targets
 from weitiao.tasks import defaults
-from weitiao.tasks.defaults import Score
+from weitiao.tasks.defaults import Score, row_bounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,8 +82,8 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
     A target's position is that of the token before it, in the flattened batch. There is no attention mask: padding lies
     behind the row, where causal attention never looks from a real token, and it carries no loss.
 
-    Packed rows are one row, [1, T], with ``position_ids`` that start anew with each and ``cu_seq_lens_q`` [B + 1] int32, where
-    each begins: the names by which transformers' attention tells them apart.
+    Packed rows are one row, [1, T], with ``position_ids`` that start anew with each, ``cu_seq_lens_q`` and ``_k`` [B + 1] int32,
+    where each begins, and ``max_length_q`` and ``_k``, a number: the names by which transformers' attention tells them apart.
     """
     assert encoded.supervised is not None
     if encoded.packed:
@@ -109,11 +109,11 @@ def _packed(encoded: Encoded, rows: Sequence[int]) -> Tensors:
     ids = np.concatenate([encoded.flat[span] for span in spans]).astype(np.int64)
     lengths = [span.stop - span.start for span in spans]
     targets = np.flatnonzero(np.concatenate([encoded.supervised[span] for span in spans]))
-    bounds = np.cumsum([0, *lengths], dtype=np.int32)
+    bounds = np.cumsum([0, *lengths])
     return {
         "input_ids": torch.from_numpy(ids[None]),
         "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])[None]),
-        "cu_seq_lens_q": torch.from_numpy(bounds),
+        **row_bounds(lengths),
         "target_positions": torch.from_numpy(targets - 1),
         "target_ids": torch.from_numpy(ids[targets]),
         "target_rows": torch.from_numpy(np.searchsorted(bounds, targets, side="right") - 1),

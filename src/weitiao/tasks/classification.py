@@ -12,8 +12,9 @@ from weitiao.config.task import CLASSIFICATION
 from weitiao.data.encode import Encoded, encode_texts
 from weitiao.data.side import Side, shown_text
 from weitiao.errors import ConfigError
+from weitiao.kernels.unpadded import PLACES
 from weitiao.tasks import defaults
-from weitiao.tasks.defaults import Score
+from weitiao.tasks.defaults import Score, row_bounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,7 +73,8 @@ def encode(
 def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
     """Rows -> tensors padded to the longest: input_ids [B, L] int64, labels [B] int64.
 
-    ``attention_mask`` [B, L] is there only when something is padded: without it, models skip building masks.
+    ``attention_mask`` [B, L] is there only when something is padded: without it, models skip building masks. Of packed rows
+    ``token_places`` [T] int64 are there instead, where the tokens are, and :func:`weitiao.tasks.defaults.row_bounds`.
     """
     ids = [encoded.row(i) for i in rows]
     lengths = np.array([len(tokens) for tokens in ids])
@@ -87,7 +89,11 @@ def collate(encoded: Encoded, rows: Sequence[int], pad_id: int) -> Tensors:
             row[: encoded.offsets[i + 1] - encoded.offsets[i]] = encoded.row_types(i)
         batch["token_type_ids"] = torch.from_numpy(types)
     if lengths.min() < longest:
-        batch["attention_mask"] = torch.from_numpy((np.arange(longest)[None] < lengths[:, None]).astype(np.int64))
+        is_token = np.arange(longest)[None] < lengths[:, None]
+        if encoded.packed:
+            batch |= {PLACES: torch.from_numpy(np.flatnonzero(is_token)), **row_bounds(lengths)}
+        else:
+            batch["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
     if encoded.states is not None:
         states = torch.zeros(len(ids), longest, encoded.states.shape[1], dtype=encoded.states.dtype)
         for place, i in enumerate(rows):

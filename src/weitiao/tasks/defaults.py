@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from weitiao.data.keys import is_visible
@@ -60,6 +61,13 @@ def margin_of(metric: str, margin: float, level: float) -> float:
 def classes_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """There are no classes."""
     return {}
+
+
+def row_bounds(lengths: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
+    """Where rows of these lengths lie one behind the other, by transformers' names; the longest is a number of the host."""
+    starts = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32))
+    longest = int(max(lengths))
+    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
 
 
 Score = Callable[[Sequence[Any], Sequence[str] | None], NDArray[np.float32]]

@@ -18,7 +18,7 @@ from weitiao.errors import ConfigError, ModelError
 from weitiao.kernels.checkpointing import checkpoint_layers
 from weitiao.kernels.first_token import use_first_token
 from weitiao.kernels.frozen_layers import Prefix, depth, layers
-from weitiao.kernels.gpu import use_liger
+from weitiao.kernels.gpu import takes_liger, use_liger
 from weitiao.kernels.layers import fuse_layers
 from weitiao.kernels.lora import Base, fuse_lora, layers_to_pack
 from weitiao.kernels.offload import Offload
@@ -39,6 +39,7 @@ from weitiao.training.optim import MasterAdamW
 from weitiao.training.probe import probe_top_k
 from weitiao.training.shards import local, settle, start_reads_layers
 from weitiao.training.stored_layers import with_states
+from weitiao.training.unpadding import without_padding
 from weitiao.training.world import World
 
 log = logging.getLogger("weitiao")
@@ -87,6 +88,9 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
     method = _with_probed_layers(config.method, model, inputs, starts_at)
     model = _apply(method, model, new, config, inputs, device=starts_at)
     counts = count_parameters(model)
+    if resolved.device == "cuda":
+        is_liger = takes_liger(options, "cuda", model.config.model_type)
+        counts["layer_functions"] = "liger" if is_liger else "weitiao" if options.fused_layers else "model"
     rows = None
     if options.sparse_embedding and inputs.stream is None:
         rows = occurring_rows(model, method, inputs)
@@ -108,6 +112,9 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
     prefix = None
     if isinstance(method.top_k, int) and not world.shards:
         prefix, inputs = _stored_prefix(model, method.top_k, options, inputs, events)
+    if without_padding(model, config, inputs, stores_prefix=prefix is not None):
+        counts["padding_free"] = True
+        inputs = replace(inputs, train=replace(inputs.train, packed=True))
     offload = Offload(model) if options.activation_offloading else None
     return Adapted(model, masters, projection, rows, counts, inputs=inputs, prefix=prefix, offload=offload)
 
@@ -152,8 +159,9 @@ def _load(config: RunConfig, inputs: Inputs, held: LayersInFile | None) -> tuple
         log.info("newly initialised, so trained and saved: %s", ", ".join(new))
     if config.train.dropout != "model":
         set_dropout(model, config.train.dropout)
-    if config.train.liger:
-        use_liger(model, inputs.resolved.device)
+    if takes_liger(config.train, inputs.resolved.device, model.config.model_type):
+        use_liger(model)
+        log.info("norms and gated layers: Liger's")
     return model, new
 
 
@@ -222,7 +230,8 @@ def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
     if options.first_token and use_first_token(model):
         log.info("last layer: computed for the first token, the only one that the classifier reads")
     checkpointing = options.checkpointed_layers
-    if options.fused_layers and not options.liger and (count := fuse_layers(model, remakes=options.remakes)):
+    own = options.fused_layers and not takes_liger(options, inputs.resolved.device, model.config.model_type)
+    if own and (count := fuse_layers(model, remakes=options.remakes)):
         log.info("norms, gated layers and activations: %d with our own functions", count)
     if options.fused_lora and config.method.fuses_lora and lora_base(config) != "int8":
         _fuse_adapters(model, config, inputs.resolved.dtype)

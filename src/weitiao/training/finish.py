@@ -77,7 +77,9 @@ def _summary(fitting: "Fit", seconds: float, kept_step: int, keeps_best: bool) -
 
 
 def padding_share(schedule: EpochSchedule) -> float:
-    """Padding's share of the padded tokens of the first epoch."""
+    """Padding's share of the tokens that are computed in the first epoch."""
+    if schedule.encoded.packed:
+        return 0.0
     batches = plan_epoch(schedule.lengths, schedule.plan, schedule.seed, 0)
     return padding_waste(batches, schedule.lengths, schedule.plan)
 

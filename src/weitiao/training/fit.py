@@ -8,9 +8,11 @@ from accelerate import Accelerator
 
 from weitiao.config.run import RunConfig
 from weitiao.errors import ModelError, RunError, Stopped
+from weitiao.kernels.head import fix_chunk, fixed_chunk
 from weitiao.kernels.limits import bound_primitive_cache
-from weitiao.measure.meters import Throughput, begin_loading, begin_steps, peak_memory_bytes
+from weitiao.measure.meters import Throughput, available_memory_bytes, begin_loading, begin_steps, peak_memory_bytes
 from weitiao.methods import default_rate
+from weitiao.pretrained.resolve import Resolved
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.summary import TrainingFacts
 from weitiao.system.cpu_use import CpuUse
@@ -88,9 +90,12 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     options = config.train
     events.write("stage", message=f"loading {config.model}")
     saved = world.share(saved_state(run)) if resuming else None
+    free = world.share(_free_bytes(inputs.resolved))
     begin_loading()
     adapted = adapt(config, inputs, world, events)
     begin_steps()
+    if free is not None and (chunk := fix_chunk(adapted.model, free, saved and saved.get("head_chunk"))) is not None:
+        log.info("head: up to %s learnt tokens at a time", f"{chunk:,}")
     inputs = adapted.inputs
     learner = Learner(adapted.model, inputs.task, inputs.pad_id, world, offload=adapted.offload)
     started_with = saved["num_processes"] if saved else world.size
@@ -118,6 +123,11 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
         config=config, run=run, events=events, adapted=adapted, learner=learner, optimizer=optimizer, schedule=schedule,
         rates=rates, peak_rate=peak, started_with=started_with, progress=progress,
     )  # fmt: skip
+
+
+def _free_bytes(resolved: Resolved) -> int | None:
+    """What a GPU has free before the model is loaded."""
+    return available_memory_bytes("cuda") if resolved.device == "cuda" else None
 
 
 def _progress(
@@ -292,6 +302,7 @@ def _save(fitting: Fit) -> None:
         "config": fitting.config.model_dump(mode="json"),
         "num_processes": fitting.started_with,
         "tokens_per_batch": fitting.schedule.plan.tokens_per_batch,
+        **({"head_chunk": chunk} if (chunk := fixed_chunk(fitting.adapted.model)) else {}),
         **progress.state(),
     }
     save_checkpoint(fitting.run, fitting.optimizer, fitting.world, progress.step, state, keep=options.save_total_limit)

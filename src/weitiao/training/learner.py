@@ -43,6 +43,14 @@ class Learner:
         return self.task.collate(encoded, rows, self.pad_id)
 
 
+def to_device(batch: Tensors, device: torch.device) -> Tensors:
+    """The batch's tensors on the device; its numbers stay on the host, where kernels are launched."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+
+
 def backward(
     learner: Learner,
     batches: Sequence[Tensors],
@@ -63,7 +71,7 @@ def backward(
     factor = world.size / num_targets
     scaled = factor if learner.scaling is None else learner.scaling.scale * factor
     for i, batch in enumerate(batches):
-        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+        batch = to_device(batch, device)
         with world.synced(learner.model, last=accumulator is None and i + 1 == len(batches)):
             with learner.offload or contextlib.nullcontext():
                 loss = learner.task.loss(learner.model, batch, learner.class_weights)  # type: ignore[arg-type]

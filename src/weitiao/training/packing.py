@@ -8,7 +8,7 @@ import torch
 
 from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError
-from weitiao.training.learner import Learner
+from weitiao.training.learner import Learner, to_device
 
 # Experts get another number of tokens, and so round otherwise; an untrained model that leaks may differ by 5e-6 alone.
 _ROUNDING = {False: 2e-6, True: 1e-4}  # of the loss in fewer bits than fp32 (True) or in fp32
@@ -32,7 +32,7 @@ def refuse_leaks(learner: Learner, rows: Encoded) -> None:
         known = np.unique(rows.flat)  # an embedding may hold no other rows
         for tokens in (own, known[(np.searchsorted(known, own) + 1) % len(known)]):
             batch = learner.collate(_behind(tokens, rows, behind), [0, 1])
-            batch = {key: value.to(learner.device) for key, value in batch.items()}
+            batch = to_device(batch, learner.device)
             with torch.no_grad():
                 losses.append(learner.task.row_scores(model, batch)[1, 0].item())  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
