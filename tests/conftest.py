@@ -49,10 +49,16 @@ def files_follow_their_schemas(request: pytest.FixtureRequest) -> Iterator[None]
             assert not (wrong := faults(path)), "\n".join(wrong)
 
 
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """One for all processes of pytest-xdist."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Starts real `weitiao` processes without the imports' seconds."""
-    server = ForkServer(tmp_path_factory.mktemp("server"))
+    server = ForkServer(shared_folder(tmp_path_factory) / "fork-server")
     yield server
     server.close()
 
@@ -60,7 +66,7 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer
 @pytest.fixture(scope="session")
 def whole_fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """The same for processes that train together."""
-    server = ForkServer(tmp_path_factory.mktemp("whole-server"), whole=True)
+    server = ForkServer(shared_folder(tmp_path_factory) / "whole-fork-server", whole=True)
     yield server
     server.close()
 
@@ -224,14 +230,14 @@ def smollm() -> Path:
     return fetch("SmolLM2-135M-Instruct")
 
 
-def tiny_llama(folder: Path, tie: bool = True) -> Path:
+def tiny_llama(folder: Path, tie: bool = True, vocab_size: int = 49152) -> Path:
     """A random llama with grouped heads and SmolLM2's vocabulary, for what does not depend on what it knows."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, tie_word_embeddings=tie, max_position_embeddings=2048, pad_token_id=2,
         bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
@@ -239,13 +245,28 @@ def tiny_llama(folder: Path, tie: bool = True) -> Path:
     return folder
 
 
+CHATS: list[dict[str, object]] = []
+for number, text in enumerate([*GOOD, *BAD, *(good + bad for good, bad in zip(GOOD, BAD, strict=True))]):
+    turns = [("user", f"{text}？"), ("assistant", f"是，{text[::-1]}。")]
+    turns += [("user", f"再说一次{number}"), ("assistant", text)] if number % 4 == 0 else []
+    CHATS.append({"messages": [{"role": role, "content": content} for role, content in turns]})
+
+
 @pytest.fixture(scope="session")
 def tiny_chat_model(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny llama with SmolLM2's own tokenizer and chat template."""
+    """A tiny llama with SmolLM2's chat template, and of its tokenizer the first 2,048 tokens and those of CHATS.
+
+    CHATS have the same tokens as with all 49,152, which would take most of a tiny run's time.
+    """
     import shutil
 
-    folder = tiny_llama(tmp_path_factory.mktemp("tiny-chat") / "model")
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    from support.llm import cut_tokenizer, written
+
+    folder = tmp_path_factory.mktemp("tiny-chat") / "model"
+    cut = cut_tokenizer(smollm / "tokenizer.json", 2048, written(smollm, CHATS))
+    tiny_llama(folder, vocab_size=len(cut["model"]["vocab"]))
+    (folder / "tokenizer.json").write_text(json.dumps(cut, ensure_ascii=False), encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(smollm / name, folder / name)
     return folder
 
@@ -253,12 +274,7 @@ def tiny_chat_model(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def chats_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 short questions with answers, one in four with two turns."""
-    rows: list[dict[str, object]] = []
-    for i, text in enumerate([*GOOD, *BAD, *(good + bad for good, bad in zip(GOOD, BAD, strict=True))]):
-        turns = [("user", f"{text}？"), ("assistant", f"是，{text[::-1]}。")]
-        turns += [("user", f"再说一次{i}"), ("assistant", text)] if i % 4 == 0 else []
-        rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-    return write_jsonl(tmp_path_factory.mktemp("chats") / "chats.jsonl", rows)
+    return write_jsonl(tmp_path_factory.mktemp("chats") / "chats.jsonl", CHATS)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weitiao
+from support.cells import config_of, finish_cells
 from support.fork_server import ForkServer
 from weitiao.advice.decide import decide, flips
 from weitiao.advice.facts import Compared, Costs, Facts
@@ -167,15 +168,14 @@ def test_unknown_tokens_make_a_task_far(options: dict[str, Any], tmp_path: Path)
 @pytest.fixture(scope="module")
 def comparison(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("advice") / "compared"
-    weitiao.compare(
-        {
-            "model": str(tiny_model),
-            "data": {"train": str(rows_file), "test_size": 16},
-            "train": {"bf16": False, "max_steps": 2, "tokens_per_batch": 96},
-            "compare": {"methods": ["lora", "full"], "seeds": [1, 2]},
-            "output": {"dir": str(folder)},
-        }
-    )
+    options = {
+        "model": str(tiny_model),
+        "data": {"train": str(rows_file), "test_size": 16},
+        "train": {"bf16": False, "max_steps": 2, "tokens_per_batch": 96},
+    }
+    config = config_of(options, folder, methods=["lora", "full"], seeds=[1, 2])
+    finish_cells(config)
+    weitiao.compare(config)
     return folder
 
 

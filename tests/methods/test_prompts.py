@@ -96,7 +96,7 @@ def test_a_chat_model_learns_and_answers(config: Any, chat_options: dict[str, An
     train = {**chat_options["train"], "learning_rate": 0.3, "num_train_epochs": 6}
     run = weitiao.train({**chat_options, "method": config.model_dump(), "train": train})
     assert (
-        run.summary["metrics"]["log_loss"] < run.summary["metrics_before"]["log_loss"] - 0.004
+        run.summary["metrics"]["log_loss"] < run.summary["metrics_before"]["log_loss"] - 0.002
     )  # a frozen random model gives way little
     assert len(list(read_jsonl(run.path / "samples.jsonl"))) == 2
     assert len(weitiao.predict(run.path, text="很好看的书？")) == 1

@@ -28,18 +28,11 @@ from weitiao.planning.rows import batches_of, read_inputs
 from weitiao.training.world import World
 
 RATES = Rates(1e9, 1e9, 1e9, 1e9, 2e9, 0.0)
+# More methods: tests/methods/test_methods.py.
 VARIANTS = {
-    "full": {"type": "full"},
     "full-top1": {"type": "full", "top_k": 1},
-    "head": {"type": "full", "top_k": 0},
-    "lora": {"type": "lora"},
-    "lora-query-value": {"type": "lora", "r": 4, "target_modules": ["query", "value"]},
     "lora-top1": {"type": "lora", "top_k": 1},
     "lora-bias": {"type": "lora", "bias": "all"},
-    "rslora": {"type": "lora", "use_rslora": True},
-    "dora": {"type": "lora", "use_dora": True},
-    "pissa": {"type": "lora", "init_lora_weights": "pissa"},
-    "lora-saves-embedding": {"type": "lora", "modules_to_save": ["word_embeddings"]},
 }
 TRAIN = {"dense": {"sparse_embedding": False}, "dropout": {"dropout": "model"}, "whole": {"first_token": False}}
 

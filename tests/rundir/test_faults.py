@@ -66,7 +66,7 @@ def same_weights(one: RunDir, other: Path) -> bool:
 def test_a_signal_saves_and_says_how_to_go_on(
     number: int, code: int, options: dict[str, Any], tmp_path: Path, fork_server: ForkServer
 ) -> None:
-    train = {"num_train_epochs": 20, "dropout": 0.1, "attention": "eager"}
+    train = {"num_train_epochs": 10, "dropout": 0.1, "attention": "eager"}
     config = config_file(options, tmp_path, "stopped", **train)
     process = fork_server.start("train", str(config))
     wait_for_step(process, tmp_path / "stopped", 5)

@@ -5,6 +5,7 @@ server forks a keeper for each, and the keeper the child. The keeper answers in 
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -82,7 +83,8 @@ def _closed(stream: IO[str]) -> IO[str]:
 
 
 class ForkServer:
-    """The client's side; the server starts when it is needed.
+    """The client's side. The server starts when it is needed, serves all test processes that name the same folder, and
+    ends when none of them needs it any more.
 
     Args:
         whole: of torch and its friends everything is imported, which several processes that train together need.
@@ -91,14 +93,39 @@ class ForkServer:
     def __init__(self, folder: Path, whole: bool = False) -> None:
         self._folder, self._whole = folder, whole
         self._server: subprocess.Popen[str] | None = None
-        self._address = f"{tempfile.mkdtemp()}/forks"  # the path of a socket is short
+        self._address = ""
+        self._held: socket.socket | None = None  # as long as it is open, the server stays
 
-    def _serve(self) -> None:
-        said = self._folder / "server.log"
+    def _join(self) -> None:
+        """Join the server of another test process, or start one."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        place = self._folder / "address"
+        with (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if place.is_file() and self._hold(place.read_text()):
+                return
+            address = f"{tempfile.mkdtemp()}/forks"  # the path of a socket is short
+            self._serve(address)
+            assert self._hold(address)
+            place.write_text(address)
+
+    def _hold(self, address: str) -> bool:
+        connection = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            connection.connect(address)
+            connection.sendall(b'"hold"\n')
+            if connection.recv(1):  # nothing: the server has ended
+                self._address, self._held = address, connection
+                return True
+        connection.close()
+        return False
+
+    def _serve(self, address: str) -> None:
+        said = self._folder / f"{os.getpid()}.log"
         with said.open("w") as log:
             self._server = subprocess.Popen(
-                [sys.executable, __file__, self._address, "whole" if self._whole else "as a command"],
-                stdin=subprocess.PIPE,
+                [sys.executable, __file__, address, "whole" if self._whole else "as a command"],
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -129,8 +156,8 @@ class ForkServer:
             "env": {**os.environ, "COLUMNS": "400"} | dict(env or {}),
             "cwd": str(cwd or Path.cwd()),
         } | dying
-        if self._server is None:
-            self._serve()
+        if self._held is None:
+            self._join()
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
         numbers = [file if isinstance(file, int) else file.fileno() for file in files]
@@ -161,11 +188,11 @@ class ForkServer:
         return process
 
     def close(self) -> None:
-        if self._server is None:
-            return
-        with self._server as server:  # closes the pipes and waits
-            assert server.stdin is not None
-            server.stdin.close()
+        if self._held is not None:
+            self._held.close()
+        if self._server is not None:
+            with self._server:  # waits until no one needs it
+                pass
 
 
 def _count_calls(counter: int, die_at: int = 0, die_before: bool = True) -> None:
@@ -271,14 +298,40 @@ def _import_all(whole: bool) -> None:
 
     for name in ("AutoModelForSequenceClassification", "AutoTokenizer", "BertForSequenceClassification", "PreTrainedTokenizerFast"):  # fmt: skip
         getattr(transformers, name)
-    for name in ("sklearn.metrics", "weitiao.commands.app", "weitiao.inference.predict", "weitiao.training.fit", "weitiao.comparison.runner", "weitiao.planning.plan"):  # fmt: skip
+    for name in ("sklearn.metrics", "weitiao.commands.app", "weitiao.inference.predict", "weitiao.training.fit", "weitiao.comparison.runner", "weitiao.planning.plan", "weitiao.run", "weitiao.kernels.attention", "weitiao.measure.rates", "pyarrow.compute"):  # fmt: skip
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
 
 
+def _received(connection: socket.socket) -> tuple[Any, list[int]]:
+    text, files = b"", list[int]()
+    while not text.endswith(b"\n"):
+        part, found, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+        text, files = text + part, files + list(found)
+        if not part:
+            return None, files
+    return json.loads(text), files
+
+
+def _answer(connection: socket.socket, listener: socket.socket, held: list[socket.socket]) -> None:
+    """Fork what is asked for, or note who needs the server."""
+    order, files = _received(connection)
+    if order == "hold":
+        connection.sendall(b"!")
+        held.append(connection)
+        return
+    if order is not None and os.fork() == 0:
+        for other in (listener, *held):
+            other.close()
+        _keep(connection, order, files)
+    connection.close()
+    for file in files:
+        os.close(file)
+
+
 def main() -> None:
-    """Serve until stdin is closed."""
+    """Serve until nobody holds a connection."""
     address, whole = sys.argv[1:]
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -286,25 +339,19 @@ def main() -> None:
     _import_all(whole == "whole")
     print("ready", flush=True)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    while listener in (ready := select.select([listener, sys.stdin], [], [], 1.0)[0]) or sys.stdin not in ready:
+    held, begun = list[socket.socket](), False
+    while held or not begun:
+        ready = select.select([listener, *held], [], [], 1.0)[0]
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        if listener not in ready:
-            continue
-        connection, _ = listener.accept()
-        text, files = b"", list[int]()
-        while not text.endswith(b"\n"):
-            part, found, _, _ = socket.recv_fds(connection, 1 << 20, 2)
-            text, files = text + part, files + list(found)
-        if os.fork() == 0:
-            listener.close()
-            os.close(0)
-            os.open(os.devnull, os.O_RDONLY)
-            _keep(connection, json.loads(text), files)
-        connection.close()
-        for file in files:
-            os.close(file)
+        if listener in ready:
+            _answer(listener.accept()[0], listener, held)
+            begun = True
+        for gone in [one for one in held if one in ready]:  # they say nothing more, so this is the end
+            held.remove(gone)
+            gone.close()
+    os.unlink(address)
 
 
 if __name__ == "__main__":

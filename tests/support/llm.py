@@ -1,5 +1,7 @@
 """Small language models and conversations."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +70,28 @@ def of_family(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(SMALL | FAMILIES[name]))).save_pretrained(folder)
     return folder
+
+
+def written(folder: Path, chats: Iterable[dict[str, Any]]) -> list[str]:
+    """Conversations as the chat template writes them, system prompt and all."""
+    tokenizer = load_tokenizer(str(folder))
+    return [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in chats]
+
+
+def cut_tokenizer(file: Path, first: int, texts: Iterable[str]) -> dict[str, Any]:
+    """A BPE tokenizer.json with its ``first`` tokens and what ``texts`` need, which are cut into the same tokens as before."""
+    from tokenizers import Tokenizer
+
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary, merges = whole["model"]["vocab"], whole["model"]["merges"]
+    parts = {"".join(pair): pair for pair in reversed(merges)}  # of two ways to a token the first
+    tokenizer = Tokenizer.from_file(str(file))
+    kept = {token for token, number in vocabulary.items() if number < first}
+    needed = [token for text in texts for token in tokenizer.encode(text).tokens]
+    while needed:
+        if (token := needed.pop()) not in kept:
+            kept.add(token)
+            needed += parts[token]
+    numbers = {token: i for i, token in enumerate(sorted(kept, key=vocabulary.__getitem__))}
+    left = [pair for pair in merges if numbers.keys() >= {*pair, "".join(pair)}]
+    return {**whole, "model": {**whole["model"], "vocab": numbers, "merges": left}}

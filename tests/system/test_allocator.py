@@ -26,12 +26,30 @@ def _jemalloc() -> str:
     return found or pytest.skip("no jemalloc on this machine: neither the system's nor Ray's")
 
 
+CLEAN = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", allocator.CHOICE)}
+# What the command does before it imports torch, which takes seconds.
+STARTS = """
+from weitiao.system import allocator
+allocator.start_with_best()
+allocator.check()
+print(allocator.in_use())
+"""
+
+
 def _env(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", allocator.CHOICE)}
     return subprocess.run(
         [sys.executable, "-m", "weitiao", *(words or ("env", "--json"))],
-        capture_output=True, text=True, env=clean | variables,
+        capture_output=True, text=True, env=CLEAN | variables,
     )  # fmt: skip
+
+
+def _used(folder: Path, **variables: str) -> str:
+    """The allocator of a new process that starts as the command does."""
+    (folder / "starts.py").write_text(STARTS)
+    words = [sys.executable, str(folder / "starts.py"), "env"]
+    done = subprocess.run(words, capture_output=True, text=True, env=CLEAN | variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_a_named_library_serves_the_command() -> None:
@@ -40,18 +58,18 @@ def test_a_named_library_serves_the_command() -> None:
     assert json.loads(done.stdout)["allocator"] == "jemalloc", done.stderr
 
 
-def test_the_system_s_own_on_request() -> None:
-    assert json.loads(_env(**{allocator.CHOICE: "system"}).stdout)["allocator"] == "system"
+def test_the_system_s_own_on_request(tmp_path: Path) -> None:
+    assert _used(tmp_path, **{allocator.CHOICE: "system"}) == "system"
 
 
-def test_found_ones_are_used_unasked() -> None:
+def test_found_ones_are_used_unasked(tmp_path: Path) -> None:
     expected = next((name for name in allocator.LIBRARIES if ctypes.util.find_library(name)), "system")
-    assert expected.startswith(json.loads(_env().stdout)["allocator"])
+    assert expected.startswith(_used(tmp_path))
 
 
-def test_who_preloads_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_preloads_has_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     library = _jemalloc()
-    assert json.loads(_env(LD_PRELOAD=library).stdout)["allocator"] == "jemalloc"
+    assert _used(tmp_path, LD_PRELOAD=library) == "jemalloc"
 
     def execve(*_: object) -> None:
         raise AssertionError("started again")
@@ -69,10 +87,10 @@ def test_one_that_is_not_there_is_refused(name: str) -> None:
     assert "libtcmalloc-minimal4" in done.stderr
 
 
-def test_the_library_may_be_named_as_env_names_it() -> None:
+def test_the_library_may_be_named_as_env_names_it(tmp_path: Path) -> None:
     if not ctypes.util.find_library("jemalloc"):
         pytest.skip("no jemalloc of the system's on this machine")
-    assert json.loads(_env(**{allocator.CHOICE: "jemalloc"}).stdout)["allocator"] == "jemalloc"
+    assert _used(tmp_path, **{allocator.CHOICE: "jemalloc"}) == "jemalloc"
 
 
 @pytest.mark.parametrize("choice", ["system", "libother.so"])
@@ -95,8 +113,7 @@ def test_a_loader_that_drops_the_library_is_tried_once(tmp_path: Path) -> None:
 def test_a_script_from_standard_input_is_not_started_again() -> None:
     found = f"import ctypes.util\nctypes.util.find_library = lambda name: {_jemalloc()!r}\n"
     script = found + "import sys\nsys.argv = ['weitiao', '--help']\nfrom weitiao.__main__ import main\nmain()\n"
-    clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", allocator.CHOICE)}
-    done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, env=clean)
+    done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, env=CLEAN)
     assert "Usage" in done.stdout
 
 

@@ -21,40 +21,56 @@ UNUSED = (
 )
 
 
-def in_new_process(code: str, *arguments: str) -> Any:
-    """Run ``code`` after load_libraries(), and return the JSON that it prints last."""
-    start = "from weitiao.system.imports import load_libraries\nload_libraries()\nimport json, sys\n"
-    done = subprocess.run([sys.executable, "-c", start + code, *arguments], capture_output=True, text=True)
+# Each case is forked from one process that has loaded the libraries: what it imports, no other case sees.
+FORKED = """
+from weitiao.system.imports import load_libraries
+load_libraries()
+import json, os, sys
+cases, arguments = json.loads(sys.argv[1]), sys.argv[2:]
+for name, code in cases.items():
+    if os.fork() == 0:
+        sys.argv[1:] = arguments
+        space = {"json": json, "sys": sys, "name": name}
+        exec(code, space)
+        print(json.dumps({name: space["found"]}), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def in_new_processes(cases: dict[str, str], *arguments: str) -> dict[str, Any]:
+    """Run each code in a process of its own after load_libraries(). Returns the variable `found` of each, by name."""
+    done = subprocess.run([sys.executable, "-c", FORKED, json.dumps(cases), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            found |= json.loads(line)
+    assert found.keys() == cases.keys(), done.stderr
+    return found
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_run_does_without(method: str, tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
-    """Planned, trained and evaluated."""
+def test_a_run_does_without(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Planned, trained and evaluated, full and with LoRA."""
     run = f"""
 import weitiao
 options = {{
-    "model": sys.argv[1], "data": {{"train": sys.argv[2], "test_size": 16}}, "method": {{"type": "{method}"}},
-    "train": {{"bf16": False, "max_steps": 2}}, "output": {{"dir": sys.argv[3]}},
+    "model": sys.argv[1], "data": {{"train": sys.argv[2], "test_size": 16}}, "method": {{"type": name}},
+    "train": {{"bf16": False, "max_steps": 2}}, "output": {{"dir": sys.argv[3] + name}},
 }}
 run = weitiao.train(options)
 assert (run.path / "plan.json").is_file()
 weitiao.predict(run.path, text="很好看")
 names = {UNUSED!r}
 standing_in = [name for name in names if type(sys.modules.get(name)).__name__ == "StandIn"]
+found = [n for n in names if n in sys.modules and n not in standing_in]
 """
+    loaded = in_new_processes(dict.fromkeys(("full", "lora"), run), str(tiny_model), str(rows_file), f"{tmp_path}/")
     # metrics are sklearn's, which imports scipy.optimize itself
-    loaded = in_new_process(
-        run + "print(json.dumps([n for n in names if n in sys.modules and n not in standing_in]))",
-        str(tiny_model), str(rows_file), str(tmp_path / "run"),
-    )  # fmt: skip
-    assert set(loaded) <= {"scipy.optimize"}
+    assert set(loaded["full"]) | set(loaded["lora"]) <= {"scipy.optimize"}
 
 
-def test_what_stands_in_becomes_real_when_it_is_used() -> None:
-    found = in_new_process(
-        """
+USED = """
 import numpy, torch
 from torch.distributed.tensor import DTensor, Shard
 import sympy
@@ -65,14 +81,27 @@ x = sympy.Symbol("x")
 with masking_utils.TransformGetItemToIndex():
     taken = torch.arange(3)[torch.tensor(1)].item()
 compiled = torch.compile(lambda value: 2 * value + 1, backend="eager")(torch.ones(2)).tolist()
-print(json.dumps({
+found = {
     "compiled": compiled, "taken": taken, "square": str(sympy.expand((x + 1) ** 2)), "shard": repr(Shard(0)),
     "assigned": [part.tolist() for part in losses.linear_sum_assignment(numpy.array([[2, 1], [1, 2]]))],
     "real": linear_sum_assignment.__module__, "available": torch.distributed.is_available(),
-}))
+}
 """
-    )
-    assert found == {
+PARTS = (
+    "import torch._dynamo.utils as part; real = part.same",
+    "from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as real",
+    "import sympy.core.numbers as part; real = part.Integer",
+    "import torch._dynamo.config as part; real = part.verbose",
+    "from importlib.util import find_spec; assert find_spec('sympy'); from sympy import Symbol as real",
+    "import torch.distributed.tensor.placement_types as part; real = part.Shard",
+    "torch.use_deterministic_algorithms(True); import torch._inductor.config as part; real = part.deterministic",
+)
+
+
+def test_what_stands_in_and_its_parts_become_real_when_they_are_used() -> None:
+    parts = {code: f"import torch\n{code}\nfound = type(real).__name__" for code in PARTS}
+    found = in_new_processes({"used": USED, **parts})
+    assert found.pop("used") == {
         "compiled": [3.0, 3.0],
         "taken": 1,
         "square": "x**2 + 2*x + 1",
@@ -81,23 +110,7 @@ print(json.dumps({
         "real": "scipy.optimize._lsap",
         "available": True,
     }
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import torch._dynamo.utils as part; real = part.same",
-        "from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as real",
-        "import sympy.core.numbers as part; real = part.Integer",
-        "import torch._dynamo.config as part; real = part.verbose",
-        "from importlib.util import find_spec; assert find_spec('sympy'); from sympy import Symbol as real",
-        "import torch.distributed.tensor.placement_types as part; real = part.Shard",
-        "torch.use_deterministic_algorithms(True); import torch._inductor.config as part; real = part.deterministic",
-    ],
-)
-def test_a_part_of_what_stands_in_is_imported_for_real(code: str) -> None:
-    found = in_new_process(f"import torch\n{code}\nprint(json.dumps(type(real).__name__))")
-    assert found != "StandIn"
+    assert "StandIn" not in found.values(), found
 
 
 def test_torch_compile_gets_what_it_needs() -> None:

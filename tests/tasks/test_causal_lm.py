@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import conftest
 from conftest import tiny_llama
-from support.llm import CHATS, encode, load, reference
+from support.llm import CHATS, encode, load, reference, written
 from weitiao.config.method import LoraConfig
 from weitiao.kernels import head
 from weitiao.kernels.lora import fuse_lora
@@ -119,3 +120,14 @@ def test_generation_goes_on_as_before(smollm: Path) -> None:
     before = model.generate(ids, **options)
     causal_lm.prepare_model(model)
     assert torch.equal(model.generate(ids, **options), before)
+
+
+def test_the_tiny_model_cuts_conversations_into_the_tokens_of_the_whole_vocabulary(
+    smollm: Path, tiny_chat_model: Path
+) -> None:
+    whole, cut = load_tokenizer(str(smollm)), load_tokenizer(str(tiny_chat_model))
+    assert len(cut) < len(whole) / 10
+    for text in written(smollm, conftest.CHATS):
+        assert cut.tokenize(text) == whole.tokenize(text)
+    assert cut.all_special_tokens == whole.all_special_tokens
+    assert cut.all_special_ids == whole.all_special_ids

@@ -1,6 +1,7 @@
 """Runs of causal_lm: the folder, plain transformers and peft on the artifact, resuming, answers, refusals."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 import weitiao
-from conftest import write_jsonl
+from conftest import tiny_llama, write_jsonl
 from support.alive import alive
 from support.run_files import ALWAYS, MODEL, files
 from weitiao.commands.app import app
@@ -268,8 +269,12 @@ def test_show_goes_on_to_rows_that_are_not_left_out(chat_options: dict[str, Any]
         show(RunConfig(**{**chat_options, "data": {**data, "max_length": 8}}), n=3)
 
 
-def test_plan_of_a_conversation_run(chat_options: dict[str, Any]) -> None:
-    planned = weitiao.plan(chat_options)
+def test_plan_of_a_conversation_run(chat_options: dict[str, Any], smollm: Path, tmp_path: Path) -> None:
+    """With the whole vocabulary: between layers 32 wide, pairs of rank 16 would cost more than they save."""
+    model = tiny_llama(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(smollm / name, model / name)
+    planned = weitiao.plan({**chat_options, "model": str(model)})
     full, lora = planned["methods"]
     assert full["num_trainable_params"] > 1_500_000 > lora["num_trainable_params"]
     assert lora["flops_per_token"] < full["flops_per_token"]

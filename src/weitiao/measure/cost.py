@@ -130,12 +130,19 @@ class _Operation:
         returns_first: it writes into its first argument and returns that.
         holds: some result is a new storage.
         work: None for a view.
+        uncounted: its name, where it multiplies and has no formula.
     """
 
     fresh: list[Any] | None = None
     returns_first: bool = False
     holds: bool = False
     work: Work | None = None
+    uncounted: str | None = None
+
+
+# Signature -> operation, for the whole process: plans of a grid, and trials of batch sizes, trace the same again and again.
+_KNOWN: dict[Any, _Operation] = {}
+_MOST_KNOWN = 20_000  # then it starts anew; a signature takes about a kilobyte
 
 
 class Trace(TorchDispatchMode):
@@ -154,7 +161,6 @@ class Trace(TorchDispatchMode):
         self.operations = 0
         self.held_bytes = self.peak_bytes = 0
         self.uncounted: set[str] = set()
-        self._seen: dict[Any, _Operation] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
 
     def passes(self) -> Passes:
@@ -166,15 +172,19 @@ class Trace(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             return not self._padded
         self.operations += 1
-        key = (func, *_signature(args), *_signature(kwargs.items()))
-        if (seen := self._seen.get(key)) is None:
+        key = (func, torch.get_default_dtype(), *_signature(args), *_signature(kwargs.items()))
+        if (seen := _KNOWN.get(key)) is None:
             out = func(*args, **kwargs)
-            seen = self._seen[key] = self._look(func, args, kwargs, out)
+            if len(_KNOWN) >= _MOST_KNOWN:
+                _KNOWN.clear()
+            seen = _KNOWN[key] = _look(func, args, kwargs, out)
         elif seen.fresh is not None:  # a meta function takes up to a millisecond of Python, and layers repeat
             made = [None if like is None else torch.empty_strided(*like[:2], dtype=like[2], device="meta") for like in seen.fresh]  # fmt: skip
             out = tuple(made) if len(made) > 1 else made[0]
         else:
             out = args[0] if seen.returns_first else func(*args, **kwargs)
+        if seen.uncounted is not None:
+            self.uncounted.add(seen.uncounted)
         if (work := seen.work) is not None:
             self.work[work._replace(kind="int8 product") if self._int8 and self._takes_int8(args) else work] += 1
         if seen.holds:
@@ -182,44 +192,8 @@ class Trace(TorchDispatchMode):
                 self._hold(tensor.untyped_storage())
         return out
 
-    def _look(self, func: Any, args: Any, kwargs: Any, out: Any) -> "_Operation":
-        """What an operation on such inputs does; its results on other tensors of the same shapes are alike."""
-        inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((out,))
-        known = {storage_key(t) for t in inputs}
-        fresh = [t for t in outputs if storage_key(t) not in known]
-        mutable = func._schema.is_mutable
-        if not fresh and not mutable:
-            return _Operation()  # a view moves nothing
-        parts = out if isinstance(out, tuple) else (out,)
-        tensors = [t for t in parts if t is not None]
-        replayed = bool(tensors) and not mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
-        batched = bool(inputs) and inputs[0].ndim > 2
-        moved = sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
-        return _Operation(
-            fresh=[None if t is None else (t.shape, t.stride(), t.dtype) for t in parts]
-            if replayed and len(fresh) == len(tensors)
-            else None,
-            returns_first=mutable and bool(args) and out is args[0],
-            holds=bool(fresh),
-            work=Work(moved, self._flops(func, args, kwargs, out), "batched product" if batched else "product")
-            if moved
-            else None,
-        )
-
     def _takes_int8(self, args: Any) -> bool:
         return any(storage_key(t) in self._int8 for t in _tensors(args))
-
-    def _flops(self, func: Any, args: Any, kwargs: Any, out: Any) -> float:
-        packet = _IN_PLACE.get(func._overloadpacket, func._overloadpacket)
-        counted = flop_registry.get(packet)
-        if counted is None:
-            if _GROUPED in str(packet):
-                return _grouped_flops(args, out)
-            if _MULTIPLIES.search(str(packet)):
-                self.uncounted.add(str(packet))
-            return 0.0
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("alpha", "beta")}
-        return float(counted(*args, **kwargs, out_val=out))
 
     def _hold(self, storage: Any) -> None:
         size, key = storage.nbytes(), storage._cdata
@@ -233,6 +207,43 @@ class Trace(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, release)
         self.held_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+
+def _look(func: Any, args: Any, kwargs: Any, out: Any) -> "_Operation":
+    """What an operation on such inputs does; its results on other tensors of the same shapes are alike."""
+    inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((out,))
+    known = {storage_key(t) for t in inputs}
+    fresh = [t for t in outputs if storage_key(t) not in known]
+    mutable = func._schema.is_mutable
+    if not fresh and not mutable:
+        return _Operation()  # a view moves nothing
+    parts = out if isinstance(out, tuple) else (out,)
+    tensors = [t for t in parts if t is not None]
+    replayed = bool(tensors) and not mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
+    batched = bool(inputs) and inputs[0].ndim > 2
+    moved = sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
+    flops, uncounted = _flops(func, args, kwargs, out) if moved else (0.0, None)
+    return _Operation(
+        fresh=[None if t is None else (t.shape, t.stride(), t.dtype) for t in parts]
+        if replayed and len(fresh) == len(tensors)
+        else None,
+        returns_first=mutable and bool(args) and out is args[0],
+        holds=bool(fresh),
+        work=Work(moved, flops, "batched product" if batched else "product") if moved else None,
+        uncounted=uncounted,
+    )
+
+
+def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> tuple[float, str | None]:
+    """2 for each multiply-add; and the name of an operation that multiplies and has no formula."""
+    packet = _IN_PLACE.get(func._overloadpacket, func._overloadpacket)
+    counted = flop_registry.get(packet)
+    if counted is None:
+        if _GROUPED in str(packet):
+            return _grouped_flops(args, out), None
+        return 0.0, str(packet) if _MULTIPLIES.search(str(packet)) else None
+    kwargs = {key: value for key, value in kwargs.items() if key not in ("alpha", "beta")}
+    return float(counted(*args, **kwargs, out_val=out)), None
 
 
 def _grouped_flops(args: Any, out: Any) -> float:
@@ -260,7 +271,7 @@ def _signature(values: Iterable[Any]) -> Iterable[Any]:
         elif isinstance(value, list | tuple):
             yield tuple(_signature(value))
         else:
-            yield value
+            yield type(value), value  # 1, 1.0 and True are equal, and give results of other dtypes
 
 
 def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def _git(*words: str) -> str:
     return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@cache  # parsing a package's metadata takes milliseconds, and a run asks twice
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
