@@ -26,6 +26,7 @@ LAYERS = (
     "run",
     "inference",
     "adapters",
+    "serving",
     "comparison",
     "advice",
     "schemas",

@@ -14,9 +14,11 @@ PUBLIC = {
     "compare",
     "env",
     "eval",
+    "merge",
     "models",
     "plan",
     "predict",
+    "serve",
     "train",
 }
 
@@ -38,10 +40,12 @@ def test_every_command_is_a_function() -> None:
         "data",
         "env",
         "eval",
+        "merge",
         "methods",
         "models",
         "plan",
         "predict",
+        "serve",
         "train",
     }
     assert all(callable(getattr(weitiao, name)) for name in commands - {"adapters", "data", "methods"})

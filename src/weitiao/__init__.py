@@ -1,6 +1,6 @@
 """weitiao (微调): full fine-tuning and LoRA on the same work, measured.
 
-Commands that are functions too: ``train``, ``eval``, ``predict``, ``compare``, ``plan``, ``advise``, ``models``, ``env``.
+Commands that are functions too: ``train``, ``eval``, ``predict``, ``merge``, ``serve``, ``compare``, ``plan``, ``advise``, ``models``, ``env``.
 Importing this package loads no torch; each function loads what it needs.
 """
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from weitiao.adapters.merge import merge
     from weitiao.advice.advise import advise
     from weitiao.catalogue import models
     from weitiao.comparison.runner import compare
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from weitiao.planning.plan import plan
     from weitiao.run import train
     from weitiao.rundir.folder import RunDir
+    from weitiao.serving.server import serve
     from weitiao.system.environment import env
 
 
@@ -33,9 +35,11 @@ _HOMES = {
     "compare": "weitiao.comparison.runner",
     "env": "weitiao.system.environment",
     "eval": "weitiao.inference.score",
+    "merge": "weitiao.adapters.merge",
     "models": "weitiao.catalogue",
     "plan": "weitiao.planning.plan",
     "predict": "weitiao.inference.predict",
+    "serve": "weitiao.serving.server",
     "train": "weitiao.run",
 }
 
@@ -48,9 +52,11 @@ __all__ = [
     "compare",
     "env",
     "eval",
+    "merge",
     "models",
     "plan",
     "predict",
+    "serve",
     "train",
 ]
 

@@ -19,17 +19,32 @@ from weitiao.commands.compare import compare_app
 from weitiao.commands.data import data_app
 from weitiao.commands.env import env
 from weitiao.commands.eval import eval
+from weitiao.commands.merge import merge
 from weitiao.commands.methods import methods
 from weitiao.commands.models import models_app
 from weitiao.commands.plan import plan
 from weitiao.commands.predict import predict
+from weitiao.commands.serve import serve
 from weitiao.commands.terminal import fail
 from weitiao.commands.train import train
 from weitiao.errors import WeitiaoError
 from weitiao.system import allocator
 from weitiao.version import __version__
 
-ORDER = ("train", "compare", "plan", "advise", "data", "eval", "predict", "adapters", "models", "methods", "env")
+ORDER = (
+    "train",
+    "compare",
+    "plan",
+    "advise",
+    "data",
+    "eval",
+    "predict",
+    "merge",
+    "adapters",
+    "models",
+    "methods",
+    "env",
+)
 
 
 class _InOrder(TyperGroup):
@@ -67,7 +82,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(compare_app, name="compare")
 app.add_typer(adapters_app, name="adapters")
-for verb in (advise, methods, train, eval, predict, plan, env):
+for verb in (advise, methods, train, eval, predict, merge, serve, plan, env):
     app.command()(verb)
 
 

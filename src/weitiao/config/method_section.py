@@ -49,6 +49,11 @@ class MethodSection(Section):
         return True
 
     @property
+    def merges(self) -> bool:
+        """Whether its adapter can be summed into the base's weights."""
+        return self.saves_adapter and self.tokens_in_front == 0
+
+    @property
     def fuses_lora(self) -> bool:
         """Whether its adapters are LoRA's, which our own kernel computes."""
         return False

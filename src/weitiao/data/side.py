@@ -117,3 +117,10 @@ class _RowNames(Sequence[str]):
 def shown_text(row: Mapping[str, Any]) -> str:
     """What the model saw of a line of predictions.jsonl: its text, or both texts of a pair, a line each."""
     return "\n".join(str(row[name]) for name in ("text", "text_pair") if name in row)
+
+
+def shown_again(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str] | None] | None:
+    """The texts of lines of predictions.jsonl, and the second ones of pairs; None where the lines hold no text."""
+    if not rows or "text" not in rows[0]:
+        return None
+    return [row["text"] for row in rows], [row["text_pair"] for row in rows] if "text_pair" in rows[0] else None

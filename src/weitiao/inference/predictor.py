@@ -16,23 +16,65 @@ from weitiao.tasks.task import Task
 Scored = tuple[Any, Encoded]
 
 
-class Predictor:
+class Reader:
+    """How a run reads texts and words its answers, without its model.
+
+    Args:
+        tokenizer: one with the same files as the run's, so that it need not be read again.
+    """
+
+    def __init__(self, run: RunDir, tokenizer: Any = None) -> None:
+        from transformers import AutoTokenizer
+
+        from weitiao.tasks import TASKS
+
+        self.config: RunConfig = run.config
+        self.task: Task = TASKS[self.config.task]
+        summary = run.summary
+        self.names: list[str] = summary["label_names"]
+        self.max_length: int = summary["max_length"]
+        self.columns: list[str] = summary["text_columns"]
+        refuse_pickled(run.model)
+        self.tokenizer = tokenizer
+        if tokenizer is None:
+            self.tokenizer = AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE)
+
+    def encode(
+        self,
+        texts: Sequence[Any],
+        pairs: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
+        ids: Sequence[str] = (),
+    ) -> Encoded:
+        """Rows of token ids. Longer texts are cut, or become windows."""
+        over_length = "window" if self.config.data.over_length == "window" else "truncate"
+        if self.task.OPTIONS.windows_by_default and self.config.data.over_length != "truncate":
+            over_length = "window"  # no word goes without an answer
+        # the saved tokenizer has the chat template that the run was given
+        changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
+        data = self.config.data.model_copy(update=changed)
+        return self.task.encode(
+            texts, labels, names=self.names, tokenizer=self.tokenizer, data=data, pairs=pairs, ids=ids
+        )
+
+    def tokens_cut(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[int]:
+        """Of each text: its tokens beyond the longest row, which are not read. None where rows are cut into windows."""
+        from weitiao.data.encode import token_lengths
+
+        if self.task.OPTIONS.windows_by_default or self.config.data.over_length == "window":
+            return [0] * len(texts)
+        return [max(0, count - self.max_length) for count in token_lengths(texts, pairs, self.tokenizer)]
+
+
+class Predictor(Reader):
     """A run's model, loaded once the way plain transformers or peft load it."""
 
     def __init__(self, run: RunDir) -> None:
-        from transformers import AutoTokenizer
-
         from weitiao.methods import METHODS
         from weitiao.system import threads
-        from weitiao.tasks import TASKS
 
         threads.settle()
-        self.config: RunConfig = run.config
-        refuse_pickled(run.model)
-        self.task: Task = TASKS[self.config.task]
-        self.names: list[str] = run.summary["label_names"]
-        self.tokenizer = AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE)
-        self.max_length: int = run.summary["max_length"]
+        super().__init__(run)
         resolved = resolve("float32", "auto")
         method = self.config.method.type
         base = locate(self.config.model) if self.config.method.saves_adapter else ""
@@ -56,27 +98,10 @@ class Predictor:
         """
         from weitiao.training.evaluate import score
 
-        over_length = "window" if self.config.data.over_length == "window" else "truncate"
-        if self.task.OPTIONS.windows_by_default and self.config.data.over_length != "truncate":
-            over_length = "window"  # no word goes without an answer
-        # the saved tokenizer has the chat template that the run was given
-        changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
-        data = self.config.data.model_copy(update=changed)
-        encoded = self.task.encode(
-            texts, labels, names=self.names, tokenizer=self.tokenizer, data=data, pairs=pairs, ids=ids
-        )
+        encoded = self.encode(texts, pairs, labels, ids)
         budget = self.config.train.eval_tokens_per_batch
-        return score(
-            self.model, self.task, encoded, pad_id=self.tokenizer.pad_token_id, tokens_per_batch=budget
-        ), encoded
-
-    def tokens_cut(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[int]:
-        """Of each text: its tokens beyond the longest row, which are not read. None where rows are cut into windows."""
-        from weitiao.data.encode import token_lengths
-
-        if self.task.OPTIONS.windows_by_default or self.config.data.over_length == "window":
-            return [0] * len(texts)
-        return [max(0, count - self.max_length) for count in token_lengths(texts, pairs, self.tokenizer)]
+        pad_id = self.tokenizer.pad_token_id
+        return score(self.model, self.task, encoded, pad_id=pad_id, tokens_per_batch=budget), encoded
 
     def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """{"label", "score", "probabilities"} a text; see :func:`predict` for the other tasks.

@@ -1,6 +1,6 @@
 """README.md of a run folder: what the model is, how it was made, how to load it without weitiao."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from weitiao.config.method_names import name_of
@@ -9,8 +9,8 @@ from weitiao.rundir.summary import Summary
 
 _FULL = """from transformers import {auto}, AutoTokenizer
 
-model = {auto}.from_pretrained("model")
-tokenizer = AutoTokenizer.from_pretrained("model")"""
+model = {auto}.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
 _LORA = """from peft import {auto}
 from transformers import AutoTokenizer
 
@@ -21,8 +21,8 @@ model.config.pad_token_id = tokenizer.pad_token_id"""
 _CHAT = """from {package} import {auto}
 from transformers import AutoTokenizer
 
-model = {auto}.from_pretrained("model")
-tokenizer = AutoTokenizer.from_pretrained("model")
+model = {auto}.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
 question = [{{"role": "user", "content": "..."}}]
 inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens={most})[0, inputs["input_ids"].shape[1]:]))"""
@@ -71,15 +71,55 @@ All options: `config.yaml`. What was measured: `summary.json`. What happened to 
 """
 
 
+def merged_card(
+    config: RunConfig, summary: Mapping[str, Any], what: str, auto_model: str, report: Mapping[str, Any]
+) -> str:
+    """README.md of a merged model.
+
+    Args:
+        what: the model does.
+        auto_model: the class of transformers that loads it.
+        report: merge_report.json.
+    """
+    before = report["metrics_before"]
+    rows = "\n".join(f"| {name} | {before[name]:.4f} | {value:.4f} |" for name, value in report["metrics"].items())
+    same = (
+        f" {report['same_predictions']:,} predictions are the same." if report["same_predictions"] is not None else ""
+    )
+    notes = "".join(f"\n- {note}" for note in report["notes"])
+    return f"""# {config.model}, fine-tuned ({name_of(config.method)}), merged
+
+{what}, trained on `{config.data.train}` with weitiao. The adapter is summed into the base; the weights are {report["dtype"]}.
+Licence of the base: {report["licence"] or "not known"}.{notes}
+
+| metric on {report["rows"]:,} held-out rows | base and adapter | merged |
+|---|---|---|
+{rows}
+
+Logits of {report["compared"]:,} predictions differ by {report["worst"]:.2g} at most, and by {report["mean"]:.2g} on average.{same}
+
+```python
+{_plain_code(config, auto_model, ".")}
+```
+
+What was compared: `merge_report.json`. Trained for {summary["steps"]} steps at learning rate {summary["learning_rate"]:g}, seed {summary["seed"]}.
+"""
+
+
+def _plain_code(config: RunConfig, auto_model: str, folder: str) -> str:
+    """Python that loads a whole model without weitiao."""
+    if auto_model == "AutoModelForCausalLM":
+        return _CHAT.format(package="transformers", auto=auto_model, folder=folder, most=config.train.max_new_tokens)
+    return _FULL.format(auto=auto_model, folder=folder)
+
+
 def _code(config: RunConfig, names: Sequence[str], auto_model: str, problem_type: str | None) -> str:
     """Python that loads the model without weitiao."""
+    if not config.method.saves_adapter:
+        return _plain_code(config, auto_model, "model")
     adapter = auto_model.replace("AutoModel", "AutoPeftModel", 1)
-    saves_adapter = config.method.saves_adapter
     if auto_model == "AutoModelForCausalLM":
-        package, auto = ("peft", adapter) if saves_adapter else ("transformers", auto_model)
-        return _CHAT.format(package=package, auto=auto, most=config.train.max_new_tokens)
-    if not saves_adapter:
-        return _FULL.format(auto=auto_model)
+        return _CHAT.format(package="peft", auto=adapter, folder="model", most=config.train.max_new_tokens)
     problem = f', problem_type="{problem_type}"' if problem_type else ""
     return _LORA.format(auto=adapter, id2label=dict(enumerate(names)), count=len(names), problem=problem)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from weitiao.config.data import DataConfig
 from weitiao.config.task import CLASSIFICATION
 from weitiao.data.encode import Encoded, encode_texts
-from weitiao.data.side import Side, shown_text
+from weitiao.data.side import Side, shown_again, shown_text
 from weitiao.errors import ConfigError
 from weitiao.kernels.unpadded import PLACES
 from weitiao.tasks import defaults
@@ -221,10 +221,10 @@ def predictions(side: Side, scores: NDArray[np.float32], names: Sequence[str]) -
 def encoded_again(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str], tokenizer: Any, data: DataConfig
 ) -> Encoded | None:
-    """Lines of predictions.jsonl, encoded; None for pairs of texts."""
-    if not rows or "text" not in rows[0] or "text_pair" in rows[0]:
+    """Lines of predictions.jsonl, encoded."""
+    if (shown := shown_again(rows)) is None:
         return None
-    return encode([row["text"] for row in rows], [row["gold"] for row in rows], names, tokenizer, data)
+    return encode(shown[0], [row["gold"] for row in rows], names, tokenizer, data, pairs=shown[1])
 
 
 def answer(

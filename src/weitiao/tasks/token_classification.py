@@ -172,9 +172,14 @@ def answer(
     texts: Sequence[Any], pairs: Sequence[str] | None, score: Score, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """:func:`decode`. A text may be a list of words; others are cut into words, Chinese into characters."""
-    placed = [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
+    placed = placed_words(texts)
     rows = [[text[start:end] for start, end in spans] for text, spans in placed]
     return list(decode(rows, score([(words, ()) for words in rows], None), names, placed))
+
+
+def placed_words(texts: Sequence[Any]) -> list[tuple[str, Sequence[Span]]]:
+    """Each text and the places of its words in it. A text may be a list of words."""
+    return [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
 
 
 def input_problem(fields: Mapping[str, Any], column: str) -> str | None:

@@ -179,7 +179,7 @@ def _apply(
     """The model with the method, and a head that starts and trains in the task's units."""
     task = inputs.task
     task.start_head(model, new, inputs.train.labels)
-    starts = contextlib.nullcontext()
+    starts: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if method.reads_weights and device.type != "cpu":
         starts = starts_on(device, getattr(torch, inputs.resolved.dtype), method.packs_base)
     with starts:
@@ -211,7 +211,7 @@ def count_parameters(model: torch.nn.Module) -> dict[str, Any]:
 
 def _facts(method: MethodSection, counts: dict[str, Any]) -> dict[str, Any]:
     """What else the summary says of the trained model before it trains."""
-    facts = {} if method.top_k is None else {"top_k": method.top_k}
+    facts: dict[str, Any] = {} if method.top_k is None else {"top_k": method.top_k}
     if method.parent is not None:
         facts["init_from"] = find(method.parent, "method.init_from").facts
     log.info(

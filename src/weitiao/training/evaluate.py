@@ -1,5 +1,7 @@
 """Score rows with a model: the task's scores in row order, whatever the batches were."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ def score(
     was_training = model.training
     device = next(model.parameters()).device
     model.eval()
-    starts, counts, size = encoded.scored
+    size = encoded.scored[2]
     scores: NDArray[np.float32] | None = None
     seen = np.zeros(size, dtype=bool)
     batches = plan_evaluation(encoded.lengths, tokens_per_batch)
@@ -46,7 +48,7 @@ def score(
                 held = memory_bytes()
             batch = {key: value.to(device) for key, value in task.collate(encoded, rows, pad_id).items()}
             found = task.row_scores(model, batch).cpu().numpy()
-            places = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in rows])
+            places = places_of(encoded, rows)
             if scores is None:
                 scores = np.zeros((size, found.shape[1]), dtype=np.float32)
             scores[places], seen[places] = found, True
@@ -54,6 +56,17 @@ def score(
     assert scores is not None, "no rows"
     if world is not None and world.size > 1:
         scores = _gathered(scores, seen, world)
+    return by_owner(encoded, scores)
+
+
+def places_of(encoded: Encoded, rows: Sequence[int]) -> NDArray[np.int64]:
+    """Where the scores of rows belong among the scores of all: one place a row, or one a word."""
+    starts, counts, _ = encoded.scored
+    return np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in rows])
+
+
+def by_owner(encoded: Encoded, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores [N, C] of the inputs from those of all rows: the windows of one text are averaged; words stay as they are."""
     owners, group = np.unique(encoded.owner, return_inverse=True)
     if encoded.words is not None or len(owners) == len(scores):
         return scores

@@ -1,0 +1,126 @@
+"""What a run's adapter is made of, as a shared body takes it: pairs of A and B, modules saved whole, and a head."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from weitiao.config.task import TASK_OPTIONS
+from weitiao.pretrained.load import head_options
+from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
+from weitiao.pretrained.padding import pad_as
+from weitiao.rundir.folder import RunDir
+from weitiao.serving.mixed import CannotShare, Given, Pair
+from weitiao.tasks.task import Task
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One run's part of a model; the rest is the base's body.
+
+    Args:
+        pairs: A [r, in] and B [out, r], which holds the scale, by the path of their layer in the body.
+        whole: state dicts of modules inside the body, by their paths.
+        head: the run's model with :class:`Given` in the place of the body.
+    """
+
+    pairs: dict[str, Pair]
+    whole: dict[str, dict[str, torch.Tensor]]
+    head: Any
+    given: Given
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes beside its base."""
+        tensors = [t for pair in self.pairs.values() for t in pair]
+        tensors += [t for state in self.whole.values() for t in state.values()]
+        return sum(t.nbytes for t in [*tensors, *self.head.parameters(), *self.head.buffers()])
+
+
+def shares_base(run: RunDir) -> bool:
+    """Whether the run's adapter can lie beside others on one body, as far as its configuration says. Reads no weights."""
+    method = run.config.method
+    plain = method.type == "lora" and not getattr(method, "use_dora", False) and getattr(method, "bias", "") == "none"
+    # these starts change the base
+    start = getattr(method, "init_lora_weights", True)
+    return plain and start not in ("pissa", "olora") and not TASK_OPTIONS[run.config.task].generates
+
+
+def open_adapter(run: RunDir, task: Task, names: list[str], pad_id: int) -> Adapter:
+    """Read a run's adapter.
+
+    Raises:
+        CannotShare: it changes more than linear layers and whole modules.
+        OSError, SafetensorError: the files cannot be read.
+    """
+    import peft
+    from safetensors.torch import load_file
+
+    config: Any = peft.PeftConfig.from_pretrained(run.model)
+    state = {
+        name.removeprefix(_PREFIX): value for name, value in load_file(run.model / "adapter_model.safetensors").items()
+    }
+    head, given, prefix = _head(locate(run.config.model), task, names)
+    body = f"{prefix}."
+    outside = {name for name, _ in head.named_parameters()}
+    pairs = _pairs(state, config, body)
+    rest = {name: value for name, value in state.items() if ".lora_" not in name}
+    if missing := outside - set(rest):
+        raise CannotShare(f"its head {sorted(missing)[0]} is not in the adapter")
+    head.load_state_dict({name: rest.pop(name) for name in outside}, assign=True)
+    if unplaced := [name for name in rest if not name.startswith(body)]:
+        raise CannotShare(f"{unplaced[0]} has no place in its model")
+    pad_as(head, pad_id)
+    return Adapter(pairs, _by_module(rest, body, config.modules_to_save or ()), head.eval(), given)
+
+
+def _head(base: str, task: Task, names: list[str]) -> tuple[Any, Given, str]:
+    """The model that plain transformers would build, without body and values; and the name of the body's place."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(base, **NO_FOREIGN_CODE, **head_options(names))
+    if task.PROBLEM_TYPE is not None:
+        config.problem_type = task.PROBLEM_TYPE
+    with torch.device("meta"):
+        model = getattr(transformers, task.AUTO_MODEL).from_config(config, **NO_FOREIGN_CODE)
+    given = Given()
+    setattr(model, model.base_model_prefix, given)
+    if any(True for _ in model.buffers()):
+        raise CannotShare("its head has buffers")
+    return model, given, model.base_model_prefix
+
+
+def _pairs(state: Mapping[str, torch.Tensor], config: Any, body: str) -> dict[str, Pair]:
+    from peft.utils.other import get_pattern_key
+
+    found: dict[str, Pair] = {}
+    for name in [name for name in state if ".lora_A." in name]:
+        path = name.partition(".lora_A.")[0]
+        if not path.startswith(body):
+            raise CannotShare(f"{path} lies outside the body")
+        a, b = state[name], state[name.replace(".lora_A.", ".lora_B.")]
+        alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), path), config.lora_alpha)
+        scale = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
+        found[path.removeprefix(body)] = (a, b * scale)
+    odd = [name for name in state if ".lora_" in name and not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if odd:
+        raise CannotShare(f"{odd[0]} is no plain pair")
+    return found
+
+
+def _by_module(
+    state: Mapping[str, torch.Tensor], body: str, saved: Iterable[str]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """State dicts of the modules inside the body that were saved whole, by their paths."""
+    known = set(saved)
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in state.items():
+        parts = name.removeprefix(body).split(".")
+        depth = next((i for i, part in enumerate(parts, start=1) if part in known), None)
+        if depth is None:
+            raise CannotShare(f"{name} belongs to no module that was saved whole")
+        found.setdefault(".".join(parts[:depth]), {})[".".join(parts[depth:])] = value
+    return found

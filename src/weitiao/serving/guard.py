@@ -1,0 +1,113 @@
+"""What a request must pass before its body is read: its key, its size. Pure ASGI: a body that is too long is never held."""
+
+import contextlib
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+_OPEN = ("/health", "/ready")  # for probes, which carry no key
+
+
+class TooLong(Exception):
+    """A body has more bytes than are allowed."""
+
+
+class Guard:
+    """Refuses requests without a key (401) and bodies that are too long (413).
+
+    Args:
+        keys: any of them opens; none: no key is asked for.
+        most_bytes: of a body.
+    """
+
+    def __init__(self, app: Any, *, keys: Sequence[str], most_bytes: int) -> None:
+        self.app, self.keys, self.most_bytes = app, [key.encode() for key in keys], most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if self.keys and scope["path"] not in _OPEN and not self._knows(headers):
+            await refuse(
+                scope,
+                send,
+                401,
+                "No key, or a wrong one. Expected the header: Authorization: Bearer KEY",
+                {"www-authenticate": "Bearer"},
+            )
+            return
+        declared = headers.get(b"content-length", b"0")
+        too_long = f"The body has more than {self.most_bytes:,} bytes. Send fewer texts at a time."
+        if declared.isdigit() and int(declared) > self.most_bytes:
+            await refuse(scope, send, 413, too_long)
+            return
+        seen = 0
+        started = False
+
+        async def counted() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.most_bytes:
+                raise TooLong
+            return message
+
+        async def noted(message: Any) -> None:
+            nonlocal started
+            if started or seen <= self.most_bytes:  # what the application makes of a broken body is not sent
+                started = True
+                await send(message)
+
+        with contextlib.suppress(TooLong):
+            await self.app(scope, counted, noted)
+        if seen > self.most_bytes and not started:
+            await refuse(scope, send, 413, too_long)
+
+    def _knows(self, headers: Mapping[bytes, bytes]) -> bool:
+        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+        # each is compared, in a time that does not depend on where they differ
+        found = [hmac.compare_digest(key.strip(), known) for known in self.keys]
+        return kind.lower() == b"bearer" and any(found)
+
+
+TYPES = {
+    400: ("BadRequestError", "Validation"),
+    401: ("AuthenticationError", "Unauthorized"),
+    404: ("NotFoundError", "Validation"),
+    405: ("MethodNotAllowedError", "Validation"),
+    413: ("RequestTooLargeError", "Validation"),
+    422: ("UnprocessableEntityError", "Tokenizer"),
+    424: ("FailedDependencyError", "Backend"),
+    429: ("RateLimitError", "Overloaded"),
+    500: ("InternalServerError", "Backend"),
+    503: ("ServiceUnavailableError", "Unhealthy"),
+}
+
+
+def problem(path: str, status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """The body of an error, in the shape of its path."""
+    openai, tei = TYPES.get(status, TYPES[400])
+    if path == "/predict":
+        return {"error": message, "error_type": tei}
+    return {"error": {"message": message, "type": openai, "param": param, "code": status}}
+
+
+async def refuse(scope: Scope, send: Send, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    """Answer with an error and nothing else."""
+    body = json.dumps(problem(scope["path"], status, message)).encode()
+    own = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **(headers or {}),
+    }
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [(k.encode(), v.encode()) for k, v in own.items()]}
+    )
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,231 @@
+"""One base in memory, and the adapters of many runs: one pass of its body over rows of all of them.
+
+A batch is sorted by adapter. Each layer computes all rows once, and adds to each adapter's rows what its A and B make of them
+(as S-LoRA, Sheng et al. 2023, arXiv 2311.03285, on padded rows). Each run's own head then reads its rows' states.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+_FEW = 4  # segments; more are one batched product, where their ranks agree
+
+
+@dataclass
+class Segments:
+    """Whose rows a batch holds: adapter ``names[i]`` has the rows from ``bounds[i]`` up to ``bounds[i + 1]``."""
+
+    names: Sequence[str] = ()
+    bounds: Sequence[int] = (0,)
+
+    def check(self, rows: torch.Tensor) -> None:
+        """Raise CannotShare for a layer that does not see the batch row by row: it would mix up whose rows are whose."""
+        if len(rows) != self.bounds[-1]:
+            raise CannotShare(f"a layer sees {len(rows)} rows of a batch of {self.bounds[-1]}")
+
+    def parts(self, known: Mapping[str, Any]) -> Iterator[tuple[Any, int, int]]:
+        """What ``known`` has of each adapter of the batch, with its rows."""
+        for name, first, end in zip(self.names, self.bounds[:-1], self.bounds[1:], strict=True):
+            if (part := known.get(name)) is not None:
+                yield part, first, end
+
+
+class CannotShare(Exception):
+    """An adapter does not fit beside others on one body; it needs a model of its own."""
+
+
+class MixedLinear(nn.Module):
+    """A linear layer, and the pairs A [r, in], B [out, r] of the adapters that change it; B holds the scale."""
+
+    def __init__(self, own: nn.Module, segments: Segments) -> None:
+        super().__init__()
+        self.own, self.segments = own, segments
+        self.pairs: dict[str, Pair] = {}
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[N, ..., in] -> [N, ..., out], N as in ``segments``."""
+        out: torch.Tensor = self.own(rows)
+        self.segments.check(rows)
+        found = list(self.segments.parts(self.pairs))
+        if len(found) > _FEW and rows.dim() == 3 and len({len(pair[0]) for pair, _, _ in found}) == 1:
+            places = [row for _, first, end in found for row in range(first, end)]
+            a, b = (
+                torch.stack([pair[side] for pair, first, end in found for _ in range(first, end)]) for side in (0, 1)
+            )
+            out[places] += torch.bmm(torch.bmm(rows[places], a.mT), b.mT)
+            return out
+        for (a, b), first, end in found:
+            out[first:end] += linear(linear(rows[first:end], a), b)
+        return out
+
+
+class MixedWhole(nn.Module):
+    """A module that adapters may bring whole; the others' rows go through the base's own."""
+
+    def __init__(self, own: nn.Module, segments: Segments) -> None:
+        super().__init__()
+        self.own, self.segments = own, segments
+        self.copies: dict[str, nn.Module] = {}
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[N, ...] -> [N, ...]."""
+        self.segments.check(rows)
+        names, bounds = self.segments.names, self.segments.bounds
+        if not any(name in self.copies for name in names):
+            return self.own(rows)  # type: ignore[no-any-return]
+        return torch.cat(
+            [
+                self.copies.get(name, self.own)(rows[first:end])
+                for name, first, end in zip(names, bounds[:-1], bounds[1:], strict=True)
+            ]
+        )
+
+
+class Given(nn.Module):
+    """Stands where a model's body was, and answers with outputs that are known already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: Any = None
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """Whatever the arguments."""
+        return self.outputs
+
+
+@dataclass
+class Body:
+    """The body of one base, with what it holds of each adapter."""
+
+    model: Any
+    segments: Segments = field(default_factory=Segments)
+    paths: dict[type, set[str]] = field(default_factory=lambda: {MixedLinear: set(), MixedWhole: set()})
+
+    @classmethod
+    def load(cls, base: str) -> "Body":
+        """The base without a head, as transformers opens it."""
+        import transformers
+
+        from weitiao.pretrained.locate import NO_FOREIGN_CODE
+
+        model = transformers.AutoModel.from_pretrained(base, use_safetensors=True, **NO_FOREIGN_CODE)
+        return cls(model.eval())
+
+    def add(self, name: str, pairs: Mapping[str, Pair], whole: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take an adapter in.
+
+        Args:
+            pairs: A and scaled B by the path of the layer that they change.
+            whole: the state dict of each module that the adapter brings whole, by its path.
+
+        Raises:
+            CannotShare: a layer lies inside a module that another adapter brings whole, or is no linear one.
+        """
+        linears, wholes = self.paths[MixedLinear] | set(pairs), self.paths[MixedWhole] | set(whole)
+        if inside := [path for path in linears | wholes if any(path.startswith(f"{one}.") for one in wholes)]:
+            raise CannotShare(f"{inside[0]} is part of a module that an adapter brings whole")
+        if odd := [path for path in pairs if type(self._plain(path)) is not nn.Linear]:
+            raise CannotShare(f"{odd[0]} is no linear layer")
+        for path, pair in pairs.items():
+            self._mixed(path, MixedLinear).pairs[name] = pair
+        for path, state in whole.items():
+            copied = _like(self._plain(path))
+            copied.load_state_dict(state, assign=True)
+            self._mixed(path, MixedWhole).copies[name] = copied.eval()
+
+    def remove(self, name: str) -> None:
+        """Let an adapter go."""
+        for module in self.model.modules():
+            if isinstance(module, MixedLinear):
+                module.pairs.pop(name, None)
+            elif isinstance(module, MixedWhole):
+                module.copies.pop(name, None)
+
+    def _plain(self, path: str) -> nn.Module:
+        """The base's own module at ``path``."""
+        module = self.model.get_submodule(path)
+        while isinstance(module, MixedLinear | MixedWhole):
+            module = module.own
+        return module  # type: ignore[no-any-return]
+
+    def _mixed(self, path: str, kind: Any) -> Any:
+        """The mixed module of a kind at ``path``, put there the first time."""
+        at = self.model.get_submodule(path)
+        while isinstance(at, MixedLinear | MixedWhole):
+            if isinstance(at, kind):
+                return at
+            at = at.own
+        mixed = kind(self.model.get_submodule(path), self.segments)
+        parent, _, last = path.rpartition(".")
+        setattr(self.model.get_submodule(parent), last, mixed)
+        self.paths[kind].add(path)
+        return mixed
+
+    def outputs(self, batches: Sequence[Mapping[str, torch.Tensor]], names: Sequence[str]) -> list[Any]:
+        """The body's outputs for each batch, from one pass over all of them.
+
+        Args:
+            batches: input_ids [n, L] and what belongs to them; one after another by adapter.
+            names: the adapter of each batch.
+        """
+        joined = _joined(batches)
+        self.segments.names, self.segments.bounds = _grouped(names, [len(batch["input_ids"]) for batch in batches])
+        found = self.model(**joined)
+        outputs, first = [], 0
+        for batch in batches:
+            rows, length = batch["input_ids"].shape
+            own = {
+                key: value[first : first + rows, :length] if value.dim() == 3 else value[first : first + rows]
+                for key, value in found.items()
+                if isinstance(value, torch.Tensor)
+            }
+            outputs.append(type(found)(**own))
+            first += rows
+        return outputs
+
+
+def _like(module: nn.Module) -> nn.Module:
+    """A module of the same kind without values of its own."""
+    import copy
+
+    with torch.device("meta"):
+        return copy.deepcopy(module).to("meta")
+
+
+def _grouped(names: Sequence[str], rows: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Names and bounds of :class:`Segments`: neighbours of one adapter are one segment."""
+    found: list[str] = []
+    bounds = [0]
+    for name, count in zip(names, rows, strict=True):
+        if found and found[-1] == name:
+            bounds[-1] += count
+        else:
+            found.append(name)
+            bounds.append(bounds[-1] + count)
+    return found, bounds
+
+
+def _joined(batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """One batch of all rows, padded to the longest; a mask is there only where something is padded."""
+    ids = [batch["input_ids"] for batch in batches]
+    longest = max(one.shape[1] for one in ids)
+    padded = any(one.shape[1] < longest for one in ids) or any("attention_mask" in batch for batch in batches)
+
+    def wide(one: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(one, (0, longest - one.shape[1]))
+
+    joined = {"input_ids": torch.cat([wide(one) for one in ids])}
+    if padded:
+        joined["attention_mask"] = torch.cat(
+            [wide(batch.get("attention_mask", torch.ones_like(batch["input_ids"]))) for batch in batches]
+        )
+    if any("token_type_ids" in batch for batch in batches):
+        joined["token_type_ids"] = torch.cat(
+            [wide(batch.get("token_type_ids", torch.zeros_like(batch["input_ids"]))) for batch in batches]
+        )
+    return joined

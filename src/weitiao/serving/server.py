@@ -1,0 +1,100 @@
+"""serve(roots): the HTTP server, from the list of runs to the last answer before the end."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from weitiao.errors import ConfigError
+from weitiao.serving.app import Limits, Server, create_app
+from weitiao.serving.engine import Engine
+from weitiao.serving.registry import Registry, find_runs
+
+log = logging.getLogger("weitiao")
+KEYS = "WEITIAO_API_KEYS"
+
+
+class _Graceful(uvicorn.Server):
+    """Says that it stops, and answers what it has accepted, before it closes."""
+
+    def __init__(self, config: uvicorn.Config, served: Server) -> None:
+        super().__init__(config)
+        self.served = served
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGINT or SIGTERM."""
+        self.served.stopping = True
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # it is no failure: the process ends with code 0
+
+
+def serve(
+    roots: Sequence[str | Path] = (),
+    *,
+    adapters: Mapping[str, str | Path] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    tokens_per_batch: int = 2048,
+    resident: int = 1000,
+    limits: Limits | None = None,
+) -> None:
+    """Serve finished runs until SIGINT or SIGTERM; what was accepted by then is answered.
+
+    Args:
+        roots: runs, or folders of runs; each run's name is its path there.
+        adapters: runs by other names.
+        host: 127.0.0.1 is this machine alone.
+        port: 0 takes a free one, which the log says.
+        tokens_per_batch: padded tokens that one pass computes.
+        resident: adapters in memory; the one that was used longest ago goes first.
+
+    The environment's WEITIAO_API_KEYS holds keys, separated by commas; without it no key is asked for.
+
+    Raises:
+        ConfigError: nothing to serve, or the port is taken.  RunError: a named run is none, or is not finished.
+    """
+    listed = find_runs(map(Path, roots), {name: Path(path) for name, path in (adapters or {}).items()})
+    keys = tuple(key for one in os.environ.get(KEYS, "").split(",") if (key := one.strip()))
+    if host not in ("127.0.0.1", "localhost", "::1") and not keys:
+        log.warning("whoever reaches %s can use the server: no key is set (%s)", host, KEYS)
+    listener = _listener(host, port)
+    limits = limits or Limits()
+    engine = Engine(tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting)
+    server = Server(Registry(listed), engine, limits, keys)
+    config = uvicorn.Config(
+        create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
+        timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
+    )  # fmt: skip
+    log.info("%s at http://%s:%d", _names([one.name for one in listed]), host, listener.getsockname()[1])
+    try:
+        _Graceful(config, server).run(sockets=[listener])
+    finally:
+        engine.stop()
+        log.info("stopped; every accepted request has its answer")
+
+
+def _names(names: Iterable[str]) -> str:
+    shown = list(names)
+    rest = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
+    return f"serving {', '.join(shown[:5])}{rest}"
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is known before a model is. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)  # from the first word on that says where it is
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.\nExpected an address of this machine and a free port.\n"
+            "Choose another: --port 0 takes a free one."
+        ) from None
+    return listener

@@ -1,0 +1,139 @@
+"""Adapters of one base answer in one batch as each answers alone; what does not fit has a model of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.served import runs_of_many_tasks
+from weitiao.errors import ModelError
+from weitiao.inference.predictor import Predictor
+from weitiao.rundir.folder import RunDir
+from weitiao.serving.engine import Engine, Served, Stopping
+from weitiao.serving.registry import Registry, find_runs
+
+TEXTS = ["很好看的书", "太差了", "服务好，下次再来看看吧", "好", "物流太慢，酒店又脏又差"]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, rows_file: Path, tagged_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = runs_of_many_tasks(tmp_path_factory.mktemp("served"), tiny_model, rows_file, tagged_file)
+    return {name: run for name, run in made.items() if name != "pairs"}
+
+
+@pytest.fixture(scope="module")
+def alone(runs: dict[str, RunDir]) -> dict[str, Any]:
+    """What `weitiao predict` computes for each run."""
+    return {name: Predictor(run).scores(rows_for(name))[0] for name, run in runs.items()}
+
+
+def served(name: str, run: RunDir) -> Served:
+    return Registry(find_runs([], {name: run.path})).open(name)
+
+
+def rows_for(name: str) -> list[Any]:
+    return [(list(text), ()) for text in TEXTS] if name == "tags" else TEXTS
+
+
+def together(engine: Engine, models: list[Served]) -> dict[str, Any]:
+    """All requests at once, before the engine can take the first."""
+    with engine._changed:
+        asked = {one.name: engine.submit(one, one.reader.encode(rows_for(one.name))) for one in models}
+    return {name: done.result(60) for name, done in asked.items()}
+
+
+def test_mixed_answers_equal_those_alone(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    engine = Engine()
+    try:
+        models = [served(name, run) for name, run in runs.items()]
+        assert [one.name for one in models if not one.shares] == ["dora", "full"]
+        found = together(engine, models)
+        shared = len({one.base for one in models if one.shares})
+        assert (shared, len(engine.bodies), engine.loaded) == (1, 1, 6)
+        assert engine.batches == 3  # one for six adapters, one each for the others
+    finally:
+        engine.stop()
+    for name, expected in alone.items():
+        np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=name)
+    assert np.abs(found["reviews"] - found["rs"]).max() > 1e-3
+
+
+def test_many_segments_are_one_product(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    """Above a few adapters layers compute them together; the same run under many names stands for many runs."""
+    engine = Engine()
+    try:
+        models = [served(f"{name}{i}", runs[name]) for i in range(4) for name in ("reviews", "five", "rs")]
+        found = together(engine, models)
+        assert engine.batches == 1
+    finally:
+        engine.stop()
+    for one in models:
+        np.testing.assert_allclose(found[one.name], alone[one.name.rstrip("0123")], atol=1e-5)
+
+
+def test_evicted_adapters_come_back(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    engine = Engine(resident=1)
+    try:
+        models = {name: served(name, runs[name]) for name in ("reviews", "five", "tags")}
+        for name in ["reviews", "five", "tags", "reviews", "five"]:
+            found = engine.submit(models[name], models[name].reader.encode(rows_for(name))).result(60)
+            np.testing.assert_allclose(found, alone[name], atol=1e-5)
+        found = together(engine, list(models.values()))  # more at once than may stay
+    finally:
+        engine.stop()
+    assert len(engine.recent) <= 1
+    assert engine.evicted >= 4
+    assert sum(one.adapter is not None for one in models.values()) <= 1
+    for name in models:
+        np.testing.assert_allclose(found[name], alone[name], atol=1e-5)
+
+
+def test_a_small_budget_splits_requests(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    engine = Engine(tokens_per_batch=16)
+    try:
+        found = together(engine, [served(name, runs[name]) for name in ("reviews", "tags")])
+    finally:
+        engine.stop()
+    assert engine.batches > 4
+    for name, scores in found.items():
+        np.testing.assert_allclose(scores, alone[name], atol=1e-5)
+
+
+def test_one_broken_adapter_is_nobody_elses_fault(
+    runs: dict[str, RunDir], alone: dict[str, Any], tmp_path: Path
+) -> None:
+    import shutil
+
+    broken = RunDir(shutil.copytree(runs["five"].path, tmp_path / "broken"))
+    engine = Engine()
+    try:
+        models = [served("broken", broken), served("reviews", runs["reviews"])]
+        (broken.model / "adapter_model.safetensors").write_bytes(b"no tensors")
+        with engine._changed:
+            asked = [engine.submit(one, one.reader.encode(TEXTS)) for one in models]
+        with pytest.raises(ModelError, match="broken"):
+            asked[0].result(60)
+        np.testing.assert_allclose(asked[1].result(60), alone["reviews"], atol=1e-5)
+    finally:
+        engine.stop()
+
+
+def test_stopping_finishes_what_was_accepted(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    engine = Engine()
+    model = served("reviews", runs["reviews"])
+    asked = [engine.submit(model, model.reader.encode(TEXTS)) for _ in range(20)]
+    engine.stop()
+    for one in asked:
+        np.testing.assert_allclose(one.result(0), alone["reviews"], atol=1e-5)
+    with pytest.raises(Stopping):
+        engine.submit(model, model.reader.encode(TEXTS))
+
+
+def test_rows_that_a_layer_does_not_see_one_by_one(runs: dict[str, RunDir]) -> None:
+    from weitiao.serving.mixed import CannotShare, MixedLinear, Segments
+
+    layer = MixedLinear(torch.nn.Linear(4, 4), Segments(["a"], [0, 3]))
+    with pytest.raises(CannotShare, match="sees 6 rows of a batch of 3"):
+        layer(torch.zeros(6, 4))
