@@ -3,10 +3,10 @@
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -92,7 +92,7 @@ def cells_are_forked(fork_server: ForkServer) -> Iterator[None]:
 
 
 # Whatever these give, a test of it trains.
-TRAINING = {"tiny_model", "tiny_chat_model", "e5", "smollm", "whole_fork_server"}
+TRAINING = {"served_runs", "tiny_model", "tiny_chat_model", "e5", "smollm", "whole_fork_server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -329,3 +329,23 @@ def tag_options(tiny_model: Path, tagged_file: Path, tmp_path: Path) -> dict[str
         },
         "output": {"dir": str(tmp_path / "run")},
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def served_runs(
+    tiny_model: Path, rows_file: Path, tagged_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Any]:
+    """Finished runs of every task that labels texts, by name (support/served.py), trained once for all processes."""
+    import fcntl
+
+    from support.served import runs_of_many_tasks
+    from weitiao.rundir.folder import RunDir
+
+    folder = shared_folder(tmp_path_factory) / "served"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            runs_of_many_tasks(folder, tiny_model, rows_file, tagged_file)
+            (folder / "made").touch()
+    return {path.name: RunDir(path) for path in sorted((folder / "runs").iterdir())}

@@ -83,6 +83,8 @@ def test_readme_commands_are_understood(page: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     assert len(commands_of(page)) >= 8
     for words in commands_of(page):
+        if words[-1] == "--help":  # which ends where it is understood
+            continue
         command: Any = typer.main.get_command(app)
         context = command.make_context("weitiao", list(words))
         while isinstance(command, TyperGroup) and (left := context._protected_args + context.args):

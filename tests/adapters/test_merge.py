@@ -99,9 +99,8 @@ def test_a_language_model(chat_options: Options, tmp_path: Path) -> None:
     assert report["metrics"]["log_loss"] == pytest.approx(run.summary["metrics"]["log_loss"], abs=1e-4)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Model has `tie_word_embeddings=True`"
-)  # peft's advice; what it warns of is tested here
+# peft's advice before and after; what it warns of is tested here
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
 def test_a_head_that_trained_apart_from_the_embedding(chat_options: Options, tmp_path: Path) -> None:
     """Base and adapter hold one matrix twice; a folder that ties them would lose the trained one."""
     run = trained(chat_options, {"type": "lora", "modules_to_save": ["lm_head"]}, generate_rows=0)
@@ -110,11 +109,48 @@ def test_a_head_that_trained_apart_from_the_embedding(chat_options: Options, tmp
     assert not json.loads((tmp_path / "merged" / "config.json").read_text(encoding="utf-8"))["tie_word_embeddings"]
 
 
+@pytest.mark.parametrize(("name", "problem"), [("several", "multi_label_classification"), ("numbers", "regression")])
+def test_the_kind_of_the_labels_is_kept(name: str, problem: str, served_runs: Any, tmp_path: Path) -> None:
+    """A pipeline reads there what to make of logits."""
+    report = weitiao.merge(served_runs[name].path, output=tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "config.json").read_text(encoding="utf-8"))["problem_type"] == problem
+    assert (report["same_predictions"] is None) == (name == "numbers")
+
+
+def test_a_head_is_not_rounded_with_its_base(served_runs: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """A base in 16 bits: the head of the merged model is the trained one, to the bit."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    narrow = {name: value.bfloat16() for name, value in load_file(base / "model.safetensors").items()}
+    save_file(narrow, base / "model.safetensors", {"format": "pt"})
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}), encoding="utf-8")
+    run = RunDir(shutil.copytree(served_runs["reviews"].path, tmp_path / "run"))
+    text = (run.path / "config.yaml").read_text(encoding="utf-8").replace(str(tiny_model), str(base))
+    (run.path / "config.yaml").write_text(text, encoding="utf-8")
+    weitiao.merge(run.path, output=tmp_path / "merged", dtype="float32")
+    own = load_file(run.model / "adapter_model.safetensors")["base_model.model.classifier.weight"]
+    assert torch.equal(load_file(tmp_path / "merged" / "model.safetensors")["classifier.weight"], own)
+    assert weitiao.merge(run.path, output=tmp_path / "narrow")["dtype"] == "bfloat16"
+
+
 def test_tags(tag_options: Options, tmp_path: Path) -> None:
     run = trained(tag_options, {"type": "lora"})
     report = weitiao.merge(run.path, output=tmp_path / "merged")
     assert report["metrics"] == pytest.approx(report["metrics_before"], abs=1e-5)
     assert report["compared"] == sum(len(row["tokens"]) for row in read_jsonl(run.path / "predictions.jsonl"))
+
+
+def test_an_adapter_that_is_dropped_is_seen_in_16_bits_too(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(options, {"type": "lora"}, learning_rate=1e-3)
+    monkeypatch.setattr(merging, "_merged", lambda model: model.unload())
+    with pytest.raises(ModelError, match="does not answer as base and adapter do"):
+        weitiao.merge(run.path, output=tmp_path / "merged", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("method", ["full", "prompt", "prefix"])
@@ -132,6 +168,7 @@ def test_wrong_folders_and_words(options: Options, tmp_path: Path) -> None:
     for given, kind, words in (
         ({"output": tmp_path / "taken"}, ConfigError, "not empty"),
         ({"output": tmp_path / "new", "dtype": "int3"}, ConfigError, "--dtype int3"),
+        ({"output": run.path / "merged"}, ConfigError, "own folder"),
     ):
         with pytest.raises(kind, match=words):
             weitiao.merge(run.path, **given)  # type: ignore[arg-type]

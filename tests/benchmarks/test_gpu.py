@@ -48,7 +48,7 @@ def test_what_no_gpu_has_measured_is_not_measured(tmp_path: Path) -> None:
         "rates": {"product_flops_per_s": 8e14, "copy_bytes_per_s": 4e12, "card": "A card", "torch": "2.11", "code": "abc"},
         "bert-base, LoRA": {
             "tokens_per_s": 123456.7, "flops_per_s": 4e14, "dtype": "bfloat16", "code": "abc",
-            "gpu_memory_bytes": {"load": 1e9, "allocated": 2e9, "reserved": 3e9, "used": 4e9},
+            "gpu_memory_bytes": {"load": 1e9, "allocated": 2e9, "reserved": 3e9, "used": 4e9}, "planned_load_bytes": 2.5e9,
             "plan_error": {"memory": 0.07, "time": -0.2, "storage": None},
         },
         "resume, full": {"reached": False, "code": "abc"},
@@ -58,7 +58,7 @@ def test_what_no_gpu_has_measured_is_not_measured(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     path.write_text(json.dumps(found), encoding="utf-8")
     lines = page(path).splitlines()
-    assert "| bert-base, LoRA | 123,457 | 0.50 | bfloat16 | 1.00 | 3.00 | +7% | -20% |" in lines
+    assert "| bert-base, LoRA | 123,457 | 0.50 | bfloat16 | 1.00 | 3.00 | 2.50 | +7% | -20% |" in lines
     assert next(line for line in lines if line.startswith("| resume, full")).endswith("| no |")
     assert next(line for line in lines if line.startswith("| GPU against CPU, LoRA")).endswith("| failed |")
     assert next(line for line in lines if line.startswith("| waiting, 0.5B")).endswith("| 3 in 19 steps |")

@@ -7,26 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from support.served import runs_of_many_tasks
 from weitiao.errors import ModelError
 from weitiao.inference.predictor import Predictor
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.engine import Engine, Served, Stopping
+from weitiao.serving.mixed import Body, CannotShare
 from weitiao.serving.registry import Registry, find_runs
 
 TEXTS = ["很好看的书", "太差了", "服务好，下次再来看看吧", "好", "物流太慢，酒店又脏又差"]
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_model: Path, rows_file: Path, tagged_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = runs_of_many_tasks(tmp_path_factory.mktemp("served"), tiny_model, rows_file, tagged_file)
-    return {name: run for name, run in made.items() if name != "pairs"}
+def runs(served_runs: dict[str, RunDir]) -> dict[str, RunDir]:
+    return served_runs
 
 
 @pytest.fixture(scope="module")
 def alone(runs: dict[str, RunDir]) -> dict[str, Any]:
     """What `weitiao predict` computes for each run."""
-    return {name: Predictor(run).scores(rows_for(name))[0] for name, run in runs.items()}
+    return {name: Predictor(run).scores(rows_for(name))[0] for name, run in runs.items() if name != "pairs"}
 
 
 def served(name: str, run: RunDir) -> Served:
@@ -47,11 +46,11 @@ def together(engine: Engine, models: list[Served]) -> dict[str, Any]:
 def test_mixed_answers_equal_those_alone(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
     engine = Engine()
     try:
-        models = [served(name, run) for name, run in runs.items()]
+        models = [served(name, runs[name]) for name in alone]
         assert [one.name for one in models if not one.shares] == ["dora", "full"]
         found = together(engine, models)
         shared = len({one.base for one in models if one.shares})
-        assert (shared, len(engine.bodies), engine.loaded) == (1, 1, 6)
+        assert (shared, len(engine.bodies), engine.loaded) == (1, 1, 8)
         assert engine.batches == 3  # one for six adapters, one each for the others
     finally:
         engine.stop()
@@ -90,6 +89,54 @@ def test_evicted_adapters_come_back(runs: dict[str, RunDir], alone: dict[str, An
         np.testing.assert_allclose(found[name], alone[name], atol=1e-5)
 
 
+def test_models_of_their_own_are_let_go_too(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    engine = Engine(resident=1)
+    try:
+        models = {name: served(name, runs[name]) for name in ("full", "dora", "reviews")}
+        for name in ["full", "dora", "reviews", "full"]:
+            found = engine.submit(models[name], models[name].reader.encode(TEXTS)).result(60)
+            np.testing.assert_allclose(found, alone[name], atol=1e-5)
+    finally:
+        engine.stop()
+    assert [name for name, one in models.items() if one.own or one.adapter] == ["full"]
+
+
+def test_a_run_that_was_replaced_is_not_answered_with_old_labels(
+    runs: dict[str, RunDir], alone: dict[str, Any], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = RunDir(shutil.copytree(runs["reviews"].path, tmp_path / "copy"))
+    engine = Engine(resident=1)
+    try:
+        mine, other = served("copy", copy), served("five", runs["five"])
+        shutil.copy(runs["rs"].model / "adapter_model.safetensors", copy.model)
+        shutil.copy(runs["rs"].path / "DONE", copy.path)
+        with pytest.raises(ModelError, match="copy"):
+            engine.submit(mine, mine.reader.encode(TEXTS)).result(60)
+        np.testing.assert_allclose(
+            engine.submit(other, other.reader.encode(TEXTS)).result(60), alone["five"], atol=1e-5
+        )
+    finally:
+        engine.stop()
+
+
+def test_what_is_dropped_says_so(runs: dict[str, RunDir]) -> None:
+    engine = Engine()
+    model = served("reviews", runs["reviews"])
+    with engine._changed:
+        asked = [engine.submit(model, model.reader.encode(TEXTS)) for _ in range(3)]
+        assert engine.waiting == 3
+        engine._stopping = True
+        dropped, engine._waiting = engine._waiting, []
+        engine._failed(dropped, Stopping())
+    assert engine.stop(drop=True) == 0
+    assert not engine.is_alive
+    for one in asked:
+        with pytest.raises(Stopping):
+            one.result(0)
+
+
 def test_a_small_budget_splits_requests(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
     engine = Engine(tokens_per_batch=16)
     try:
@@ -118,6 +165,74 @@ def test_one_broken_adapter_is_nobody_elses_fault(
         np.testing.assert_allclose(asked[1].result(60), alone["reviews"], atol=1e-5)
     finally:
         engine.stop()
+
+
+def test_a_batch_that_memory_is_too_small_for_is_halved(
+    runs: dict[str, RunDir], alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of a real machine is not filled here: the body refuses more than two rows as torch does."""
+    right = Body.outputs
+    refused: list[int] = []
+
+    def small(self: Body, batches: Any, names: Any) -> Any:
+        rows = sum(len(batch["input_ids"]) for batch in batches)
+        if rows > 2:
+            refused.append(rows)
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return right(self, batches, names)
+
+    monkeypatch.setattr(Body, "outputs", small)
+    engine = Engine()
+    try:
+        found = together(engine, [served(name, runs[name]) for name in ("reviews", "tags")])
+    finally:
+        engine.stop()
+    assert refused == [10, 5, 3, 5, 3]
+    for name, scores in found.items():
+        np.testing.assert_allclose(scores, alone[name], atol=1e-5)
+
+
+def test_what_is_answered_before_a_batch_fails_is_not_answered_again(
+    runs: dict[str, RunDir], alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request of several parts would end before all of them have come."""
+    right = Body.outputs
+    failed: list[int] = []
+
+    def broken(self: Body, batches: Any, names: Any) -> Any:
+        found = right(self, batches, names)
+        if len(batches) > 1:
+            failed.append(len(batches))
+            found[-1] = object()
+        return found
+
+    monkeypatch.setattr(Body, "outputs", broken)
+    engine = Engine(tokens_per_batch=40)
+    try:
+        found = together(engine, [served(name, runs[name]) for name in ("five", "reviews", "tags")])
+    finally:
+        engine.stop()
+    assert failed
+    for name, scores in found.items():
+        np.testing.assert_allclose(scores, alone[name], atol=1e-5)
+
+
+def test_a_body_that_does_not_see_rows_one_by_one_is_not_shared(
+    runs: dict[str, RunDir], alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixed_up(self: Body, batches: Any, names: Any) -> Any:
+        raise CannotShare("a layer sees 12 rows of a batch of 3")
+
+    monkeypatch.setattr(Body, "outputs", mixed_up)
+    engine = Engine()
+    try:
+        models = [served(name, runs[name]) for name in ("reviews", "five")]
+        for _ in range(2):
+            for name, scores in together(engine, models).items():
+                np.testing.assert_allclose(scores, alone[name], atol=1e-5)
+    finally:
+        engine.stop()
+    assert not any(one.shares for one in models)
 
 
 def test_stopping_finishes_what_was_accepted(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:

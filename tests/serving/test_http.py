@@ -12,7 +12,7 @@ import pytest
 
 import weitiao
 from support.fork_server import ForkServer
-from support.served import Client, runs_of_many_tasks, server
+from support.served import Client, server
 from weitiao.rundir.folder import RunDir
 
 TEXTS = ["很好看的书", "太差了", "服务好，下次再来看看吧"]
@@ -20,8 +20,8 @@ Runs = dict[str, RunDir]
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_model: Path, rows_file: Path, tagged_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return runs_of_many_tasks(tmp_path_factory.mktemp("served"), tiny_model, rows_file, tagged_file)
+def runs(served_runs: dict[str, RunDir]) -> dict[str, RunDir]:
+    return served_runs
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_a_body_without_a_length_is_counted(client: Client) -> None:
     """Chunks, whose sum nobody declares."""
     with socket.create_connection(("127.0.0.1", client.port), timeout=30) as raw:
         raw.sendall(
-            b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         chunk = b"1000\r\n" + b"x" * 0x1000 + b"\r\n"
         try:
@@ -181,9 +181,41 @@ def test_a_body_without_a_length_is_counted(client: Client) -> None:
 
 def test_half_a_request_holds_nobody_up(client: Client) -> None:
     with socket.create_connection(("127.0.0.1", client.port), timeout=30) as raw:
-        raw.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        raw.sendall(b"POST /classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
         assert client.ask("/classify", {"model": "reviews", "input": "好"})[0] == 200
     assert client.ask("/classify", {"model": "reviews", "input": "好"})[0] == 200
+
+
+def test_a_page_elsewhere_cannot_ask(client: Client) -> None:
+    """A name that leads to this machine is another's all the same."""
+    status, found, _ = client.ask("/classify", {"model": "reviews", "input": "好"}, {"Host": "elsewhere.example"})
+    assert status == 400
+    assert "Host" in found["error"]["message"]
+    assert client.ask("/health", None, {"Host": f"localhost:{client.port}"})[0] == 200
+
+
+def test_a_shared_tokenizer_cuts_for_one_run_at_a_time(client: Client) -> None:
+    """How a tokenizer cuts is a setting of its own: two requests at once must not set it for each other."""
+    found: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(15):
+            length = 300 if number % 2 else 5
+            body = {
+                "model": "reviews" if number % 4 < 2 else "five",
+                "input": "好" * length,
+                "truncate": bool(number % 2),
+            }
+            status, answer, _ = client.ask("/classify", body)
+            found.append((status, answer["usage"]["prompt_tokens"]) == (200, 64 if number % 2 else 7))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 120
+    assert all(found)
 
 
 def test_keys(runs: Runs, fork_server: ForkServer, tmp_path: Path) -> None:

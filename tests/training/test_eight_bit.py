@@ -151,7 +151,7 @@ def test_saved_and_loaded_it_goes_on_to_the_bit(options: dict[str, Any], dtype: 
 
     named, optimizer = fresh()
     train(named, optimizer, range(1, 6))
-    weights, state = optimizer.masters.whole(), optimizer.state()
+    weights, state = optimizer.masters.values(), optimizer.state()
     weights, state = ({k: v.clone() for k, v in one.items()} for one in (weights, state))
     assert state["p0|exp_avg"].dtype == torch.uint8
     assert state["p2|exp_avg"].dtype == torch.float32
@@ -170,7 +170,7 @@ def test_it_works_without_masters() -> None:
     for _ in range(50):
         weight.grad = torch.ones_like(weight)
         optimizer.step(1e-5, None)
-    assert optimizer.masters.whole()["w"].mean() == pytest.approx(1 - 5e-4, abs=1e-4)
+    assert optimizer.masters.values()["w"].mean() == pytest.approx(1 - 5e-4, abs=1e-4)
     assert optimizer.state()["w|exp_avg"].dtype == torch.uint8
 
 
@@ -202,7 +202,12 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("method", [{"type": "full", "lisa_layers": 1, "lisa_steps": 2}, {"type": "adalora"}])
-def test_a_resumed_run_is_the_undisturbed_one(method: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_undisturbed_one(
+    method: dict[str, Any], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "weitiao.training.eight_bit.SMALLEST", 200
+    )  # the tiny model's matrices are smaller than those of any real one
     train = {**options["train"], **EIGHT, "save_steps": 3, "max_steps": 12, "eval_strategy": "no"}
     case = {**options, "method": method, "train": train}
 
@@ -214,7 +219,7 @@ def test_a_resumed_run_is_the_undisturbed_one(method: dict[str, Any], options: d
     with pytest.raises(Stop):
         weitiao.train({**case, "output": {"dir": str(tmp_path / "cut")}}, listener=stop)
     moments = load_file(tmp_path / "cut" / "checkpoints" / "step-6" / "optimizer.safetensors")
-    assert any(value.dtype == torch.uint8 for value in moments.values()) or method["type"] == "adalora"
+    assert any(value.dtype == torch.uint8 for value in moments.values())
     resumed = weitiao.train(resume=tmp_path / "cut")
     assert losses(resumed)[-5:] == losses(whole)[-5:]
     assert whole.summary["optimizer"] == "adamw_8bit"
@@ -251,9 +256,3 @@ def test_a_real_model_learns_as_with_fp32_moments(tmp_path: Path) -> None:
     trained = runs["adamw"].summary["num_trainable_params"]
     assert plans[0]["optimizer"] <= 8 * trained
     assert plans[1]["optimizer"] < 0.5 * plans[0]["optimizer"]
-    print(
-        plans,
-        [run.summary["peak_memory_bytes"] for run in runs.values()],
-        [run.summary["plan_error"] for run in runs.values()],
-    )
-    print(fp32[::10], narrow_ones[::10], [run.summary["train_seconds"] for run in runs.values()])

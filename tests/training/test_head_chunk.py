@@ -1,5 +1,6 @@
 """How many learnt tokens the head takes at a time: fixed for a run by a GPU's free memory, and by the same rule in its plan."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_a_run_that_goes_on_keeps_its_chunks(
     chat_options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With other free memory than it began with; the losses are the same bits. Only the look at the memory is replaced."""
-    vocabulary = 49152
+    vocabulary = json.loads((Path(chat_options["model"]) / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     free = [8 * vocabulary * 16 * 4]  # a quarter would hold 16 tokens
     monkeypatch.setattr(fit, "_free_bytes", lambda resolved: free[0])
     train = {**chat_options["train"], "generate_rows": 0, "logging_steps": 1, "save_steps": 1, "eval_strategy": "no"}

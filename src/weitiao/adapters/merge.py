@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -44,6 +45,7 @@ def merge(run: str | Path, *, output: str | Path, dtype: Dtype = "auto") -> dict
         RunError: no finished run.  ConfigError: its method has nothing to merge.  ModelError: the folder does not agree.
     """
     opened, folder = RunDir.open(run), Path(output)
+    folder = folder.resolve()
     _refuse(opened, folder, dtype)
     rows = held_out(opened)
     if rows is None:
@@ -89,26 +91,33 @@ def _refuse(run: RunDir, folder: Path, dtype: str) -> None:
             f"{run.path} was trained with method.type={method.type}: what it learnt lies before the words, not in weights.\n"
             f"Expected an adapter that can be summed into its base, such as LoRA's.\nUse {run.model} with peft, or weitiao predict."
         )
+    if folder.is_relative_to(run.path.resolve()):
+        raise ConfigError(
+            f"--output {folder} lies in the run's own folder.\nExpected another place.\nName another --output."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} already exists and is not empty.\nExpected a new folder.\nName another --output.")
 
 
 def _loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":
     """Base and adapter in fp32, and the dtype of the base's checkpoint."""
+    import torch
     from safetensors import SafetensorError
+    from transformers import AutoConfig
 
+    from weitiao.methods import lora
     from weitiao.tasks import TASKS
 
     refuse_pickled(run.model)
     config = run.config
-    base = locate(config.model)
+    method, base = METHODS[config.method.type], locate(config.model)
     try:
-        model: Any = METHODS[config.method.type].load(
-            run.model, TASKS[config.task].AUTO_MODEL, run.summary["label_names"], base
-        )
+        own = str(AutoConfig.from_pretrained(base, **NO_FOREIGN_CODE).dtype or torch.float32).removeprefix("torch.")
+        # in 16 bits the base's head would round the trained one
+        load = partial(lora.load, dtype=torch.float32) if method.load is lora.load else method.load
+        model: Any = load(run.model, TASKS[config.task].AUTO_MODEL, run.summary["label_names"], base)
     except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(f"{run.model} (base {base})", error) from None
-    own = str(model.get_base_model().dtype).removeprefix("torch.")
     pad_as(model, pad_id)
     return model.float().eval(), own
 
@@ -121,6 +130,9 @@ def _merged_and_checked(model: Any, run: RunDir, rows: HeldOut, folder: Path, dt
     before = _answers(model, rows)
     merged = _merged(model)
     del model
+    _check(agreement(rows, before, _answers(merged, rows), "float32"), "float32")  # before anything is rounded
+    if rows.task.PROBLEM_TYPE is not None:
+        merged.config.problem_type = rows.task.PROBLEM_TYPE
     merged.to(getattr(torch, dtype)).save_pretrained(folder)
     del merged
     transformers.AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE).save_pretrained(folder)
@@ -128,14 +140,19 @@ def _merged_and_checked(model: Any, run: RunDir, rows: HeldOut, folder: Path, dt
         folder, dtype=torch.float32, use_safetensors=True, **NO_FOREIGN_CODE
     )
     found = agreement(rows, before, _answers(opened, rows), dtype)
+    _check(found, dtype)
+    return found
+
+
+def _check(found: Agreement, dtype: str) -> None:
+    """Raise ModelError where two models do not agree."""
     if not found.holds:
+        way = "Use --dtype float32." if dtype != "float32" else "Train the run again."
         raise ModelError(
             f"The merged model does not answer as base and adapter do: logits differ by up to {found.worst:.3g} "
-            f"({found.same_predictions:,} of {found.compared:,} predictions are the same).\nExpected at most "
-            f"{found.tolerance:.3g} with weights in {dtype}.\n"
-            + ("Nothing was written. Use --dtype float32." if dtype != "float32" else "Nothing was written.")
+            f"({found.same_predictions or 0:,} of {found.compared:,} predictions are the same).\nExpected at most "
+            f"{found.tolerance:.3g} with weights in {dtype}. Nothing was written.\n{way}"
         )
-    return found
 
 
 def _answers(model: Any, rows: HeldOut) -> tuple[Any, Any]:

@@ -40,6 +40,7 @@ ORDER = (
     "eval",
     "predict",
     "merge",
+    "serve",
     "adapters",
     "models",
     "methods",

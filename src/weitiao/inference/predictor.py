@@ -47,15 +47,20 @@ class Reader:
         ids: Sequence[str] = (),
     ) -> Encoded:
         """Rows of token ids. Longer texts are cut, or become windows."""
-        over_length = "window" if self.config.data.over_length == "window" else "truncate"
-        if self.task.OPTIONS.windows_by_default and self.config.data.over_length != "truncate":
-            over_length = "window"  # no word goes without an answer
         # the saved tokenizer has the chat template that the run was given
+        over_length = "window" if self.makes_windows else "truncate"
         changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
         data = self.config.data.model_copy(update=changed)
         return self.task.encode(
             texts, labels, names=self.names, tokenizer=self.tokenizer, data=data, pairs=pairs, ids=ids
         )
+
+    @property
+    def makes_windows(self) -> bool:
+        """Whether longer texts become several rows; else they are cut."""
+        wanted = self.config.data.over_length
+        by_default = self.task.OPTIONS.windows_by_default and wanted != "truncate"  # no word goes without an answer
+        return wanted == "window" or by_default
 
     def tokens_cut(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[int]:
         """Of each text: its tokens beyond the longest row, which are not read. None where rows are cut into windows."""
@@ -67,9 +72,13 @@ class Reader:
 
 
 class Predictor(Reader):
-    """A run's model, loaded once the way plain transformers or peft load it."""
+    """A run's model, loaded once the way plain transformers or peft load it.
 
-    def __init__(self, run: RunDir) -> None:
+    Args:
+        device: "cpu" and the like; None for a GPU where there is one.
+    """
+
+    def __init__(self, run: RunDir, *, device: str | None = None) -> None:
         from weitiao.methods import METHODS
         from weitiao.system import threads
 
@@ -83,7 +92,7 @@ class Predictor(Reader):
         except (OSError, ValueError, SafetensorError) as error:
             raise cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
         pad_as(model, self.tokenizer.pad_token_id)
-        self.model = model.to(resolved.device)
+        self.model = model.to(device or resolved.device)
 
     def scores(
         self,

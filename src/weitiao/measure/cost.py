@@ -28,16 +28,13 @@ from weitiao.measure.fused_kernels import kernels_of
 MASTER_BYTES = 4  # fp32 weights beside the ones that compute
 # Widening the gradient, clipping, AdamW's reads and writes, rounding back: bytes a trained parameter and step.
 UPDATE_TRAFFIC_BYTES = 48
-# With moments in 8 bits: the sum over the operations of training/eight_bit.py; a CPU looks codes up one by one, and took nine
-# times as long as for fp32 moments.
+# With moments in 8 bits, estimated: the sum over the operations of training/eight_bit.py; a CPU looks codes up one by one.
 NARROWED_TRAFFIC_BYTES = {"cpu": 9 * UPDATE_TRAFFIC_BYTES, "cuda": 160}
 UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's overhead
 # Products of a mixture's experts, torch's own and transformers' stand-in: torch has no formula for them.
 _GROUPED = "grouped_mm"
 _MULTIPLIES = re.compile(r"mm$|mm_|matmul|einsum|lstm|\bgru|convolution|attention")
 _IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
-
-
 Kind = Literal["product", "batched product", "int8 product"]
 
 

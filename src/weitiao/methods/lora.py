@@ -5,7 +5,7 @@ Source: Hu et al. 2021, arXiv 2106.09685; options and file format: peft.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weitiao.config.method import LoraConfig
 from weitiao.methods import defaults
@@ -95,13 +95,20 @@ def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Te
     model.save_pretrained(folder, state_dict=state_dict)
 
 
-def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
-    """Base model plus adapter, as plain peft loads them. The base gets a head of the adapter's size first."""
+def load(
+    folder: Path, auto_class: str, label_names: Sequence[str], base: str, dtype: Any = "auto"
+) -> "PreTrainedModel":
+    """Base model plus adapter, as plain peft loads them. The base gets a head of the adapter's size first.
+
+    Args:
+        dtype: of the base and its head; "auto" is that of the base's file.
+    """
     import peft
     import transformers
 
     model = getattr(transformers, auto_class).from_pretrained(
         base,
+        dtype=dtype,
         **head_options(label_names),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # the base may carry another task's head; the adapter brings its own

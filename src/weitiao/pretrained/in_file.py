@@ -128,7 +128,7 @@ class LayersInFile:
 def _take_generation_config(model: "PreTrainedModel", where: str) -> None:
     """As ``from_pretrained`` does, which was given no folder."""
     if model.can_generate() and hasattr(model, "adjust_generation_fn"):
-        nothing = dict.fromkeys(("cache_dir", "token", "revision"))
+        nothing = dict.fromkeys(("cache_dir", "proxies", "token", "revision"))
         model.adjust_generation_fn(
             None, False, None, where, force_download=False, local_files_only=False, subfolder="", trust_remote_code=False,
             **nothing,

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -44,6 +45,7 @@ class Server:
     engine: Engine
     limits: Limits = field(default_factory=Limits)
     keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()  # names that requests may call the server by; none: any
     stopping: bool = False
 
 
@@ -68,7 +70,7 @@ class Read:
 
 def create_app(server: Server) -> Any:
     """The ASGI application."""
-    app = FastAPI(title="weitiao", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="weitiao", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     metrics = Metrics(server.engine)
     _add_errors(app)
     _add_reads(app, server, metrics)
@@ -81,7 +83,7 @@ def create_app(server: Server) -> Any:
         metrics.answered(request, response.status_code, time.perf_counter() - started)
         return response
 
-    return Guard(app, keys=server.keys, most_bytes=server.limits.body_bytes)
+    return Guard(app, keys=server.keys, most_bytes=server.limits.body_bytes, hosts=server.hosts)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -105,7 +107,13 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
-        return answer(request, error.status_code, str(error.detail))
+        found = answer(request, error.status_code, str(error.detail))
+        found.headers.update(error.headers or {})
+        return found
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return answer(request, 500, "The server has failed on this request. Its log says why.")
 
 
 def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:
@@ -117,9 +125,9 @@ def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:
     @app.get("/ready", responses={503: {"model": schemas.Health}})
     async def ready(response: Response) -> schemas.Health:
         """The server takes requests."""
-        if server.stopping:
-            response.status_code = 503
-        return schemas.Health(status="stopping" if server.stopping else "ok")
+        gone = server.stopping or not server.engine.is_alive
+        response.status_code = 503 if gone else 200
+        return schemas.Health(status="stopping" if gone else "ok")
 
     @app.get("/v1/models")
     async def models() -> schemas.Models:
@@ -215,12 +223,17 @@ async def _read(
         )
     if server.engine.is_full:  # before any work is done for it
         raise Refused(429, _FULL)
-    return await asyncio.to_thread(_encoded, server, listed.name, texts, pairs, asked.truncate)
+    return await asyncio.to_thread(partial(_encoded, server, listed.name, texts, pairs, truncate=asked.truncate))
 
 
-def _encoded(server: Server, name: str, texts: list[str], pairs: list[str] | None, truncate: bool) -> Read:
+def _encoded(server: Server, name: str, texts: list[str], pairs: list[str] | None, *, truncate: bool) -> Read:
     served = server.registry.open(name)
-    reader = served.reader
+    with served.tokenizing:
+        return _encoded_alone(served, texts, pairs, truncate=truncate)
+
+
+def _encoded_alone(served: Served, texts: list[str], pairs: list[str] | None, *, truncate: bool) -> Read:
+    reader, name = served.reader, served.name
     columns = reader.columns
     if (len(columns) > 1) != (pairs is not None):
         raise Refused(400, f"{name} reads {' and '.join(columns)}. Expected {len(columns)} texts a row.")
@@ -237,17 +250,21 @@ def _encoded(server: Server, name: str, texts: list[str], pairs: list[str] | Non
 
         words = placed_words(texts)
         rows = [([text[start:end] for start, end in spans], ()) for text, spans in words]
-    return Read(served, texts, pairs, words, reader.encode(rows, pairs))
+    encoded = reader.encode(rows, pairs)
+    if encoded.num_over_length and not truncate and not reader.makes_windows:
+        raise Refused(
+            413, f"A text is longer than the {reader.max_length:,} tokens that {name} reads. Set truncate=true."
+        )
+    return Read(served, texts, pairs, words, encoded)
 
 
 async def _scores(server: Server, read: Read) -> Scores:
     try:
-        found = server.engine.submit(read.served, read.encoded)
+        return await asyncio.wrap_future(server.engine.submit(read.served, read.encoded))
     except Full:
         raise Refused(429, _FULL) from None
     except Stopping:
         raise Refused(503, "The server is stopping. Ask another one.") from None
-    return await asyncio.wrap_future(found)
 
 
 def _worded(read: Read, scores: Scores) -> list[dict[str, Any]]:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
-from weitiao.errors import ModelError, WeitiaoError
+from weitiao.errors import ModelError
 from weitiao.inference.predictor import Predictor, Reader
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.adapter import Adapter, open_adapter
@@ -26,6 +25,15 @@ log = logging.getLogger("weitiao")
 Scores = NDArray[np.float32]
 
 
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp_of(run: RunDir) -> Stamp:
+    """Names, sizes and times of what a server reads of a run: equal as long as nobody has replaced it."""
+    files = [run.path / "DONE", run.path / "summary.json", *sorted(run.model.glob("*.safetensors"))]
+    return tuple((file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files)
+
+
 @dataclass
 class Served:
     """A run by the name that requests use."""
@@ -34,6 +42,8 @@ class Served:
     run: RunDir
     reader: Reader
     base: str  # where its body lies; of a model of its own, its run
+    stamp: Stamp
+    tokenizing: threading.Lock  # of its tokenizer, which other runs may share
     adapter: Adapter | None = None  # while it is resident
     own: Predictor | None = None  # of runs that share no base
 
@@ -49,6 +59,7 @@ class Unit:
     job: "Job"
     rows: list[int]
     length: int  # tokens of its longest row
+    answered: bool = False
 
     @property
     def tokens(self) -> int:
@@ -70,13 +81,14 @@ class Job:
     scores: Scores | None = None
     left: int = 0
 
-    def take(self, rows: Sequence[int], found: Scores) -> None:
-        """Scores of some rows have come; the last ones end the job."""
+    def take(self, unit: Unit, found: Scores) -> None:
+        """The scores of a unit have come; the last ones end the job."""
         if self.scores is None:
             self.scores = np.zeros((self.encoded.scored[2], found.shape[1]), dtype=np.float32)
-        self.scores[places_of(self.encoded, rows)] = found
+        self.scores[places_of(self.encoded, unit.rows)] = found
+        unit.answered = True
         self.left -= 1
-        if self.left == 0 and not self.done.cancelled():
+        if self.left == 0 and not self.done.done():  # another unit of it may have failed
             self.done.set_result(by_owner(self.encoded, self.scores))
 
 
@@ -95,14 +107,14 @@ class Engine:
     ``tokens_per_batch`` padded tokens. Nothing waits for a timer.
 
     Args:
-        resident: adapters that stay in memory; the one that was used longest ago goes first.
+        resident: adapters and models of their own that stay in memory; the one that was used longest ago goes first.
         most_waiting: units that may wait; a request that comes later is refused whole.
     """
 
     def __init__(self, *, tokens_per_batch: int = 2048, resident: int = 1000, most_waiting: int = 1024) -> None:
         self.tokens_per_batch, self.resident, self.most_waiting = tokens_per_batch, resident, most_waiting
         self.bodies: dict[str, Body] = {}
-        self.recent: OrderedDict[str, Served] = OrderedDict()  # resident adapters, the least recent first
+        self.recent: OrderedDict[str, Served] = OrderedDict()  # resident ones, the least recent first
         self.loaded = self.evicted = self.batches = self.rows = self.tokens = 0
         self._waiting: list[Unit] = []
         self._changed = threading.Condition()
@@ -132,6 +144,7 @@ class Engine:
             Unit(job, rows, max(lengths[i] for i in rows)) for rows in plan_evaluation(lengths, self.tokens_per_batch)
         ]
         job.left = len(units)
+        job.done.set_running_or_notify_cancel()  # a client that has gone must not end it in the middle
         with self._changed:
             if self._stopping:
                 raise Stopping
@@ -141,32 +154,40 @@ class Engine:
             self._changed.notify()
         return job.done
 
-    def stop(self) -> None:
-        """Finish what was accepted, then end."""
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody answers."""
+        return self._thread.is_alive()
+
+    def stop(self, *, drop: bool = False) -> int:
+        """Finish what was accepted, or ``drop`` what no batch has taken, then end. Returns how many units were dropped."""
         with self._changed:
             self._stopping = True
+            dropped = self._waiting if drop else []
+            self._waiting = [] if drop else self._waiting
             self._changed.notify()
+        self._failed(dropped, Stopping())
         self._thread.join()
+        return len(dropped)
 
     def _work(self) -> None:
         threads.settle()
         while (units := self._next()) is not None:
             with torch.inference_mode():
                 self._try(units)
-            while len(self.recent) > self.resident:
-                self._evict(next(iter(self.recent)))
 
     def _try(self, units: list[Unit]) -> None:
-        """Run a batch; where it fails its units one by one, so that one request's fault is not another's."""
+        """Run a batch; where it fails its parts one by one, so that one request's fault is not another's."""
         try:
             self._run(units)
-        except Exception as error:
-            left = [unit for unit in units if not unit.job.done.done()]
-            if len(units) == 1:
+        except BaseException as error:  # whatever it is: a dead engine would let every request wait for ever
+            left = [unit for unit in units if not unit.answered and not unit.job.done.done()]
+            parts = left if len(units) > 1 else [half for unit in left for half in _halves(unit, error)]
+            if not parts:
                 self._failed(left, error)
                 return
-            log.warning("a batch of %d requests failed (%s): one by one", len(units), error)
-            for unit in left:
+            log.warning("a batch of %d requests failed, now in parts: %s", len(units), error)
+            for unit in parts:
                 self._try([unit])
 
     def _next(self) -> list[Unit] | None:
@@ -192,26 +213,37 @@ class Engine:
         return sorted(chosen, key=lambda unit: unit.served.name)
 
     def _run(self, units: list[Unit]) -> None:
-        """Score one batch. A run whose adapter does not fit on the shared body gets a model of its own."""
+        """Score one batch, and let go of the adapters that are too many then."""
         self.batches += 1
         self.rows += sum(len(unit.rows) for unit in units)
         self.tokens += sum(unit.tokens for unit in units)
-        if units[0].served.own is not None:
-            for unit in units:
-                unit.job.take(unit.rows, self._alone(unit))
-            return
+        try:
+            self._score(units)
+        finally:
+            while len(self.recent) > self.resident:
+                self._evict(next(iter(self.recent)))
+
+    def _score(self, units: list[Unit]) -> None:
+        """A run whose adapter does not fit on the shared body gets a model of its own."""
         ready = [unit for unit in units if self._resident(unit)]
         if not ready:
             return
         batches = [self._collate(unit) for unit in ready]
         body = self.bodies[ready[0].served.base]
         inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
-        outputs = body.outputs(inputs, [unit.served.name for unit in ready])
+        try:
+            outputs = body.outputs(inputs, [unit.served.name for unit in ready])
+        except CannotShare as reason:
+            for unit in ready:
+                if unit.served.own is None:
+                    self._stand_alone(unit.served, reason)
+                unit.job.take(unit, self._alone(unit))
+            return
         for unit, batch, output in zip(ready, batches, outputs, strict=True):
             adapter = unit.served.adapter
             assert adapter is not None
             adapter.given.outputs = output
-            unit.job.take(unit.rows, unit.served.reader.task.row_scores(adapter.head, batch).numpy())
+            unit.job.take(unit, unit.served.reader.task.row_scores(adapter.head, batch).numpy())
             adapter.given.outputs = None
 
     def _collate(self, unit: Unit) -> dict[str, torch.Tensor]:
@@ -225,25 +257,26 @@ class Engine:
     def _resident(self, unit: Unit) -> bool:
         """Whether the unit's adapter is on its body now; where it cannot be, the unit has been seen to."""
         served = unit.served
-        if served.adapter is not None:
-            self.recent.move_to_end(served.name)
-            return True
         try:
-            if served.own is None:
+            if served.adapter is None and served.own is None:
                 self._open(served)
-        except (WeitiaoError, OSError, ValueError, SafetensorError) as error:
+        except Exception as error:  # files that somebody has changed raise what they like
+            if served.base in self.bodies:
+                self.bodies[served.base].remove(served.name)
             self._failed([unit], _cannot_open(served, error))
             return False
+        self.recent.move_to_end(served.name)
         if served.own is not None:
-            unit.job.take(unit.rows, self._alone(unit))
+            unit.job.take(unit, self._alone(unit))
             return False
         return True
 
     def _open(self, served: Served) -> None:
         reader = served.reader
+        if stamp_of(served.run) != served.stamp:
+            raise ModelError(f"{served.run.path} has changed since the server listed it")
         if not served.shares:
-            served.own = Predictor(served.run)
-            served.own.model.eval()
+            self._load_alone(served)
             return
         if served.base not in self.bodies:
             self.bodies[served.base] = Body.load(served.base)
@@ -251,30 +284,51 @@ class Engine:
             adapter = open_adapter(served.run, reader.task, reader.names, reader.tokenizer.pad_token_id)
             self.bodies[served.base].add(served.name, adapter.pairs, adapter.whole)
         except CannotShare as reason:
-            log.info("%s: a model of its own, since %s", served.name, reason)
-            served.base = str(served.run.path)
-            served.own = Predictor(served.run)
-            served.own.model.eval()
+            self._stand_alone(served, reason)
             return
         served.adapter = adapter
         self.recent[served.name] = served
         self.loaded += 1
 
+    def _stand_alone(self, served: Served, reason: Exception) -> None:
+        log.info("%s: a model of its own, since %s", served.name, reason)
+        if served.adapter is not None:
+            self._evict(served.name)
+        served.base = str(served.run.path)
+        self._load_alone(served)
+
+    def _load_alone(self, served: Served) -> None:
+        served.own = Predictor(served.run, device="cpu")
+        served.own.model.eval()
+        self.recent[served.name] = served
+        self.loaded += 1
+
     def _evict(self, name: str) -> None:
         served = self.recent.pop(name)
-        self.bodies[served.base].remove(name)
-        served.adapter = None
+        if served.adapter is not None:
+            self.bodies[served.base].remove(name)
+        served.adapter = served.own = None
         self.evicted += 1
 
-    def _failed(self, units: Sequence[Unit], error: Exception) -> None:
+    def _failed(self, units: Sequence[Unit], error: BaseException) -> None:
         for unit in units:
             if not unit.job.done.done():
                 unit.job.done.set_exception(error)
+
+
+def _halves(unit: Unit, error: BaseException) -> list[Unit]:
+    """A unit in two, where memory was too small for it; none where that would not help."""
+    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    if not no_memory or len(unit.rows) < 2:
+        return []
+    unit.job.left += 1
+    half = len(unit.rows) // 2
+    return [Unit(unit.job, rows, unit.length) for rows in (unit.rows[:half], unit.rows[half:])]
 
 
 def _cannot_open(served: Served, error: Exception) -> ModelError:
     """What the client reads; the log has what the library said."""
     log.warning("%s cannot be opened: %s", served.name, error)
     return ModelError(
-        f"The model '{served.name}' cannot be opened: its files are damaged or gone. The server's log says more."
+        f"The model '{served.name}' cannot be opened: its files are damaged, gone or replaced. The log says more."
     )

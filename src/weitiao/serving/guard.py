@@ -22,10 +22,12 @@ class Guard:
     Args:
         keys: any of them opens; none: no key is asked for.
         most_bytes: of a body.
+        hosts: what the Host header may name; none: anything. A page of another origin cannot choose it, even where that
+            origin's name leads to this machine (DNS rebinding).
     """
 
-    def __init__(self, app: Any, *, keys: Sequence[str], most_bytes: int) -> None:
-        self.app, self.keys, self.most_bytes = app, [key.encode() for key in keys], most_bytes
+    def __init__(self, app: Any, *, keys: Sequence[str], most_bytes: int, hosts: Sequence[str] = ()) -> None:
+        self.app, self.keys, self.most_bytes, self.hosts = app, [key.encode() for key in keys], most_bytes, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -33,6 +35,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        if self.hosts and _name(headers.get(b"host", b"")) not in self.hosts:
+            await refuse(
+                scope, send, 400, f"The Host header names another server. Expected one of: {', '.join(self.hosts)}."
+            )
+            return
         if self.keys and scope["path"] not in _OPEN and not self._knows(headers):
             await refuse(
                 scope,
@@ -74,6 +81,12 @@ class Guard:
         # each is compared, in a time that does not depend on where they differ
         found = [hmac.compare_digest(key.strip(), known) for known in self.keys]
         return kind.lower() == b"bearer" and any(found)
+
+
+def _name(host: bytes) -> str:
+    """A Host header without its port."""
+    text = host.decode("latin-1")
+    return text.partition("]")[0] + "]" if text.startswith("[") else text.partition(":")[0]
 
 
 TYPES = {

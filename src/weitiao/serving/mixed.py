@@ -108,12 +108,14 @@ class Body:
 
     @classmethod
     def load(cls, base: str) -> "Body":
-        """The base without a head, as transformers opens it."""
+        """The base without a head, in fp32."""
         import transformers
 
         from weitiao.pretrained.locate import NO_FOREIGN_CODE
 
-        model = transformers.AutoModel.from_pretrained(base, use_safetensors=True, **NO_FOREIGN_CODE)
+        model = transformers.AutoModel.from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, **NO_FOREIGN_CODE
+        )
         return cls(model.eval())
 
     def add(self, name: str, pairs: Mapping[str, Pair], whole: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
@@ -131,6 +133,8 @@ class Body:
             raise CannotShare(f"{inside[0]} is part of a module that an adapter brings whole")
         if odd := [path for path in pairs if type(self._plain(path)) is not nn.Linear]:
             raise CannotShare(f"{odd[0]} is no linear layer")
+        if odd := [path for path in whole if not _takes_rows(self._plain(path))]:
+            raise CannotShare(f"the adapter brings {odd[0]} whole, which may read more than rows")
         for path, pair in pairs.items():
             self._mixed(path, MixedLinear).pairs[name] = pair
         for path, state in whole.items():
@@ -187,6 +191,11 @@ class Body:
             outputs.append(type(found)(**own))
             first += rows
         return outputs
+
+
+def _takes_rows(module: nn.Module) -> bool:
+    """Whether a module is known to make one tensor of one."""
+    return isinstance(module, nn.Linear | nn.LayerNorm) or type(module).__name__.endswith("Pooler")
 
 
 def _like(module: nn.Module) -> nn.Module:

@@ -16,10 +16,10 @@ from weitiao.inference.predictor import Reader
 from weitiao.pretrained.locate import locate
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.adapter import shares_base
-from weitiao.serving.engine import Served
+from weitiao.serving.engine import Served, Stamp, stamp_of
 
 log = logging.getLogger("weitiao")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_NOT_THE_TOKENIZERS = {"README.md", "adapter_config.json", "config.json", "generation_config.json"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Listed:
     method: str
     labels: tuple[str, ...]
     created: int  # seconds since 1970
+    stamp: Stamp
 
 
 class Registry:
@@ -41,7 +42,7 @@ class Registry:
     def __init__(self, listed: Iterable[Listed]) -> None:
         self.listed = {one.name: one for one in listed}
         self._opened: dict[str, Served] = {}
-        self._tokenizers: dict[str, Any] = {}
+        self._tokenizers: dict[str, tuple[Any, threading.Lock]] = {}
         self._lock = threading.Lock()
 
     def near(self, name: str) -> list[str]:
@@ -61,16 +62,23 @@ class Registry:
             return self._opened[name]
 
     def _served(self, listed: Listed) -> Served:
+        run = listed.run
         try:
-            key = "".join(sha256_of(file) for one in _TOKENIZER_FILES if (file := listed.run.model / one).is_file())
-            reader = Reader(RunDir.open(listed.run.path), self._tokenizers.get(key))
-            base = locate(reader.config.model) if shares_base(listed.run) else str(listed.run.path)
+            key = "".join(
+                f"{file.name} {sha256_of(file)} "
+                for file in sorted(run.model.iterdir())
+                if file.is_file() and file.suffix != ".safetensors" and file.name not in _NOT_THE_TOKENIZERS
+            )
+            known = self._tokenizers.get(key)
+            reader = Reader(RunDir.open(run.path), None if known is None else known[0])
+            base = locate(reader.config.model) if shares_base(run) else str(run.path)
         except OSError as error:
             raise ModelError(
-                f"{listed.run.path} cannot be read: {error}\nExpected a complete run folder.\nTrain it again."
+                f"{run.path} cannot be read: {error}\nExpected a complete run folder.\nTrain it again."
             ) from None
-        self._tokenizers[key] = reader.tokenizer  # runs of one base have the same one, of 100 MB or more
-        return Served(listed.name, listed.run, reader, base)
+        # runs of one base have the same one, of 100 MB or more; how it cuts is a setting of its own, so one text at a time
+        lock = self._tokenizers.setdefault(key, (reader.tokenizer, threading.Lock()))[1]
+        return Served(listed.name, run, reader, base, stamp=listed.stamp, tokenizing=lock)
 
 
 def find_runs(roots: Iterable[Path], named: Mapping[str, Path]) -> list[Listed]:
@@ -118,6 +126,7 @@ def _listed(name: str, path: Path, root: Path) -> Listed:
             method=summary["method"],
             labels=tuple(summary["label_names"]),
             created=int((path / "DONE").stat().st_mtime),
+            stamp=stamp_of(run),
         )
     except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
         raise RunError(

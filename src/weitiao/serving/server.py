@@ -59,12 +59,18 @@ def serve(
     """
     listed = find_runs(map(Path, roots), {name: Path(path) for name, path in (adapters or {}).items()})
     keys = tuple(key for one in os.environ.get(KEYS, "").split(",") if (key := one.strip()))
-    if host not in ("127.0.0.1", "localhost", "::1") and not keys:
+    if KEYS in os.environ and not keys:
+        raise ConfigError(
+            f"{KEYS} holds no key.\nExpected keys, separated by commas.\nLeave it out for a server without keys."
+        )
+    is_local = host in ("127.0.0.1", "localhost", "::1")
+    if not is_local and not keys:
         log.warning("whoever reaches %s can use the server: no key is set (%s)", host, KEYS)
     listener = _listener(host, port)
     limits = limits or Limits()
     engine = Engine(tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting)
-    server = Server(Registry(listed), engine, limits, keys)
+    hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
+    server = Server(Registry(listed), engine, limits, keys, hosts)
     config = uvicorn.Config(
         create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
         timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
@@ -73,8 +79,9 @@ def serve(
     try:
         _Graceful(config, server).run(sockets=[listener])
     finally:
-        engine.stop()
-        log.info("stopped; every accepted request has its answer")
+        dropped = engine.stop(drop=True)  # their clients have gone by now
+        left = f"{dropped} parts of requests were not answered" if dropped else "every accepted request has its answer"
+        log.info("stopped; %s", left)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -31,6 +31,8 @@ _COMPUTING = {
     "plan",
     "advise",
     "combine",
+    "merge",
+    "serve",
     "env",
 }
 # Of glibc: malloc.h, mallopt(3)

@@ -124,7 +124,8 @@ class EightBitAdamW(torch.optim.Optimizer):
                     state = self.state[parameter] or self._begin(parameter)
                     (packed if "exp_avg_scale" in state else plain).append(parameter)
             states = [self.state[p] for p in plain]
-            _adamw(group, plain, [p.grad for p in plain], states, [s["step"] for s in states])
+            gradients = [p.grad for p in plain if p.grad is not None]
+            _adamw(group, plain, gradients, states, [s["step"] for s in states])
             for pieces in self._in_hand(packed):
                 self._update(group, pieces)
             if packed:

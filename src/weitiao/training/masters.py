@@ -47,8 +47,8 @@ class Masters:
 
     def take_gradients(self, names: Iterable[str], scale: torch.Tensor | None) -> None:
         """Before an update: the parameters' gradients, in fp32 and times ``scale``, become the masters'."""
-        held = [name for name in names if self.parameters[name].grad is not None]
-        narrow = [local(self.parameters[name].grad) for name in held]
+        found = [(name, gradient) for name in names if (gradient := self.parameters[name].grad) is not None]
+        held, narrow = [name for name, _ in found], [local(gradient) for _, gradient in found]
         wide = [g if g.dtype == torch.float32 else torch.empty_like(g, dtype=torch.float32) for g in narrow]
         _copy([(to, g) for to, g in zip(wide, narrow, strict=True) if to is not g])
         if scale is not None and wide:
@@ -144,8 +144,8 @@ def gathered(model: torch.nn.Module, masters: Masters, frozen: bool) -> Iterator
 
 def _copy(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Each second tensor into the first, rounded: one launch on a GPU, however many there are."""
-    if both := list(zip(*pairs, strict=True)):
-        torch._foreach_copy_(*map(list, both))
+    if both := list(pairs):
+        torch._foreach_copy_([to for to, _ in both], [given for _, given in both])
 
 
 def _own(parameter: torch.nn.Parameter) -> torch.nn.Parameter:

@@ -6,16 +6,16 @@ waits a day. It sees a process that has died at once, by its closed connection.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 
 from weitiao.errors import RunError
 from weitiao.training.launch import is_main, num_processes
 
-LONGEST_WAIT = timedelta(days=1)
+LONGEST_WAIT = 48 * default_pg_timeout  # of half an hour
 _made: tuple[Any, Any] | None = None  # (torch's group of all processes, the one that waits)
 
 
