@@ -343,3 +343,17 @@ def test_three_hundred_sentences_teach_names(tmp_path: Path) -> None:
         }
     )
     assert run.summary["metrics"]["f1"] > 0.3
+
+
+@pytest.mark.parametrize(("over_length", "cut"), [("truncate", 42), ("window", None)])
+def test_words_that_are_not_read_are_counted(
+    over_length: str, cut: int | None, tag_options: dict[str, Any], tmp_path: Path
+) -> None:
+    """A cut word has no score, so its tag means nothing; windows read every word."""
+    tag_options["data"] |= {"over_length": over_length, "max_length": 20}
+    run = weitiao.train({**tag_options, "output": {"dir": str(tmp_path / "cut")}})
+    short, long = weitiao.predict(run.path, text=["很好", "好" * 60])
+    assert "tokens_cut" not in short
+    assert long.get("tokens_cut") == cut
+    words = write_jsonl(tmp_path / "words.jsonl", [{"tokens": list("好" * 60)}])
+    assert weitiao.predict(run.path, input=words)[0].get("tokens_cut") == cut

@@ -14,6 +14,7 @@ from weitiao.rundir.folder import RunDir
 from weitiao.tasks.task import Task
 
 Scored = tuple[Any, Encoded]
+_ANY_LENGTH = 1 << 30
 
 
 class Reader:
@@ -45,11 +46,16 @@ class Reader:
         pairs: Sequence[str] | None = None,
         labels: Sequence[str] = (),
         ids: Sequence[str] = (),
+        max_length: int | None = None,
     ) -> Encoded:
-        """Rows of token ids. Longer texts are cut, or become windows."""
+        """Rows of token ids. Longer texts are cut, or become windows.
+
+        Args:
+            max_length: instead of the run's own.
+        """
         # the saved tokenizer has the chat template that the run was given
         over_length = "window" if self.makes_windows else "truncate"
-        changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
+        changed = {"max_length": max_length or self.max_length, "over_length": over_length, "chat_template": None}
         data = self.config.data.model_copy(update=changed)
         return self.task.encode(
             texts, labels, names=self.names, tokenizer=self.tokenizer, data=data, pairs=pairs, ids=ids
@@ -64,11 +70,10 @@ class Reader:
 
     def tokens_cut(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[int]:
         """Of each text: its tokens beyond the longest row, which are not read. None where rows are cut into windows."""
-        from weitiao.data.encode import token_lengths
-
-        if self.task.OPTIONS.windows_by_default or self.config.data.over_length == "window":
+        if self.makes_windows:
             return [0] * len(texts)
-        return [max(0, count - self.max_length) for count in token_lengths(texts, pairs, self.tokenizer)]
+        whole = self.encode(self.task.inputs_of(texts), pairs, max_length=_ANY_LENGTH)
+        return [max(0, count - self.max_length) for count in whole.lengths]
 
 
 class Predictor(Reader):

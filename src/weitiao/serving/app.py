@@ -64,7 +64,6 @@ class Read:
     served: Served
     texts: list[str]
     pairs: list[str] | None
-    words: list[Any] | None  # of tags: the words of each text and their places
     encoded: Any
 
 
@@ -243,19 +242,7 @@ def _encoded_alone(served: Served, texts: list[str], pairs: list[str] | None, *,
             413,
             f"A text has {longest:,} tokens more than the {reader.max_length:,} that {name} reads. Set truncate=true.",
         )
-    words = None
-    rows: list[Any] = list(texts)
-    if reader.task.OPTIONS.name == "token_classification":
-        from weitiao.tasks.token_classification import placed_words
-
-        words = placed_words(texts)
-        rows = [([text[start:end] for start, end in spans], ()) for text, spans in words]
-    encoded = reader.encode(rows, pairs)
-    if encoded.num_over_length and not truncate and not reader.makes_windows:
-        raise Refused(
-            413, f"A text is longer than the {reader.max_length:,} tokens that {name} reads. Set truncate=true."
-        )
-    return Read(served, texts, pairs, words, encoded)
+    return Read(served, texts, pairs, reader.encode(reader.task.inputs_of(texts), pairs))
 
 
 async def _scores(server: Server, read: Read) -> Scores:

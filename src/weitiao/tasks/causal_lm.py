@@ -39,6 +39,7 @@ Tensors = dict[str, torch.Tensor]
 class_weights = defaults.class_weights
 classes_of = defaults.classes_of
 input_problem = defaults.input_problem
+inputs_of = defaults.inputs_of
 metric_problem = defaults.metric_problem
 restore_head = defaults.restore_head
 scale_head = defaults.scale_head

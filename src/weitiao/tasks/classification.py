@@ -32,6 +32,7 @@ SCORED_ONLY: dict[str, Any] = {}
 Tensors = dict[str, torch.Tensor]
 # As for most tasks:
 input_problem = defaults.input_problem
+inputs_of = defaults.inputs_of
 margin_of = defaults.margin_of
 prepare_model = defaults.prepare_model
 restore_head = defaults.restore_head

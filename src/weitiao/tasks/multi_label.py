@@ -33,6 +33,7 @@ Tensors = dict[str, torch.Tensor]
 # As for most tasks:
 class_weights = defaults.class_weights
 input_problem = defaults.input_problem
+inputs_of = defaults.inputs_of
 margin_of = defaults.margin_of
 restore_head = defaults.restore_head
 scale_head = defaults.scale_head

@@ -35,6 +35,7 @@ Tensors = dict[str, torch.Tensor]
 class_weights = defaults.class_weights
 classes_of = defaults.classes_of
 input_problem = defaults.input_problem
+inputs_of = defaults.inputs_of
 # As with one label:
 rows_of = classification.rows_of
 count_targets = classification.count_targets

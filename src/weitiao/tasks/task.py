@@ -124,6 +124,9 @@ class Task(Protocol):
     ) -> list[dict[str, Any]]:
         """What a model says of new texts, one answer each. ``score``: rows as :meth:`encode` takes them -> their scores."""
 
+    def inputs_of(self, texts: Sequence[Any]) -> Sequence[Any]:
+        """New texts as :meth:`encode` takes them."""
+
     def input_problem(self, fields: Mapping[str, Any], column: str) -> str | None:
         """Why a record's column cannot be predicted, or None. Of several lines it is a whole message."""
 

@@ -172,13 +172,17 @@ def answer(
     texts: Sequence[Any], pairs: Sequence[str] | None, score: Score, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """:func:`decode`. A text may be a list of words; others are cut into words, Chinese into characters."""
-    placed = placed_words(texts)
-    rows = [[text[start:end] for start, end in spans] for text, spans in placed]
-    return list(decode(rows, score([(words, ()) for words in rows], None), names, placed))
+    inputs = inputs_of(texts)
+    return list(decode([words for words, _ in inputs], score(inputs, None), names, _placed(texts)))
 
 
-def placed_words(texts: Sequence[Any]) -> list[tuple[str, Sequence[Span]]]:
-    """Each text and the places of its words in it. A text may be a list of words."""
+def inputs_of(texts: Sequence[Any]) -> Sequence[Tagged]:
+    """The words of each text, without tags. A text may be a list of words."""
+    return [([text[start:end] for start, end in spans], []) for text, spans in _placed(texts)]
+
+
+def _placed(texts: Sequence[Any]) -> list[tuple[str, Sequence[Span]]]:
+    """Each text and the places of its words in it."""
     return [(text, split(text)) if isinstance(text, str) else joined(text) for text in texts]
 
 
