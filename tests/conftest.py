@@ -331,6 +331,14 @@ def tag_options(tiny_model: Path, tagged_file: Path, tmp_path: Path) -> dict[str
     }  # fmt: skip
 
 
+@pytest.fixture
+def config_alone(tmp_path: Path) -> Path:
+    """A folder with the config.json of a small llama, and nothing else."""
+    from support.config_alone import write_config
+
+    return write_config(tmp_path / "llama")
+
+
 @pytest.fixture(scope="session")
 def served_runs(
     tiny_model: Path, rows_file: Path, tagged_file: Path, tmp_path_factory: pytest.TempPathFactory

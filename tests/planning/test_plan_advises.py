@@ -6,29 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 
 import weitiao
+from support.config_alone import GPU
 from weitiao.config.method import PromptConfig
 from weitiao.errors import NoTokenizerError
 from weitiao.measure.devices import DEVICES
 from weitiao.planning.display import caption
 from weitiao.planning.estimate import HOLES_SHARE
 from weitiao.system import allocator
-
-GPU = "A100-80GB"
-SMALL = {
-    "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
-    "intermediate_size": 128, "max_position_embeddings": 8192,
-}  # fmt: skip
-
-
-@pytest.fixture
-def config_alone(tmp_path: Path) -> Path:
-    """A folder with the config.json of a small llama, and nothing else."""
-    config = transformers.LlamaConfig(**SMALL, architectures=["LlamaForCausalLM"], dtype="bfloat16")  # type: ignore[arg-type]
-    config.save_pretrained(tmp_path / "llama")
-    return tmp_path / "llama"
 
 
 def test_a_recipe_is_planned_with_a_model_that_has_no_tokenizer(config_alone: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import transformers
 from typer.testing import CliRunner
 
 import weitiao
+from support.config_alone import GPU, SMALL
 from weitiao.commands.app import app
 from weitiao.errors import ConfigError, ModelError
 from weitiao.measure import cost, gpu
@@ -18,20 +19,6 @@ from weitiao.measure.cost import step_cost
 from weitiao.measure.devices import DEVICES, device_of, find_device
 from weitiao.planning.machine import Machine
 from weitiao.pretrained.resolve import Resolved
-
-GPU = "A100-80GB"
-SMALL = {
-    "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
-    "intermediate_size": 128, "max_position_embeddings": 8192,
-}  # fmt: skip
-
-
-@pytest.fixture
-def config_alone(tmp_path: Path) -> Path:
-    """A folder with the config.json of a small llama, and nothing else."""
-    config = transformers.LlamaConfig(**SMALL, architectures=["LlamaForCausalLM"], dtype="bfloat16")  # type: ignore[arg-type]
-    config.save_pretrained(tmp_path / "llama")
-    return tmp_path / "llama"
 
 
 def planned(model: Path, tokens: int = 512, device: str | None = GPU, **more: Any) -> dict[str, Any]:

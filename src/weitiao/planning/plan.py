@@ -14,9 +14,10 @@ from weitiao.config.method_names import ALIASES, METHOD_SECTIONS, name_of
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, ModelError, NoTokenizerError
 from weitiao.methods import METHODS
-from weitiao.planning.blueprint import draw
+from weitiao.planning.blueprint import Blueprint, draw
 from weitiao.planning.calibrate import run_steps
 from weitiao.planning.estimate import (
+    Shapes,
     checkpoints_bytes,
     load_peak_bytes,
     measured_memory,
@@ -250,21 +251,8 @@ def _method(
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
     largest = batches.largest
     tokens = int((batches.rows * batches.lengths).sum())
-    notes = list(blueprint.notes)
-    if config.data.streaming:
-        notes.append("streaming: the evaluation rows' lengths stand for the training rows'")
-    if config.train.tokens_per_batch == "auto" and config.train.per_device_train_batch_size is None:
-        notes.append("tokens_per_batch=auto is chosen by trial steps: planned with 1,024")
-    if blueprint.offload is not None:
-        sent = f"{blueprint.offload.host_bytes / 1e9:.2f} GB"
-        notes.append(
-            f"activation_offloading: {sent} of activations wait in the host's memory, pinned; their way is not timed"
-        )
-    if shapes.uncounted:
-        notes.append(f"no count of products is known for {', '.join(shapes.uncounted)}: time is too short")
-    if config.train.distributed == "fsdp2":
-        notes.append("fsdp2: planned for one process; each of several holds its share of weights and moments")
     load = load_peak_bytes(blueprint, machine.process_bytes, machine.on_cpu)
+    notes = [*blueprint.notes, *_notes(config, blueprint, shapes)]
     if load >= memory.total:
         notes.append(f"loading the model takes {load / 1e9:.1f} GB, more than a step does")
     log.debug("plan of %s: %.2f s", name, time.perf_counter() - started)
@@ -291,6 +279,21 @@ def _method(
         "notes": notes,
     }
     return found  # type: ignore[no-any-return]
+
+
+def _notes(config: RunConfig, blueprint: Blueprint, shapes: Shapes) -> Iterator[str]:
+    """What the figures leave out."""
+    if config.data.streaming:
+        yield "streaming: the evaluation rows' lengths stand for the training rows'"
+    if config.train.tokens_per_batch == "auto" and config.train.per_device_train_batch_size is None:
+        yield "tokens_per_batch=auto is chosen by trial steps: planned with 1,024"
+    if blueprint.offload is not None:
+        sent = f"{blueprint.offload.host_bytes / 1e9:.2f} GB"
+        yield f"activation_offloading: {sent} of activations wait in the host's memory, pinned; their way is not timed"
+    if shapes.uncounted:
+        yield f"no count of products is known for {', '.join(shapes.uncounted)}: time is too short"
+    if config.train.distributed == "fsdp2":
+        yield "fsdp2: planned for one process; each of several holds its share of weights and moments"
 
 
 def _smaller(arms: dict[str, RunConfig], planned: Plan) -> dict[str, RunConfig]:
