@@ -9,6 +9,7 @@ model/             loads with plain transformers or peft
 checkpoints/       step-N folders (with save_steps)      README.md          model card
 DONE               written last
 .lock              only while a run is at work           .tokenizer/        until it moves into model/
+.gathered/         while several processes write model/
 """
 
 import errno
