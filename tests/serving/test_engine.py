@@ -10,9 +10,10 @@ import torch
 from weitiao.errors import ModelError
 from weitiao.inference.predictor import Predictor
 from weitiao.rundir.folder import RunDir
-from weitiao.serving.engine import Engine, Served, Stopping
+from weitiao.serving.engine import Engine, Stopping
 from weitiao.serving.mixed import Body, CannotShare
 from weitiao.serving.registry import Registry, find_runs
+from weitiao.serving.served import Served
 
 TEXTS = ["很好看的书", "太差了", "服务好，下次再来看看吧", "好", "物流太慢，酒店又脏又差"]
 
@@ -50,7 +51,7 @@ def test_mixed_answers_equal_those_alone(runs: dict[str, RunDir], alone: dict[st
         assert [one.name for one in models if not one.shares] == ["dora", "full"]
         found = together(engine, models)
         shared = len({one.base for one in models if one.shares})
-        assert (shared, len(engine.bodies), engine.loaded) == (1, 1, 8)
+        assert (shared, len(engine.residents.bodies), engine.residents.loaded) == (1, 1, 8)
         assert engine.batches == 3  # one for six adapters, one each for the others
     finally:
         engine.stop()
@@ -82,8 +83,8 @@ def test_evicted_adapters_come_back(runs: dict[str, RunDir], alone: dict[str, An
         found = together(engine, list(models.values()))  # more at once than may stay
     finally:
         engine.stop()
-    assert len(engine.recent) <= 1
-    assert engine.evicted >= 4
+    assert len(engine.residents.recent) <= 1
+    assert engine.residents.evicted >= 4
     assert sum(one.adapter is not None for one in models.values()) <= 1
     for name in models:
         np.testing.assert_allclose(found[name], alone[name], atol=1e-5)

@@ -60,6 +60,18 @@ def runs_of_many_tasks(folder: Path, tiny_model: Path, rows_file: Path, tagged_f
     }
 
 
+def writers(folder: Path, tiny_chat_model: Path, chats_file: Path) -> dict[str, RunDir]:
+    """Runs that write texts: two adapters that share their base, DoRA and a full run."""
+    options: Options = {
+        "model": str(tiny_chat_model),
+        "task": "causal_lm",
+        "data": {"train": str(chats_file), "test_size": 8, "near_duplicates": "off"},
+        "train": {"bf16": False, "tokens_per_batch": 256, "eval_strategy": "no", "generate_rows": 0},
+    }
+    made = folder / "runs"
+    return {name: trained(options, made / name, name) for name in ("lora", "rslora", "dora", "full")}
+
+
 @dataclass
 class Client:
     """A client of one server, which knows nothing of its code."""

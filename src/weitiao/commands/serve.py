@@ -11,6 +11,8 @@ HELP = """Serve finished runs over HTTP. Adapters of one base share it, and answ
 
 Try it: curl localhost:8000/predict -H 'Content-Type: application/json' -d '{"model": "NAME", "inputs": "很好看，推荐"}'
 
+Chat: the openai client with base_url=http://localhost:8000/v1 and a run of task=causal_lm.
+
 Names: /v1/models. All paths: /docs. Keys: WEITIAO_API_KEYS=first,second."""
 
 
@@ -21,8 +23,11 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Padded tokens that one pass computes.")] = 2048,
     resident: Annotated[int, typer.Option(min=1, help="Adapters that stay in memory.")] = 1000,
+    conversations: Annotated[int, typer.Option(min=1, help="Answers that are written at the same time.")] = 16,
+    memory_mb: Annotated[int, typer.Option(min=1, help="Keys and values of conversations, in MB.")] = 1024,
     body_bytes: Annotated[int, typer.Option(min=1, help="Longest request.")] = 1 << 20,
     texts: Annotated[int, typer.Option(min=1, help="Texts a request.")] = 1024,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer where a request does not say it.")] = 1024,
     waiting: Annotated[
         int, typer.Option(min=1, help="Parts of requests that may wait; more are refused (429).")
     ] = 1024,
@@ -50,12 +55,13 @@ def serve(
     from weitiao.system.imports import load_libraries
 
     load_libraries()
-    from weitiao.serving.app import Limits
     from weitiao.serving.server import serve as run_server
+    from weitiao.serving.state import Limits
 
     run_server(
         roots or [], adapters=named, host=host, port=port, tokens_per_batch=tokens_per_batch, resident=resident,
-        limits=Limits(body_bytes=body_bytes, texts=texts, waiting=waiting),
+        conversations=conversations, memory_bytes=memory_mb * 10**6,
+        limits=Limits(body_bytes=body_bytes, texts=texts, waiting=waiting, new_tokens=new_tokens),
     )  # fmt: skip
 
 

@@ -101,7 +101,7 @@ class Chat:
         """
         conversation = Conversation.of(talk)
         text = self.render(conversation)
-        self._refuse_unshown(conversation, text)
+        self.refuse_unshown(conversation)
         spans = []
         for i, message in enumerate(conversation.messages):
             if message["role"] != "assistant" or not message.get("learn", True):
@@ -111,9 +111,9 @@ class Chat:
             spans.append((len(before), self._without_blanks(text, len(before), end)))
         return text, spans
 
-    def _refuse_unshown(self, conversation: Conversation, text: str) -> None:
+    def refuse_unshown(self, conversation: Conversation) -> None:
         """Raise DataError for tools, calls, thoughts or turns without which the text would be the same."""
-        messages = conversation.messages
+        messages, text = conversation.messages, self.render(conversation)
         without: dict[str, Conversation] = {}
         if conversation.tools:
             without["tools"] = Conversation(messages)

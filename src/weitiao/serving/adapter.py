@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from weitiao.config.task import TASK_OPTIONS
 from weitiao.pretrained.load import head_options
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.pretrained.padding import pad_as
@@ -24,7 +23,7 @@ class Adapter:
     Args:
         pairs: A [r, in] and B [out, r], which holds the scale, by the path of their layer in the body.
         whole: state dicts of modules inside the body, by their paths.
-        head: the run's model with :class:`Given` in the place of the body.
+        head: the run's model with :class:`Given` in the place of the body; None of a run that writes texts, whose body is all.
     """
 
     pairs: dict[str, Pair]
@@ -37,7 +36,8 @@ class Adapter:
         """Memory that it takes beside its base."""
         tensors = [t for pair in self.pairs.values() for t in pair]
         tensors += [t for state in self.whole.values() for t in state.values()]
-        return sum(t.nbytes for t in [*tensors, *self.head.parameters(), *self.head.buffers()])
+        own = [] if self.head is None else [*self.head.parameters(), *self.head.buffers()]
+        return sum(t.nbytes for t in [*tensors, *own])
 
 
 def shares_base(run: RunDir) -> bool:
@@ -46,7 +46,7 @@ def shares_base(run: RunDir) -> bool:
     plain = method.type == "lora" and not getattr(method, "use_dora", False) and getattr(method, "bias", "") == "none"
     # these starts change the base
     start = getattr(method, "init_lora_weights", True)
-    return plain and start not in ("pissa", "olora") and not TASK_OPTIONS[run.config.task].generates
+    return plain and start not in ("pissa", "olora")
 
 
 def open_adapter(run: RunDir, task: Task, names: list[str], pad_id: int) -> Adapter:
@@ -56,13 +56,7 @@ def open_adapter(run: RunDir, task: Task, names: list[str], pad_id: int) -> Adap
         CannotShare: it changes more than linear layers and whole modules.
         OSError, SafetensorError: the files cannot be read.
     """
-    import peft
-    from safetensors.torch import load_file
-
-    config: Any = peft.PeftConfig.from_pretrained(run.model)
-    state = {
-        name.removeprefix(_PREFIX): value for name, value in load_file(run.model / "adapter_model.safetensors").items()
-    }
+    config, state = _read(run)
     head, given, prefix = _head(locate(run.config.model), task, names)
     body = f"{prefix}."
     outside = {name for name, _ in head.named_parameters()}
@@ -75,6 +69,22 @@ def open_adapter(run: RunDir, task: Task, names: list[str], pad_id: int) -> Adap
         raise CannotShare(f"{unplaced[0]} has no place in its model")
     pad_as(head, pad_id)
     return Adapter(pairs, _by_module(rest, body, config.modules_to_save or ()), head.eval(), given)
+
+
+def open_writer(run: RunDir) -> Adapter:
+    """The adapter of a run that writes texts. Raises as :func:`open_adapter`."""
+    config, state = _read(run)
+    rest = {name: value for name, value in state.items() if ".lora_" not in name}
+    return Adapter(_pairs(state, config, ""), _by_module(rest, "", config.modules_to_save or ()), None, Given())
+
+
+def _read(run: RunDir) -> tuple[Any, dict[str, torch.Tensor]]:
+    """peft's configuration, and the tensors by their names in the model."""
+    import peft
+    from safetensors.torch import load_file
+
+    state = load_file(run.model / "adapter_model.safetensors")
+    return peft.PeftConfig.from_pretrained(run.model), {k.removeprefix(_PREFIX): v for k, v in state.items()}
 
 
 def _head(base: str, task: Task, names: list[str]) -> tuple[Any, Given, str]:

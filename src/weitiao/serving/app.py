@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,44 +17,16 @@ from starlette.exceptions import HTTPException
 from weitiao.data.keys import is_visible
 from weitiao.errors import WeitiaoError
 from weitiao.serving import schemas
-from weitiao.serving.engine import Engine, Full, Scores, Served, Stopping
+from weitiao.serving.engine import Full, Scores, Stopping
 from weitiao.serving.guard import Guard, problem
 from weitiao.serving.metrics import Metrics
+from weitiao.serving.openai import add_writing
 from weitiao.serving.page import page
-from weitiao.serving.registry import Registry
+from weitiao.serving.served import Served
+from weitiao.serving.state import FULL, STOPPING, Refused, Server, is_unicode, listed
 from weitiao.version import __version__
 
 log = logging.getLogger("weitiao")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client may ask of the server."""
-
-    body_bytes: int = 1 << 20
-    texts: int = 1024  # a request
-    characters: int = 100_000  # a text
-    waiting: int = 1024  # batches of requests that wait; more are refused with 429
-
-
-@dataclass
-class Server:
-    """What the handlers share."""
-
-    registry: Registry
-    engine: Engine
-    limits: Limits = field(default_factory=Limits)
-    keys: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()  # names that requests may call the server by; none: any
-    stopping: bool = False
-
-
-class Refused(Exception):
-    """A request is answered with an error."""
-
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param = status, message, param
 
 
 @dataclass(frozen=True)
@@ -70,10 +42,11 @@ class Read:
 def create_app(server: Server) -> Any:
     """The ASGI application."""
     app = FastAPI(title="weitiao", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    metrics = Metrics(server.engine)
+    metrics = Metrics(server.engine, server.writer)
     _add_errors(app)
     _add_reads(app, server, metrics)
     _add_answers(app, server)
+    add_writing(app, server, _ERRORS)
 
     @app.middleware("http")
     async def measured(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -124,7 +97,7 @@ def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:
     @app.get("/ready", responses={503: {"model": schemas.Health}})
     async def ready(response: Response) -> schemas.Health:
         """The server takes requests."""
-        gone = server.stopping or not server.engine.is_alive
+        gone = server.stopping or not (server.engine.is_alive and server.writer.is_alive)
         response.status_code = 503 if gone else 200
         return schemas.Health(status="stopping" if gone else "ok")
 
@@ -134,8 +107,8 @@ def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:
         return schemas.Models(
             data=[
                 schemas.Model(
-                    id=one.name, created=one.created, root=str(one.run.path),
-                    parent=None if one.method == "full" else one.base,
+                    id=one.name, created=one.created, root=one.base if one.run is None else str(one.run.path),
+                    parent=None if one.method in ("full", "base") else one.base,
                     task=one.task, method=one.method, labels=list(one.labels),
                 )
                 for one in server.registry.listed.values()
@@ -151,7 +124,6 @@ def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:
         return HTMLResponse(page(app.openapi()))
 
 
-_FULL = "Too many requests are waiting. Ask again in a second."
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Error} for status in (400, 401, 404, 413, 422, 424, 429, 503)
 }
@@ -213,16 +185,14 @@ async def _read(
     for number, text in enumerate([*texts, *(pairs or ())]):
         if len(text) > limits.characters:
             raise Refused(413, f"Text {number} has {len(text):,} characters. Expected {limits.characters:,} at most.")
-        if not is_visible(text) or not _is_unicode(text):
+        if not is_visible(text) or not is_unicode(text):
             raise Refused(422, f"Text {number} has no visible characters, or some that are no UTF-8. Expected a text.")
-    listed = _listed(server, asked.model)
-    if listed.task not in tasks:
-        raise Refused(
-            400, f"{listed.name} is a model of task={listed.task}. Expected one of: {', '.join(tasks)}.", "model"
-        )
+    one = listed(server, asked.model)
+    if one.task not in tasks:
+        raise Refused(400, f"{one.name} is a model of task={one.task}. Expected one of: {', '.join(tasks)}.", "model")
     if server.engine.is_full:  # before any work is done for it
-        raise Refused(429, _FULL)
-    return await asyncio.to_thread(partial(_encoded, server, listed.name, texts, pairs, truncate=asked.truncate))
+        raise Refused(429, FULL)
+    return await asyncio.to_thread(partial(_encoded, server, one.name, texts, pairs, truncate=asked.truncate))
 
 
 def _encoded(server: Server, name: str, texts: list[str], pairs: list[str] | None, *, truncate: bool) -> Read:
@@ -249,9 +219,9 @@ async def _scores(server: Server, read: Read) -> Scores:
     try:
         return await asyncio.wrap_future(server.engine.submit(read.served, read.encoded))
     except Full:
-        raise Refused(429, _FULL) from None
+        raise Refused(429, FULL) from None
     except Stopping:
-        raise Refused(503, "The server is stopping. Ask another one.") from None
+        raise Refused(503, STOPPING) from None
 
 
 def _worded(read: Read, scores: Scores) -> list[dict[str, Any]]:
@@ -278,25 +248,3 @@ def _classified(index: int, probabilities: dict[str, float]) -> schemas.Classifi
     best = max(probabilities, key=lambda name: probabilities[name])
     values = list(probabilities.values())
     return schemas.Classified(index=index, label=best, probs=values, num_classes=len(values))
-
-
-def _listed(server: Server, name: str | None) -> Any:
-    """The model that a request names. Raises Refused with the names that are like it."""
-    known = server.registry.listed
-    if name is None:
-        if len(known) == 1:
-            return next(iter(known.values()))
-        raise Refused(400, f"No model is named, and {len(known)} are served. Expected one of /v1/models.", "model")
-    if name not in known:
-        near = server.registry.near(name)
-        like = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise Refused(404, f"The model '{name[:200]}' does not exist.{like} GET /v1/models lists them.", "model")
-    return known[name]
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

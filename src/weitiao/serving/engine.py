@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,42 +13,16 @@ from numpy.typing import NDArray
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError
-from weitiao.inference.predictor import Predictor, Reader
-from weitiao.rundir.folder import RunDir
+from weitiao.inference.predictor import Predictor
 from weitiao.serving.adapter import Adapter, open_adapter
 from weitiao.serving.mixed import Body, CannotShare
+from weitiao.serving.residents import Residents
+from weitiao.serving.served import Served
 from weitiao.system import threads
 from weitiao.training.evaluate import by_owner, places_of
 
 log = logging.getLogger("weitiao")
 Scores = NDArray[np.float32]
-
-
-Stamp = tuple[tuple[str, int, int], ...]
-
-
-def stamp_of(run: RunDir) -> Stamp:
-    """Names, sizes and times of what a server reads of a run: equal as long as nobody has replaced it."""
-    files = [run.path / "DONE", run.path / "summary.json", *sorted(run.model.glob("*.safetensors"))]
-    return tuple((file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files)
-
-
-@dataclass
-class Served:
-    """A run by the name that requests use."""
-
-    name: str
-    run: RunDir
-    reader: Reader
-    base: str  # where its body lies; of a model of its own, its run
-    stamp: Stamp
-    tokenizing: threading.Lock  # of its tokenizer, which other runs may share
-    adapter: Adapter | None = None  # while it is resident
-    own: Predictor | None = None  # of runs that share no base
-
-    @property
-    def shares(self) -> bool:
-        return self.base != str(self.run.path)
 
 
 @dataclass
@@ -109,13 +82,21 @@ class Engine:
     Args:
         resident: adapters and models of their own that stay in memory; the one that was used longest ago goes first.
         most_waiting: units that may wait; a request that comes later is refused whole.
+        turn: who holds it computes; engines of one process take turns.
     """
 
-    def __init__(self, *, tokens_per_batch: int = 2048, resident: int = 1000, most_waiting: int = 1024) -> None:
-        self.tokens_per_batch, self.resident, self.most_waiting = tokens_per_batch, resident, most_waiting
-        self.bodies: dict[str, Body] = {}
-        self.recent: OrderedDict[str, Served] = OrderedDict()  # resident ones, the least recent first
-        self.loaded = self.evicted = self.batches = self.rows = self.tokens = 0
+    def __init__(
+        self,
+        *,
+        tokens_per_batch: int = 2048,
+        resident: int = 1000,
+        most_waiting: int = 1024,
+        turn: "threading.Lock | None" = None,
+    ) -> None:
+        self.tokens_per_batch, self.most_waiting = tokens_per_batch, most_waiting
+        self.residents = Residents(resident, Body.load, _adapter, _alone)
+        self.batches = self.rows = self.tokens = 0
+        self._turn = turn or threading.Lock()
         self._waiting: list[Unit] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -173,7 +154,7 @@ class Engine:
     def _work(self) -> None:
         threads.settle()
         while (units := self._next()) is not None:
-            with torch.inference_mode():
+            with self._turn, torch.inference_mode():
                 self._try(units)
 
     def _try(self, units: list[Unit]) -> None:
@@ -220,8 +201,7 @@ class Engine:
         try:
             self._score(units)
         finally:
-            while len(self.recent) > self.resident:
-                self._evict(next(iter(self.recent)))
+            self.residents.trim()
 
     def _score(self, units: list[Unit]) -> None:
         """A run whose adapter does not fit on the shared body gets a model of its own."""
@@ -229,14 +209,14 @@ class Engine:
         if not ready:
             return
         batches = [self._collate(unit) for unit in ready]
-        body = self.bodies[ready[0].served.base]
+        body = self.residents.bodies[ready[0].served.base]
         inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
         try:
             outputs = body.outputs(inputs, [unit.served.name for unit in ready])
         except CannotShare as reason:
             for unit in ready:
                 if unit.served.own is None:
-                    self._stand_alone(unit.served, reason)
+                    self.residents.stand_alone(unit.served, reason)
                 unit.job.take(unit, self._alone(unit))
             return
         for unit, batch, output in zip(ready, batches, outputs, strict=True):
@@ -258,57 +238,14 @@ class Engine:
         """Whether the unit's adapter is on its body now; where it cannot be, the unit has been seen to."""
         served = unit.served
         try:
-            if served.adapter is None and served.own is None:
-                self._open(served)
-        except Exception as error:  # files that somebody has changed raise what they like
-            if served.base in self.bodies:
-                self.bodies[served.base].remove(served.name)
-            self._failed([unit], _cannot_open(served, error))
+            self.residents.use(served)
+        except ModelError as error:
+            self._failed([unit], error)
             return False
-        self.recent.move_to_end(served.name)
         if served.own is not None:
             unit.job.take(unit, self._alone(unit))
             return False
         return True
-
-    def _open(self, served: Served) -> None:
-        reader = served.reader
-        if stamp_of(served.run) != served.stamp:
-            raise ModelError(f"{served.run.path} has changed since the server listed it")
-        if not served.shares:
-            self._load_alone(served)
-            return
-        if served.base not in self.bodies:
-            self.bodies[served.base] = Body.load(served.base)
-        try:
-            adapter = open_adapter(served.run, reader.task, reader.names, reader.tokenizer.pad_token_id)
-            self.bodies[served.base].add(served.name, adapter.pairs, adapter.whole)
-        except CannotShare as reason:
-            self._stand_alone(served, reason)
-            return
-        served.adapter = adapter
-        self.recent[served.name] = served
-        self.loaded += 1
-
-    def _stand_alone(self, served: Served, reason: Exception) -> None:
-        log.info("%s: a model of its own, since %s", served.name, reason)
-        if served.adapter is not None:
-            self._evict(served.name)
-        served.base = str(served.run.path)
-        self._load_alone(served)
-
-    def _load_alone(self, served: Served) -> None:
-        served.own = Predictor(served.run, device="cpu")
-        served.own.model.eval()
-        self.recent[served.name] = served
-        self.loaded += 1
-
-    def _evict(self, name: str) -> None:
-        served = self.recent.pop(name)
-        if served.adapter is not None:
-            self.bodies[served.base].remove(name)
-        served.adapter = served.own = None
-        self.evicted += 1
 
     def _failed(self, units: Sequence[Unit], error: BaseException) -> None:
         for unit in units:
@@ -326,9 +263,14 @@ def _halves(unit: Unit, error: BaseException) -> list[Unit]:
     return [Unit(unit.job, rows, unit.length) for rows in (unit.rows[:half], unit.rows[half:])]
 
 
-def _cannot_open(served: Served, error: Exception) -> ModelError:
-    """What the client reads; the log has what the library said."""
-    log.warning("%s cannot be opened: %s", served.name, error)
-    return ModelError(
-        f"The model '{served.name}' cannot be opened: its files are damaged, gone or replaced. The log says more."
-    )
+def _adapter(served: Served) -> Adapter:
+    reader = served.reader
+    assert served.run is not None
+    return open_adapter(served.run, reader.task, reader.names, reader.tokenizer.pad_token_id)
+
+
+def _alone(served: Served) -> Predictor:
+    assert served.run is not None
+    own = Predictor(served.run, device="cpu")
+    own.model.eval()
+    return own

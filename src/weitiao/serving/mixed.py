@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from weitiao.serving.packed import PackedLinear
+
 Pair = tuple[torch.Tensor, torch.Tensor]
 _FEW = 4  # segments; more are one batched product, where their ranks agree
 
@@ -131,7 +133,7 @@ class Body:
         linears, wholes = self.paths[MixedLinear] | set(pairs), self.paths[MixedWhole] | set(whole)
         if inside := [path for path in linears | wholes if any(path.startswith(f"{one}.") for one in wholes)]:
             raise CannotShare(f"{inside[0]} is part of a module that an adapter brings whole")
-        if odd := [path for path in pairs if type(self._plain(path)) is not nn.Linear]:
+        if odd := [path for path in pairs if type(self._plain(path)) not in (nn.Linear, PackedLinear)]:
             raise CannotShare(f"{odd[0]} is no linear layer")
         if odd := [path for path in whole if not _takes_rows(self._plain(path))]:
             raise CannotShare(f"the adapter brings {odd[0]} whole, which may read more than rows")
@@ -178,7 +180,7 @@ class Body:
             names: the adapter of each batch.
         """
         joined = _joined(batches)
-        self.segments.names, self.segments.bounds = _grouped(names, [len(batch["input_ids"]) for batch in batches])
+        self.segments.names, self.segments.bounds = grouped(names, [len(batch["input_ids"]) for batch in batches])
         found = self.model(**joined)
         outputs, first = [], 0
         for batch in batches:
@@ -195,18 +197,20 @@ class Body:
 
 def _takes_rows(module: nn.Module) -> bool:
     """Whether a module is known to make one tensor of one."""
-    return isinstance(module, nn.Linear | nn.LayerNorm) or type(module).__name__.endswith("Pooler")
+    return isinstance(module, nn.Linear | PackedLinear | nn.LayerNorm) or type(module).__name__.endswith("Pooler")
 
 
 def _like(module: nn.Module) -> nn.Module:
     """A module of the same kind without values of its own."""
     import copy
 
+    if isinstance(module, PackedLinear):
+        return module.unpacked()
     with torch.device("meta"):
         return copy.deepcopy(module).to("meta")
 
 
-def _grouped(names: Sequence[str], rows: Sequence[int]) -> tuple[list[str], list[int]]:
+def grouped(names: Sequence[str], rows: Sequence[int]) -> tuple[list[str], list[int]]:
     """Names and bounds of :class:`Segments`: neighbours of one adapter are one segment."""
     found: list[str] = []
     bounds = [0]

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import uvicorn
 
 from weitiao.errors import ConfigError
-from weitiao.serving.app import Limits, Server, create_app
+from weitiao.serving.app import create_app
 from weitiao.serving.engine import Engine
 from weitiao.serving.registry import Registry, find_runs
+from weitiao.serving.state import Limits, Server
+from weitiao.serving.writer import Writer
 
 log = logging.getLogger("weitiao")
 KEYS = "WEITIAO_API_KEYS"
@@ -40,6 +43,8 @@ def serve(
     port: int = 8000,
     tokens_per_batch: int = 2048,
     resident: int = 1000,
+    conversations: int = 16,
+    memory_bytes: int = 1 << 30,
     limits: Limits | None = None,
 ) -> None:
     """Serve finished runs until SIGINT or SIGTERM; what was accepted by then is answered.
@@ -51,6 +56,8 @@ def serve(
         port: 0 takes a free one, which the log says.
         tokens_per_batch: padded tokens that one pass computes.
         resident: adapters in memory; the one that was used longest ago goes first.
+        conversations: answers that are written at the same time.
+        memory_bytes: of the keys and values of conversations.
 
     The environment's WEITIAO_API_KEYS holds keys, separated by commas; without it no key is asked for.
 
@@ -68,9 +75,13 @@ def serve(
         log.warning("whoever reaches %s can use the server: no key is set (%s)", host, KEYS)
     listener = _listener(host, port)
     limits = limits or Limits()
-    engine = Engine(tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting)
+    turn = threading.Lock()
+    engine = Engine(tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting, turn=turn)
+    writer = Writer(
+        resident=resident, most_waiting=limits.waiting, at_once=conversations, memory_bytes=memory_bytes, turn=turn
+    )
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
-    server = Server(Registry(listed), engine, limits, keys, hosts)
+    server = Server(Registry(listed), engine, writer, limits, keys, hosts)
     config = uvicorn.Config(
         create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
         timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
@@ -79,7 +90,7 @@ def serve(
     try:
         _Graceful(config, server).run(sockets=[listener])
     finally:
-        dropped = engine.stop(drop=True)  # their clients have gone by now
+        dropped = engine.stop(drop=True) + writer.stop(drop=True)  # their clients have gone by now
         left = f"{dropped} parts of requests were not answered" if dropped else "every accepted request has its answer"
         log.info("stopped; %s", left)
 

@@ -1,0 +1,240 @@
+"""One pass of a causal model over the next tokens of many conversations: some begin, some go on, each with its adapter.
+
+Every token is a row of its own, [N, 1], so layers see no padding, and an adapter's tokens are rows next to each other. Attention
+alone knows which rows belong together: it keeps their keys and values, and each conversation meets its own (iteration-level
+batches: Yu et al. 2022, Orca, OSDI).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from weitiao.errors import ModelError
+from weitiao.serving.mixed import Body, Given, Pair, Segments, grouped
+from weitiao.serving.packed import pack
+
+log = logging.getLogger("weitiao")
+NAME = "weitiao_decode"
+_GROW = 256  # tokens
+_SAME = 1e-3  # of the largest logit
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Memory:
+    """Keys and values of one conversation, [heads, capacity, D] a layer, and the tokens that they are of."""
+
+    ids: list[int] = field(default_factory=list)
+    layers: dict[int, KeysAndValues] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.nbytes for pair in self.layers.values() for t in pair)
+
+    def keep(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysAndValues:
+        """Put new keys and values [T, heads, D] behind the known ones; returns all, [heads, L, D]."""
+        known = len(self.ids)
+        length = known + len(keys)
+        pair = self.layers.get(layer)
+        if pair is None or pair[0].shape[1] < length:
+            pair = self.layers[layer] = _wider(pair, known, length, keys)
+        for kept, new in zip(pair, (keys, values), strict=True):
+            kept[:, known:length] = new.transpose(0, 1)
+        return pair[0][:, :length], pair[1][:, :length]
+
+
+def _wider(pair: KeysAndValues | None, known: int, length: int, like: torch.Tensor) -> KeysAndValues:
+    """Room for ``length`` tokens and some more, with the ``known`` ones in it."""
+    capacity = max(-(-length // _GROW) * _GROW, 0 if pair is None else pair[0].shape[1] * 3 // 2)
+    new = tuple(like.new_empty(like.shape[1], capacity, like.shape[2]) for _ in range(2))
+    if pair is not None:
+        for room, kept in zip(new, pair, strict=True):
+            room[:, :known] = kept[:, :known]
+    return new[0], new[1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The next tokens of one conversation."""
+
+    adapter: str
+    memory: Memory
+    ids: Sequence[int]
+
+
+@dataclass
+class _Pass:
+    """What attention needs to know of the pass that runs."""
+
+    spans: Sequence[tuple[Memory, int, int]] = ()
+
+
+_now = _Pass()
+
+
+class Decoder:
+    """A causal model with keys and values of its conversations.
+
+    Args:
+        body: the whole model, in fp32, whose attention is :func:`attend`.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.given = Given()
+        self.bytes_per_token = self._check()
+
+    @classmethod
+    def load(cls, base: str) -> "Decoder":
+        """Raises ModelError for a model that keeps more than keys and values."""
+        import transformers
+
+        from weitiao.pretrained.locate import NO_FOREIGN_CODE
+
+        transformers.AttentionInterface.register(NAME, attend)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, attn_implementation=NAME, **NO_FOREIGN_CODE
+        )
+        pack(model)
+        return cls(Body(model.eval()))
+
+    @classmethod
+    def of(cls, model: Any) -> "Decoder":
+        """A loaded model as it is, such as a full run's."""
+        import transformers
+
+        transformers.AttentionInterface.register(NAME, attend)
+        model.set_attn_implementation(NAME)
+        return cls(Body(model.eval()))
+
+    def add(self, name: str, pairs: Mapping[str, Pair], whole: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take an adapter in, as :meth:`Body.add`."""
+        self.body.add(name, pairs, whole)
+
+    def remove(self, name: str) -> None:
+        """Let an adapter go."""
+        self.body.remove(name)
+
+    @property
+    def ends(self) -> set[int]:
+        """Tokens that end an answer, as the model's files say."""
+        own = self.body.model.generation_config.eos_token_id
+        return {own} if isinstance(own, int) else set(own or ())
+
+    def next_logits(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Logits of the token that follows each part [S, vocabulary].
+
+        Their memories hold the tokens afterwards; where this raises, what they held before.
+
+        Args:
+            parts: those of one adapter next to each other.
+        """
+        bounds = [0]
+        for part in parts:
+            bounds.append(bounds[-1] + len(part.ids))
+        ids = torch.tensor([token for part in parts for token in part.ids])[:, None]
+        places = [
+            place for part in parts for place in range(len(part.memory.ids), len(part.memory.ids) + len(part.ids))
+        ]
+        _now.spans = [(p.memory, first, end) for p, first, end in zip(parts, bounds[:-1], bounds[1:], strict=True)]
+        names = [part.adapter for part in parts]
+        model, segments = self.body.model, self.body.segments
+        place = model.base_model_prefix
+        inner = model.get_submodule(place)
+        with torch.inference_mode():
+            _set(segments, names, [len(part.ids) for part in parts])
+            found = inner(input_ids=ids, position_ids=torch.tensor(places)[:, None], use_cache=False)
+            ends = torch.tensor(bounds[1:]) - 1
+            self.given.outputs = type(found)(last_hidden_state=found.last_hidden_state[ends])
+            _set(segments, names, [1] * len(parts))
+            model._modules[place] = self.given  # what the model makes of the states, such as caps, is its own
+            try:
+                logits: torch.Tensor = model(input_ids=ids[ends], use_cache=False).logits[:, 0]
+            finally:
+                model._modules[place] = inner
+        for part in parts:
+            part.memory.ids += part.ids
+        return logits
+
+    def _check(self) -> int:
+        """Compare a few tokens in parts with the model's own pass over all of them. Raises ModelError.
+
+        Returns the bytes of keys and values a token.
+        """
+        model = self.body.model
+        size = model.config.get_text_config().vocab_size
+        ids = [(i * 7919 + 11) % size for i in range(12)]
+        memory, other = Memory(), Memory()
+        found = [self.next_logits([Part("", memory, ids[:5])])[0]]
+        found += [self.next_logits([Part("", memory, ids[5:8]), Part("", other, ids[:3])])[0]]
+        found += [self.next_logits([Part("", other, ids[3:4]), Part("", memory, ids[8:9])])[1]]
+        own = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        try:
+            with torch.inference_mode():
+                _set(self.body.segments, [""], [1])
+                expected = model(input_ids=torch.tensor([ids[:9]]), use_cache=False).logits[0]
+        finally:
+            model.set_attn_implementation(own)
+        apart = max(float((one - expected[place]).abs().max()) for one, place in zip(found, (4, 7, 8), strict=True))
+        if not apart <= _SAME * max(1.0, float(expected.abs().max())):
+            raise ModelError(
+                f"{type(model).__name__} does not answer in parts as it does at once: logits differ by {apart:.3g}.\n"
+                "Expected a model that keeps keys and values alone.\nUse weitiao predict with this run."
+            )
+        return memory.num_bytes // _GROW
+
+
+def _set(segments: Segments, names: Sequence[str], rows: Sequence[int]) -> None:
+    segments.names, segments.bounds = grouped(names, rows)
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface for :class:`Decoder`: query [N, H, 1, D], key and value [N, heads, 1, D].
+
+    What it does not know (caps, sinks, biases) shows when a decoder checks itself.
+    """
+    out = torch.empty(len(query), 1, query.shape[1], value.shape[-1], dtype=query.dtype)
+    for memory, first, end in _now.spans:
+        keys, values = memory.keep(module.layer_idx, key[first:end, :, 0], value[first:end, :, 0])
+        asks = query[first:end, :, 0]
+        out[first:end, 0] = _one(asks, keys, values, scaling, sliding_window)
+    return out, None
+
+
+def _one(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float | None, window: int | None
+) -> torch.Tensor:
+    """The last T tokens' queries [T, H, D] meet keys and values [heads, L, D]; returns [T, H, D]."""
+    count, heads, size = query.shape
+    shared, length = keys.shape[:2]
+    if count == 1:
+        first = 0 if window is None else max(0, length - window)
+        groups = query.view(shared, heads // shared, size)  # the heads that share a key are queries of one product
+        found = scaled_dot_product_attention(groups[None], keys[None, :, first:], values[None, :, first:], scale=scale)
+        return found.view(1, heads, -1)
+    places = torch.arange(length - count, length)[:, None]
+    others = torch.arange(length)
+    seen = others <= places
+    if window is not None:
+        seen &= others > places - window
+    whole = count == length and (window is None or window >= length)
+    found = scaled_dot_product_attention(
+        query.transpose(0, 1)[None], keys[None], values[None], scale=scale, enable_gqa=shared != heads,
+        attn_mask=None if whole else seen, is_causal=whole,
+    )  # fmt: skip
+    return found[0].transpose(0, 1)

@@ -1,0 +1,110 @@
+"""What is in memory of the models of a server: a body a base, and adapters and models of their own, the least used first."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import Any
+
+from weitiao.errors import ModelError
+from weitiao.serving.mixed import CannotShare
+from weitiao.serving.served import Opened, Stamp, stamp_of
+
+log = logging.getLogger("weitiao")
+
+
+class Residents:
+    """Opens models when they are needed, and lets go of those that were not used for the longest time.
+
+    Args:
+        most: adapters and models of their own that stay.
+        load_body: a base that adapters share, from its place.
+        open_adapter: what a run adds to it. Raises CannotShare.
+        load_alone: a run as a model of its own.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        load_body: Callable[[str], Any],
+        open_adapter: Callable[[Any], Any],
+        load_alone: Callable[[Any], Any],
+    ) -> None:
+        self.most = most
+        self.bodies: dict[str, Any] = {}
+        self.recent: OrderedDict[str, Opened] = OrderedDict()
+        self.loaded = self.evicted = 0
+        self._load_body, self._open_adapter, self._load_alone = load_body, open_adapter, load_alone
+
+    def use(self, served: Opened) -> None:
+        """Bring a model into memory, where it is not there.
+
+        Raises:
+            ModelError: its files are damaged, gone or replaced.
+        """
+        try:
+            if served.adapter is None and served.own is None:
+                self._open(served)
+        except Exception as error:  # files that somebody has changed raise what they like
+            if served.base in self.bodies:
+                self.bodies[served.base].remove(served.name)
+            raise _cannot_open(served.name, error) from error
+        self.recent.move_to_end(served.name)
+
+    def trim(self, in_use: Collection[str] = ()) -> None:
+        """Let go of what is too much, but not of models that work."""
+        for name in list(self.recent):
+            if len(self.recent) <= self.most:
+                return
+            if name not in in_use:
+                self.evict(name)
+
+    def evict(self, name: str) -> None:
+        """Let a model go."""
+        served = self.recent.pop(name)
+        if served.adapter is not None:
+            self.bodies[served.base].remove(name)
+        served.adapter = served.own = None
+        self.evicted += 1
+
+    def stand_alone(self, served: Opened, reason: Exception) -> None:
+        """Give a run that does not fit on its base a model of its own."""
+        log.info("%s: a model of its own, since %s", served.name, reason)
+        if served.adapter is not None:
+            self.evict(served.name)
+        served.base = served.place
+        self._keep_alone(served)
+
+    def _open(self, served: Opened) -> None:
+        _refuse_replaced(served.stamp, served)
+        if not served.shares:
+            self._keep_alone(served)
+            return
+        if served.base not in self.bodies:
+            self.bodies[served.base] = self._load_body(served.base)
+        try:
+            adapter = self._open_adapter(served)
+            self.bodies[served.base].add(served.name, adapter.pairs, adapter.whole)
+        except CannotShare as reason:
+            self.stand_alone(served, reason)
+            return
+        served.adapter = adapter
+        self.recent[served.name] = served
+        self.loaded += 1
+
+    def _keep_alone(self, served: Opened) -> None:
+        served.own = self._load_alone(served)
+        self.recent[served.name] = served
+        self.loaded += 1
+
+
+def _refuse_replaced(stamp: Stamp, served: Opened) -> None:
+    if served.run is not None and stamp_of(served.run) != stamp:
+        raise ModelError(f"{served.run.path} has changed since the server listed it")
+
+
+def _cannot_open(name: str, error: Exception) -> ModelError:
+    """What the client reads; the log has what the library said."""
+    log.warning("%s cannot be opened: %s", name, error)
+    return ModelError(
+        f"The model '{name}' cannot be opened: its files are damaged, gone or replaced. The log says more."
+    )

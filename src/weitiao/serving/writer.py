@@ -1,0 +1,296 @@
+"""Answers of many conversations at once: each step computes the next tokens of all of them, and new ones join at any step."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Literal
+
+import torch
+
+from weitiao.inference.predictor import Predictor
+from weitiao.serving.adapter import Adapter, open_writer
+from weitiao.serving.decoder import Decoder, Memory, Part
+from weitiao.serving.engine import Full, Stopping
+from weitiao.serving.mixed import Given
+from weitiao.serving.residents import Residents
+from weitiao.serving.said import Said
+from weitiao.serving.sampling import Asked, Token, pick
+from weitiao.serving.served import Speaker
+from weitiao.system import threads
+
+log = logging.getLogger("weitiao")
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a step adds to an answer."""
+
+    text: str = ""
+    token: Token | None = None
+    finish: Finish | None = None
+    error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer that is being written.
+
+    Args:
+        ids: the prompt's tokens.
+        hear: called from the engine's thread with each piece; the last one has ``finish`` or ``error``.
+    """
+
+    speaker: Speaker
+    ids: Sequence[int]
+    asked: Asked
+    hear: Callable[[Piece], None]
+    said: Said = field(init=False)
+    memory: Memory = field(init=False, default_factory=Memory)
+    known: int = field(init=False, default=0)  # tokens of the prompt that an earlier answer's memory had
+    tokens: list[int] = field(init=False, default_factory=list)
+    cancelled: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.said = Said(self.speaker.tokenizer, self.asked.stop)
+        self.chance = self.asked.generator()
+
+    @property
+    def next_ids(self) -> list[int]:
+        """Tokens that the model has not read."""
+        return [*self.ids, *self.tokens][len(self.memory.ids) :]
+
+    @property
+    def most_tokens(self) -> int:
+        return len(self.ids) + self.asked.max_new_tokens
+
+    def take(self, logits: torch.Tensor, ends: set[int]) -> bool:
+        """The next token from its logits; whether it is the last one."""
+        token = pick(logits, self.asked, self.chance)
+        self.tokens.append(token.id)
+        text, finish = "", None
+        if token.id in ends:
+            finish = "stop"
+        else:
+            text = self.said.add(token.id)
+            if self.said.stopped:
+                finish = "stop"
+            elif len(self.tokens) >= self.asked.max_new_tokens:
+                finish = "length"
+        if finish is not None and not self.said.stopped:
+            text += self.said.end()
+            finish = "stop" if self.said.stopped else finish
+        self.hear(Piece(text, token, finish))  # type: ignore[arg-type]
+        return finish is not None
+
+
+class Writer:
+    """Writes answers of runs and bases, in a thread of its own.
+
+    Args:
+        resident: adapters and models of their own that stay in memory.
+        most_waiting: requests that may wait; a request that comes later is refused.
+        at_once: answers that are written at the same time.
+        memory_bytes: of keys and values: of answers that are written, and of earlier ones whose beginning others may share.
+        prompt_tokens: of prompts a step, so that a long prompt does not hold up answers that are on their way.
+        turn: who holds it computes; engines of one process take turns.
+    """
+
+    def __init__(
+        self,
+        *,
+        resident: int = 1000,
+        most_waiting: int = 1024,
+        at_once: int = 16,
+        memory_bytes: int = 1 << 30,
+        prompt_tokens: int = 256,
+        turn: "threading.Lock | None" = None,
+    ) -> None:
+        self.residents = Residents(resident, Decoder.load, _adapter, _alone)
+        self.most_waiting, self.at_once, self.memory_bytes = most_waiting, at_once, memory_bytes
+        self.prompt_tokens = prompt_tokens
+        self.steps = self.tokens = self.reused = 0
+        self.running: list[Answer] = []
+        self._turn = turn or threading.Lock()
+        self._waiting: list[Answer] = []
+        self._kept: OrderedDict[int, tuple[str, Memory]] = OrderedDict()
+        self._number = count()
+        self._ends: dict[str, set[int]] = {}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="weitiao-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not begun."""
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request is refused."""
+        return len(self._waiting) >= self.most_waiting
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody answers."""
+        return self._thread.is_alive()
+
+    def submit(self, answer: Answer) -> None:
+        """Begin an answer as soon as there is room.
+
+        Raises:
+            Full: too much waits already.  Stopping: after :meth:`stop`.
+        """
+        with self._changed:
+            if self._stopping:
+                raise Stopping
+            if self.is_full:
+                raise Full
+            self._waiting.append(answer)
+            self._changed.notify()
+
+    def stop(self, *, drop: bool = False) -> int:
+        """Finish what was accepted, or ``drop`` it, then end. Returns how many answers were dropped."""
+        with self._changed:
+            self._stopping = True
+            left = [*self._waiting, *self.running] if drop else []
+            for answer in left:
+                answer.cancelled = True
+            self._changed.notify()
+        self._thread.join()
+        for answer in left:
+            answer.hear(Piece(error=Stopping()))
+        return len(left)
+
+    def _work(self) -> None:
+        threads.settle()
+        while self._admit():
+            for base in dict.fromkeys(answer.speaker.base for answer in self.running):
+                with self._turn:
+                    self._step([answer for answer in self.running if answer.speaker.base == base])
+            self.residents.trim({answer.speaker.name for answer in self.running})
+
+    def _admit(self) -> bool:
+        """Let go of answers that nobody waits for, and begin others; False at the end."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self.running:
+                    if self._stopping:
+                        return False
+                    self._changed.wait()
+                self.running = [answer for answer in self.running if not answer.cancelled]
+                self._waiting = [answer for answer in self._waiting if not answer.cancelled]
+                first = self._waiting[0] if self._waiting and len(self.running) < self.at_once else None
+            if first is None or not self._begin(first):
+                if self.running:
+                    return True
+                continue
+            with self._changed:
+                self.running.append(first)
+                self._waiting.remove(first)
+
+    def _begin(self, answer: Answer) -> bool:
+        """Bring the model and a memory for an answer; whether there is room."""
+        speaker = answer.speaker
+        try:
+            with self._turn:
+                self.residents.use(speaker)
+                decoder = self._decoder(speaker)
+                if speaker.name not in self._ends:
+                    self._ends[speaker.name] = decoder.ends | set(speaker.chat.end_ids() if speaker.chat else ())
+        except Exception as error:  # of one model; the others go on
+            with self._changed:
+                self._waiting.remove(answer)
+            answer.hear(Piece(error=error))
+            return False
+        asked = answer.most_tokens * decoder.bytes_per_token
+        taken = sum(one.most_tokens * self._decoder(one.speaker).bytes_per_token for one in self.running)
+        if self.running and taken + asked > self.memory_bytes:
+            return False
+        self._reuse(answer)
+        while self._kept and taken + asked + sum(m.num_bytes for _, m in self._kept.values()) > self.memory_bytes:
+            self._kept.popitem(last=False)
+        return True
+
+    def _reuse(self, answer: Answer) -> None:
+        """Take over the memory of an earlier answer of the same model that begins as this one does."""
+        best, known = -1, 0
+        for number, (name, memory) in self._kept.items():
+            shared = _shared(memory.ids, answer.ids) if name == answer.speaker.name else 0
+            if shared > known:
+                best, known = number, shared
+        if best < 0:
+            return
+        answer.memory = self._kept.pop(best)[1]
+        answer.known = known = min(known, len(answer.ids) - 1)  # the last token gives the first logits
+        del answer.memory.ids[known:]
+        self.reused += known
+
+    def _decoder(self, speaker: Speaker) -> Decoder:
+        found: Decoder = speaker.own or self.residents.bodies[speaker.base]
+        return found
+
+    def _step(self, answers: list[Answer]) -> None:
+        """The next tokens of answers on one body: one each, and of prompts as many as a step has room for."""
+        room, chosen = self.prompt_tokens, []
+        for answer in sorted(answers, key=lambda one: one.speaker.name):
+            ids = answer.next_ids
+            if len(ids) > 1:
+                ids = ids[:room]
+                room -= len(ids)
+            if ids:
+                chosen.append((answer, Part(answer.speaker.name, answer.memory, ids)))
+        self.steps += 1
+        self._try(chosen)
+
+    def _try(self, chosen: Sequence[tuple[Answer, Part]]) -> None:
+        """A step; where it fails each answer by itself, so that one's fault is not another's."""
+        decoder = self._decoder(chosen[0][0].speaker)
+        try:
+            logits = decoder.next_logits([part for _, part in chosen])
+        except BaseException as error:  # whatever it is: a dead engine would let every request wait for ever
+            if len(chosen) == 1:
+                self._end(chosen[0][0], error)
+                return
+            log.warning("a step of %d answers failed, now one by one: %s", len(chosen), error)
+            for one in chosen:
+                self._try([one])
+            return
+        for (answer, part), row in zip(chosen, logits, strict=True):
+            self.tokens += len(part.ids)
+            if answer.next_ids:
+                continue  # more of its prompt comes
+            try:
+                if answer.take(row, self._ends[answer.speaker.name]):
+                    self._end(answer)
+            except Exception as error:
+                self._end(answer, error)
+
+    def _end(self, answer: Answer, error: BaseException | None = None) -> None:
+        self.running = [one for one in self.running if one is not answer]
+        if error is not None:
+            answer.hear(Piece(error=error))
+        else:
+            self._kept[next(self._number)] = (answer.speaker.name, answer.memory)
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens at the beginning that are the same."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _adapter(speaker: Speaker) -> Adapter:
+    if speaker.run is None:
+        return Adapter({}, {}, None, Given())
+    return open_writer(speaker.run)
+
+
+def _alone(speaker: Speaker) -> Decoder:
+    """A run as a model of its own, its adapter summed into it."""
+    assert speaker.run is not None
+    model: Any = Predictor(speaker.run, device="cpu").model
+    return Decoder.of(model.merge_and_unload() if speaker.run.config.method.saves_adapter else model)
