@@ -21,6 +21,7 @@ log = logging.getLogger("weitiao")
 NAME = "weitiao_decode"
 _GROW = 256  # tokens
 _SAME = 1e-3  # of the largest logit
+_WITHOUT_EFFECT = {"dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states"}
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -202,39 +203,61 @@ def attend(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    softcap: float | None = None,
+    **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface for :class:`Decoder`: query [N, H, 1, D], key and value [N, heads, 1, D].
 
-    What it does not know (caps, sinks, biases) shows when a decoder checks itself.
+    Raises:
+        ModelError: the model gives its attention something that is not known here, such as sinks.
     """
+    odd = [name for name, what in more.items() if name not in _WITHOUT_EFFECT and what is not None]
+    if odd or mask is not None or more.get("is_causal") is False:
+        raise ModelError(
+            f"The attention of {type(module).__name__} has {', '.join(odd) or 'a mask of its own'}, which the server does not "
+            "know.\nExpected plain causal attention.\nUse weitiao predict with this run."
+        )
+    how = _How(scaling if scaling is not None else query.shape[-1] ** -0.5, sliding_window, softcap)
     out = torch.empty(len(query), 1, query.shape[1], value.shape[-1], dtype=query.dtype)
     for memory, first, end in _now.spans:
         keys, values = memory.keep(module.layer_idx, key[first:end, :, 0], value[first:end, :, 0])
-        asks = query[first:end, :, 0]
-        out[first:end, 0] = _one(asks, keys, values, scaling, sliding_window)
+        out[first:end, 0] = _one(query[first:end, :, 0], keys, values, how)
     return out, None
 
 
-def _one(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float | None, window: int | None
-) -> torch.Tensor:
+@dataclass(frozen=True)
+class _How:
+    """A layer's attention: scale of the scores, tokens that are seen, and a cap, tanh(score / cap) * cap."""
+
+    scale: float
+    window: int | None
+    cap: float | None
+
+
+def _one(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, how: _How) -> torch.Tensor:
     """The last T tokens' queries [T, H, D] meet keys and values [heads, L, D]; returns [T, H, D]."""
     count, heads, size = query.shape
     shared, length = keys.shape[:2]
-    if count == 1:
-        first = 0 if window is None else max(0, length - window)
-        groups = query.view(shared, heads // shared, size)  # the heads that share a key are queries of one product
-        found = scaled_dot_product_attention(groups[None], keys[None, :, first:], values[None, :, first:], scale=scale)
+    first = 0 if how.window is None else max(0, length - count - how.window + 1)  # what no query sees is left out
+    keys, values, length = keys[:, first:], values[:, first:], length - first
+    seen = None
+    if count > 1:
+        places, others = torch.arange(length - count, length)[:, None], torch.arange(length)
+        seen = others <= places
+        if how.window is not None:
+            seen &= others > places - how.window
+    if how.cap is not None:
+        groups = query.view(count, shared, heads // shared, size).permute(1, 2, 0, 3)  # [heads, G, T, D]
+        scores = torch.tanh(groups @ keys.mT[:, None] * (how.scale / how.cap)) * how.cap
+        scores = scores if seen is None else scores.masked_fill(~seen, float("-inf"))
+        return (scores.softmax(-1) @ values[:, None]).permute(2, 0, 1, 3).reshape(count, heads, -1)
+    if seen is None:  # the heads that share a key are queries of one product
+        asks = query.view(shared, heads // shared, size)
+        found = scaled_dot_product_attention(asks[None], keys[None], values[None], scale=how.scale)
         return found.view(1, heads, -1)
-    places = torch.arange(length - count, length)[:, None]
-    others = torch.arange(length)
-    seen = others <= places
-    if window is not None:
-        seen &= others > places - window
-    whole = count == length and (window is None or window >= length)
+    whole = count == length and (how.window is None or how.window >= length)
     found = scaled_dot_product_attention(
-        query.transpose(0, 1)[None], keys[None], values[None], scale=scale, enable_gqa=shared != heads,
+        query.transpose(0, 1)[None], keys[None], values[None], scale=how.scale, enable_gqa=shared != heads,
         attn_mask=None if whole else seen, is_causal=whole,
     )  # fmt: skip
     return found[0].transpose(0, 1)
