@@ -1,6 +1,5 @@
 """Tokens of many conversations in one pass: as the model's own pass over each of them; pieces of text; draws."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ def test_parts_of_conversations_are_as_one_pass(family: str, tmp_path: Path) -> 
 
     folder = of_family(family, tmp_path)
     if family == "gemma2":
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        (folder / "config.json").write_text(json.dumps({**config, "attn_logit_softcapping": 0.02}), encoding="utf-8")
+        _with_caps_that_are_felt(folder)
     decoder = Decoder.load(str(folder))
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     rows = [torch.randint(3, 40000, (n,)).tolist() for n in (23, 9, 14)]
@@ -39,6 +37,37 @@ def test_parts_of_conversations_are_as_one_pass(family: str, tmp_path: Path) -> 
                 expected = plain(input_ids=torch.tensor([memory.ids])).logits[0, -1]
             torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
     assert [memory.ids for memory in memories] == rows
+
+
+def _with_caps_that_are_felt(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.data *= 200
+    model.config.attn_logit_softcapping = 0.5
+    model.save_pretrained(folder)
+
+
+def test_adapters_of_the_head_and_of_layers(tiny_chat_model: Path) -> None:
+    """Two adapters and the base in one pass; one adapter changes the head, too."""
+    decoder = Decoder.load(str(tiny_chat_model))
+    size = decoder.body.model.config.vocab_size
+    pairs = {
+        path: (torch.randn(2, 32), torch.randn(out, 2))
+        for path, out in (("lm_head", size), ("model.layers.0.self_attn.q_proj", 32))
+    }
+    decoder.add("head", pairs, {})
+    decoder.add("inside", {"model.layers.0.self_attn.q_proj": pairs["model.layers.0.self_attn.q_proj"]}, {})
+    names, ids = ["base", "head", "inside"], [[5, 6, 7], [5, 6, 7, 8, 9], [5, 6]]
+    alone = [decoder.next_logits([Part(n, Memory(), i)])[0] for n, i in zip(names, ids, strict=True)]
+    mixed = decoder.next_logits([Part(n, Memory(), i) for n, i in zip(names, ids, strict=True)])
+    for one, other in zip(alone, mixed, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    others = [decoder.next_logits([Part("base", Memory(), i)])[0] for i in ids]
+    apart = [float((one - other).abs().max()) for one, other in zip(alone, others, strict=True)]
+    assert apart[0] == 0
+    assert min(apart[1:]) > 1e-3
 
 
 def test_attention_that_is_not_known_is_refused(tmp_path: Path) -> None:

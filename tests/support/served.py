@@ -5,7 +5,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +60,11 @@ def runs_of_many_tasks(folder: Path, tiny_model: Path, rows_file: Path, tagged_f
     }
 
 
-def writers(folder: Path, tiny_chat_model: Path, chats_file: Path) -> dict[str, RunDir]:
-    """Runs that write texts: two adapters that share their base, DoRA and a full run."""
+WRITERS = ("lora", "rslora", "dora", "full")  # the first two share their base
+
+
+def writers(folder: Path, tiny_chat_model: Path, chats_file: Path, names: Sequence[str] = WRITERS) -> dict[str, RunDir]:
+    """Runs that write texts, by their methods."""
     options: Options = {
         "model": str(tiny_chat_model),
         "task": "causal_lm",
@@ -69,7 +72,7 @@ def writers(folder: Path, tiny_chat_model: Path, chats_file: Path) -> dict[str, 
         "train": {"bf16": False, "tokens_per_batch": 256, "eval_strategy": "no", "generate_rows": 0},
     }
     made = folder / "runs"
-    return {name: trained(options, made / name, name) for name in ("lora", "rslora", "dora", "full")}
+    return {name: trained(options, made / name, name) for name in names}
 
 
 @dataclass

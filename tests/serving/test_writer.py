@@ -1,0 +1,197 @@
+"""Answers that are written together: room, faults of one, models that come and go, and the end of a server in a stream."""
+
+import queue
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.fork_server import ForkServer
+from support.served import server, writers
+from weitiao.errors import ModelError
+from weitiao.rundir.folder import RunDir
+from weitiao.serving.decoder import Decoder
+from weitiao.serving.engine import Full, Stopping
+from weitiao.serving.registry import Registry, find_runs
+from weitiao.serving.sampling import Asked
+from weitiao.serving.writer import Answer, Piece, Writer
+
+Runs = dict[str, RunDir]
+PROMPT = list(range(20, 50))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_chat_model: Path, chats_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return writers(tmp_path_factory.mktemp("writers"), tiny_chat_model, chats_file, ("lora", "rslora"))
+
+
+def listed(runs: Runs) -> Registry:
+    """A registry is of one engine, which its models are resident in."""
+    return Registry(find_runs([], {name: run.path for name, run in runs.items()}))
+
+
+@pytest.fixture
+def registry(runs: Runs) -> Registry:
+    return listed(runs)
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Writer]]:
+    made: list[Writer] = []
+
+    def start(**options: Any) -> Writer:
+        made.append(Writer(**options))
+        return made[-1]
+
+    yield start
+    for writer in made:
+        writer.stop(drop=True)
+
+
+class Heard:
+    """An answer, and what came of it."""
+
+    def __init__(self, registry: Registry, name: str, ids: list[int], most: int = 5, **asked: Any) -> None:
+        self.pieces: queue.Queue[Piece] = queue.Queue()
+        self.answer = Answer(registry.open_writer(name), ids, Asked(most, **asked), self.pieces.put)
+
+    def tokens(self) -> list[int]:
+        """All tokens, or what went wrong."""
+        found: list[int] = []
+        while True:
+            piece = self.pieces.get(timeout=60)
+            if piece.error is not None:
+                raise piece.error
+            found += [piece.token.id] if piece.token else []
+            if piece.finish is not None:
+                return found
+
+
+def test_room_for_one_at_a_time(runs: Runs, started: Callable[..., Writer]) -> None:
+    """Answers wait for memory, in order, and are the same as with much of it; one that is larger than all of it runs alone."""
+    asked = [(name, PROMPT[:n]) for name in ("lora", "rslora", "model") for n in (5, 30)]
+    large, registry = started(), listed(runs)
+    expected = []
+    for name, ids in asked:
+        large.submit((one := Heard(registry, name, ids)).answer)
+        expected.append(one.tokens())
+    small, registry = started(memory_bytes=1), listed(runs)
+    heard = [Heard(registry, name, ids) for name, ids in asked]
+    with small._changed:
+        for one in heard:
+            small.submit(one.answer)
+    assert [one.tokens() for one in heard] == expected
+    assert len(small._kept) <= 1  # the last one's, which was there when it ran
+    assert large.reused > 0
+
+
+def test_long_prompts_are_read_in_parts(runs: Runs, started: Callable[..., Writer]) -> None:
+    found = []
+    for room in (7, 1000):
+        writer, registry = started(prompt_tokens=room), listed(runs)
+        heard = [Heard(registry, name, PROMPT[: 30 - i]) for i, name in enumerate(("lora", "rslora", "model"))]
+        with writer._changed:
+            for one in heard:
+                writer.submit(one.answer)
+        found.append([one.tokens() for one in heard])
+        assert writer.steps == (13 + 4 if room == 7 else 5)  # 87 tokens of prompts; the last part gives the first token
+    assert found[0] == found[1]
+
+
+def test_a_fault_of_one_is_not_anothers(
+    registry: Registry, started: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Decoder.next_logits
+
+    def broken(self: Decoder, parts: Any) -> Any:
+        if any(part.memory.ids[:1] == [99] or part.ids[:1] == [99] for part in parts):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return right(self, parts)
+
+    writer = started()
+    writer.submit((one := Heard(registry, "lora", PROMPT)).answer)
+    expected = one.tokens()
+    monkeypatch.setattr(Decoder, "next_logits", broken)
+    good, bad = Heard(registry, "lora", PROMPT), Heard(registry, "rslora", [99, *PROMPT])
+    with writer._changed:
+        writer.submit(bad.answer)
+        writer.submit(good.answer)
+    assert good.tokens() == expected
+    with pytest.raises(RuntimeError, match="allocate"):
+        bad.tokens()
+    assert not writer.running
+
+
+def test_models_come_and_go(registry: Registry, started: Callable[..., Writer]) -> None:
+    """One model stays, so each answer evicts the other's; one that works is never evicted."""
+    writer = started(resident=1)
+    found = []
+    for name in ("lora", "rslora", "lora", "rslora"):
+        writer.submit((one := Heard(registry, name, PROMPT)).answer)
+        found.append(one.tokens())
+    assert found[:2] == found[2:]
+    assert found[0] != found[1]
+    both = [Heard(registry, name, PROMPT) for name in ("lora", "rslora")]
+    with writer._changed:
+        for one in both:
+            writer.submit(one.answer)
+    assert [one.tokens() for one in both] == found[:2]
+    assert writer.residents.evicted >= 3
+
+
+def test_a_damaged_model_is_said_and_others_go_on(runs: Runs, started: Callable[..., Writer], tmp_path: Path) -> None:
+    import shutil
+
+    broken = RunDir(shutil.copytree(runs["lora"].path, tmp_path / "broken"))
+    registry = Registry(find_runs([], {"broken": broken.path, "lora": runs["lora"].path}))
+    (broken.model / "adapter_model.safetensors").write_bytes(b"no tensors")
+    writer = started()
+    bad, good = Heard(registry, "broken", PROMPT), Heard(registry, "lora", PROMPT)
+    with writer._changed:
+        writer.submit(bad.answer)
+        writer.submit(good.answer)
+    with pytest.raises(ModelError, match="'broken' cannot be opened"):
+        bad.tokens()
+    assert len(good.tokens()) >= 1
+
+
+def test_full_queues_and_ends(runs: Runs, started: Callable[..., Writer]) -> None:
+    writer, registry = started(most_waiting=2, at_once=1), listed(runs)
+    with writer._changed:
+        for _ in range(2):
+            writer.submit(Heard(registry, "lora", PROMPT).answer)
+        with pytest.raises(Full):
+            writer.submit(Heard(registry, "lora", PROMPT).answer)
+    writer.stop()
+    with pytest.raises(Stopping):
+        writer.submit(Heard(registry, "lora", PROMPT).answer)
+    other, registry = started(), listed(runs)
+    long = Heard(registry, "model", PROMPT, most=100_000, temperature=2.0)
+    other.submit(long.answer)
+    long.pieces.get(timeout=60)
+    assert other.stop(drop=True) == 1
+    with pytest.raises(Stopping):
+        long.tokens()
+
+
+def test_a_stream_ends_before_the_server(runs: Runs, fork_server: ForkServer, tmp_path: Path) -> None:
+    """SIGTERM in the middle of a stream: it goes on to its end, and the server ends with code 0."""
+    import http.client
+    import json
+
+    with server(fork_server, tmp_path / "log", str(runs["lora"].path.parent)) as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
+        body = {"model": "model", "prompt": "很好看", "max_tokens": 300, "temperature": 2, "seed": 3, "stream": True}
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        first = answer.readline()
+        client.process.send_signal(signal.SIGTERM)
+        rest = answer.read().decode()
+        connection.close()
+        assert first.startswith(b"data: ")
+        assert rest.endswith("data: [DONE]\n\n")
+        assert '"finish_reason": "length"' in rest or '"finish_reason": "stop"' in rest
+        assert client.process.wait(60) == 0
