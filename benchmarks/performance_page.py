@@ -11,6 +11,7 @@ from instruction_page import checkpointing, sft_steps, trl, trl_loss
 from plots import TITLES, figures
 from profile_step import GROUPS
 from record import DISTURBED, RESULTS
+from serving_page import serving
 from shared_page import shared
 from suites import SUITES
 from suites.against import B0, B1
@@ -289,6 +290,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "trl_loss": ("Held-out loss next to TRL's", trl_loss),
     "sft_steps": ("Instruction tuning, a choice at a time", sft_steps),
     "shared": ("Next to other busy processes", shared),
+    "serving": ("Serving", serving),
     "checkpointing": ("Activations computed again", checkpointing),
     "allocators": ("Another memory allocator", allocators),
     "growth": ("As the work grows", growth),

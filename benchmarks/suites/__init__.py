@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from record import Cell
-from suites import against, allocators, checkpointing, dtypes, growth, inside, own, quality, shared, starts
+from suites import against, allocators, checkpointing, dtypes, growth, inside, own, quality, serving, shared, starts
 from suites.bench import Bench
 
 
@@ -29,6 +29,7 @@ SUITES: dict[str, Suite] = {
     "trl_loss": Suite(against.trl_loss, "25 min"),
     "sft_steps": Suite(against.sft_steps, "35 min"),
     "shared": Suite(shared.shared, "45 min", default=False),
+    "serving": Suite(serving.serving, "15 min", default=False),
     "checkpointing": Suite(checkpointing.checkpointing, "10 min", default=False),
     "allocators": Suite(allocators.allocators, "45 min"),
     "growth": Suite(growth.growth, "30 min"),

@@ -53,7 +53,7 @@ def add_writing(app: FastAPI, server: Server, errors: dict[int | str, dict[str, 
         named = asked.top_logprobs if asked.logprobs else None
         if asked.top_logprobs and not asked.logprobs:
             raise Refused(400, "top_logprobs without logprobs. Set logprobs=true.", "top_logprobs")
-        answer, events = _begun(server, speaker, ids, _asked(asked, server, speaker, ids, most, named))
+        answer, events = _begun(server, speaker, ids, _asked(asked, server, speaker, ids, most=most, logprobs=named))
         if asked.stream:
             return _streamed(_CHAT, asked, answer, events)
         text, tokens, finish = await _whole(request, answer, events)
@@ -70,7 +70,10 @@ def add_writing(app: FastAPI, server: Server, errors: dict[int | str, dict[str, 
         prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
         ids = await asyncio.to_thread(_prompt, speaker, prompt)
         answer, events = _begun(
-            server, speaker, ids, _asked(asked, server, speaker, ids, asked.max_tokens or 16, asked.logprobs)
+            server,
+            speaker,
+            ids,
+            _asked(asked, server, speaker, ids, most=asked.max_tokens or 16, logprobs=asked.logprobs),
         )
         if asked.stream:
             return _streamed(_TEXT, asked, answer, events)
@@ -123,7 +126,13 @@ def _prompt(speaker: Speaker, prompt: str) -> list[int]:
 
 
 def _asked(
-    asked: schemas.Write, server: Server, speaker: Speaker, ids: Sequence[int], most: int | None, logprobs: int | None
+    asked: schemas.Write,
+    server: Server,
+    speaker: Speaker,
+    ids: Sequence[int],
+    *,
+    most: int | None,
+    logprobs: int | None,
 ) -> Asked:
     """What is asked of the answer. Raises Refused where prompt and answer are longer than the model reads."""
     room = speaker.context - len(ids)

@@ -81,7 +81,7 @@ def serve(
         resident=resident, most_waiting=limits.waiting, at_once=conversations, memory_bytes=memory_bytes, turn=turn
     )
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
-    server = Server(Registry(listed), engine, writer, limits, keys, hosts)
+    server = Server(Registry(listed), engine, writer, limits=limits, keys=keys, hosts=hosts)
     config = uvicorn.Config(
         create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
         timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
