@@ -97,7 +97,7 @@ def _thousand(suite: Suite) -> list[str]:
         ]
         for model, r in found(suite, "thousand").items()
     ]  # fmt: skip
-    text = "A thousand adapters. A first request reads its adapter (cold); the median of the first and of the last twenty. *MB each*: growth of the process. *speed*: rows on 256 adapters over rows on ten."
+    text = "A thousand adapters. A first request reads its adapter (cold); the median of the first and of the last twenty. *MB each*: growth of the process. *speed*: rows on 96 adapters over rows on ten."
     head = ["model", "listed, s", "first cold, ms", "last cold, ms", "warm, ms", "MB each", "of it tensors", "speed"]
     return [text, table(head, rows)] if rows else []
 

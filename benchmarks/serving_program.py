@@ -16,7 +16,7 @@ import material
 import serving_material as made
 from record import HERE, last_json
 
-ROWS, CLIENTS, REPEATS = 256, 16, 3
+ROWS, CLIENTS, REPEATS = 96, 16, 3
 
 
 def texts(scratch: Path, count: int = ROWS) -> list[str]:
@@ -118,7 +118,7 @@ def peft_seconds(run: Path, scratch: Path, rows: list[str], model: str) -> float
             with torch.inference_mode():
                 served(**given, adapter_names=[paths[i % 32].name for i in chosen])
 
-    return median_seconds(work)
+    return median_seconds(work, 1)
 
 
 @contextlib.contextmanager
@@ -149,7 +149,7 @@ def http(model: str, scratch: Path) -> dict[str, Any]:
     from transformers import pipeline
 
     run = made.reviews(scratch, model, f"reviews-{model.split()[0]}")
-    rows = texts(scratch, 512)
+    rows = texts(scratch, 128)
     bodies = scratch / "serving" / "one.jsonl"
     bodies.write_text("".join(json.dumps({"model": "one", "inputs": row}) + "\n" for row in rows), encoding="utf-8")
     with server(scratch, "--adapter", f"one={run}") as port:
@@ -220,7 +220,7 @@ def thousand(model: str, scratch: Path) -> dict[str, Any]:
             lambda: scored(engine, registry, [(paths[i % count].name, [r]) for i, r in enumerate(rows)])
         )
 
-    ten, all_of_them = speed(10), speed(256)
+    ten, all_of_them = speed(10), speed(len(rows))
     engine.stop()
     return {
         "listed_seconds": listed, "first_ms": statistics.median(cold[:20]), "last_ms": statistics.median(cold[-20:]),

@@ -43,8 +43,10 @@ class Form:
 
 def add_writing(app: FastAPI, server: Server, errors: dict[int | str, dict[str, Any]]) -> None:
     """Put the two paths into the application."""
+    stream = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks of stream=true."}}}
+    answers: dict[int | str, dict[str, Any]] = {**errors, 200: {"content": stream}}
 
-    @app.post("/v1/chat/completions", responses=errors, response_model=schemas.ChatCompleted)
+    @app.post("/v1/chat/completions", responses=answers, response_model=schemas.ChatCompleted)
     async def chat(asked: schemas.ChatCompletion, request: Request) -> Any:
         """The assistant's next turn of a conversation."""
         speaker = await _speaker(server, asked)
@@ -63,7 +65,7 @@ def add_writing(app: FastAPI, server: Server, errors: dict[int | str, dict[str, 
             id=_id(_CHAT), created=int(time.time()), model=speaker.name, choices=[choice], usage=_usage(answer)
         )
 
-    @app.post("/v1/completions", responses=errors, response_model=schemas.Completed)
+    @app.post("/v1/completions", responses=answers, response_model=schemas.Completed)
     async def complete(asked: schemas.Completion, request: Request) -> Any:
         """How a text goes on."""
         speaker = await _speaker(server, asked)
