@@ -7,7 +7,7 @@
     │   └── NoTokenizerError   the model's files lack its tokenizer
     ├── FetchError          a catalogue package that could not be downloaded or verified
     ├── RunError            a run folder that is missing, occupied, broken or does not fit
-    └── Stopped             a signal ended the training; exit code 130 or 143
+    └── Stopped             a signal ended the work; exit code 130 or 143
 
 Programming mistakes stay ``AssertionError`` and keep their traceback.
 """
@@ -40,7 +40,7 @@ class FetchError(WeitiaoError):
 
 
 class Stopped(WeitiaoError):
-    """Training was told to stop, and has saved where it is. ``exit_code`` is 128 + the signal's number."""
+    """A command was stopped, and has saved where it is. ``exit_code`` is 128 + the signal's number."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

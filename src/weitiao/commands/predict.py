@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from weitiao.commands.progress import Progress
 from weitiao.commands.terminal import Json, print_json
 from weitiao.errors import ConfigError
 
@@ -16,7 +17,9 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(help="A text. Repeat it for several.")] = None,
     text_pair: Annotated[list[str] | None, typer.Option(help="The second text, for a run on pairs.")] = None,
     input: Annotated[str | None, typer.Option(help="A data file with the run's text column.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the answers to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the answers to this file: .jsonl, .csv or .parquet.")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer of a causal_lm, in tokens.")] = None,
     bad_rows: Annotated[
         str, typer.Option(help="Rows of --input without an answer: fail, or skip to say the error in their place.")
@@ -28,23 +31,29 @@ def predict(
     from weitiao.rundir.folder import RunDir
     from weitiao.system.imports import load_libraries
 
-    RunDir.open(run)
+    how = _one_of(bad_rows)
+    generates = TASK_OPTIONS[RunDir.open(run).config.task].generates
+    live = generates and sys.stdout.isatty() and not as_json and output is None
     load_libraries()
     from weitiao.inference.predict import predict as label
 
-    on_terminal = sys.stdout.isatty() and not as_json and output is None
-    live = on_terminal and TASK_OPTIONS[RunDir.open(run).config.task].generates
-    told = partial(print, end="", flush=True) if live else None
-    answers = label(
+    ask = partial(
+        label,
         run,
         text=text or None,
         text_pair=text_pair or None,
         input=input,
         output=output,
         max_new_tokens=max_new_tokens,
-        bad_rows=_one_of(bad_rows),
-        told=told,
+        bad_rows=how,
     )
+    if (
+        input is None or live
+    ):  # texts are answered at once, and answers that are shown as they come leave no place for a bar
+        answers = ask(told=partial(print, end="", flush=True) if live else None)
+    else:
+        with Progress() as progress:
+            answers = ask(listener=progress.listen)
     if as_json:
         print_json({"run_dir": str(run), "output": str(output) if output else None, "predictions": answers})
     elif not live:

@@ -55,7 +55,10 @@ class Progress:
                 self.say(event["message"])
             case "progress":
                 self._total = event["total"]
-                self._show(event["what"], f"{event['done']:,}/{event['total']:,} rows", event["done"])
+                facts = f"{event['done']:,}/{event['total']:,} rows"
+                if "eta_s" in event:
+                    facts += f", {event['rows_per_s']:.1f} rows/s, {clock(event['eta_s'])} left"
+                self._show(event["what"], facts, event["done"])
             case "train":
                 self._total = event["total_steps"]
                 self._show("training", f"0/{self._total} steps", 0)

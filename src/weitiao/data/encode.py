@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ class Encoded:
         words: int64 [W], the class of every word of rows of words; row i has ``words[word_offsets[i]:word_offsets[i + 1]]``,
             of which those that truncation cut come last and have no token. ``word_offsets``: int64 [N + 1].
         packed: the rows of a batch lie one behind the other instead of one below the other (causal_lm).
+        cut: int64 [K, 2], the inputs that lost tokens for being too long, and how many; ``tokens_lost`` is the sum.
     """
 
     flat: NDArray[np.int32]
@@ -55,6 +57,7 @@ class Encoded:
     words: NDArray[np.int64] | None = None
     word_offsets: NDArray[np.int64] | None = None
     packed: bool = False
+    cut: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -211,25 +214,27 @@ class _Source:
 
 def cut_block(
     rows: Sequence[_Row], max_length: int, fitting: Callable[[list[int]], list[_Row]]
-) -> tuple[list[_Row], int, int]:
-    """Rows that all fit, in order; how many inputs were too long; how many of their tokens are lost.
+) -> tuple[list[_Row], list[tuple[int, int]]]:
+    """Rows that all fit, in order; and of each input that was too long the owner and how many of its tokens are lost.
 
     Args:
         fitting: owners of rows that are too long -> the rows that stand in their place.
     """
-    long = [row.owner for row in rows if len(row.tokens) > max_length]
+    long = {row.owner: len(row.tokens) for row in rows if len(row.tokens) > max_length}
     if not long:
-        return list(rows), 0, 0
-    shorter = fitting(long)
+        return list(rows), []
+    shorter = fitting(list(long))
     fit = sorted([*(row for row in rows if len(row.tokens) <= max_length), *shorter], key=lambda row: row.owner)
-    lost = sum(len(row.tokens) for row in rows) - sum(len(row.tokens) for row in fit)
-    return fit, len(long), lost
+    kept = Counter[int]()
+    for row in shorter:
+        kept[row.owner] += len(row.tokens)
+    return fit, [(owner, max(0, count - kept[owner])) for owner, count in long.items()]  # windows repeat special tokens
 
 
 def _write(folder: Path, source: _Source, progress: Progress | None, ids: Sequence[str]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lengths, owner = list[int](), list[int]()
-    over = lost = done = 0
+    lengths, owner, cut = list[int](), list[int](), list[tuple[int, int]]()
+    done = 0
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".encoding-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
@@ -238,8 +243,9 @@ def _write(folder: Path, source: _Source, progress: Progress | None, ids: Sequen
             for block in source.blocks():
                 if source.over_length == "fail":
                     _refuse_long(block, source.max_length, ids)
-                rows, over_here, lost_here = cut_block(block, source.max_length, source.fitting)
-                over, lost, done = over + over_here, lost + lost_here, done + len(block)
+                rows, cut_here = cut_block(block, source.max_length, source.fitting)
+                done += len(block)
+                cut += cut_here
                 np.fromiter((token for row in rows for token in row.tokens), dtype=np.int32).tofile(ids_file)
                 if has_types:
                     np.fromiter((kind for row in rows for kind in row.types or ()), dtype=np.uint8).tofile(types_file)
@@ -249,7 +255,8 @@ def _write(folder: Path, source: _Source, progress: Progress | None, ids: Sequen
                     progress(done, len(source.texts))
         np.save(made / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
         np.save(made / "owner.npy", np.array(owner, dtype=np.int64))
-        facts = {"over": over, "lost": max(0, lost), "types": has_types}
+        np.save(made / "cut.npy", np.array(cut, dtype=np.int64).reshape(-1, 2))
+        facts = {"types": has_types}
         (made / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
         try:
             made.rename(folder)
@@ -270,7 +277,7 @@ def _refuse_long(rows: Sequence[_Row], max_length: int, ids: Sequence[str]) -> N
 
 def _read(folder: Path, labels: Sequence[int] | NDArray[Any], in_memory: bool = False) -> Encoded:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    offsets, owner = np.load(folder / "offsets.npy"), np.load(folder / "owner.npy")
+    offsets, owner, cut = (np.load(folder / f"{name}.npy") for name in ("offsets", "owner", "cut"))
 
     def flat(name: str, dtype: Any) -> Any:
         if in_memory or not offsets[-1]:
@@ -284,6 +291,7 @@ def _read(folder: Path, labels: Sequence[int] | NDArray[Any], in_memory: bool = 
         labels=of_rows[owner] if len(of_rows) else of_rows,
         owner=owner,
         types=flat("types", np.uint8) if facts["types"] else None,
-        num_over_length=facts["over"],
-        tokens_lost=facts["lost"],
+        num_over_length=len(cut),
+        tokens_lost=int(cut[:, 1].sum()),
+        cut=cut[cut[:, 1] > 0],
     )

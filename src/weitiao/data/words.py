@@ -170,7 +170,7 @@ class _Windows:
         self._before, self._after = before, after
         self._flat, self._carries = list[int](), list[bool]()
         self._lengths, self._owner, self._num_words, self._words = list[int](), list[int](), list[int](), list[int]()
-        self._over = self._lost = 0
+        self._over, self._cut = 0, list[tuple[int, int]]()
 
     def add(self, owner: int, words: Sequence[Word], classes: list[int], over_length: OverLength) -> None:
         """One row: its words' tokens and classes. One that is too long becomes windows, its first window, or nothing."""
@@ -178,7 +178,7 @@ class _Windows:
         if total > self.room:
             self._over += 1
             if over_length == "drop":
-                self._lost += total
+                self._cut.append((owner, total))
                 return
         ends = _windows([len(tokens) for tokens, _ in words], self.room)
         first = kept = 0
@@ -186,7 +186,8 @@ class _Windows:
             kept += self._window(owner, words[first:end])
             first = end
         self._num_words[-1] += len(words) - first  # what truncation cut keeps its place among the words
-        self._lost += total - kept
+        if kept < total:
+            self._cut.append((owner, total - kept))
         self._words += classes
 
     def _window(self, owner: int, words: Sequence[Word]) -> int:
@@ -207,13 +208,15 @@ class _Windows:
 
     def encoded(self) -> Encoded:
         """All rows added so far."""
+        cut = np.array(self._cut, dtype=np.int64).reshape(-1, 2)
         return Encoded(
             flat=np.array(self._flat, dtype=np.int32),
             offsets=np.cumsum([0, *self._lengths], dtype=np.int64),
             labels=np.zeros(0, dtype=np.int64),
             owner=np.array(self._owner, dtype=np.int64),
             num_over_length=self._over,
-            tokens_lost=self._lost,
+            tokens_lost=int(cut[:, 1].sum()),
+            cut=cut,
             supervised=np.array(self._carries, dtype=bool),
             words=np.array(self._words, dtype=np.int64),
             word_offsets=np.cumsum([0, *self._num_words], dtype=np.int64),

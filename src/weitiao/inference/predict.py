@@ -1,24 +1,24 @@
 """predict(run): labels, entities, numbers or answers for new rows."""
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from weitiao.config.task import TASK_OPTIONS
 from weitiao.data.keys import is_visible
-from weitiao.data.read import Row, read_records
-from weitiao.data.records import Bad, Skipped
-from weitiao.data.source import find
-from weitiao.errors import DataError
-from weitiao.inference.predictor import Predictor
-from weitiao.rundir.files import to_plain
+from weitiao.data.read import read_records
+from weitiao.data.records import Skipped
+from weitiao.data.source import Sources, find
+from weitiao.errors import DataError, Stopped
+from weitiao.inference.answering import Answerer, Record
+from weitiao.inference.outputs import form_of
+from weitiao.inference.part import Part, stamp_of
 from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
-_ROWS_AT_ONCE = 4096
+Listener = Callable[[dict[str, Any]], None]
 
 
 def predict(
@@ -31,6 +31,7 @@ def predict(
     max_new_tokens: int | None = None,
     bad_rows: Literal["fail", "skip"] = "fail",
     told: Callable[[str], None] | None = None,
+    listener: Listener | None = None,
 ) -> list[dict[str, Any]]:
     """Label texts with a finished run, or (causal_lm) answer them.
 
@@ -38,10 +39,14 @@ def predict(
         run: the run folder.
         text: one text or several; with ``text_pair`` when the run was trained on pairs. Or
         input: a data file (or catalogue name) with the run's text columns; its rows are read and answered in blocks.
-        output: write one JSON object a line there instead of returning them. The file must not exist yet.
+        output: write the answers there instead of returning them, by its ending as JSON lines, csv or parquet. The file must
+            not exist yet. It appears whole at the end; until then OUTPUT.part holds what is answered, and the same call goes
+            on there.
         max_new_tokens: causal_lm: longest answer; without it the run's own.
         bad_rows: rows of ``input`` that cannot be answered: refuse them by name, or answer {"id", "error"} in their place.
         told: causal_lm: called with pieces of the answers as they are made.
+        listener: called with events: {"event": "stage", "message"}, and of the rows of a file {"event": "progress", "what",
+            "done", "total", "rows_per_s", "eta_s"}.
 
     Returns:
         One {"label", "score", "probabilities"} a text, or {"answer"}, or {"labels", "probabilities"} (multi_label), or
@@ -50,36 +55,105 @@ def predict(
         tokens of a text that are behind the longest row and were not read. With ``output`` an empty list.
 
     Raises:
-        RunError: no finished run.  DataError: both or neither of text and input, or a row without text.
+        RunError: no finished run, or an output that cannot be written.  DataError: both or neither of text and input, a row
+            without text, or a part file of other answers.  Stopped: Ctrl-C, with what is answered in the part file.
     """
     _refuse_sources(text, input, output)
-    opened = RunDir.open(run)
-    columns = opened.summary["text_columns"]
-    chats = TASK_OPTIONS[opened.config.task].generates
-    if not chats and (max_new_tokens or told):
+    answerer = Answerer(RunDir.open(run), max_new_tokens, told)
+    if not answerer.generates and (max_new_tokens or told):
         raise DataError(
             f"Found options for answers, and {run} labels texts.\nExpected them with a run of task=causal_lm alone.\n"
             "Leave --max-new-tokens out."
         )
-    if text is not None and chats:
+    if text is not None and answerer.generates:
         asked = _questions(text, text_pair)
-        return list(Predictor(opened).replies(asked, max_new_tokens, told))
+        return list(answerer.predictor.replies(asked, max_new_tokens, told))
     if text is not None:
-        parts = _parts(text, text_pair, columns)
-        predictor = Predictor(opened)
-        return [*_with_cuts(predictor.answers(*parts), predictor.tokens_cut(*parts))]
+        parts = _parts(text, text_pair, answerer.columns)
+        return answerer.predictor.answers(*parts)
     if output is not None:
         _check_output(Path(output))
-    records = read_records(find(str(input)), "skip")  # so that the first problem is said, of whatever kind
-    rows = (record for record in records if not isinstance(record, Skipped))
-    if chats:
-        answers = _reply_rows(Predictor(opened), rows, max_new_tokens, told, bad_rows == "skip")
-    else:
-        answers = _answer_rows(Predictor(opened), rows, columns, bad_rows == "skip")
+    return _of_file(answerer, find(str(input)), Path(output) if output else None, bad_rows == "skip", listener)
+
+
+def _of_file(
+    answerer: Answerer, sources: Sources, output: Path | None, skips: bool, listener: Listener | None
+) -> list[dict[str, Any]]:
+    """The answers to all rows of files, in order; none where they go into ``output``."""
+    say = listener or (lambda event: None)
+    say({"event": "stage", "message": "reading the rows"})
+    before = _sizes_and_times(sources)
+    total = _checked(answerer, _records(sources), skips)
+    found: list[dict[str, Any]] = []
     if output is None:
-        return list(answers)
-    _write(answers, Path(output))
-    return []
+        for answers in _blocks(answerer, sources, 0, total, say):
+            found += answers
+    else:
+        stamp = stamp_of(answerer.run, sources, max_new_tokens=answerer.max_new_tokens)
+        with Part(output, form_of(output), stamp, block=answerer.rows_at_once, total=total) as part:
+            if part.num_done:
+                log.info("%s: %d of %d rows are answered already", part.path, part.num_done, total)
+            try:
+                for answers in _blocks(answerer, sources, part.num_done, total, say):
+                    part.add(answers)
+            except KeyboardInterrupt:
+                raise _stopped(part, total) from None
+            if _sizes_and_times(sources) != before:
+                raise DataError(
+                    "The input has changed while it was read.\nExpected a file that stays as it is.\n"
+                    f"Begin again: rm {part.path}"
+                )
+            part.finish()
+    if answerer.num_cut:
+        log.warning(
+            "%d texts have more than %d tokens: what is behind was not read (tokens_cut)",
+            answerer.num_cut,
+            answerer.predictor.max_length,
+        )
+    return found
+
+
+def _blocks(
+    answerer: Answerer, sources: Sources, done: int, total: int, say: Listener
+) -> Iterator[list[dict[str, Any]]]:
+    """The answers of a block after the other, from row ``done`` on."""
+    if done == total:
+        return
+    say({"event": "stage", "message": "loading the model"})
+    answerer.predictor  # noqa: B018  so that the rate is that of the rows alone
+    records = islice(_records(sources), done, None)
+    first, started = done, time.perf_counter()
+    while block := list(islice(records, answerer.rows_at_once)):
+        yield answerer.answers(block)
+        done += len(block)
+        rate = (done - first) / (time.perf_counter() - started)
+        facts = {"done": done, "total": total, "rows_per_s": rate, "eta_s": (total - done) / rate}
+        say({"event": "progress", "what": "predicting", **facts})
+
+
+def _records(sources: Sources) -> Iterator[Record]:
+    """The records of files, those that cannot be read among them."""
+    return (record for record in read_records(sources, "skip") if not isinstance(record, Skipped))
+
+
+def _checked(answerer: Answerer, records: Iterator[Record], skips: bool) -> int:
+    """How many records there are. Raises DataError for the first one that has no answer, unless ``skips``."""
+    count = 0
+    for record in records:
+        if not skips and (problem := answerer.problem(record)) is not None:
+            raise DataError(problem)
+        count += 1
+    return count
+
+
+def _sizes_and_times(sources: Sources) -> list[tuple[int, int]]:
+    stats = [source.path.stat() for source in sources.files]
+    return [(found.st_size, found.st_mtime_ns) for found in stats]
+
+
+def _stopped(part: Part, total: int) -> Stopped:
+    kept = f"{part.path} keeps {part.num_done:,} of {total:,} answers. The same command goes on there."
+    return Stopped(f"Stopped. {kept if part.num_done else 'Nothing is answered yet.'}", 130)
 
 
 def _refuse_sources(text: object, input: object, output: object) -> None:
@@ -112,101 +186,12 @@ def _parts(text: str | Sequence[str], text_pair: str | Sequence[str] | None, col
     return parts
 
 
-def _write(answers: Iterator[dict[str, Any]], output: Path) -> None:
-    """One JSON object a line; the file is there whole or not at all."""
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _check_output(output: Path) -> None:
+    form_of(output)
     if output.exists():
         raise DataError(f"{output} exists already.\nExpected a new file.\nName another one, or remove it.")
     if not output.resolve().parent.is_dir():
         raise DataError(f"No folder for {output}.\nExpected an existing folder.\nMake it: mkdir -p {output.parent}")
-
-
-def _answer_rows(
-    predictor: Predictor, records: Iterator[Row | Bad], columns: Sequence[str], skips: bool
-) -> Iterator[dict[str, Any]]:
-    """An answer a record, in order; a record that cannot be answered keeps its place where it is skipped."""
-    longer = 0
-    while block := list(islice(records, _ROWS_AT_ONCE)):
-        problems = [_problem(predictor, record, columns) for record in block]
-        if not skips and (first := next((p for p in problems if p is not None), None)):
-            raise DataError(first)
-        rows = [row for row, problem in zip(block, problems, strict=True) if problem is None and isinstance(row, Row)]
-        texts = [[_text_of(row, column) for row in rows] for column in columns]
-        cut = predictor.tokens_cut(*texts) if rows else []
-        longer += sum(count > 0 for count in cut)
-        answered = iter(_with_cuts(predictor.answers(*texts) if rows else [], cut))
-        for record, problem in zip(block, problems, strict=True):
-            if problem is not None:
-                yield {"id": f"{record.source}:{record.line}", "error": problem.partition("\n")[0]}
-            elif isinstance(record, Row):
-                yield {"id": record.id, **next(answered), "input": to_plain(record.fields)}
-    if longer:
-        log.warning(
-            "%d texts have more than %d tokens: what is behind was not read (tokens_cut)", longer, predictor.max_length
-        )
-
-
-def _with_cuts(answers: Iterable[dict[str, Any]], cut: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Answers that say how much of their text was not read."""
-    for answer, count in zip(answers, cut, strict=True):
-        yield answer | ({"tokens_cut": count} if count else {})
-
-
-def _problem(predictor: Predictor, record: Row | Bad, columns: Sequence[str]) -> str | None:
-    """Why a record cannot be answered."""
-    if isinstance(record, Bad):
-        return record.message
-    for column in columns:
-        if problem := predictor.task.input_problem(record.fields, column):
-            return _cannot_predict(record, problem, columns)
-    return None
-
-
-def _cannot_predict(row: Row, problem: str, columns: Sequence[str]) -> str:
-    if "\n" in problem:  # it says itself what was expected
-        return f"{row.id}: {problem}"
-    return (
-        f"{row.id}: {problem}. Found: {', '.join(map(str, row.fields))}.\n"
-        f"Expected the columns that the run was trained on: {', '.join(columns)}.\nRename the column."
-    )
-
-
-def _text_of(row: Row, column: str) -> Any:
-    """The column's value; ``text`` stands in for words that are not there."""
-    return row.fields.get(column, row.fields.get("text"))
-
-
-def _reply_rows(
-    predictor: Predictor,
-    records: Iterator[Row | Bad],
-    max_new_tokens: int | None,
-    told: Callable[[str], None] | None,
-    skips: bool,
-) -> Iterator[dict[str, Any]]:
-    from weitiao.data.chat import question_of
-
-    for record in records:
-        name = f"{record.source}:{record.line}"
-        try:
-            if isinstance(record, Bad):
-                raise DataError(record.reason)
-            question = question_of(record.fields)
-        except DataError as error:
-            if not skips:
-                raise DataError(f"{name}: {error}") from None
-            yield {"id": name, "error": str(error).partition("\n")[0]}
-            continue
-        for answer in predictor.replies([question], max_new_tokens, told):
-            yield {"id": name, **answer, "input": to_plain(record.fields)}
 
 
 def _as_list(value: str | Sequence[str]) -> list[str]:

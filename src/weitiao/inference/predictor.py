@@ -14,7 +14,6 @@ from weitiao.rundir.folder import RunDir
 from weitiao.tasks.task import Task
 
 Scored = tuple[Any, Encoded]
-_ANY_LENGTH = 1 << 30
 
 
 class Reader:
@@ -46,16 +45,11 @@ class Reader:
         pairs: Sequence[str] | None = None,
         labels: Sequence[str] = (),
         ids: Sequence[str] = (),
-        max_length: int | None = None,
     ) -> Encoded:
-        """Rows of token ids. Longer texts are cut, or become windows.
-
-        Args:
-            max_length: instead of the run's own.
-        """
+        """Rows of token ids. Longer texts are cut, or become windows; ``cut`` of the rows says which texts lost tokens."""
         # the saved tokenizer has the chat template that the run was given
         over_length = "window" if self.makes_windows else "truncate"
-        changed = {"max_length": max_length or self.max_length, "over_length": over_length, "chat_template": None}
+        changed = {"max_length": self.max_length, "over_length": over_length, "chat_template": None}
         data = self.config.data.model_copy(update=changed)
         return self.task.encode(
             texts, labels, names=self.names, tokenizer=self.tokenizer, data=data, pairs=pairs, ids=ids
@@ -70,10 +64,8 @@ class Reader:
 
     def tokens_cut(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[int]:
         """Of each text: its tokens beyond the longest row, which are not read. None where rows are cut into windows."""
-        if self.makes_windows:
-            return [0] * len(texts)
-        whole = self.encode(self.task.inputs_of(texts), pairs, max_length=_ANY_LENGTH)
-        return [max(0, count - self.max_length) for count in whole.lengths]
+        cut = dict(cuts_of(self.encode(self.task.inputs_of(texts), pairs)))
+        return [cut.get(i, 0) for i in range(len(texts))]
 
 
 class Predictor(Reader):
@@ -120,11 +112,22 @@ class Predictor(Reader):
     def answers(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """{"label", "score", "probabilities"} a text; see :func:`predict` for the other tasks.
 
-        With token_classification a text may be a list of words; others are cut into words, Chinese into characters.
+        With token_classification a text may be a list of words; others are cut into words, Chinese into characters. Where
+        tokens of a text were not read, "tokens_cut" counts them.
         """
         if not texts:
             return []
-        return self.task.answer(texts, pairs, lambda texts, pairs: self.scores(texts, pairs)[0], self.names)
+        cuts: list[tuple[int, int]] = []
+
+        def score(inputs: Sequence[Any], seconds: Sequence[str] | None) -> Any:
+            scores, encoded = self.scores(inputs, seconds)
+            cuts.extend(cuts_of(encoded))
+            return scores
+
+        answers = self.task.answer(texts, pairs, score, self.names)
+        for i, count in cuts:
+            answers[i]["tokens_cut"] = count
+        return answers
 
     def replies(
         self, conversations: Sequence[Any], max_new_tokens: int | None, told: Callable[[str], None] | None = None
@@ -136,3 +139,8 @@ class Predictor(Reader):
         most = max_new_tokens or self.config.train.max_new_tokens
         for answer in generate(self.model, Chat.of(self.tokenizer, None), conversations, most, told):
             yield {"answer": answer}
+
+
+def cuts_of(encoded: Encoded) -> list[tuple[int, int]]:
+    """(text, tokens that were not read) of the texts that are too long."""
+    return [] if encoded.cut is None else [(i, count) for i, count in encoded.cut.tolist()]
