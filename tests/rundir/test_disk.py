@@ -136,3 +136,45 @@ def test_a_library_that_hides_the_reason(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="Not a directory"):
         write_atomic(Path(__file__) / "x", "")
     assert "start it again" in str(cannot_write(tmp_path / "x", 28))
+
+
+PREDICT = """
+disk=$1; size=$2; later=$3; output=$4; shift 4
+mount -t tmpfs -o $size none $disk
+"$@" --output $disk/$output && code=0 || code=$?
+echo "first: $code"; ls -A $disk
+mount -o remount,$later $disk
+"$@" --output $disk/$output && code=0 || code=$?
+echo "second: $code"; ls -A $disk
+"""
+
+
+@pytest.mark.fault("the disk fills while answers are written")
+@pytest.mark.parametrize("output", ["x.jsonl", "x.csv"])
+def test_full_while_answers_are_written(output: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """What is answered is kept, and the same command goes on once there is room."""
+    run = weitiao.train(options).path
+    rows, disk = tmp_path / "rows.jsonl", tmp_path / "disk"
+    rows.write_text("".join(f'{{"text": "很好{i}", "more": "{"a" * 80}"}}\n' for i in range(4000)), encoding="utf-8")
+    disk.mkdir()
+    command = [sys.executable, "-m", "weitiao", "predict", run, "--input", rows]
+    done = alone(PREDICT, disk, "size=640k", "size=64m", output, *command)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("second: ")
+    assert first.split() == ["first:", "2", f"{output}.part", f"{output}.part.json"]
+    assert f"Cannot write {disk / output}.part: No space left on device. 0." in done.stderr
+    assert "Make room" in done.stderr
+    assert second.split() == ["0", output]
+    assert "2048 of 4000 rows are answered already" in done.stderr
+
+
+@pytest.mark.fault("answers go to a read-only folder")
+def test_answers_to_a_read_only_disk(options: dict[str, Any], rows_file: Path, tmp_path: Path) -> None:
+    run, disk = weitiao.train(options).path, tmp_path / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-m", "weitiao", "predict", run, "--input", rows_file]
+    done = alone(PREDICT, disk, "ro", "rw", "x.parquet", *command)
+    first, second = done.stdout.split("second: ")
+    assert first.split() == ["first:", "2"]
+    assert f"Cannot write {disk / 'x.parquet.part'}: Read-only file system." in done.stderr
+    assert second.split() == ["0", "x.parquet"]
