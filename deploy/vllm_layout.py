@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
 DEFAULT_RANK = 16
+MERGED = ("ADALORA", "VERA", "IA3")  # by weitiao merge; prompts and prefixes are no weights
 PREFIX = "base_model.model."
 ENDS = {"lora_A.weight": "A", "lora_B.weight": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
 
@@ -49,8 +50,10 @@ def _adapter(folder: Path, name: str) -> Layout:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     missing = [key for key in ("r", "lora_alpha", "target_modules") if config.get(key) is None]
     problems = [f"adapter_config.json lacks {', '.join(missing)}"] if missing else []
-    if config.get("peft_type") != "LORA":
-        return Layout([f"peft_type is {config.get('peft_type')}: vLLM loads LoRA alone. Merge it: weitiao merge"], [])
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        way_out = ". Merge it: weitiao merge" if kind in MERGED else ", and this cannot be merged"
+        return Layout([f"peft_type is {kind}: vLLM loads LoRA alone{way_out}"], [])
     if config.get("use_dora"):
         problems.append("use_dora is true: vLLM loads no DoRA. Merge it: weitiao merge")
     if config.get("modules_to_save"):

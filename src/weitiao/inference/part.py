@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from weitiao.catalogue.download import sha256_of
 from weitiao.data.source import Sources
-from weitiao.errors import DataError
+from weitiao.errors import DataError, RunError
 from weitiao.inference.outputs import Form, write
 from weitiao.rundir.files import to_json, write_atomic, writing
 from weitiao.rundir.folder import RunDir
@@ -88,6 +88,8 @@ class Part:
 
     def finish(self) -> None:
         """Make the output of the part file, and remove what is no longer needed."""
+        if sys.platform == "win32":  # which moves no open file
+            self._file.close()
         with writing(self.output):
             write(self.path, self.output, self._form)
         self._remove()
@@ -113,7 +115,11 @@ class Part:
     def _check(self) -> None:
         """Whether what is there belongs to this command; writes down what it depends on."""
         if self.path.stat().st_size == 0:
-            write_atomic(self._state, to_json(self._stamp))
+            try:
+                write_atomic(self._state, to_json(self._stamp))
+            except RunError:
+                self.path.unlink()
+                raise
             return
         try:
             found = json.loads(self._state.read_text(encoding="utf-8"))
