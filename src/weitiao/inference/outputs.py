@@ -22,6 +22,7 @@ from weitiao.errors import DataError
 from weitiao.rundir.files import read_jsonl
 
 log = logging.getLogger("weitiao")
+Bytes = IO[bytes] | gzip.GzipFile
 _KINDS = ("jsonl", "csv", "parquet")
 _ROWS_AT_ONCE = 8192
 _ALWAYS = {"tokens_cut": pa.int64(), "error": pa.string()}  # the columns are the same whatever the rows are
@@ -73,7 +74,7 @@ def write(part: Path, output: Path, form: Form) -> None:
 
 
 @contextmanager
-def _opened(path: Path, *, packed: bool) -> Iterator[IO[bytes]]:
+def _opened(path: Path, *, packed: bool) -> Iterator[Bytes]:
     """A file of bytes, packed without a name and a time, so that the same answers make the same file."""
     with path.open("wb") as raw:
         if not packed:
@@ -104,7 +105,7 @@ def columns_of(rows: Iterator[Mapping[str, Any]]) -> dict[str, pa.DataType]:
     return answers | _ALWAYS | {name: kind for name, kind in found.items() if name.startswith("input.")}
 
 
-def _write_csv(part: Path, file: IO[bytes]) -> None:
+def _write_csv(part: Path, file: Bytes) -> None:
     """RFC 4180 in UTF-8. A text is written as it is, anything else as JSON, and what is not there as nothing."""
 
     class Encoding:
