@@ -187,7 +187,7 @@ def test_an_input_that_changes_meanwhile_is_said(finished: Path, many: Path, tmp
 
 def test_one_command_an_output(finished: Path, rows_file: Path, tmp_path: Path) -> None:
     with (tmp_path / "x.jsonl.part").open("a") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)
         with pytest.raises(DataError, match="is in use by another command"):
             weitiao.predict(finished, input=rows_file, output=tmp_path / "x.jsonl")
     weitiao.predict(finished, input=rows_file, output=tmp_path / "x.jsonl")
