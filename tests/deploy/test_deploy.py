@@ -17,11 +17,13 @@ import typer
 import yaml
 
 from weitiao.commands.app import app
-from weitiao.serving.app import Server, create_app
+from weitiao.serving.app import create_app
 from weitiao.serving.engine import Engine
 from weitiao.serving.metrics import Metrics
 from weitiao.serving.registry import Registry
 from weitiao.serving.server import KEYS
+from weitiao.serving.state import Server
+from weitiao.serving.writer import Writer
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -52,16 +54,16 @@ def options(words: list[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    made = Engine()
+def server() -> Iterator[Server]:
+    made = Server(Registry([]), Engine(), Writer())
     yield made
-    made.stop()
+    made.engine.stop()
+    made.writer.stop()
 
 
 @pytest.fixture(scope="module")
-def paths(engine: Engine) -> set[str]:
-    guard = create_app(Server(Registry([]), engine))
-    return {route.path for route in guard.app.routes}
+def paths(server: Server) -> set[str]:
+    return {route.path for route in create_app(server).app.routes}
 
 
 def drain_seconds() -> int:
@@ -144,9 +146,9 @@ def test_prometheus_asks_the_server_with_a_key(paths: set[str]) -> None:
     assert {f"/etc/prometheus/{name}" for name in config["rule_files"]} <= mounted
 
 
-def test_alerts_name_figures_that_exist(engine: Engine, paths: set[str]) -> None:
+def test_alerts_name_figures_that_exist(server: Server, paths: set[str]) -> None:
     rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
-    metrics = Metrics(engine)
+    metrics = Metrics(server.engine, server.writer)
     metrics.requests.labels("/predict", 200).inc()
     metrics.seconds.labels("/predict").observe(1.0)
     samples = {sample.name: sample.labels for family in metrics.registry.collect() for sample in family.samples}
