@@ -21,7 +21,7 @@ from weitiao.inference import answering
 from weitiao.inference.predictor import Predictor
 from weitiao.rundir.folder import RunDir
 
-PLANTED = 3 if os.environ.get("FAULTS") == "few" else 15  # of about 50 calls that change the disk
+PLANTED = 2 if os.environ.get("FAULTS") == "few" else 15  # of about 50 calls that change the disk
 NUM_ROWS = 2 * answering._ROWS_AT_ONCE + 100
 
 
