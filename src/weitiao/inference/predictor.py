@@ -62,11 +62,6 @@ class Reader:
         by_default = self.task.OPTIONS.windows_by_default and wanted != "truncate"  # no word goes without an answer
         return wanted == "window" or by_default
 
-    def tokens_cut(self, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[int]:
-        """Of each text: its tokens beyond the longest row, which are not read. None where rows are cut into windows."""
-        cut = dict(cuts_of(self.encode(self.task.inputs_of(texts), pairs)))
-        return [cut.get(i, 0) for i in range(len(texts))]
-
 
 class Predictor(Reader):
     """A run's model, loaded once the way plain transformers or peft load it.

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from weitiao.data.keys import is_visible
 from weitiao.errors import WeitiaoError
+from weitiao.inference.predictor import cuts_of
 from weitiao.serving import schemas
 from weitiao.serving.engine import Full, Scores, Stopping
 from weitiao.serving.guard import Guard, problem
@@ -206,13 +207,14 @@ def _encoded_alone(served: Served, texts: list[str], pairs: list[str] | None, *,
     columns = reader.columns
     if (len(columns) > 1) != (pairs is not None):
         raise Refused(400, f"{name} reads {' and '.join(columns)}. Expected {len(columns)} texts a row.")
-    if not truncate and any(cut := reader.tokens_cut(texts, pairs)):
-        longest = max(cut)
+    encoded = reader.encode(reader.task.inputs_of(texts), pairs)
+    if not truncate and (cut := cuts_of(encoded)):
+        longest = max(count for _, count in cut)
         raise Refused(
             413,
             f"A text has {longest:,} tokens more than the {reader.max_length:,} that {name} reads. Set truncate=true.",
         )
-    return Read(served, texts, pairs, reader.encode(reader.task.inputs_of(texts), pairs))
+    return Read(served, texts, pairs, encoded)
 
 
 async def _scores(server: Server, read: Read) -> Scores:
