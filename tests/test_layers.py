@@ -28,6 +28,7 @@ LAYERS = (
     "adapters",
     "serving",
     "comparison",
+    "exporting",
     "advice",
     "schemas",
     "commands",

@@ -14,6 +14,7 @@ PUBLIC = {
     "compare",
     "env",
     "eval",
+    "export",
     "merge",
     "models",
     "plan",

@@ -1,6 +1,6 @@
 """weitiao (微调): full fine-tuning and LoRA on the same work, measured.
 
-Commands that are functions too: ``train``, ``eval``, ``predict``, ``merge``, ``serve``, ``compare``, ``plan``, ``advise``, ``models``, ``env``.
+Commands that are functions too: ``train``, ``eval``, ``predict``, ``merge``, ``export``, ``serve``, ``compare``, ``plan``, ``advise``, ``models``, ``env``.
 Importing this package loads no torch; each function loads what it needs.
 """
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from weitiao.config.comparison import CompareConfig
     from weitiao.config.run import RunConfig
     from weitiao.errors import WeitiaoError
+    from weitiao.exporting.export import export
     from weitiao.inference.predict import predict
     from weitiao.inference.score import eval
     from weitiao.planning.plan import plan
@@ -35,6 +36,7 @@ _HOMES = {
     "compare": "weitiao.comparison.runner",
     "env": "weitiao.system.environment",
     "eval": "weitiao.inference.score",
+    "export": "weitiao.exporting.export",
     "merge": "weitiao.adapters.merge",
     "models": "weitiao.catalogue",
     "plan": "weitiao.planning.plan",
@@ -52,6 +54,7 @@ __all__ = [
     "compare",
     "env",
     "eval",
+    "export",
     "merge",
     "models",
     "plan",

@@ -60,7 +60,7 @@ def test_every_method_that_can_be_merged(name: str, options: Options, tmp_path: 
     assert report["metrics"]["log_loss"] == pytest.approx(run.summary["metrics"]["log_loss"], abs=1e-4)
     assert bool(report["notes"]) == (name == "qlora")
     assert json.loads((tmp_path / "merged" / merging.REPORT).read_text(encoding="utf-8")) == report
-    assert not list(tmp_path.glob(".*merging"))
+    assert not list(tmp_path.glob(".*writing"))
 
 
 def test_plain_transformers_opens_it_and_answers_the_same(options: Options, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_model_that_answers_otherwise_is_not_kept(
     with pytest.raises(ModelError, match="does not answer as base and adapter do"):
         weitiao.merge(run.path, output=tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
-    assert not list(tmp_path.glob(".*merging"))
+    assert not list(tmp_path.glob(".*writing"))
 
 
 def test_weights_that_are_not_finite(options: Options, tmp_path: Path) -> None:

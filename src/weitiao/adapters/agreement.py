@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from weitiao.effects.held_out import HeldOut
+from weitiao.errors import ModelError
 
 Logits = NDArray[np.float32]
 _TARGETS = 512  # of a language model: each has as many logits as the vocabulary has words
@@ -33,6 +34,20 @@ class Agreement:
     def holds(self) -> bool:
         """Whether the largest difference is within the tolerance; what is not finite never is."""
         return self.worst <= self.tolerance
+
+    def check(self, what: str, way: str) -> None:
+        """Raise ModelError where the two do not agree.
+
+        Args:
+            what: the model in its other form.
+            way: what the user can do.
+        """
+        if not self.holds:
+            raise ModelError(
+                f"The {what} does not answer as base and adapter do: logits differ by up to {self.worst:.3g} "
+                f"({self.same_predictions or 0:,} of {self.compared:,} predictions are the same).\nExpected at most "
+                f"{self.tolerance:.3g}. Nothing was written.\n{way}"
+            )
 
     def facts(self) -> dict[str, Any]:
         """As a report says it: of the metrics the single numbers."""

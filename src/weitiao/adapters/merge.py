@@ -1,12 +1,12 @@
 """merge(run): base and adapter as one plain transformers folder, checked on the run's held-out rows."""
 
 import logging
-import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from weitiao.adapters.agreement import Agreement, agreement, first_logits
+from weitiao.adapters.agreement import agreement, first_logits
 from weitiao.effects.held_out import HeldOut, held_out
 from weitiao.errors import ConfigError, ModelError, RunError
 from weitiao.methods import METHODS
@@ -14,7 +14,7 @@ from weitiao.pretrained.licence import licence_of
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
 from weitiao.pretrained.padding import pad_as
 from weitiao.rundir.card import merged_card
-from weitiao.rundir.files import size_bytes, to_json, write_atomic, writing
+from weitiao.rundir.files import new_folder, size_bytes, to_json, write_atomic
 from weitiao.rundir.folder import RunDir
 
 if TYPE_CHECKING:
@@ -44,38 +44,75 @@ def merge(run: str | Path, *, output: str | Path, dtype: Dtype = "auto") -> dict
     Raises:
         RunError: no finished run.  ConfigError: its method has nothing to merge.  ModelError: the folder does not agree.
     """
-    opened, folder = RunDir.open(run), Path(output)
-    folder = folder.resolve()
-    _refuse(opened, folder, dtype)
-    rows = held_out(opened)
-    if rows is None:
-        raise RunError(
-            f"{opened.path}: its held-out rows are not in predictions.jsonl.\nExpected them there: a merged model is checked on "
-            "them.\nTrain the run again."
-        )
-    model, own = _loaded(opened, rows.pad_id)
-    chosen = own if dtype == "auto" else dtype
-    scratch = folder.with_name(f".{folder.name}.merging")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        with writing(folder):
-            scratch.mkdir(parents=True)
-            found = _merged_and_checked(model, opened, rows, scratch, chosen)
-            report = _report(opened, found, scratch, chosen)
-            write_atomic(scratch / REPORT, to_json(report))
-            card = merged_card(
-                opened.config, opened.summary, rows.task.describe(rows.names), rows.task.AUTO_MODEL, report
-            )
-            write_atomic(scratch / "README.md", card)
-            if folder.is_dir():
-                folder.rmdir()  # empty, or it would have been refused
-            scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    opened, folder = RunDir.open(run), Path(output).resolve()
+    _refuse(opened, dtype)
+    refuse_unmergeable(opened)
+    refuse_output(opened, folder)
+    rows = rows_of(opened)
+    with new_folder(folder) as scratch:
+        report = write_plain(opened, rows, scratch, dtype)
+        write_atomic(scratch / REPORT, to_json(report))
+        card = merged_card(opened.config, opened.summary, rows.task.describe(rows.names), rows.task.AUTO_MODEL, report)
+        write_atomic(scratch / "README.md", card)
     return report
 
 
-def _refuse(run: RunDir, folder: Path, dtype: str) -> None:
+@dataclass(frozen=True)
+class Whole:
+    """A run's model without an adapter around it, as plain transformers has it, in fp32 and evaluation mode."""
+
+    model: Any
+    before: tuple[Any, Any]  # what base and adapter answered: see ``agreement``
+    dtype: str  # of the base's checkpoint
+
+
+def whole_model(run: RunDir, rows: HeldOut) -> Whole:
+    """Base and adapter summed in fp32, or a full run's model as it is. Raises ModelError where the sum does not agree."""
+    model, own = loaded(run, rows.pad_id)
+    before = answers(model, rows)
+    if run.config.method.saves_adapter:
+        model = _merged(model)
+        found = agreement(rows, before, answers(model, rows), "float32")  # before anything is rounded
+        found.check("merged model", "Train the run again.")
+    if rows.task.PROBLEM_TYPE is not None:
+        model.config.problem_type = rows.task.PROBLEM_TYPE
+    return Whole(model, before, own)
+
+
+def write_plain(run: RunDir, rows: HeldOut, folder: Path, dtype: str) -> dict[str, Any]:
+    """Weights and tokenizer of a run's whole model into ``folder``, opened again and checked. Returns the report.
+
+    Raises:
+        ModelError: what was opened again does not answer as base and adapter do.
+    """
+    import torch
+    import transformers
+
+    whole = whole_model(run, rows)
+    before, chosen = whole.before, whole.dtype if dtype == "auto" else dtype
+    whole.model.to(getattr(torch, chosen)).save_pretrained(folder)
+    del whole
+    transformers.AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE).save_pretrained(folder)
+    opened = getattr(transformers, rows.task.AUTO_MODEL).from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, **NO_FOREIGN_CODE
+    )
+    found = agreement(rows, before, answers(opened, rows), chosen)
+    found.check("merged model", "Use --dtype float32." if chosen != "float32" else "Train the run again.")
+    return {**facts_of(run), "dtype": chosen, "bytes": size_bytes(folder), **found.facts()}
+
+
+def rows_of(run: RunDir) -> HeldOut:
+    """The run's held-out rows. Raises RunError where its folder does not hold them."""
+    rows = held_out(run)
+    if rows is None:
+        raise RunError(
+            f"{run.path}: its held-out rows are not in predictions.jsonl.\nExpected them there: a merged model is checked on "
+            "them.\nTrain the run again."
+        )
+    return rows
+
+
+def _refuse(run: RunDir, dtype: str) -> None:
     method = run.config.method
     if dtype not in get_args(Dtype):
         raise ConfigError(
@@ -86,11 +123,20 @@ def _refuse(run: RunDir, folder: Path, dtype: str) -> None:
             f"{run.path} was trained with method.type={method.type}, which has no adapter.\nExpected a run with an adapter, such as "
             f"method.type=lora.\n{run.model} is a whole model already: use it as it is."
         )
-    if not method.merges:
+
+
+def refuse_unmergeable(run: RunDir) -> None:
+    """Raise ConfigError for an adapter that no weight can hold."""
+    method = run.config.method
+    if method.saves_adapter and not method.merges:
         raise ConfigError(
             f"{run.path} was trained with method.type={method.type}: what it learnt lies before the words, not in weights.\n"
             f"Expected an adapter that can be summed into its base, such as LoRA's.\nUse {run.model} with peft, or weitiao predict."
         )
+
+
+def refuse_output(run: RunDir, folder: Path) -> None:
+    """Raise ConfigError where ``folder`` is no new folder outside the run's own."""
     if folder.is_relative_to(run.path.resolve()):
         raise ConfigError(
             f"--output {folder} lies in the run's own folder.\nExpected another place.\nName another --output."
@@ -99,8 +145,8 @@ def _refuse(run: RunDir, folder: Path, dtype: str) -> None:
         raise ConfigError(f"{folder} already exists and is not empty.\nExpected a new folder.\nName another --output.")
 
 
-def _loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":
-    """Base and adapter in fp32, and the dtype of the base's checkpoint."""
+def loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":
+    """Base and adapter (or a full run's model) in fp32, and the dtype of the base's checkpoint."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig
@@ -110,7 +156,8 @@ def _loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":
 
     refuse_pickled(run.model)
     config = run.config
-    method, base = METHODS[config.method.type], locate(config.model)
+    method = METHODS[config.method.type]
+    base = locate(config.model) if config.method.saves_adapter else str(run.model)
     try:
         own = str(AutoConfig.from_pretrained(base, **NO_FOREIGN_CODE).dtype or torch.float32).removeprefix("torch.")
         # in 16 bits the base's head would round the trained one
@@ -122,40 +169,7 @@ def _loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":
     return model.float().eval(), own
 
 
-def _merged_and_checked(model: Any, run: RunDir, rows: HeldOut, folder: Path, dtype: str) -> Agreement:
-    """Write the merged model to ``folder``, open it again, and compare. Raises ModelError where they do not agree."""
-    import torch
-    import transformers
-
-    before = _answers(model, rows)
-    merged = _merged(model)
-    del model
-    _check(agreement(rows, before, _answers(merged, rows), "float32"), "float32")  # before anything is rounded
-    if rows.task.PROBLEM_TYPE is not None:
-        merged.config.problem_type = rows.task.PROBLEM_TYPE
-    merged.to(getattr(torch, dtype)).save_pretrained(folder)
-    del merged
-    transformers.AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE).save_pretrained(folder)
-    opened = getattr(transformers, rows.task.AUTO_MODEL).from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, **NO_FOREIGN_CODE
-    )
-    found = agreement(rows, before, _answers(opened, rows), dtype)
-    _check(found, dtype)
-    return found
-
-
-def _check(found: Agreement, dtype: str) -> None:
-    """Raise ModelError where two models do not agree."""
-    if not found.holds:
-        way = "Use --dtype float32." if dtype != "float32" else "Train the run again."
-        raise ModelError(
-            f"The merged model does not answer as base and adapter do: logits differ by up to {found.worst:.3g} "
-            f"({found.same_predictions or 0:,} of {found.compared:,} predictions are the same).\nExpected at most "
-            f"{found.tolerance:.3g} with weights in {dtype}. Nothing was written.\n{way}"
-        )
-
-
-def _answers(model: Any, rows: HeldOut) -> tuple[Any, Any]:
+def answers(model: Any, rows: HeldOut) -> tuple[Any, Any]:
     """The scores of all rows, and the logits to compare."""
     scores = rows.scores(model)
     return scores, first_logits(model, rows, scores)
@@ -176,7 +190,8 @@ def _merged(model: Any) -> Any:
     return merged
 
 
-def _report(run: RunDir, found: Agreement, folder: Path, dtype: str) -> dict[str, Any]:
+def facts_of(run: RunDir) -> dict[str, Any]:
+    """What a report says of a run: {"run", "method", "base", "licence", "notes"}. The notes are logged too."""
     config = run.config
     notes = []
     if config.method.packs_base or config.train.int8_base:
@@ -189,8 +204,5 @@ def _report(run: RunDir, found: Agreement, folder: Path, dtype: str) -> dict[str
         "method": config.method.type,
         "base": config.model,
         "licence": licence_of(config.model),
-        "dtype": dtype,
-        "bytes": size_bytes(folder),
         "notes": notes,
-        **found.facts(),
     }

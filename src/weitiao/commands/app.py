@@ -19,6 +19,7 @@ from weitiao.commands.compare import compare_app
 from weitiao.commands.data import data_app
 from weitiao.commands.env import env
 from weitiao.commands.eval import eval
+from weitiao.commands.export import export
 from weitiao.commands.merge import merge
 from weitiao.commands.methods import methods
 from weitiao.commands.models import models_app
@@ -40,6 +41,7 @@ ORDER = (
     "eval",
     "predict",
     "merge",
+    "export",
     "serve",
     "adapters",
     "models",
@@ -83,7 +85,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(compare_app, name="compare")
 app.add_typer(adapters_app, name="adapters")
-for verb in (advise, methods, train, eval, predict, merge, serve, plan, env):
+for verb in (advise, methods, train, eval, predict, merge, export, serve, plan, env):
     app.command()(verb)
 
 

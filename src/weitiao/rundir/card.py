@@ -99,14 +99,14 @@ Licence of the base: {report["licence"] or "not known"}.{notes}
 Logits of {report["compared"]:,} predictions differ by {report["worst"]:.2g} at most, and by {report["mean"]:.2g} on average.{same}
 
 ```python
-{_plain_code(config, auto_model, ".")}
+{plain_code(config, auto_model, ".")}
 ```
 
 What was compared: `merge_report.json`. Trained for {summary["steps"]} steps at learning rate {summary["learning_rate"]:g}, seed {summary["seed"]}.
 """
 
 
-def _plain_code(config: RunConfig, auto_model: str, folder: str) -> str:
+def plain_code(config: RunConfig, auto_model: str, folder: str) -> str:
     """Python that loads a whole model without weitiao."""
     if auto_model == "AutoModelForCausalLM":
         return _CHAT.format(package="transformers", auto=auto_model, folder=folder, most=config.train.max_new_tokens)
@@ -116,7 +116,7 @@ def _plain_code(config: RunConfig, auto_model: str, folder: str) -> str:
 def _code(config: RunConfig, names: Sequence[str], auto_model: str, problem_type: str | None) -> str:
     """Python that loads the model without weitiao."""
     if not config.method.saves_adapter:
-        return _plain_code(config, auto_model, "model")
+        return plain_code(config, auto_model, "model")
     adapter = auto_model.replace("AutoModel", "AutoPeftModel", 1)
     if auto_model == "AutoModelForCausalLM":
         return _CHAT.format(package="peft", auto=adapter, folder="model", most=config.train.max_new_tokens)

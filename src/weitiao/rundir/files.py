@@ -98,6 +98,25 @@ def size_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes ``folder`` at the end of the block; after an error nothing is left of it.
+
+    ``folder`` is not there yet, or empty.
+    """
+    scratch = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with writing(folder):
+            scratch.mkdir(parents=True)
+            yield scratch
+            if folder.is_dir():
+                folder.rmdir()
+            scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def replace_folder(made: Path, target: Path) -> None:
     """Put a finished folder in its place."""
     remove_folder(target)

@@ -32,6 +32,7 @@ _COMPUTING = {
     "advise",
     "combine",
     "merge",
+    "export",
     "serve",
     "env",
 }

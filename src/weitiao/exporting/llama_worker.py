@@ -1,0 +1,77 @@
+"""A process that asks llama.cpp: JSON from standard input, JSON to standard output. It ends alone where llama.cpp aborts.
+
+{"model": FILE, "adapters": [FILE], "texts": [...], "chats": [[message]], "prompts": [[id]], "new_tokens": N, "vocabulary": V}
+-> {"texts": [[id]], "chats": [text], "answers": [[id]], "first": [[log probability]]}
+"""
+
+import json
+import os
+import sys
+import urllib.request
+from typing import Any
+
+
+def main() -> None:
+    """Answer one question."""
+    asked = json.load(sys.stdin)
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # llama.cpp logs to both
+    json.dump(_answers(asked), answer)
+    answer.flush()
+    os._exit(0)  # its threads need not be waited for
+
+
+def _answers(asked: dict[str, Any]) -> dict[str, Any]:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = asked["model"]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(file, 1.0) for file in asked["adapters"]]
+    params.n_ctx = asked["context"]
+    params.n_parallel = 1
+    params.warmup = False
+    params.port = 0
+    params.hostnames = ["127.0.0.1"]
+    params.cpuparams.n_threads = asked["threads"]
+    params.use_jinja = True
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    # as exact as it can be: what is compared is the file
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    server = xllamacpp.Server(params)
+    http = _Http(server.listening_address)
+    post = http.post
+    found = [_complete(http, ids, asked["new_tokens"], asked["vocabulary"]) for ids in asked["prompts"]]
+    return {
+        "texts": [post("/tokenize", {"content": t, "add_special": False, "parse_special": True})["tokens"] for t in asked["texts"]],
+        "chats": [post("/apply-template", {"messages": chat})["prompt"] for chat in asked["chats"]],
+        "answers": [tokens for tokens, _ in found],
+        "first": [first for _, first in found],
+    }
+
+
+class _Http:
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def post(self, path: str, body: Any) -> Any:
+        """JSON for JSON, from the server in this process."""
+        request = urllib.request.Request(  # noqa: S310
+            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # nosec B310: an address of this process
+            return json.load(answer)
+
+
+def _complete(http: _Http, ids: list[int], new_tokens: int, vocabulary: int) -> tuple[list[int], list[float]]:
+    """The greedy answer to a prompt, and the log probability of every token as its first one."""
+    asked = {"prompt": ids, "temperature": 0, "return_tokens": True, "cache_prompt": False, "stream": False}
+    answer = http.post("/completion", {**asked, "n_predict": new_tokens})
+    first = http.post("/completion", {**asked, "n_predict": 1, "n_probs": vocabulary})
+    logs = [float("-inf")] * vocabulary
+    for one in first["completion_probabilities"][0]["top_logprobs"]:
+        logs[one["id"]] = one["logprob"]
+    return list(answer["tokens"]), logs
+
+
+if __name__ == "__main__":
+    main()
