@@ -41,6 +41,7 @@ def test_every_command_is_a_function() -> None:
         "data",
         "env",
         "eval",
+        "export",
         "merge",
         "methods",
         "models",

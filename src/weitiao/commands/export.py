@@ -11,7 +11,9 @@ from weitiao.commands.terminal import Json, print_json
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
     output: Annotated[Path, typer.Option(help="New folder for what is written.")],
-    format: Annotated[str, typer.Option(help="safetensors, onnx (classifiers) or gguf (language models, for llama.cpp).")],
+    format: Annotated[
+        str, typer.Option(help="safetensors, onnx (classifiers) or gguf (language models, for llama.cpp).")
+    ],
     int8: Annotated[
         bool, typer.Option("--int8", help="onnx: a second file in 8 bits; what it loses is measured.")
     ] = False,

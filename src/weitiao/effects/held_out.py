@@ -87,4 +87,5 @@ def held_out(run: RunDir) -> HeldOut | None:
     encoded = task.encoded_again(rows, names, tokenizer, config.data.model_copy(update=changed))
     if encoded is None:
         return None
-    return HeldOut(task, names, encoded, tokenizer.pad_token_id, config.train.eval_tokens_per_batch, rows)
+    budget = config.train.eval_tokens_per_batch
+    return HeldOut(task, names, encoded, tokenizer.pad_token_id, tokens_per_batch=budget, lines=rows)

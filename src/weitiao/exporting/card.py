@@ -9,7 +9,7 @@ from weitiao.exporting import gguf_adapter, gguf_model, onnx_graph
 from weitiao.rundir.card import plain_code
 from weitiao.rundir.folder import RunDir
 
-_ONNX = '''import json
+_ONNX = """import json
 
 import onnxruntime
 from transformers import AutoTokenizer
@@ -20,21 +20,21 @@ texts = ["..."]
 inputs = tokenizer({texts}, padding=True, truncation=True, max_length={longest}, return_tensors="np")
 logits = session.run(["logits"], {{one.name: inputs[one.name] for one in session.get_inputs()}})[0]
 labels = json.load(open("config.json", encoding="utf-8"))["id2label"]
-{answer}'''
+{answer}"""
 _ANSWERS = {
     "classification": "print([labels[str(best)] for best in logits.argmax(axis=1)])",
     "multi_label": "print([[labels[str(i)] for i, logit in enumerate(row) if logit > 0] for row in logits])",
     "regression": "print(logits[:, 0])",
     "token_classification": "print([[labels[str(best)] for best in row] for row in logits.argmax(axis=2)])  # a label a token",
 }
-_LLAMA = '''import xllamacpp
+_LLAMA = """import xllamacpp
 
 params = xllamacpp.CommonParams()
 params.model.path = "{model}"
 {adapter}server = xllamacpp.Server(params)
 question = [{{"role": "user", "content": "..."}}]
 answer = server.handle_chat_completions({{"messages": question, "temperature": 0, "max_tokens": {most}}})
-print(answer["choices"][0]["message"]["content"])'''
+print(answer["choices"][0]["message"]["content"])"""
 _LORA = 'params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo("{file}", 1.0)]\n'
 _LIBRARY = {"safetensors": "transformers", "onnx": "onnx", "gguf": "gguf"}
 
@@ -97,7 +97,9 @@ def _metrics(report: Mapping[str, Any]) -> str:
     lines = [f"| metric on {report['rows']:,} held-out rows | value | 95 % interval over rows |", "|---|---|---|"]
     for name, value in report["metrics_before"].items():
         found = known.get(name)
-        lines.append(f"| {name} | {value:.4f} | " + (f"{found['lower']:.4f} to {found['upper']:.4f} |" if found else "|"))
+        lines.append(
+            f"| {name} | {value:.4f} | " + (f"{found['lower']:.4f} to {found['upper']:.4f} |" if found else "|")
+        )
     return "\n".join(lines)
 
 
@@ -124,7 +126,11 @@ def _int8(report: Mapping[str, Any]) -> str:
     found = report.get("int8")
     if not found:
         return ""
-    lines = [f"\n\n`{onnx_graph.INT8_FILE}` has its matrix products in 8 bits.\n", "| metric | int8 - fp32 | 95 % interval over rows |", "|---|---|---|"]
+    lines = [
+        f"\n\n`{onnx_graph.INT8_FILE}` has its matrix products in 8 bits.\n",
+        "| metric | int8 - fp32 | 95 % interval over rows |",
+        "|---|---|---|",
+    ]
     for name, one in found["loss"].items():
         lines.append(f"| {name} | {one['difference']:+.4f} | {one['lower']:+.4f} to {one['upper']:+.4f} |")
     return "\n".join(lines)
@@ -138,7 +144,10 @@ def _code(run: RunDir, report: Mapping[str, Any]) -> str:
     if form == "onnx":
         texts = 'texts, ["..."]' if report["pairs"] else "texts"
         code = _ONNX.format(
-            file=onnx_graph.FILE, texts=texts, longest=run.summary["max_length"], answer=_ANSWERS.get(config.task, "print(logits)")
+            file=onnx_graph.FILE,
+            texts=texts,
+            longest=run.summary["max_length"],
+            answer=_ANSWERS.get(config.task, "print(logits)"),
         )
         return f"```python\n{code}\n```"
     alone = report["adapter_only"]

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -69,15 +70,17 @@ def export(
         FetchError: the hub cannot be reached.
     """
     opened, folder = RunDir.open(run), Path(output).resolve()
-    quantization = (quantization or ("f32" if adapter_only else "f16")).lower() if format == "gguf" else quantization
-    _refuse_words(format, int8, quantization, adapter_only, push, public)
-    _refuse_run(opened, format, adapter_only)
+    wanted = _Wanted(format, int8, quantization and quantization.lower(), adapter_only)
+    _refuse_words(wanted)
+    _refuse_run(opened, wanted)
+    if public and push is None:
+        raise ConfigError("--public without --push.\nExpected a repository to upload to.\nAdd --push OWNER/NAME.")
     refuse_output(opened, folder)
     if push is not None:
         hub.refuse_push(push, public)
     rows = rows_of(opened)
     with new_folder(folder) as scratch:
-        report = {"format": format, **_written(opened, rows, scratch, format, int8, str(quantization), adapter_only)}
+        report = {"format": format, **_written(opened, rows, scratch, wanted)}
         report["versions"] = {name: version(name) for name in ("weitiao", "torch", "transformers", *_PACKAGES[format])}
         report["bytes"] = size_bytes(scratch)
         report["files"] = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
@@ -88,14 +91,22 @@ def export(
     return report
 
 
-def _written(
-    run: RunDir, rows: HeldOut, folder: Path, format: str, int8: bool, quantization: str, adapter_only: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What the user asked for."""
+
+    format: str
+    int8: bool
+    quantization: str | None
+    adapter_only: bool
+
+
+def _written(run: RunDir, rows: HeldOut, folder: Path, wanted: _Wanted) -> dict[str, Any]:
     """The files of one format in ``folder``, and what its report says."""
-    if format == "onnx":
-        return _onnx(run, rows, folder, int8)
-    if format == "gguf":
-        return _gguf(run, rows, folder, quantization, adapter_only)
+    if wanted.format == "onnx":
+        return _onnx(run, rows, folder, wanted.int8)
+    if wanted.format == "gguf":
+        return _gguf(run, rows, folder, wanted)
     report = write_plain(run, rows, folder, "auto")
     return {**report, "auto_model": rows.task.AUTO_MODEL, "intervals": quality.intervals(rows)}
 
@@ -129,26 +140,29 @@ def _onnx(run: RunDir, rows: HeldOut, folder: Path, int8: bool) -> dict[str, Any
     return report
 
 
-def _gguf(run: RunDir, rows: HeldOut, folder: Path, quantization: str, adapter_only: bool) -> dict[str, Any]:
+def _gguf(run: RunDir, rows: HeldOut, folder: Path, wanted: _Wanted) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
+    quantization = wanted.quantization or ("f32" if wanted.adapter_only else "f16")
     tokenizer = AutoTokenizer.from_pretrained(run.model, **NO_FOREIGN_CODE)
     facts, asks = facts_of(run), llama_cpp.is_installed()
     name, found = f"{Path(run.config.model).name} fine-tuned", None
-    if adapter_only:
+    if wanted.adapter_only:
         model, file = loaded(run, rows.pad_id)[0], folder / gguf_adapter.FILE
         before = answers(model, rows)[0]
-        wanted = llama_cpp.expected(model, tokenizer, rows) if asks else None
+        answered = llama_cpp.expected(model, tokenizer, rows) if asks else None
         written, notes = gguf_adapter.write_adapter(model, file, quantization, name), list[str]()
-        if wanted is not None:
+        if answered is not None:
             base = folder / ".base.gguf"
-            gguf_model.write_model(model.unload(), tokenizer, base, "f32", name, None)
-            found = llama_cpp.compared(wanted, base, quantization, [file])
+            gguf_model.write_model(model.unload(), tokenizer, base, "f32", name=name)
+            found = llama_cpp.compared(answered, base, quantization, [file])
             base.unlink()
     else:
         whole, file = whole_model(run, rows), folder / gguf_model.FILE
         before = whole.before[0]
-        written, notes = gguf_model.write_model(whole.model, tokenizer, file, quantization, name, facts["licence"])
+        written, notes = gguf_model.write_model(
+            whole.model, tokenizer, file, quantization, name=name, licence=facts["licence"]
+        )
         if asks:
             found = llama_cpp.compared(llama_cpp.expected(whole.model, tokenizer, rows), file, quantization)
     if found is None:
@@ -161,25 +175,26 @@ def _gguf(run: RunDir, rows: HeldOut, folder: Path, quantization: str, adapter_o
         log.warning("%s", note)
     metrics = {key: value for key, value in rows.metrics(before).items() if isinstance(value, float)}
     return {
-        **facts, "notes": [*facts["notes"], *notes], "quantization": quantization, "adapter_only": adapter_only, **written,
+        **facts, "notes": [*facts["notes"], *notes], "quantization": quantization, "adapter_only": wanted.adapter_only, **written,
         "rows": len(before), "metrics_before": metrics, "intervals": quality.intervals(rows), "llama_cpp": found,
     }  # fmt: skip
 
 
-def _refuse_words(
-    format: str, int8: bool, quantization: str | None, adapter_only: bool, push: str | None, public: bool
-) -> None:
+def _refuse_words(wanted: _Wanted) -> None:
     """Raise ConfigError for options that are none, or do not go together."""
+    format, quantization = wanted.format, wanted.quantization
     if format not in get_args(Format):
-        raise ConfigError(f"--format {format}.\nExpected one of: {', '.join(get_args(Format))}.\nExample: --format onnx")
-    for given, word, home in ((int8, "--int8", "onnx"), (quantization, "--quantization", "gguf"), (adapter_only, "--adapter-only", "gguf")):  # fmt: skip
-        if given and format != home:
+        raise ConfigError(
+            f"--format {format}.\nExpected one of: {', '.join(get_args(Format))}.\nExample: --format onnx"
+        )
+    homes = {"int8": "onnx", "quantization": "gguf", "adapter_only": "gguf"}
+    for name, home in homes.items():
+        if getattr(wanted, name) and format != home:
+            word = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{word} with --format {format}.\nExpected it with --format {home}.\nLeave {word} out.")
-    if public and push is None:
-        raise ConfigError("--public without --push.\nExpected a repository to upload to.\nAdd --push OWNER/NAME.")
     if quantization is not None:
         gguf_model.refuse_quantization(quantization)
-        if adapter_only and quantization not in ("f32", "f16", "bf16"):
+        if wanted.adapter_only and quantization not in ("f32", "f16", "bf16"):
             raise ConfigError(
                 f"--quantization {quantization} with --adapter-only.\nExpected f32, f16 or bf16: rows of an adapter hold no whole blocks.\n"
                 "Leave --quantization out."
@@ -192,9 +207,9 @@ def _refuse_words(
         )
 
 
-def _refuse_run(run: RunDir, format: str, adapter_only: bool) -> None:
+def _refuse_run(run: RunDir, wanted: _Wanted) -> None:
     """Raise ConfigError or ModelError for a run whose model the format cannot hold, before anything is loaded."""
-    config = run.config
+    config, format = run.config, wanted.format
     generates = TASKS[config.task].OPTIONS.generates
     if format == "onnx" and generates:
         raise ConfigError(
@@ -206,7 +221,7 @@ def _refuse_run(run: RunDir, format: str, adapter_only: bool) -> None:
             f"--format gguf, and {run.path} is a run of {config.task}.\nExpected a run of causal_lm: llama.cpp has no place for the head of a "
             "classifier.\nUse --format onnx or --format safetensors."
         )
-    if adapter_only:
+    if wanted.adapter_only:
         gguf_adapter.refuse_adapter(run)
     refuse_unmergeable(run)
     if format == "gguf":

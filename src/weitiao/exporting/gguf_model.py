@@ -58,7 +58,7 @@ def rope_type(config: Any) -> str:
 
 
 def write_model(
-    model: Any, tokenizer: Any, file: Path, quantization: str, name: str, licence: str | None
+    model: Any, tokenizer: Any, file: Path, quantization: str, *, name: str, licence: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a model of transformers, in fp32, as GGUF. One-dimensional tensors stay in fp32.
 

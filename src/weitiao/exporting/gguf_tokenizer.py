@@ -10,9 +10,7 @@ from typing import Any
 
 from weitiao.errors import ModelError
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 # What a pre-tokenizer does, step by step -> its name in llama.cpp
 _NAMES = {
@@ -33,7 +31,9 @@ def pre_tokenizer_name(whole: dict[str, Any]) -> str:
     """
     model = whole["model"]
     if model["type"] != "BPE" or model.get("byte_fallback"):
-        raise _unknown(f"a {model['type']} model" + (" with byte fallback (SentencePiece)" if model["type"] == "BPE" else ""))
+        raise _unknown(
+            f"a {model['type']} model" + (" with byte fallback (SentencePiece)" if model["type"] == "BPE" else "")
+        )
     found = whole.get("pre_tokenizer") or {"type": "none"}
     steps = tuple(_step(one) for one in found.get("pretokenizers", [found]))
     if steps not in _NAMES:

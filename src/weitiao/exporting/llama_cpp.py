@@ -48,6 +48,7 @@ class Expected:
     answers: list[list[int]]
     first: NDArray[np.float64]  # [questions, vocabulary] log probabilities of the answer's first token
     largest: float  # logit
+    plain: int  # a token that is a whole character
     ends: set[int]
 
 
@@ -87,6 +88,7 @@ def expected(model: Any, tokenizer: Any, rows: HeldOut, new_tokens: int = NEW_TO
         answers=answers,
         first=np.stack(first),
         largest=largest,
+        plain=tokenizer("a", add_special_tokens=False)["input_ids"][0],
         ends=ends,
     )
 
@@ -152,6 +154,7 @@ def _ask(wanted: Expected, file: Path, adapters: Sequence[Path], new_tokens: int
         "prompts": wanted.prompts,
         "new_tokens": new_tokens,
         "vocabulary": wanted.first.shape[1],
+        "plain": wanted.plain,
         "context": max(256, longest + 16),
         "threads": torch.get_num_threads(),
     }
@@ -160,7 +163,8 @@ def _ask(wanted: Expected, file: Path, adapters: Sequence[Path], new_tokens: int
     env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run(words, input=json.dumps(question), capture_output=True, text=True, env=env, check=False)
     if done.returncode:
-        last = [line for line in done.stderr.strip().splitlines() if line.strip()][-3:]
+        lines = done.stderr.strip().splitlines()
+        last = [line for line in lines if " E " in line or "Error" in line or "error" in line] or lines[-3:]
         raise ModelError(
             f"llama.cpp does not open {file.name} (exit code {done.returncode}): {' | '.join(last)[-400:]}\nExpected it to. Nothing was "
             "written.\nUse --format safetensors."

@@ -1,6 +1,7 @@
 """A process that asks llama.cpp: JSON from standard input, JSON to standard output. It ends alone where llama.cpp aborts.
 
-{"model": FILE, "adapters": [FILE], "texts": [...], "chats": [[message]], "prompts": [[id]], "new_tokens": N, "vocabulary": V}
+{"model": FILE, "adapters": [FILE], "texts": [...], "chats": [[message]], "prompts": [[id]], "new_tokens": N, "vocabulary": V,
+ "plain": id of a token that is a whole character, "context": tokens, "threads": N}
 -> {"texts": [[id]], "chats": [text], "answers": [[id]], "first": [[log probability]]}
 """
 
@@ -30,6 +31,7 @@ def _answers(asked: dict[str, Any]) -> dict[str, Any]:
     params.n_ctx = asked["context"]
     params.n_parallel = 1
     params.warmup = False
+    params.fit_params = False  # the model is opened once, not first for its size
     params.port = 0
     params.hostnames = ["127.0.0.1"]
     params.cpuparams.n_threads = asked["threads"]
@@ -40,9 +42,12 @@ def _answers(asked: dict[str, Any]) -> dict[str, Any]:
     server = xllamacpp.Server(params)
     http = _Http(server.listening_address)
     post = http.post
-    found = [_complete(http, ids, asked["new_tokens"], asked["vocabulary"]) for ids in asked["prompts"]]
+    found = [_complete(http, ids, asked["new_tokens"], asked["vocabulary"], asked["plain"]) for ids in asked["prompts"]]
     return {
-        "texts": [post("/tokenize", {"content": t, "add_special": False, "parse_special": True})["tokens"] for t in asked["texts"]],
+        "texts": [
+            post("/tokenize", {"content": t, "add_special": False, "parse_special": True})["tokens"]
+            for t in asked["texts"]
+        ],
         "chats": [post("/apply-template", {"messages": chat})["prompt"] for chat in asked["chats"]],
         "answers": [tokens for tokens, _ in found],
         "first": [first for _, first in found],
@@ -55,18 +60,21 @@ class _Http:
 
     def post(self, path: str, body: Any) -> Any:
         """JSON for JSON, from the server in this process."""
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(
             self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as answer:  # nosec B310: an address of this process
             return json.load(answer)
 
 
-def _complete(http: _Http, ids: list[int], new_tokens: int, vocabulary: int) -> tuple[list[int], list[float]]:
+def _complete(
+    http: _Http, ids: list[int], new_tokens: int, vocabulary: int, plain: int
+) -> tuple[list[int], list[float]]:
     """The greedy answer to a prompt, and the log probability of every token as its first one."""
     asked = {"prompt": ids, "temperature": 0, "return_tokens": True, "cache_prompt": False, "stream": False}
     answer = http.post("/completion", {**asked, "n_predict": new_tokens})
-    first = http.post("/completion", {**asked, "n_predict": 1, "n_probs": vocabulary})
+    # Half a character or an end would be told without probabilities: another token is drawn, and they are from before that.
+    first = http.post("/completion", {**asked, "n_predict": 1, "n_probs": vocabulary, "logit_bias": [[plain, 1000.0]]})
     logs = [float("-inf")] * vocabulary
     for one in first["completion_probabilities"][0]["top_logprobs"]:
         logs[one["id"]] = one["logprob"]

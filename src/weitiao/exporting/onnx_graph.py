@@ -50,7 +50,9 @@ def build_graph(model: Any, names: Sequence[str], pad_id: int) -> Any:
             f"{type(model).__name__} cannot be written as ONNX: {str(error).strip().splitlines()[0][:300]}\nExpected a model that "
             "torch.export can trace.\nUse --format safetensors."
         ) from error
-    fixed = [f"{value.name} {value.shape}" for value in graph.graph.inputs if any(isinstance(d, int) for d in value.shape)]
+    fixed = [
+        f"{value.name} {value.shape}" for value in graph.graph.inputs if any(isinstance(d, int) for d in value.shape)
+    ]
     if fixed:
         raise ModelError(
             f"{type(model).__name__} was traced with fixed sizes: {', '.join(fixed)}.\nExpected rows and lengths of any number.\n"
