@@ -36,9 +36,15 @@ def export(
     from weitiao.exporting.export import export as run_export
 
     report = run_export(
-        run, output=output, format=format, int8=int8, quantization=quantization, adapter_only=adapter_only, push=push,
+        run,
+        output=output,
+        format=format,  # type: ignore[arg-type]
+        int8=int8,
+        quantization=quantization,
+        adapter_only=adapter_only,
+        push=push,
         public=public,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )
     if as_json:
         print_json({"output": str(output), **report})
         return

@@ -16,7 +16,7 @@ def refuse_push(repo: str, public: bool) -> None:
     """
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)

@@ -5,10 +5,10 @@
 -> {"texts": [[id]], "chats": [text], "answers": [[id]], "first": [[log probability]]}
 """
 
+import http.client
 import json
 import os
 import sys
-import urllib.request
 from typing import Any
 
 
@@ -40,9 +40,11 @@ def _answers(asked: dict[str, Any]) -> dict[str, Any]:
     # as exact as it can be: what is compared is the file
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(params)
-    http = _Http(server.listening_address)
-    post = http.post
-    found = [_complete(http, ids, asked["new_tokens"], asked["vocabulary"], asked["plain"]) for ids in asked["prompts"]]
+    llama = _Http(server.listening_address)
+    post = llama.post
+    found = [
+        _complete(llama, ids, asked["new_tokens"], asked["vocabulary"], asked["plain"]) for ids in asked["prompts"]
+    ]
     return {
         "texts": [
             post("/tokenize", {"content": t, "add_special": False, "parse_special": True})["tokens"]
@@ -55,26 +57,30 @@ def _answers(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Http:
+    """The server in this process."""
+
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address = address.removeprefix("http://")
 
     def post(self, path: str, body: Any) -> Any:
-        """JSON for JSON, from the server in this process."""
-        request = urllib.request.Request(
-            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # nosec B310: an address of this process
-            return json.load(answer)
+        """JSON for JSON."""
+        connection = http.client.HTTPConnection(self.address)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        value = json.load(answer)
+        if answer.status != 200:
+            raise RuntimeError(f"Error of llama.cpp at {path}: {value}")
+        return value
 
 
 def _complete(
-    http: _Http, ids: list[int], new_tokens: int, vocabulary: int, plain: int
+    llama: _Http, ids: list[int], new_tokens: int, vocabulary: int, plain: int
 ) -> tuple[list[int], list[float]]:
     """The greedy answer to a prompt, and the log probability of every token as its first one."""
     asked = {"prompt": ids, "temperature": 0, "return_tokens": True, "cache_prompt": False, "stream": False}
-    answer = http.post("/completion", {**asked, "n_predict": new_tokens})
+    answer = llama.post("/completion", {**asked, "n_predict": new_tokens})
     # Half a character or an end would be told without probabilities: another token is drawn, and they are from before that.
-    first = http.post("/completion", {**asked, "n_predict": 1, "n_probs": vocabulary, "logit_bias": [[plain, 1000.0]]})
+    first = llama.post("/completion", {**asked, "n_predict": 1, "n_probs": vocabulary, "logit_bias": [[plain, 1000.0]]})
     logs = [float("-inf")] * vocabulary
     for one in first["completion_probabilities"][0]["top_logprobs"]:
         logs[one["id"]] = one["logprob"]
