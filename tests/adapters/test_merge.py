@@ -149,7 +149,7 @@ def test_an_adapter_that_is_dropped_is_seen_in_16_bits_too(
 ) -> None:
     run = trained(options, {"type": "lora"}, learning_rate=1e-3)
     monkeypatch.setattr(merging, "_merged", lambda model: model.unload())
-    with pytest.raises(ModelError, match="does not answer as base and adapter do"):
+    with pytest.raises(ModelError, match="does not answer as the run's model does"):
         weitiao.merge(run.path, output=tmp_path / "merged", dtype="bfloat16")
 
 
@@ -194,7 +194,7 @@ def test_a_model_that_answers_otherwise_is_not_kept(
         return merged
 
     monkeypatch.setattr(merging, "_merged", wrong)
-    with pytest.raises(ModelError, match="does not answer as base and adapter do"):
+    with pytest.raises(ModelError, match="does not answer as the run's model does"):
         weitiao.merge(run.path, output=tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     assert not list(tmp_path.glob(".*writing"))

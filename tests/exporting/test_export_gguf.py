@@ -302,7 +302,7 @@ def test_the_real_model(smollm: Path, tmp_path: Path) -> None:
         {
             "model": "SmolLM2-135M-Instruct",
             "task": "causal_lm",
-            "data": {"train": "chatterbot-zh", "train_size": 100, "test_size": 40},
+            "data": {"train": "chatterbot-zh", "train_size": 64, "test_size": 16},
             "method": {"type": "lora"},
             "train": {"num_train_epochs": 1, "generate_rows": 0, "max_new_tokens": 32},
             "output": {"dir": str(tmp_path / "run")},

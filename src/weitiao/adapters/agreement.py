@@ -44,7 +44,7 @@ class Agreement:
         """
         if not self.holds:
             raise ModelError(
-                f"The {what} does not answer as base and adapter do: logits differ by up to {self.worst:.3g} "
+                f"The {what} does not answer as the run's model does: logits differ by up to {self.worst:.3g} "
                 f"({self.same_predictions or 0:,} of {self.compared:,} predictions are the same).\nExpected at most "
                 f"{self.tolerance:.3g}. Nothing was written.\n{way}"
             )

@@ -83,7 +83,7 @@ def write_plain(run: RunDir, rows: HeldOut, folder: Path, dtype: str) -> dict[st
     """Weights and tokenizer of a run's whole model into ``folder``, opened again and checked. Returns the report.
 
     Raises:
-        ModelError: what was opened again does not answer as base and adapter do.
+        ModelError: what was opened again does not answer as the run's model does.
     """
     import torch
     import transformers
@@ -97,7 +97,9 @@ def write_plain(run: RunDir, rows: HeldOut, folder: Path, dtype: str) -> dict[st
         folder, dtype=torch.float32, use_safetensors=True, **NO_FOREIGN_CODE
     )
     found = agreement(rows, before, answers(opened, rows), chosen)
-    found.check("merged model", "Use --dtype float32." if chosen != "float32" else "Train the run again.")
+    found.check(
+        "written model", "Use weitiao merge --dtype float32." if chosen != "float32" else "Train the run again."
+    )
     return {**facts_of(run), "dtype": chosen, "bytes": size_bytes(folder), **found.facts()}
 
 

@@ -199,6 +199,11 @@ def _refuse_words(wanted: _Wanted) -> None:
                 f"--quantization {quantization} with --adapter-only.\nExpected f32, f16 or bf16: rows of an adapter hold no whole blocks.\n"
                 "Leave --quantization out."
             )
+    if format == "onnx" and importlib.util.find_spec("transformers.exporters") is None:
+        raise ConfigError(
+            f"--format onnx, and transformers {version('transformers')} has no exporters.\nExpected them, as in 5.23.\n"
+            "Install it: pip install --upgrade transformers"
+        )
     missing = [name for name in _PACKAGES[format] if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -70,7 +70,7 @@ def write_model(
     """
     import tempfile
 
-    from gguf import GGUFWriter, LlamaFileType
+    from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType
 
     config = model.config
     refuse_family(config)
@@ -81,6 +81,7 @@ def write_model(
         writer.add_license(licence)
     kind = "ALL_F32" if quantization == "f32" else f"MOSTLY_{quantization.upper()}"
     writer.add_file_type(LlamaFileType[kind])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
     _add_shapes(writer, config)
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
         pre, notes = add_tokenizer(writer, tokenizer, Path(scratch), config.vocab_size)
