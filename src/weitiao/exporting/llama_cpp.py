@@ -62,16 +62,14 @@ def expected(model: Any, tokenizer: Any, rows: HeldOut, new_tokens: int = NEW_TO
     own = model.generation_config.eos_token_id
     ends = {*([own] if isinstance(own, int) else own or []), *chat.end_ids()}
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends)
-    )
+        do_sample=False, max_new_tokens=new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends),
+        return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
     answers, first, largest = [], [], 0.0
     for ids in prompts:
         given = torch.tensor([ids])
         with torch.inference_mode():
-            done = model.generate(
-                input_ids=given, attention_mask=torch.ones_like(given), generation_config=config,
-                return_dict_in_generate=True, output_logits=True,
-            )  # fmt: skip
+            done = model.generate(input_ids=given, attention_mask=torch.ones_like(given), generation_config=config)
         logits = done.logits[0][0].double()
         answers.append(_cut(done.sequences[0, len(ids) :].tolist(), ends))
         first.append(torch.log_softmax(logits, -1).numpy())
