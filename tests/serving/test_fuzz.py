@@ -34,7 +34,9 @@ def api(
 
 
 def test_no_request_fails_the_server(api: Any) -> None:
-    from schemathesis.specs.openapi.checks import positive_data_acceptance  # which models are there is not in the description
+    from schemathesis.specs.openapi.checks import (
+        positive_data_acceptance,  # which models are there is not in the description
+    )
 
     operations = [found.ok() for found in api.get_all_operations()]
     assert {one.path for one in operations} > {"/classify", "/predict", "/tokens", "/v1/chat/completions"}
