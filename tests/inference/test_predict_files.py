@@ -55,7 +55,9 @@ def beside(output: Path) -> list[str]:
 
 
 @pytest.mark.fault("weitiao predict is killed while it writes answers")
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    "ending", ["parquet", *(pytest.param(one, marks=pytest.mark.beyond_test) for one in ("jsonl", "csv"))]
+)
 def test_killed_it_goes_on_to_the_same_bytes(
     ending: str, finished: Path, many: Path, fork_server: ForkServer, tmp_path: Path
 ) -> None:

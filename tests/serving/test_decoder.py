@@ -157,6 +157,8 @@ def test_draws_follow_the_shares_and_top_p() -> None:
     torch.testing.assert_close(counts(temperature=1.0, top_p=0.7)[:2], kept, atol=0.03, rtol=0)
     assert counts(temperature=1.0, top_p=0.7)[2:].sum() == 0
     assert counts(temperature=1.0, top_p=0.6)[1:].sum() == 0
+    for tiny in (Asked(1, temperature=1e-300), Asked(1, temperature=1e-4), Asked(1, temperature=2.0, top_p=5e-324)):
+        assert pick(logits, tiny, tiny.generator()).id == 0
     flat = torch.zeros(5000)  # more tokens than are sorted first
     many = {pick(flat, one, one.generator()).id for one in (Asked(1, 1.0, 0.9, seed=s) for s in range(300))}
     assert len(many) > 200

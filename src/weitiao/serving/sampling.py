@@ -7,6 +7,7 @@ import torch
 
 from weitiao.errors import ModelError
 
+_COLD = 1e-5  # temperatures below take the likeliest token: fp32 cannot divide by them
 _LIKELY = 1024  # tokens that are sorted first; all of them only where these hold too little
 
 
@@ -57,7 +58,7 @@ def pick(logits: torch.Tensor, asked: Asked, generator: torch.Generator) -> Toke
     """
     if not bool(logits.isfinite().all()):
         raise ModelError("The model computes numbers that are not finite. Train it again.")
-    chosen = int(logits.argmax()) if asked.temperature == 0 else _drawn(logits, asked, generator)
+    chosen = int(logits.argmax()) if asked.temperature < _COLD else _drawn(logits, asked, generator)
     if asked.logprobs is None:
         return Token(chosen)
     found = logits.log_softmax(-1)
@@ -73,5 +74,5 @@ def _drawn(logits: torch.Tensor, asked: Asked, generator: torch.Generator) -> in
     if float(values.sum()) < asked.top_p:
         values, places = shares.sort(descending=True)
     before = values.cumsum(-1) - values
-    kept = values[before < asked.top_p]
+    kept = values[: max(1, int((before < asked.top_p).sum()))]
     return int(places[torch.multinomial(kept, 1, generator=generator)])
