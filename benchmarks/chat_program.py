@@ -20,9 +20,9 @@ def chat(model: str, scratch: Path) -> dict[str, Any]:
 
     from weitiao.data.chat import Chat
     from weitiao.inference.predictor import Predictor
+    from weitiao.inference.sampling import Asked
     from weitiao.rundir.folder import RunDir
     from weitiao.serving.registry import Registry, find_runs
-    from weitiao.serving.sampling import Asked
     from weitiao.serving.writer import Answer, Writer
 
     run, most = made.chats(scratch), 48

@@ -92,7 +92,7 @@ def cells_are_forked(fork_server: ForkServer) -> Iterator[None]:
 
 
 # Whatever these give, a test of it trains.
-TRAINING = {"served_runs", "tiny_model", "tiny_chat_model", "e5", "smollm", "whole_fork_server"}
+TRAINING = {"served_runs", "writer_runs", "tiny_model", "tiny_chat_model", "e5", "smollm", "whole_fork_server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -355,5 +355,23 @@ def served_runs(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "made").exists():
             runs_of_many_tasks(folder, tiny_model, rows_file, tagged_file)
+            (folder / "made").touch()
+    return {path.name: RunDir(path) for path in sorted((folder / "runs").iterdir())}
+
+
+@pytest.fixture(scope="session")
+def writer_runs(tiny_chat_model: Path, chats_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """Finished runs that write texts, by method (support/served.py), trained once for all processes."""
+    import fcntl
+
+    from support.served import writers
+    from weitiao.rundir.folder import RunDir
+
+    folder = shared_folder(tmp_path_factory) / "writers"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            writers(folder, tiny_chat_model, chats_file)
             (folder / "made").touch()
     return {path.name: RunDir(path) for path in sorted((folder / "runs").iterdir())}

@@ -9,7 +9,7 @@ import pytest
 
 import weitiao
 from support.fork_server import ForkServer
-from support.served import Client, server, writers
+from support.served import Client, server
 from weitiao.rundir.folder import RunDir
 
 openai = pytest.importorskip("openai")
@@ -18,14 +18,15 @@ Runs = dict[str, RunDir]
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_chat_model: Path, chats_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return writers(tmp_path_factory.mktemp("writers"), tiny_chat_model, chats_file)
+def runs(writer_runs: Runs) -> Runs:
+    return {name: run for name, run in writer_runs.items() if name != "prompt"}
 
 
 @pytest.fixture(scope="module")
 def server_of(runs: Runs, fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("chat") / "log"
     with server(fork_server, log, str(runs["lora"].path.parent), "--new-tokens", "24") as found:
+        assert "prompt: what method=prompt learnt lies before the words, and is not served" in log.read_text()
         yield found
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from weitiao.errors import ModelError
+from weitiao.inference.mixed import Body, CannotShare
 from weitiao.inference.predictor import Predictor
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.engine import Engine, Stopping
-from weitiao.serving.mixed import Body, CannotShare
 from weitiao.serving.registry import Registry, find_runs
 from weitiao.serving.served import Served
 
@@ -258,7 +258,7 @@ def test_stopping_finishes_what_was_accepted(runs: dict[str, RunDir], alone: dic
 
 
 def test_rows_that_a_layer_does_not_see_one_by_one(runs: dict[str, RunDir]) -> None:
-    from weitiao.serving.mixed import CannotShare, MixedLinear, Segments
+    from weitiao.inference.mixed import CannotShare, MixedLinear, Segments
 
     layer = MixedLinear(torch.nn.Linear(4, 4), Segments(["a"], [0, 3]))
     with pytest.raises(CannotShare, match="sees 6 rows of a batch of 3"):

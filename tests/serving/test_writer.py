@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from support.fork_server import ForkServer
-from support.served import server, writers
+from support.served import server
 from weitiao.errors import ModelError
+from weitiao.inference.decoder import Decoder
+from weitiao.inference.sampling import Asked
 from weitiao.rundir.folder import RunDir
-from weitiao.serving.decoder import Decoder
 from weitiao.serving.engine import Full, Stopping
 from weitiao.serving.registry import Registry, find_runs
-from weitiao.serving.sampling import Asked
 from weitiao.serving.writer import Answer, Piece, Writer
 
 Runs = dict[str, RunDir]
@@ -23,8 +23,8 @@ PROMPT = list(range(20, 50))
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_chat_model: Path, chats_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return writers(tmp_path_factory.mktemp("writers"), tiny_chat_model, chats_file, ("lora", "rslora"))
+def runs(writer_runs: Runs) -> Runs:
+    return {name: writer_runs[name] for name in ("lora", "rslora")}
 
 
 def listed(runs: Runs) -> Registry:
@@ -181,7 +181,7 @@ def test_a_stream_ends_before_the_server(runs: Runs, fork_server: ForkServer, tm
     import http.client
     import json
 
-    with server(fork_server, tmp_path / "log", str(runs["lora"].path.parent)) as client:
+    with server(fork_server, tmp_path / "log", "--adapter", f"lora={runs['lora'].path}") as client:
         connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
         body = {"model": "model", "prompt": "很好看", "max_tokens": 300, "temperature": 2, "seed": 3, "stream": True}
         headers = {"Content-Type": "application/json"}

@@ -5,7 +5,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +60,8 @@ def runs_of_many_tasks(folder: Path, tiny_model: Path, rows_file: Path, tagged_f
     }
 
 
-WRITERS = ("lora", "rslora", "dora", "full")  # the first two share their base
-
-
-def writers(folder: Path, tiny_chat_model: Path, chats_file: Path, names: Sequence[str] = WRITERS) -> dict[str, RunDir]:
-    """Runs that write texts, by their methods."""
+def writers(folder: Path, tiny_chat_model: Path, chats_file: Path) -> None:
+    """Runs that write texts, by their methods: two that share their base, one that is summed into it, a full one, prompts."""
     options: Options = {
         "model": str(tiny_chat_model),
         "task": "causal_lm",
@@ -72,7 +69,8 @@ def writers(folder: Path, tiny_chat_model: Path, chats_file: Path, names: Sequen
         "train": {"bf16": False, "tokens_per_batch": 256, "eval_strategy": "no", "generate_rows": 0},
     }
     made = folder / "runs"
-    return {name: trained(options, made / name, name) for name in names}
+    for name in ("lora", "rslora", "dora", "full", "prompt"):
+        trained(options, made / name, name)
 
 
 @dataclass

@@ -12,6 +12,8 @@ from weitiao.data.read import Row
 from weitiao.data.records import Bad
 from weitiao.errors import DataError
 from weitiao.inference.predictor import Predictor
+from weitiao.inference.together import Writers
+from weitiao.pretrained.resolve import resolve
 from weitiao.rundir.files import to_plain
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks import TASKS
@@ -20,6 +22,7 @@ from weitiao.tasks.task import Task
 log = logging.getLogger("weitiao")
 # Rows are sorted by length within a block, so larger ones pad less; what a killed command does again is one block.
 _ROWS_AT_ONCE = 2048
+_ANSWERS_AT_ONCE = 64  # of texts, which are minutes on a CPU
 Record = Row | Bad
 
 
@@ -41,6 +44,10 @@ class Answerer:
         return Predictor(self.run)
 
     @cached_property
+    def _writers(self) -> Writers:
+        return Writers(self.run)
+
+    @cached_property
     def columns(self) -> list[str]:
         return list(self.run.summary["text_columns"])
 
@@ -50,13 +57,25 @@ class Answerer:
 
     @cached_property
     def generates(self) -> bool:
-        """Whether the run answers in texts, one record at a time."""
+        """Whether the run answers in texts."""
         return TASK_OPTIONS[self.run.config.task].generates
+
+    @cached_property
+    def _one_by_one(self) -> bool:
+        """Whether somebody listens to pieces of texts, or a GPU computes, where this is not measured."""
+        return self.told is not None or resolve("float32", "auto").device != "cpu"
+
+    def load(self) -> None:
+        """Bring the model into memory."""
+        if self.generates and not self._one_by_one:
+            self._writers.load()
+        else:
+            self.predictor  # noqa: B018
 
     @property
     def rows_at_once(self) -> int:
         """Records of a block. What a block answers depends on its rows alone."""
-        return 1 if self.generates else _ROWS_AT_ONCE
+        return _ROWS_AT_ONCE if not self.generates else 1 if self._one_by_one else _ANSWERS_AT_ONCE
 
     def problem(self, record: Record) -> str | None:
         """Why a record cannot be answered, or None."""
@@ -89,7 +108,9 @@ class Answerer:
     def _answered(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         if self.generates:
             questions = [question_of(row.fields) for row in rows]
-            return list(self.predictor.replies(questions, self.max_new_tokens, self.told))
+            if self._one_by_one:
+                return list(self.predictor.replies(questions, self.max_new_tokens, self.told))
+            return list(self._writers.replies(questions, self.max_new_tokens))
         texts = [[_text_of(row, column) for row in rows] for column in self.columns]
         answers = self.predictor.answers(*texts)
         self.num_cut += sum("tokens_cut" in answer for answer in answers)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError
+from weitiao.inference.adapter import Adapter, open_adapter
+from weitiao.inference.mixed import Body, CannotShare
 from weitiao.inference.predictor import Predictor
-from weitiao.serving.adapter import Adapter, open_adapter
-from weitiao.serving.mixed import Body, CannotShare
 from weitiao.serving.residents import Residents
 from weitiao.serving.served import Served
 from weitiao.system import threads

@@ -14,10 +14,10 @@ from fastapi.responses import StreamingResponse
 
 from weitiao.data.conversations import Conversation
 from weitiao.errors import DataError, WeitiaoError
+from weitiao.inference.sampling import Asked, Token
 from weitiao.serving import chat_schemas as schemas
 from weitiao.serving.engine import Full, Stopping
 from weitiao.serving.guard import problem
-from weitiao.serving.sampling import Asked, Token
 from weitiao.serving.served import Speaker
 from weitiao.serving.state import FULL, STOPPING, Refused, Server, is_unicode, listed
 from weitiao.serving.writer import Answer, Piece
@@ -43,7 +43,7 @@ class Form:
 
 def add_writing(app: FastAPI, server: Server, errors: dict[int | str, dict[str, Any]]) -> None:
     """Put the two paths into the application."""
-    stream = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks of stream=true."}}}
+    stream = {"text/event-stream": {"schema": {"description": "Chunks of stream=true."}}}
     answers: dict[int | str, dict[str, Any]] = {**errors, 200: {"content": stream}}
 
     @app.post("/v1/chat/completions", responses=answers, response_model=schemas.ChatCompleted)

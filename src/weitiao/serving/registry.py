@@ -13,10 +13,10 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.config.task import TASK_OPTIONS
 from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError, ModelError, RunError
+from weitiao.inference.adapter import shares_base
 from weitiao.inference.predictor import Reader
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.rundir.folder import RunDir
-from weitiao.serving.adapter import shares_base
 from weitiao.serving.served import Opened, Served, Speaker, Stamp, stamp_of
 
 log = logging.getLogger("weitiao")

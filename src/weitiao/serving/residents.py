@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from weitiao.errors import ModelError
-from weitiao.serving.mixed import CannotShare
+from weitiao.inference.mixed import CannotShare
 from weitiao.serving.served import Opened, Stamp, stamp_of
 
 log = logging.getLogger("weitiao")

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weitiao.data.chat import Chat
+from weitiao.inference.adapter import Adapter
 from weitiao.inference.predictor import Reader
 from weitiao.rundir.folder import RunDir
-from weitiao.serving.adapter import Adapter
 
 Stamp = tuple[tuple[str, int, int], ...]
 

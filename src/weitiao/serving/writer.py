@@ -6,18 +6,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from weitiao.inference.predictor import Predictor
-from weitiao.serving.adapter import Adapter, open_writer
-from weitiao.serving.decoder import Decoder, Memory, Part
+from weitiao.inference.adapter import Adapter, open_writer
+from weitiao.inference.decoder import Decoder, Memory, Part
+from weitiao.inference.mixed import Given
+from weitiao.inference.said import Said
+from weitiao.inference.sampling import Asked, Token, pick
 from weitiao.serving.engine import Full, Stopping
-from weitiao.serving.mixed import Given
 from weitiao.serving.residents import Residents
-from weitiao.serving.said import Said
-from weitiao.serving.sampling import Asked, Token, pick
 from weitiao.serving.served import Speaker
 from weitiao.system import threads
 
@@ -290,7 +289,5 @@ def _adapter(speaker: Speaker) -> Adapter:
 
 
 def _alone(speaker: Speaker) -> Decoder:
-    """A run as a model of its own, its adapter summed into it."""
     assert speaker.run is not None
-    model: Any = Predictor(speaker.run, device="cpu").model
-    return Decoder.of(model.merge_and_unload() if speaker.run.config.method.saves_adapter else model)
+    return Decoder.alone(speaker.run)

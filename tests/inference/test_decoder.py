@@ -8,9 +8,9 @@ import torch
 
 from support.llm import FAMILIES, of_family
 from weitiao.errors import ModelError
-from weitiao.serving.decoder import Decoder, Memory, Part
-from weitiao.serving.said import Said
-from weitiao.serving.sampling import Asked, pick
+from weitiao.inference.decoder import Decoder, Memory, Part
+from weitiao.inference.said import Said
+from weitiao.inference.sampling import Asked, pick
 
 
 @pytest.mark.parametrize("family", [*FAMILIES])

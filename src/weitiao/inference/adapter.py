@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from weitiao.inference.mixed import CannotShare, Given, Pair
 from weitiao.pretrained.load import head_options
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.pretrained.padding import pad_as
 from weitiao.rundir.folder import RunDir
-from weitiao.serving.mixed import CannotShare, Given, Pair
 from weitiao.tasks.task import Task
 
 _PREFIX = "base_model.model."

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from weitiao.serving.packed import PackedLinear
+from weitiao.inference.packed import PackedLinear
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 _FEW = 4  # segments; more are one batched product, where their ranks agree

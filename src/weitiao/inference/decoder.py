@@ -14,8 +14,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from weitiao.errors import ModelError
-from weitiao.serving.mixed import Body, Given, Pair, Segments, grouped
-from weitiao.serving.packed import pack
+from weitiao.inference.mixed import Body, Given, Pair, Segments, grouped
+from weitiao.inference.packed import pack
+from weitiao.inference.predictor import Predictor
+from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
 NAME = "weitiao_decode"
@@ -104,12 +106,16 @@ class Decoder:
         return cls(Body(model.eval()))
 
     @classmethod
-    def of(cls, model: Any) -> "Decoder":
-        """A loaded model as it is, such as a full run's."""
+    def alone(cls, run: RunDir) -> "Decoder":
+        """A run as a model of its own, its adapter summed into it. Raises ModelError, RunError."""
         import transformers
 
         transformers.AttentionInterface.register(NAME, attend)
+        model: Any = Predictor(run, device="cpu").model
+        if run.config.method.saves_adapter:
+            model = model.merge_and_unload()
         model.set_attn_implementation(NAME)
+        pack(model)
         return cls(Body(model.eval()))
 
     def add(self, name: str, pairs: Mapping[str, Pair], whole: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
