@@ -215,15 +215,33 @@ def test_models_of_other_kinds_are_refused(client: Any, server_of: Client) -> No
         assert status == 422
 
 
-def test_a_client_that_goes_ends_its_answer(client: Any, server_of: Client) -> None:
+@pytest.mark.parametrize("wait", [0.0, 0.3])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_ends_its_answer(client: Any, server_of: Client, stream: bool, wait: float) -> None:
+    """Before its first word too, and where it waits for the whole answer."""
+    import json
+    import socket
     import time
 
-    stream = asked(client, "full", ASKED[0], max_tokens=1500, temperature=1.9, stream=True, stop=[])
-    next(iter(stream))
-    stream.close()
-    for _ in range(100):
+    given = {"model": "lora", "prompt": "很好看", "max_tokens": 1900, "temperature": 2, "stream": stream}
+    body = json.dumps(given).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    asked(client, "lora", ASKED[0])  # the model is there
+    _, before, _ = server_of.ask("/metrics")
+    for _ in range(4):
+        with socket.create_connection(("127.0.0.1", server_of.port)) as one:
+            one.sendall(head.encode() + body)
+            time.sleep(wait)
+    time.sleep(0.2)
+    for _ in range(20):
         _, text, _ = server_of.ask("/metrics")
-        if "weitiao_answers_running 0.0" in text:
-            return
+        if "weitiao_answers_running 0.0" in text and "weitiao_answers_waiting 0.0" in text:
+            break
         time.sleep(0.1)
-    raise AssertionError("it is still being written")
+    else:
+        raise AssertionError("it is still being written")
+    assert steps_of(text) - steps_of(before) < 1900  # it did not end by itself
+
+
+def steps_of(metrics: str) -> float:
+    return float(next(line for line in metrics.splitlines() if line.startswith("weitiao_answer_steps_total")).split()[1])

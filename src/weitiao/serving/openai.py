@@ -22,7 +22,6 @@ from weitiao.serving.served import Speaker
 from weitiao.serving.state import FULL, STOPPING, Refused, Server, is_unicode, listed
 from weitiao.serving.writer import Answer, Piece
 
-_GONE_AFTER = 0.5  # seconds between looks whether a client still waits
 Events = AsyncIterator[Piece]
 
 
@@ -185,9 +184,9 @@ async def _whole(request: Request, answer: Answer, events: Events) -> tuple[str,
     """Text, tokens and the reason of the end; the work ends where the client goes."""
 
     async def watch() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(_GONE_AFTER)
-        answer.cancelled = True
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        answer.hear(Piece(error=Refused(499, "The client has gone.")))
 
     watcher = asyncio.create_task(watch())
     text, tokens, finish = "", [], None
@@ -200,6 +199,19 @@ async def _whole(request: Request, answer: Answer, events: Events) -> tuple[str,
         watcher.cancel()
         answer.cancelled = True
     return text, tokens, finish
+
+
+class _Stream(StreamingResponse):
+    """A stream whose answer ends with it, even where the client has gone before the first line."""
+
+    answer: Answer
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.answer.cancelled = True
 
 
 def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events) -> StreamingResponse:
@@ -241,10 +253,10 @@ def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events) 
         except (Refused, WeitiaoError) as error:
             status = error.status if isinstance(error, Refused) else 424
             yield f"data: {json.dumps(problem('', status, str(error)), ensure_ascii=False)}\n\n"
-        finally:
-            answer.cancelled = True
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    response = _Stream(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    response.answer = answer
+    return response
 
 
 def _usage(answer: Answer) -> schemas.WriteUsage:
