@@ -168,3 +168,9 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     asked = Asked(1)
     with pytest.raises(ModelError, match="not finite"):
         pick(torch.tensor([1.0, float("nan")]), asked, asked.generator())
+
+
+@pytest.mark.parametrize("asked", [{"temperature": 1e-45}, {"temperature": 1.0, "top_p": 1e-50}])
+def test_draws_that_are_next_to_none(asked: dict[str, float]) -> None:
+    chosen = Asked(1, **asked)
+    assert pick(torch.tensor([1.0, 30.0, 2.0]), chosen, chosen.generator()).id == 1
