@@ -100,6 +100,68 @@ def test_long_prompts_are_read_in_parts(runs: Runs, started: Callable[..., Write
     assert found[0] == found[1]
 
 
+def test_conversations_in_turns_keep_what_each_has_read(runs: Runs, started: Callable[..., Writer]) -> None:
+    """Two that begin alike, as all of one template do: the second one's start takes nothing from the first."""
+    firsts = [[5, 6, *PROMPT], [5, 6, *PROMPT[::-1]]]
+
+    def turns(writers: list[Writer]) -> list[Answer]:
+        answers: list[Answer] = []
+        for i in range(6):
+            before = [*answers[i - 2].ids, *answers[i - 2].tokens, 9] if i > 1 else firsts[i]
+            one = Heard(listed(runs) if len(writers) > 1 else registry, "lora", before)
+            writers[i % len(writers)].submit(one.answer)
+            one.tokens()
+            answers.append(one.answer)
+        return answers
+
+    registry = listed(runs)
+    writer = started()
+    found = turns([writer])
+    fresh = turns([started() for _ in range(6)])
+    assert [one.tokens for one in found] == [one.tokens for one in fresh]
+    assert [one.known for one in found] == [0, 2, *(len(one.ids) + len(one.tokens) - 1 for one in found[:4])]
+    assert len(writer._kept) == 2  # of each conversation the last one alone
+
+
+def test_prompts_are_read_in_the_order_they_came(registry: Registry, started: Callable[..., Writer]) -> None:
+    writer, order = started(prompt_tokens=8), []
+    heard = [Heard(registry, name, PROMPT, most=1) for name in ("rslora", "lora")]
+    for one in heard:
+        one.answer.hear = lambda piece, one=one: (order.append(one.answer.speaker.name), one.pieces.put(piece))  # type: ignore[misc]
+    with writer._changed:
+        for one in heard:
+            writer.submit(one.answer)
+    for one in heard:
+        one.tokens()
+    assert order == ["rslora", "lora"]
+
+
+def test_a_model_that_waits_for_room_is_read_once(registry: Registry, started: Callable[..., Writer]) -> None:
+    writer = started(resident=1, memory_bytes=1)
+    heard = [Heard(registry, name, PROMPT, most=20) for name in ("lora", "rslora")]
+    with writer._changed:
+        for one in heard:
+            writer.submit(one.answer)
+    for one in heard:
+        one.tokens()
+    assert writer.residents.loaded == 2
+
+
+def test_longrope_has_its_first_context(tiny_chat_model: Path, chats_file: Path, tmp_path: Path) -> None:
+    """Behind it the frequencies of every token of a pass change, those of shorter conversations too."""
+    import json
+    import shutil
+
+    base = Path(shutil.copytree(tiny_chat_model, tmp_path / "long"))
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 512, **factors}
+    (base / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}), encoding="utf-8")
+    run = writers(tmp_path, base, chats_file, ("lora",))["lora"]
+    registry = listed({"lora": run})
+    assert [registry.open_writer(name).context for name in ("lora", "long")] == [512, 512]
+
+
 def test_a_fault_of_one_is_not_anothers(
     registry: Registry, started: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,11 @@ class Memory:
     def num_bytes(self) -> int:
         return sum(t.nbytes for pair in self.layers.values() for t in pair)
 
+    def beginning(self, tokens: int) -> "Memory":
+        """A memory of its own of the first ``tokens`` tokens."""
+        layers = {i: (keys[:, :tokens].clone(), values[:, :tokens].clone()) for i, (keys, values) in self.layers.items()}
+        return Memory(self.ids[:tokens], layers)
+
     def keep(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysAndValues:
         """Put new keys and values [T, heads, D] behind the known ones; returns all, [heads, L, D]."""
         known = len(self.ids)

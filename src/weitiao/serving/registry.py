@@ -104,8 +104,16 @@ class Registry:
         chat = Chat.of(tokenizer, None) if tokenizer.chat_template else None
         return Speaker(
             listed.name, run, base if run is None or shares_base(run) else str(run.path), stamp=listed.stamp,
-            tokenizer=tokenizer, chat=chat, context=getattr(config, "max_position_embeddings", None) or 1 << 30,
+            tokenizer=tokenizer, chat=chat, context=_context(config),
         )  # fmt: skip
+
+
+def _context(config: Any) -> int:
+    """Tokens of prompt and answer. Longrope turns all tokens of a pass otherwise once one is behind its first context."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]
+    first = [one["original_max_position_embeddings"] for one in kinds if one.get("rope_type") == "longrope"]
+    return min(getattr(config, "max_position_embeddings", None) or 1 << 30, *first, 1 << 30)
 
 
 def _tokenizers_key(folder: Path) -> str:

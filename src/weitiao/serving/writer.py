@@ -171,7 +171,7 @@ class Writer:
             for base in dict.fromkeys(answer.speaker.base for answer in self.running):
                 with self._turn:
                     self._step([answer for answer in self.running if answer.speaker.base == base])
-            self.residents.trim({answer.speaker.name for answer in self.running})
+            self.residents.trim({answer.speaker.name for answer in (*self.running, *self._waiting[:1])})
 
     def _admit(self) -> bool:
         """Let go of answers that nobody waits for, and begin others; False at the end."""
@@ -222,11 +222,16 @@ class Writer:
             shared = _shared(memory.ids, answer.ids) if name == answer.speaker.name else 0
             if shared > known:
                 best, known = number, shared
-        if best < 0:
+        known = min(known, len(answer.ids) - 1)  # the last token gives the first logits
+        if known < 1:
             return
-        answer.memory = self._kept.pop(best)[1]
-        answer.known = known = min(known, len(answer.ids) - 1)  # the last token gives the first logits
-        del answer.memory.ids[known:]
+        memory = self._kept[best][1]
+        if known < len(memory.ids):  # another conversation with the same beginning, which may go on as well
+            answer.memory = memory.beginning(known)
+            self._kept.move_to_end(best)
+        else:
+            answer.memory = self._kept.pop(best)[1]
+        answer.known = known
         self.reused += known
 
     def _decoder(self, speaker: Speaker) -> Decoder:
@@ -236,7 +241,7 @@ class Writer:
     def _step(self, answers: list[Answer]) -> None:
         """The next tokens of answers on one body: one each, and of prompts as many as a step has room for."""
         room, chosen = self.prompt_tokens, []
-        for answer in sorted(answers, key=lambda one: one.speaker.name):
+        for answer in answers:  # as they came: a prompt never waits for later ones
             ids = answer.next_ids
             if len(ids) > 1:
                 ids = ids[:room]
@@ -244,7 +249,7 @@ class Writer:
             if ids:
                 chosen.append((answer, Part(answer.speaker.name, answer.memory, ids)))
         self.steps += 1
-        self._try(chosen)
+        self._try(sorted(chosen, key=lambda one: one[1].adapter))
 
     def _try(self, chosen: Sequence[tuple[Answer, Part]]) -> None:
         """A step; where it fails each answer by itself, so that one's fault is not another's."""
@@ -274,7 +279,14 @@ class Writer:
         if error is not None:
             answer.hear(Piece(error=error))
         else:
-            self._kept[next(self._number)] = (answer.speaker.name, answer.memory)
+            self._keep(answer.speaker.name, answer.memory)
+
+    def _keep(self, name: str, memory: Memory) -> None:
+        """Keep a memory for later answers; those that it covers are of no use any more."""
+        for number, (other, known) in list(self._kept.items()):
+            if other == name and _shared(known.ids, memory.ids) == len(known.ids):
+                del self._kept[number]
+        self._kept[next(self._number)] = (name, memory)
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
