@@ -1,5 +1,6 @@
 """Conversations through the official client: answers equal those of `weitiao predict`, alone, together and as a stream."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ import weitiao
 from support.fork_server import ForkServer
 from support.served import Client, server
 from weitiao.rundir.folder import RunDir
+from weitiao.serving.chat_schemas import Completion
+from weitiao.serving.openai import _TEXT, _streamed, _worded
+from weitiao.serving.registry import Registry, find_runs
+from weitiao.inference.sampling import Asked
+from weitiao.serving.writer import Answer, Piece
 
 openai = pytest.importorskip("openai")
 ASKED = ["很好看的书？", "太差了？", "服务好，下次再来看看吧？"]
@@ -186,6 +192,67 @@ def test_plain_completions(client: Any, runs: Runs) -> None:
     assert client.completions.create(**{**given, "max_tokens": None}).usage.completion_tokens <= 16
 
 
+def test_streams_have_the_log_probabilities_of_whole_answers(client: Any) -> None:
+    given = {"model": "lora", "prompt": "很好看", "temperature": 0, "max_tokens": 6, "logprobs": 1}
+    whole = client.completions.create(**given).choices[0].logprobs
+    chunks = [chunk.choices[0].logprobs for chunk in client.completions.create(**given, stream=True)]
+    assert [one.text_offset[0] for one in chunks] == whole.text_offset
+    assert [one.tokens[0] for one in chunks] == whole.tokens
+    assert _worded(Half(), 5, -1.0) == {"token": "\ufffd", "logprob": -1.0, "bytes": None}
+
+
+class Half:
+    """A tokenizer whose tokens are parts of a character."""
+
+    def decode(self, _: Any) -> str:
+        return "\ufffd"
+
+
+NULLS = (
+    "max_tokens max_completion_tokens temperature top_p stop seed n stream stream_options presence_penalty frequency_penalty "
+    "user logprobs top_logprobs response_format tools tool_choice logit_bias metadata store"
+).split()
+
+
+def test_null_is_as_if_it_were_left_out(server_of: Client) -> None:
+    given = {"model": "lora", "temperature": 0, "seed": 3, "max_tokens": 4}
+    messages = [{**turn(ASKED[0])[0], "name": None}]
+    for path, more in (("chat/completions", {"messages": messages}), ("completions", {"prompt": ASKED[0]})):
+        nulls = {name: None for name in NULLS if name not in given} | {"echo": None, "best_of": None, "suffix": None}
+        status, found, _ = server_of.ask(f"/v1/{path}", {**nulls, **given, **more})
+        assert (status, found["usage"]["completion_tokens"]) == (200, 4), found
+    status, found, _ = server_of.ask("/v1/completions", {"model": "lora", "prompt": None})
+    assert (status, found["error"]["param"]) == (422, "prompt")
+
+
+def test_an_answer_goes_back_as_it_came(client: Any) -> None:
+    """The client's own object, which has keys with null."""
+    reply = asked(client, "lora", ASKED[0]).choices[0].message
+    messages = [*turn(ASKED[0]), reply, *turn("b")]
+    found = client.chat.completions.create(model="lora", messages=messages, temperature=0, max_tokens=4)
+    messages[1] = {"role": "assistant", "content": reply.content}
+    again = client.chat.completions.create(model="lora", messages=messages, temperature=0, max_tokens=4)
+    assert text_of(found) == text_of(again)
+
+
+def test_a_stream_that_fails_says_so(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+    speaker = Registry(find_runs([], {"lora": runs["lora"].path})).open_writer("lora")
+
+    async def pieces() -> Any:
+        yield Piece("a")
+        raise RuntimeError("no memory")
+
+    async def lines() -> list[Any]:
+        response = _streamed(_TEXT, Completion(prompt="a"), Answer(speaker, [5], Asked(4), lambda _: None), pieces())
+        return [line async for line in response.body_iterator]
+
+    found = asyncio.run(lines())
+    assert len(found) == 2
+    assert '"code": 500' in found[1]
+    assert "no memory" in caplog.text
+    assert "no memory" not in found[1]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
@@ -196,6 +263,7 @@ def test_plain_completions(client: Any, runs: Runs) -> None:
         ("response_format", {"type": "json_object"}, "response_format"),
         ("max_tokens", 5000, "2,048 tokens"),
         ("top_logprobs", 2, "logprobs=true"),
+        ("stream_options", {"include_usage": True}, "stream=true"),
         ("temperature", 3, "temperature"),
     ],
 )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-_HALF = "\ufffd"  # what half a character is decoded to
+HALF = "\ufffd"  # what half a character is decoded to
 
 
 class Said:
@@ -22,7 +22,7 @@ class Said:
         """The next piece; it may be empty."""
         self._ids.append(token)
         before, now = self._decoded(self._ids[self._from : self._to]), self._decoded(self._ids[self._from :])
-        if len(now) <= len(before) or now.endswith(_HALF):
+        if len(now) <= len(before) or now.endswith(HALF):
             return ""
         self._from, self._to = self._to, len(self._ids)
         return self._handed(now[len(before) :])
@@ -30,7 +30,7 @@ class Said:
     def end(self) -> str:
         """What is left at the end; half a character is left out."""
         before, now = self._decoded(self._ids[self._from : self._to]), self._decoded(self._ids[self._from :])
-        piece = self._handed(now[len(before) :].rstrip(_HALF))
+        piece = self._handed(now[len(before) :].rstrip(HALF))
         if not self.stopped:
             piece, self._held = piece + self._held, ""
         return piece

@@ -24,7 +24,7 @@ from weitiao.serving.metrics import Metrics
 from weitiao.serving.openai import add_writing
 from weitiao.serving.page import page
 from weitiao.serving.served import Served
-from weitiao.serving.state import FULL, STOPPING, Refused, Server, is_unicode, listed
+from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed
 from weitiao.version import __version__
 
 log = logging.getLogger("weitiao")
@@ -86,7 +86,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, 500, "The server has failed on this request. Its log says why.")
+        return answer(request, 500, FAILED)
 
 
 def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:

@@ -1,27 +1,34 @@
 """Requests and answers of OpenAI's interface for texts: /v1/chat/completions and /v1/completions."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weitiao.serving.schemas import Text
 
 Stop = str | Annotated[list[str], Field(max_length=16)] | None
 
 
-class TextPart(BaseModel):
-    """A part of a message; others than texts are refused."""
+class Asking(BaseModel):
+    """A part of a request. A key with null is one that is left out, as in OpenAI's interface; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class TextPart(Asking):
+    """A part of a message; others than texts are refused."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
+class Message(Asking):
     """A turn of a conversation."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
@@ -33,26 +40,20 @@ class Message(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Asking):
     """What a stream says beside texts."""
-
-    model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Asking):
     """Only plain texts are written."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
 
 
-class Write(BaseModel):
+class Write(Asking):
     """What both requests may say. Options that the server cannot honour are refused by name."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(None, description="A name of /v1/models; may be left out where one model is served.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer.")
@@ -112,7 +113,7 @@ class LikelyToken(BaseModel):
 
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: list[int] | None  # None of a part of a character
 
 
 class TokenLogprob(LikelyToken):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,14 +15,16 @@ from fastapi.responses import StreamingResponse
 
 from weitiao.data.conversations import Conversation
 from weitiao.errors import DataError, WeitiaoError
+from weitiao.inference.said import HALF
 from weitiao.inference.sampling import Asked, Token
 from weitiao.serving import chat_schemas as schemas
 from weitiao.serving.engine import Full, Stopping
 from weitiao.serving.guard import problem
 from weitiao.serving.served import Speaker
-from weitiao.serving.state import FULL, STOPPING, Refused, Server, is_unicode, listed
+from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed
 from weitiao.serving.writer import Answer, Piece
 
+log = logging.getLogger("weitiao")
 Events = AsyncIterator[Piece]
 
 
@@ -77,7 +80,7 @@ def add_writing(app: FastAPI, server: Server, errors: dict[int | str, dict[str, 
             _asked(asked, server, speaker, ids, most=asked.max_tokens or 16, logprobs=asked.logprobs),
         )
         if asked.stream:
-            return _streamed(_TEXT, asked, answer, events)
+            return _streamed(_TEXT, asked, answer, events, begin=len(prompt))
         text, tokens, finish = await _whole(request, answer, events)
         logprobs = (
             None
@@ -136,6 +139,8 @@ def _asked(
     logprobs: int | None,
 ) -> Asked:
     """What is asked of the answer. Raises Refused where prompt and answer are longer than the model reads."""
+    if asked.stream_options is not None and not asked.stream:
+        raise Refused(400, "stream_options without stream. Set stream=true.", "stream_options")
     room = speaker.context - len(ids)
     if room < (most or 1):
         raise Refused(
@@ -214,7 +219,7 @@ class _Stream(StreamingResponse):
             self.answer.cancelled = True
 
 
-def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events) -> StreamingResponse:
+def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events, begin: int = 0) -> StreamingResponse:
     named, created = _id(form), int(time.time())
     counts = asked.stream_options is not None and asked.stream_options.include_usage
 
@@ -230,7 +235,7 @@ def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events) 
         return [{"index": 0, **form.delta(text), "logprobs": logprobs, "finish_reason": finish}]
 
     async def lines() -> AsyncIterator[str]:
-        at = 0
+        at = begin
         try:
             if form is _CHAT:
                 yield line(
@@ -246,13 +251,16 @@ def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events) 
             async for piece in events:
                 if piece.text or piece.finish or answer.asked.logprobs is not None:
                     yield line(choice(piece.text, piece.token, piece.finish, at))
-                at += len(piece.text)
+                at += 0 if piece.token is None else len(answer.speaker.tokenizer.decode([piece.token.id]))
             if counts:
                 yield line([], usage=_usage(answer).model_dump())
             yield "data: [DONE]\n\n"
         except (Refused, WeitiaoError) as error:
             status = error.status if isinstance(error, Refused) else 424
             yield f"data: {json.dumps(problem('', status, str(error)), ensure_ascii=False)}\n\n"
+        except Exception:
+            log.exception("a stream has failed")
+            yield f"data: {json.dumps(problem('', 500, FAILED))}\n\n"
 
     response = _Stream(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
     response.answer = answer
@@ -273,7 +281,8 @@ def _id(form: Form) -> str:
 
 def _worded(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
     text = str(tokenizer.decode([token]))
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    # a part of a character has bytes that its text does not show
+    return {"token": text, "logprob": logprob, "bytes": None if HALF in text else list(text.encode())}
 
 
 def _chat_logprobs(tokenizer: Any, tokens: Sequence[Token], _: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from weitiao.serving.registry import Listed, Registry
 from weitiao.serving.writer import Writer
 
 FULL = "Too many requests are waiting. Ask again in a second."
+FAILED = "The server has failed on this request. Its log says why."
 STOPPING = "The server is stopping. Ask another one."
 
 
