@@ -2,6 +2,7 @@
 
 import queue
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,22 @@ def test_a_stream_ends_before_the_server(runs: Runs, fork_server: ForkServer, tm
         assert rest.endswith("data: [DONE]\n\n")
         assert '"finish_reason": "length"' in rest or '"finish_reason": "stop"' in rest
         assert client.process.wait(60) == 0
+
+
+def test_a_stream_that_the_end_cuts_is_counted(runs: Runs, fork_server: ForkServer, tmp_path: Path) -> None:
+    """Ctrl-C twice: the server does not wait, and says what it left."""
+    import http.client
+    import json
+
+    log = tmp_path / "log"
+    with server(fork_server, log, str(runs["lora"].path.parent)) as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
+        body = {"model": "model", "prompt": "很好看", "max_tokens": 2000, "temperature": 2, "seed": 3, "stream": True}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        connection.getresponse().readline()
+        for _ in range(2):
+            client.process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert client.process.wait(60) == 0
+        connection.close()
+    assert "1 parts of requests were not answered" in log.read_text(encoding="utf-8")

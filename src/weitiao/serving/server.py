@@ -27,10 +27,12 @@ class _Graceful(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, served: Server) -> None:
         super().__init__(config)
         self.served = served
+        self.gone = 0  # answers whose clients had gone before the end began
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGINT or SIGTERM."""
-        self.served.stopping = True
+        if not self.served.stopping:
+            self.served.stopping, self.gone = True, self.served.writer.gone
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # it is no failure: the process ends with code 0
 
@@ -87,10 +89,12 @@ def serve(
         timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     log.info("%s at http://%s:%d", _names([one.name for one in listed]), host, listener.getsockname()[1])
+    graceful = _Graceful(config, server)
     try:
-        _Graceful(config, server).run(sockets=[listener])
+        graceful.run(sockets=[listener])
     finally:
-        dropped = engine.stop(drop=True) + writer.stop(drop=True)  # their clients have gone by now
+        writer.stop(drop=True)  # their clients have gone by now; uvicorn has cancelled some of them itself
+        dropped = engine.stop(drop=True) + writer.gone - graceful.gone
         left = f"{dropped} parts of requests were not answered" if dropped else "every accepted request has its answer"
         log.info("stopped; %s", left)
 

@@ -112,6 +112,7 @@ class Writer:
         self.most_waiting, self.at_once, self.memory_bytes = most_waiting, at_once, memory_bytes
         self.prompt_tokens = prompt_tokens
         self.steps = self.tokens = self.reused = 0
+        self.gone = 0  # answers that were cancelled before their end
         self.running: list[Answer] = []
         self._turn = turn or threading.Lock()
         self._waiting: list[Answer] = []
@@ -181,6 +182,7 @@ class Writer:
                     if self._stopping:
                         return False
                     self._changed.wait()
+                self.gone += sum(answer.cancelled for answer in (*self.running, *self._waiting))
                 self.running = [answer for answer in self.running if not answer.cancelled]
                 self._waiting = [answer for answer in self._waiting if not answer.cancelled]
                 first = self._waiting[0] if self._waiting and len(self.running) < self.at_once else None
