@@ -11,11 +11,11 @@ import pytest
 import weitiao
 from support.fork_server import ForkServer
 from support.served import Client, server
+from weitiao.inference.sampling import Asked
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.chat_schemas import Completion
 from weitiao.serving.openai import _TEXT, _streamed, _worded
 from weitiao.serving.registry import Registry, find_runs
-from weitiao.inference.sampling import Asked
 from weitiao.serving.writer import Answer, Piece
 
 openai = pytest.importorskip("openai")
@@ -208,10 +208,28 @@ class Half:
         return "\ufffd"
 
 
-NULLS = (
-    "max_tokens max_completion_tokens temperature top_p stop seed n stream stream_options presence_penalty frequency_penalty "
-    "user logprobs top_logprobs response_format tools tool_choice logit_bias metadata store"
-).split()
+NULLS = [
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "n",
+    "stream",
+    "stream_options",
+    "presence_penalty",
+    "frequency_penalty",
+    "user",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "logit_bias",
+    "metadata",
+    "store",
+]
 
 
 def test_null_is_as_if_it_were_left_out(server_of: Client) -> None:
@@ -312,4 +330,6 @@ def test_a_client_that_goes_ends_its_answer(client: Any, server_of: Client, stre
 
 
 def steps_of(metrics: str) -> float:
-    return float(next(line for line in metrics.splitlines() if line.startswith("weitiao_answer_steps_total")).split()[1])
+    return float(
+        next(line for line in metrics.splitlines() if line.startswith("weitiao_answer_steps_total")).split()[1]
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.fork_server import ForkServer
-from support.served import server
+from support.served import server, trained
 from weitiao.errors import ModelError
 from weitiao.inference.decoder import Decoder
 from weitiao.inference.sampling import Asked
@@ -158,7 +158,10 @@ def test_longrope_has_its_first_context(tiny_chat_model: Path, chats_file: Path,
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 512, **factors}
     (base / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}), encoding="utf-8")
-    run = writers(tmp_path, base, chats_file, ("lora",))["lora"]
+    data = {"train": str(chats_file), "test_size": 8, "near_duplicates": "off"}
+    train = {"bf16": False, "tokens_per_batch": 256, "eval_strategy": "no", "generate_rows": 0}
+    options: dict[str, Any] = {"model": str(base), "task": "causal_lm", "data": data, "train": train}
+    run = trained(options, tmp_path / "run")
     registry = listed({"lora": run})
     assert [registry.open_writer(name).context for name in ("lora", "long")] == [512, 512]
 

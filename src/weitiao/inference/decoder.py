@@ -40,7 +40,9 @@ class Memory:
 
     def beginning(self, tokens: int) -> "Memory":
         """A memory of its own of the first ``tokens`` tokens."""
-        layers = {i: (keys[:, :tokens].clone(), values[:, :tokens].clone()) for i, (keys, values) in self.layers.items()}
+        layers = {
+            i: (keys[:, :tokens].clone(), values[:, :tokens].clone()) for i, (keys, values) in self.layers.items()
+        }
         return Memory(self.ids[:tokens], layers)
 
     def keep(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysAndValues:

@@ -113,7 +113,7 @@ def _context(config: Any) -> int:
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]
     first = [one["original_max_position_embeddings"] for one in kinds if one.get("rope_type") == "longrope"]
-    return min(getattr(config, "max_position_embeddings", None) or 1 << 30, *first, 1 << 30)
+    return int(min(getattr(config, "max_position_embeddings", None) or 1 << 30, *first, 1 << 30))
 
 
 def _tokenizers_key(folder: Path) -> str:
