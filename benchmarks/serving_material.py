@@ -59,7 +59,7 @@ def numbers(scratch: Path) -> Path:
 
 def chats(scratch: Path) -> Path:
     words = [f"model={material.SMOLLM}", "task=causal_lm", "method.type=lora", "data.train=chatterbot-zh"]
-    return trained(scratch, "chat", *words, "data.test_size=20", "train.generate_rows=0")
+    return trained(scratch, "chat", *words, "data.test_size=20", "train.generate_rows=0", "train.tokens_per_batch=512")
 
 
 def many(run: Path, folder: Path, count: int, labels: tuple[int, int]) -> list[Path]:

@@ -12,7 +12,7 @@ import pytest
 from support.fork_server import ForkServer
 from support.served import server, trained
 from weitiao.errors import ModelError
-from weitiao.inference.decoder import Decoder
+from weitiao.inference.decoder import Decoder, Unfit
 from weitiao.inference.sampling import Asked
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.engine import Full, Stopping
@@ -221,6 +221,33 @@ def test_a_damaged_model_is_said_and_others_go_on(runs: Runs, started: Callable[
     with pytest.raises(ModelError, match="'broken' cannot be opened"):
         bad.tokens()
     assert len(good.tokens()) >= 1
+
+
+def test_a_model_that_cannot_be_served_is_read_once(
+    registry: Registry, started: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[Decoder] = []
+
+    def unfit(self: Decoder) -> int:
+        checks.append(self)
+        raise Unfit("It keeps more than keys and values.")
+
+    monkeypatch.setattr(Decoder, "_check", unfit)
+    writer = started()
+    for _ in range(2):
+        writer.submit((one := Heard(registry, "lora", PROMPT)).answer)
+        with pytest.raises(Unfit, match="keeps more"):
+            one.tokens()
+    assert len(checks) == 1
+
+
+def test_keys_and_values_stay_within_what_was_counted(registry: Registry, started: Callable[..., Writer]) -> None:
+    writer = started()
+    for length, most in ((30, 5), (300, 200)):
+        writer.submit((one := Heard(registry, "model", [i % 90 + 9 for i in range(length)], most=most)).answer)
+        one.tokens()
+        decoder = writer.residents.bodies[one.answer.speaker.base]
+        assert one.answer.memory.num_bytes <= one.answer.most_tokens * decoder.bytes_per_token
 
 
 def test_full_queues_and_ends(runs: Runs, started: Callable[..., Writer]) -> None:

@@ -29,10 +29,15 @@ KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass
 class Memory:
-    """Keys and values of one conversation, [heads, capacity, D] a layer, and the tokens that they are of."""
+    """Keys and values of one conversation, [heads, capacity, D] a layer, and the tokens that they are of.
+
+    Args:
+        most: tokens that are expected; no room is made for more.
+    """
 
     ids: list[int] = field(default_factory=list)
     layers: dict[int, KeysAndValues] = field(default_factory=dict)
+    most: int = 1 << 30
 
     @property
     def num_bytes(self) -> int:
@@ -51,20 +56,32 @@ class Memory:
         length = known + len(keys)
         pair = self.layers.get(layer)
         if pair is None or pair[0].shape[1] < length:
-            pair = self.layers[layer] = _wider(pair, known, length, keys)
+            pair = self.layers[layer] = self._wider(pair, length, keys)
         for kept, new in zip(pair, (keys, values), strict=True):
             kept[:, known:length] = new.transpose(0, 1)
         return pair[0][:, :length], pair[1][:, :length]
 
+    def _wider(self, pair: KeysAndValues | None, length: int, like: torch.Tensor) -> KeysAndValues:
+        """Room for ``length`` tokens and some more, with the known ones in it."""
+        wanted = max(-(-length // _GROW) * _GROW, 0 if pair is None else pair[0].shape[1] * 3 // 2)
+        capacity = max(min(wanted, self.most), length)
+        new = tuple(like.new_empty(like.shape[1], capacity, like.shape[2]) for _ in range(2))
+        if pair is not None:
+            for room, kept in zip(new, pair, strict=True):
+                room[:, : len(self.ids)] = kept[:, : len(self.ids)]
+        return new[0], new[1]
 
-def _wider(pair: KeysAndValues | None, known: int, length: int, like: torch.Tensor) -> KeysAndValues:
-    """Room for ``length`` tokens and some more, with the ``known`` ones in it."""
-    capacity = max(-(-length // _GROW) * _GROW, 0 if pair is None else pair[0].shape[1] * 3 // 2)
-    new = tuple(like.new_empty(like.shape[1], capacity, like.shape[2]) for _ in range(2))
-    if pair is not None:
-        for room, kept in zip(new, pair, strict=True):
-            room[:, :known] = kept[:, :known]
-    return new[0], new[1]
+
+def context_of(config: Any) -> int:
+    """Tokens of prompt and answer. Longrope turns all tokens of a pass otherwise once one is behind its first context."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]
+    first = [one["original_max_position_embeddings"] for one in kinds if one.get("rope_type") == "longrope"]
+    return int(min(getattr(config, "max_position_embeddings", None) or 1 << 30, *first, 1 << 30))
+
+
+class Unfit(ModelError):
+    """A model that the decoder does not know."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ class Decoder:
 
     @classmethod
     def load(cls, base: str) -> "Decoder":
-        """Raises ModelError for a model that keeps more than keys and values."""
+        """Raises Unfit for a model that keeps more than keys and values."""
         import transformers
 
         from weitiao.pretrained.locate import NO_FOREIGN_CODE
@@ -114,7 +131,7 @@ class Decoder:
 
     @classmethod
     def alone(cls, run: RunDir) -> "Decoder":
-        """A run as a model of its own, its adapter summed into it. Raises ModelError, RunError."""
+        """A run as a model of its own, its adapter summed into it. Raises Unfit, ModelError, RunError."""
         import transformers
 
         transformers.AttentionInterface.register(NAME, attend)
@@ -132,6 +149,11 @@ class Decoder:
     def remove(self, name: str) -> None:
         """Let an adapter go."""
         self.body.remove(name)
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return context_of(self.body.model.config.get_text_config())
 
     @property
     def ends(self) -> set[int]:
@@ -196,7 +218,7 @@ class Decoder:
             model.set_attn_implementation(own)
         apart = max(float((one - expected[place]).abs().max()) for one, place in zip(found, (4, 7, 8), strict=True))
         if not apart <= _SAME * max(1.0, float(expected.abs().max())):
-            raise ModelError(
+            raise Unfit(
                 f"{type(model).__name__} does not answer in parts as it does at once: logits differ by {apart:.3g}.\n"
                 "Expected a model that keeps keys and values alone.\nUse weitiao predict with this run."
             )
@@ -222,11 +244,11 @@ def attend(
     """transformers' attention interface for :class:`Decoder`: query [N, H, 1, D], key and value [N, heads, 1, D].
 
     Raises:
-        ModelError: the model gives its attention something that is not known here, such as sinks.
+        Unfit: the model gives its attention something that is not known here, such as sinks.
     """
     odd = [name for name, what in more.items() if name not in _WITHOUT_EFFECT and what is not None]
     if odd or mask is not None or more.get("is_causal") is False:
-        raise ModelError(
+        raise Unfit(
             f"The attention of {type(module).__name__} has {', '.join(odd) or 'a mask of its own'}, which the server does not "
             "know.\nExpected plain causal attention.\nUse weitiao predict with this run."
         )

@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from weitiao.data.chat import Chat, Talk
-from weitiao.errors import ModelError
 from weitiao.inference.adapter import open_writer, shares_base
-from weitiao.inference.decoder import Decoder, Memory, Part
+from weitiao.inference.decoder import Decoder, Memory, Part, Unfit
 from weitiao.inference.mixed import CannotShare
 from weitiao.inference.predictor import Predictor
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
@@ -92,15 +91,15 @@ class Writers:
             return None
         try:
             if shares_base(self.run):
-                decoder = Decoder.load(locate(self.run.config.model))
-                adapter = open_writer(self.run)
-                decoder.add(self.run.path.name, adapter.pairs, adapter.whole)
-                return decoder
-        except CannotShare as reason:
-            log.info("the adapter is summed into its base, since %s", reason)
-        try:
+                try:
+                    decoder = Decoder.load(locate(self.run.config.model))
+                    adapter = open_writer(self.run)
+                    decoder.add(self.run.path.name, adapter.pairs, adapter.whole)
+                    return decoder
+                except CannotShare as reason:
+                    log.info("the adapter is summed into its base, since %s", reason)
             return Decoder.alone(self.run)
-        except ModelError as error:
+        except Unfit as error:
             log.info("one conversation at a time: %s", str(error).partition("\n")[0])
             return None
 
@@ -121,11 +120,11 @@ class Writers:
 
     def replies(self, conversations: Sequence[Talk], max_new_tokens: int | None) -> Iterator[dict[str, Any]]:
         """{"answer"} a conversation, as :meth:`Predictor.replies`."""
-        if self._decoder is None:
-            yield from self._predictor.replies(conversations, max_new_tokens)
-            return
         prompts = [self._chat.question(one) for one in conversations]
         most = max_new_tokens or self.run.config.train.max_new_tokens
+        if self._decoder is None or max(map(len, prompts)) + most > self._decoder.context:
+            yield from self._predictor.replies(conversations, max_new_tokens)
+            return
         ends = self._decoder.ends | set(self._chat.end_ids())
         for ids in write_together(self._decoder, prompts, ends, most, adapter=self.run.path.name):
             yield {"answer": str(self._chat.tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd")}

@@ -67,6 +67,8 @@ class Write(Asking):
     presence_penalty: Literal[0] = Field(0, description="Not honoured: it must be 0.")
     frequency_penalty: Literal[0] = Field(0, description="Not honoured: it must be 0.")
     user: str | None = Field(None, description="Has no effect.")
+    metadata: dict[str, str] | None = Field(None, description="Has no effect.")
+    store: Literal[False] | None = Field(None, description="Nothing is stored.")
 
     @property
     def stops(self) -> list[str]:

@@ -14,6 +14,7 @@ from weitiao.config.task import TASK_OPTIONS
 from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError, ModelError, RunError
 from weitiao.inference.adapter import shares_base
+from weitiao.inference.decoder import context_of
 from weitiao.inference.predictor import Reader
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.rundir.folder import RunDir
@@ -104,16 +105,8 @@ class Registry:
         chat = Chat.of(tokenizer, None) if tokenizer.chat_template else None
         return Speaker(
             listed.name, run, base if run is None or shares_base(run) else str(run.path), stamp=listed.stamp,
-            tokenizer=tokenizer, chat=chat, context=_context(config),
+            tokenizer=tokenizer, chat=chat, context=context_of(config),
         )  # fmt: skip
-
-
-def _context(config: Any) -> int:
-    """Tokens of prompt and answer. Longrope turns all tokens of a pass otherwise once one is behind its first context."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]
-    first = [one["original_max_position_embeddings"] for one in kinds if one.get("rope_type") == "longrope"]
-    return int(min(getattr(config, "max_position_embeddings", None) or 1 << 30, *first, 1 << 30))
 
 
 def _tokenizers_key(folder: Path) -> str:
@@ -168,7 +161,7 @@ def _bases(runs: Iterable[Listed]) -> list[Listed]:
     taken = {one.name for one in runs}
     found: dict[str, Listed] = {}
     for one in runs:
-        name = Path(one.base).name
+        name = Path(one.base).name or Path(one.base).resolve().name  # a folder may be called "."
         if (
             not one.writes
             or one.run is None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from weitiao.errors import ModelError
+from weitiao.inference.decoder import Unfit
 from weitiao.inference.mixed import CannotShare
 from weitiao.serving.served import Opened, Stamp, stamp_of
 
@@ -33,17 +34,23 @@ class Residents:
         self.bodies: dict[str, Any] = {}
         self.recent: OrderedDict[str, Opened] = OrderedDict()
         self.loaded = self.evicted = 0
+        self._unfit: dict[str, Unfit] = {}  # models that cannot be served, by their places: they are not read again
         self._load_body, self._open_adapter, self._load_alone = load_body, open_adapter, load_alone
 
     def use(self, served: Opened) -> None:
         """Bring a model into memory, where it is not there.
 
         Raises:
-            ModelError: its files are damaged, gone or replaced.
+            ModelError: its files are damaged, gone or replaced, or it cannot be served.
         """
+        if served.base in self._unfit:
+            raise self._unfit[served.base]
         try:
             if served.adapter is None and served.own is None:
                 self._open(served)
+        except Unfit as error:
+            self._unfit[served.base] = error
+            raise
         except Exception as error:  # files that somebody has changed raise what they like
             if served.base in self.bodies:
                 self.bodies[served.base].remove(served.name)

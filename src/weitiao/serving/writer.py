@@ -213,6 +213,7 @@ class Writer:
         if self.running and taken + asked > self.memory_bytes:
             return False
         self._reuse(answer)
+        answer.memory.most = answer.most_tokens
         while self._kept and taken + asked + sum(m.num_bytes for _, m in self._kept.values()) > self.memory_bytes:
             self._kept.popitem(last=False)
         return True
