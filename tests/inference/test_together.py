@@ -29,7 +29,7 @@ def test_together_as_one_by_one(
     texts = [row["messages"][0]["content"] for i, row in enumerate(asked) if i != 3]
     alone = weitiao.predict(writer_runs[method].path, text=texts, max_new_tokens=10)
     assert [one["answer"] for one in found if "answer" in one] == [one["answer"] for one in alone]
-    assert method == "full" or len({one["answer"] for one in alone}) > 1
+    assert method != "lora" or len({one["answer"] for one in alone}) > 1
 
 
 def test_a_model_that_keeps_more_answers_one_by_one(
