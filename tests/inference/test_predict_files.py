@@ -214,7 +214,10 @@ def test_an_output_that_is_refused(finished: Path, rows_file: Path, tmp_path: Pa
         weitiao.predict(finished, input=rows_file, output=tmp_path / "x.csv")
 
 
-def test_answers_of_a_language_model_go_on(chat_options: dict[str, Any], tmp_path: Path) -> None:
+def test_answers_of_a_language_model_go_on(
+    chat_options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "_ANSWERS_AT_ONCE", 2)
     options = chat_options["train"] | {"max_steps": 1, "generate_rows": 0, "eval_strategy": "no"}
     run = weitiao.train({**chat_options, "train": options}).path
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"prompt": "你是谁"}, {"prompt": ""}, {"prompt": "好"}])
