@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support.fork_server import ForkServer, Process
 from support.schema import faults
@@ -92,6 +93,10 @@ def cells_are_forked(fork_server: ForkServer) -> Iterator[None]:
 
 
 # Whatever these give, a test of it trains.
+# Data is drawn slowly where other tests use the cores.
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
 TRAINING = {"served_runs", "writer_runs", "tiny_model", "tiny_chat_model", "e5", "smollm", "whole_fork_server"}
 
 

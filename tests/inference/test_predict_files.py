@@ -224,7 +224,7 @@ def test_answers_of_a_language_model_go_on(
     given = {"input": asked, "bad_rows": "skip", "max_new_tokens": 3}
     weitiao.predict(run, output=tmp_path / "whole.parquet", **given)
     with pytest.raises(Stopped, match="keeps 2 of 3"):
-        weitiao.predict(run, output=tmp_path / "x.parquet", listener=stop_after(2), **given)
+        weitiao.predict(run, output=tmp_path / "x.parquet", listener=stop_after(1), **given)
     with pytest.raises(DataError, match="an option is not the same"):
         weitiao.predict(run, output=tmp_path / "x.parquet", **(given | {"max_new_tokens": 4}))
     weitiao.predict(run, output=tmp_path / "x.parquet", **given)

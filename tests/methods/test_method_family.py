@@ -46,10 +46,7 @@ def test_an_unknown_method_is_refused_with_the_names() -> None:
 )  # peft 0.21, of AdaLoRA: it reads them nevertheless
 @pytest.mark.parametrize(
     "member",
-    [
-        pytest.param(member, marks=[] if member.name in ("full", "lora", "ia3") else pytest.mark.beyond_test)
-        for member in FAMILY
-    ],
+    [pytest.param(member, marks=[] if member.name == "lora" else pytest.mark.beyond_test) for member in FAMILY],
     ids=lambda m: m.name,
 )
 def test_some_steps_of_a_real_model(member: Any, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,19 +64,20 @@ def test_answers_are_those_of_predict(client: Any, runs: Runs) -> None:
     assert len({tuple(answers) for answers in found.values()}) == len(runs)  # each model has answers of its own
 
 
-def test_models_are_runs_and_their_base(client: Any, runs: Runs, tiny_chat_model: Path) -> None:
+def test_models_are_runs_and_their_base(client: Any, runs: Runs) -> None:
     by_name = {one.id: one for one in client.models.list()}
     assert set(by_name) == {*runs, "model"}
     assert by_name["model"].parent is None
-    assert by_name["lora"].parent == str(tiny_chat_model)
+    base_model = runs["lora"].summary["base_model"]
+    assert by_name["lora"].parent == base_model
     base = text_of(asked(client, "model", ASKED[0]))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_chat_model)
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
     ids = tokenizer.apply_chat_template(
         turn(ASKED[0]), add_generation_prompt=True, return_tensors="pt", return_dict=False
     )
-    plain = AutoModelForCausalLM.from_pretrained(tiny_chat_model)
+    plain = AutoModelForCausalLM.from_pretrained(base_model)
     written = plain.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
     assert base == tokenizer.decode(written, skip_special_tokens=True).rstrip("\ufffd")
 

@@ -228,6 +228,7 @@ def test_a_resumed_run_is_the_undisturbed_one(
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.beyond_test
 def test_a_real_model_learns_as_with_fp32_moments(tmp_path: Path) -> None:
     """60 steps of all-MiniLM-L6-v2, full: losses, memory, and the plan of both."""
     runs = {}

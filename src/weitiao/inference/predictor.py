@@ -1,6 +1,7 @@
 """A finished run's model, loaded once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from safetensors import SafetensorError
@@ -64,27 +65,33 @@ class Reader:
 
 
 class Predictor(Reader):
-    """A run's model, loaded once the way plain transformers or peft load it.
+    """A run's model, loaded once the way plain transformers or peft load it; on a CPU in fp32.
 
     Args:
         device: "cpu" and the like; None for a GPU where there is one.
     """
 
     def __init__(self, run: RunDir, *, device: str | None = None) -> None:
-        from weitiao.methods import METHODS
+        import torch
+
+        from weitiao.methods import METHODS, lora
         from weitiao.system import threads
 
         threads.settle()
         super().__init__(run)
-        resolved = resolve("float32", "auto")
+        wanted = device or resolve("float32", "auto").device
         method = self.config.method.type
         base = locate(self.config.model) if self.config.method.saves_adapter else ""
         try:
-            model = METHODS[method].load(run.model, self.task.AUTO_MODEL, self.names, base)
+            load = METHODS[method].load
+            if wanted == "cpu" and load is lora.load:  # in 16 bits the base's head would round the trained one
+                load = partial(lora.load, dtype=torch.float32)
+            model: Any = load(run.model, self.task.AUTO_MODEL, self.names, base)
         except (OSError, ValueError, SafetensorError) as error:
             raise cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
         pad_as(model, self.tokenizer.pad_token_id)
-        self.model = model.to(device or resolved.device)
+        # a checkpoint in 16 bits is exact in fp32, and CPUs compute fp32 best
+        self.model = model.float() if wanted == "cpu" else model.to(wanted)
 
     def scores(
         self,
