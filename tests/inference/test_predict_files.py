@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -99,7 +100,9 @@ def test_killed_within_a_block_and_stopped(finished: Path, many: Path, fork_serv
     _, said = stopped.communicate()
     if not output.exists():  # the last block is short
         assert stopped.returncode == 130, said
-        assert f"{part} keeps 4,096 of {NUM_ROWS:,} answers. The same command goes on there." in said
+        # the signal may come while the second block is on its way to the disk
+        kept = rf"{re.escape(str(part))} keeps (2,048|4,096) of {NUM_ROWS:,} answers\. The same command goes on there\."
+        assert re.search(kept, said), said
         assert fork_server.run(*words(finished, many, output)).returncode == 0
     weitiao.predict(finished, input=many, output=tmp_path / "whole.jsonl", bad_rows="skip")
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
