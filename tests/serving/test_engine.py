@@ -11,9 +11,10 @@ from weitiao.errors import ModelError
 from weitiao.inference.mixed import Body, CannotShare
 from weitiao.inference.predictor import Predictor
 from weitiao.rundir.folder import RunDir
-from weitiao.serving.engine import Engine, Stopping
+from weitiao.serving.engine import Engine
 from weitiao.serving.registry import Registry, find_runs
 from weitiao.serving.served import Served
+from weitiao.serving.worker import Stopping
 
 TEXTS = ["很好看的书", "太差了", "服务好，下次再来看看吧", "好", "物流太慢，酒店又脏又差"]
 

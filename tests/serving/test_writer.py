@@ -15,8 +15,8 @@ from weitiao.errors import ModelError
 from weitiao.inference.decoder import Decoder, Unfit
 from weitiao.inference.sampling import Asked
 from weitiao.rundir.folder import RunDir
-from weitiao.serving.engine import Full, Stopping
 from weitiao.serving.registry import Registry, find_runs
+from weitiao.serving.worker import Full, Stopping
 from weitiao.serving.writer import Answer, Piece, Writer
 
 Runs = dict[str, RunDir]

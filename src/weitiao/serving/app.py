@@ -18,13 +18,14 @@ from weitiao.data.keys import is_visible
 from weitiao.errors import WeitiaoError
 from weitiao.inference.predictor import cuts_of
 from weitiao.serving import schemas
-from weitiao.serving.engine import Full, Scores, Stopping
+from weitiao.serving.engine import Scores
 from weitiao.serving.guard import Guard, problem
 from weitiao.serving.metrics import Metrics
 from weitiao.serving.openai import add_writing
 from weitiao.serving.page import page
 from weitiao.serving.served import Served
 from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed
+from weitiao.serving.worker import Full, Stopping
 from weitiao.version import __version__
 
 log = logging.getLogger("weitiao")

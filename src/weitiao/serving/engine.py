@@ -18,6 +18,7 @@ from weitiao.inference.mixed import Body, CannotShare
 from weitiao.inference.predictor import Predictor
 from weitiao.serving.residents import Residents
 from weitiao.serving.served import Served
+from weitiao.serving.worker import Stopping, Worker
 from weitiao.system import threads
 from weitiao.training.evaluate import by_owner, places_of
 
@@ -65,15 +66,7 @@ class Job:
             self.done.set_result(by_owner(self.encoded, self.scores))
 
 
-class Full(Exception):
-    """More waits than may."""
-
-
-class Stopping(Exception):
-    """The engine takes nothing any more."""
-
-
-class Engine:
+class Engine(Worker[Unit]):
     """Scores rows of many runs, batch by batch, in a thread of its own.
 
     A free engine takes what waits: the oldest unit, and of those on the same base the ones closest to it in length, up to
@@ -93,25 +86,11 @@ class Engine:
         most_waiting: int = 1024,
         turn: "threading.Lock | None" = None,
     ) -> None:
-        self.tokens_per_batch, self.most_waiting = tokens_per_batch, most_waiting
+        super().__init__("weitiao-engine", most_waiting, turn)
+        self.tokens_per_batch = tokens_per_batch
         self.residents = Residents(resident, Body.load, _adapter, _alone)
         self.batches = self.rows = self.tokens = 0
-        self._turn = turn or threading.Lock()
-        self._waiting: list[Unit] = []
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="weitiao-engine", daemon=True)
         self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """Units that no batch has taken yet."""
-        return len(self._waiting)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next request is refused."""
-        return len(self._waiting) >= self.most_waiting
 
     def submit(self, served: Served, encoded: Encoded) -> "Future[Scores]":
         """The scores of all rows, in order: [N, C], or of words [W, C].
@@ -126,19 +105,8 @@ class Engine:
         ]
         job.left = len(units)
         job.done.set_running_or_notify_cancel()  # a client that has gone must not end it in the middle
-        with self._changed:
-            if self._stopping:
-                raise Stopping
-            if self.is_full:
-                raise Full
-            self._waiting += units
-            self._changed.notify()
+        self._accept(units)
         return job.done
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether somebody answers."""
-        return self._thread.is_alive()
 
     def stop(self, *, drop: bool = False) -> int:
         """Finish what was accepted, or ``drop`` what no batch has taken, then end. Returns how many units were dropped."""

@@ -18,10 +18,10 @@ from weitiao.errors import DataError, WeitiaoError
 from weitiao.inference.said import HALF
 from weitiao.inference.sampling import Asked, Token
 from weitiao.serving import chat_schemas as schemas
-from weitiao.serving.engine import Full, Stopping
 from weitiao.serving.guard import problem
 from weitiao.serving.served import Speaker
 from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed
+from weitiao.serving.worker import Full, Stopping
 from weitiao.serving.writer import Answer, Piece
 
 log = logging.getLogger("weitiao")
@@ -251,7 +251,8 @@ def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events, 
             async for piece in events:
                 if piece.text or piece.finish or answer.asked.logprobs is not None:
                     yield line(choice(piece.text, piece.token, piece.finish, at))
-                at += 0 if piece.token is None else len(answer.speaker.tokenizer.decode([piece.token.id]))
+                if piece.token is not None and answer.asked.logprobs is not None:
+                    at += len(answer.speaker.tokenizer.decode([piece.token.id]))
             if counts:
                 yield line([], usage=_usage(answer).model_dump())
             yield "data: [DONE]\n\n"

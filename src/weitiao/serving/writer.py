@@ -15,9 +15,9 @@ from weitiao.inference.decoder import Decoder, Memory, Part
 from weitiao.inference.mixed import Given
 from weitiao.inference.said import Said
 from weitiao.inference.sampling import Asked, Token, pick
-from weitiao.serving.engine import Full, Stopping
 from weitiao.serving.residents import Residents
 from weitiao.serving.served import Speaker
+from weitiao.serving.worker import Stopping, Worker
 from weitiao.system import threads
 
 log = logging.getLogger("weitiao")
@@ -86,7 +86,7 @@ class Answer:
         return finish is not None
 
 
-class Writer:
+class Writer(Worker[Answer]):
     """Writes answers of runs and bases, in a thread of its own.
 
     Args:
@@ -108,36 +108,17 @@ class Writer:
         prompt_tokens: int = 256,
         turn: "threading.Lock | None" = None,
     ) -> None:
+        super().__init__("weitiao-writer", most_waiting, turn)
         self.residents = Residents(resident, Decoder.load, _adapter, _alone)
-        self.most_waiting, self.at_once, self.memory_bytes = most_waiting, at_once, memory_bytes
+        self.at_once, self.memory_bytes = at_once, memory_bytes
         self.prompt_tokens = prompt_tokens
         self.steps = self.tokens = self.reused = 0
         self.gone = 0  # answers that were cancelled before their end
         self.running: list[Answer] = []
-        self._turn = turn or threading.Lock()
-        self._waiting: list[Answer] = []
         self._kept: OrderedDict[int, tuple[str, Memory]] = OrderedDict()
         self._number = count()
         self._ends: dict[str, set[int]] = {}
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="weitiao-writer", daemon=True)
         self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """Requests that are not begun."""
-        return len(self._waiting)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next request is refused."""
-        return len(self._waiting) >= self.most_waiting
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether somebody answers."""
-        return self._thread.is_alive()
 
     def submit(self, answer: Answer) -> None:
         """Begin an answer as soon as there is room.
@@ -145,13 +126,7 @@ class Writer:
         Raises:
             Full: too much waits already.  Stopping: after :meth:`stop`.
         """
-        with self._changed:
-            if self._stopping:
-                raise Stopping
-            if self.is_full:
-                raise Full
-            self._waiting.append(answer)
-            self._changed.notify()
+        self._accept([answer])
 
     def stop(self, *, drop: bool = False) -> int:
         """Finish what was accepted, or ``drop`` it, then end. Returns how many answers were dropped."""
