@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import weitiao
 from weitiao.inference import together
@@ -48,5 +49,22 @@ def test_a_model_that_keeps_more_answers_one_by_one(
         assert weitiao.predict(writer_runs["full"].path, input=path, max_new_tokens=5) == expected
     monkeypatch.undo()
     monkeypatch.setattr(Decoder, "context", property(lambda self: 12))  # fewer than the prompt has
+    monkeypatch.setattr(together, "write_together", lambda *_, **__: 1 / 0)
     assert weitiao.predict(writer_runs["full"].path, input=path, max_new_tokens=5) == expected
     assert "one conversation at a time: It keeps more than keys and values." in caplog.text
+
+
+class Countdown:
+    """In the place of a decoder: after a prompt of n comes n - 1, down to 0."""
+
+    def next_logits(self, parts: Any) -> torch.Tensor:
+        for part in parts:
+            part.memory.ids += part.ids
+        return torch.stack([torch.eye(9)[part.memory.ids[-1] - 1] for part in parts])
+
+
+def test_answers_come_in_the_order_of_the_prompts() -> None:
+    """Later ones end first, and more wait than run."""
+    decoder: Any = Countdown()
+    found = together.write_together(decoder, [[8], [2], [5], [1], [8, 8, 3]], {0}, 6, at_once=2)
+    assert list(found) == [[7, 6, 5, 4, 3, 2], [1, 0], [4, 3, 2, 1, 0], [0], [2, 1, 0]]
