@@ -10,6 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "weitiao"
 LAYERS = (
     "version",
     "errors",
+    "page",
     "config",
     "catalogue",
     "kernels",
@@ -31,6 +32,7 @@ LAYERS = (
     "exporting",
     "advice",
     "schemas",
+    "web",
     "commands",
     "__init__",
     "__main__",

@@ -28,6 +28,7 @@ from weitiao.commands.predict import predict
 from weitiao.commands.serve import serve
 from weitiao.commands.terminal import fail
 from weitiao.commands.train import train
+from weitiao.commands.web import web
 from weitiao.errors import WeitiaoError
 from weitiao.system import allocator
 from weitiao.version import __version__
@@ -43,6 +44,7 @@ ORDER = (
     "merge",
     "export",
     "serve",
+    "web",
     "adapters",
     "models",
     "methods",
@@ -85,7 +87,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(compare_app, name="compare")
 app.add_typer(adapters_app, name="adapters")
-for verb in (advise, methods, train, eval, predict, merge, export, serve, plan, env):
+for verb in (advise, methods, train, eval, predict, merge, export, serve, web, plan, env):
     app.command()(verb)
 
 

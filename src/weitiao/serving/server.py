@@ -75,7 +75,7 @@ def serve(
     is_local = host in ("127.0.0.1", "localhost", "::1")
     if not is_local and not keys:
         log.warning("whoever reaches %s can use the server: no key is set (%s)", host, KEYS)
-    listener = _listener(host, port)
+    found = listener(host, port)
     limits = limits or Limits()
     turn = threading.Lock()
     engine = Engine(tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting, turn=turn)
@@ -88,10 +88,10 @@ def serve(
         create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
         timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
-    log.info("%s at http://%s:%d", _names([one.name for one in listed]), host, listener.getsockname()[1])
+    log.info("%s at http://%s:%d", _names([one.name for one in listed]), host, found.getsockname()[1])
     graceful = _Graceful(config, server)
     try:
-        graceful.run(sockets=[listener])
+        graceful.run(sockets=[found])
     finally:
         writer.stop(drop=True)  # their clients have gone by now; uvicorn has cancelled some of them itself
         dropped = engine.stop(drop=True) + writer.gone - graceful.gone
@@ -105,18 +105,18 @@ def _names(names: Iterable[str]) -> str:
     return f"serving {', '.join(shown[:5])}{rest}"
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def listener(host: str, port: int) -> socket.socket:
     """A bound socket, so that a taken port is known before a model is. Raises ConfigError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-        listener.listen(2048)  # from the first word on that says where it is
+        found.bind((host, port))
+        found.listen(2048)  # from the first word on that says where it is
     except OSError as error:
-        listener.close()
+        found.close()
         raise ConfigError(
             f"Cannot listen on {host}:{port}: {error.strerror or error}.\nExpected an address of this machine and a free port.\n"
             "Choose another: --port 0 takes a free one."
         ) from None
-    return listener
+    return found

@@ -1,0 +1,82 @@
+"""Who may ask: the right host, the password, and no form of another site."""
+
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from weitiao.rundir.files import write_atomic
+from weitiao.web.settings import Settings
+
+COOKIE = "weitiao_session"
+OPEN = ("/login", "/static/", "/health", "/ready")
+_LASTS = 30 * 24 * 3600  # seconds that a login lasts
+_SAFE = ("GET", "HEAD", "OPTIONS")
+POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def is_foreign(request: Request) -> bool:
+    """Whether a request that changes something comes from a page of another site (CSRF).
+
+    Browsers say so themselves (Fetch Metadata, W3C); older ones send Origin. Other programs send neither, and cannot be tricked.
+    """
+    if request.method in _SAFE:
+        return False
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+
+
+def names_another(request: Request, hosts: tuple[str, ...]) -> bool:
+    """Whether the Host header names another server (DNS rebinding)."""
+    host = request.headers.get("host", "")
+    name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+    return bool(hosts) and name not in hosts
+
+
+def session(settings: Settings, now: float) -> str:
+    """The cookie of somebody who knows the password."""
+    end = str(int(now + _LASTS))
+    return f"{end}.{_signed(settings, end)}"
+
+
+def knows(settings: Settings, request: Request) -> bool:
+    """Whether the request carries a session that still holds, or none is needed."""
+    if settings.password is None:
+        return True
+    end, _, signature = request.cookies.get(COOKIE, "").partition(".")
+    is_ours = hmac.compare_digest(signature.encode(), _signed(settings, end).encode())
+    return is_ours and end.isdigit() and int(end) > _now()
+
+
+def is_password(settings: Settings, given: str) -> bool:
+    """Compared in constant time."""
+    return settings.password is not None and hmac.compare_digest(given.encode(), settings.password.encode())
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _signed(settings: Settings, text: str) -> str:
+    """A new password ends the sessions of the old one."""
+    key = _secret(settings) + (settings.password or "").encode()
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _secret(settings: Settings) -> bytes:
+    """Kept in a file, so that a login outlives the server."""
+    path = settings.own / "secret"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, secrets.token_hex(32))
+        os.chmod(path, 0o600)
+    return path.read_bytes()

@@ -1,0 +1,133 @@
+"""/run: one run, while it trains and afterwards. Everything comes from its folder."""
+
+import asyncio
+import contextlib
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
+
+from weitiao.errors import RunError
+from weitiao.rundir.folder import RunDir
+from weitiao.web.jobs import Job
+from weitiao.web.live import stream
+from weitiao.web.pages.runs import found
+from weitiao.web.render import page
+from weitiao.web.runs import Run
+
+router = APIRouter()
+_EXAMPLES = 8
+
+
+@router.get("/run/{name:path}/events")
+async def events(request: Request, name: str, since: int = 0) -> Response:
+    """The run's events from a byte on; Last-Event-ID goes before ``since``."""
+    path = request.app.state.settings.run_path(name)
+    last = request.headers.get("last-event-id", "")
+    offset = int(last) if last.isdigit() else since
+
+    def state() -> str:
+        return _state(request, name)
+
+    sent = stream(request, path / "events.jsonl", offset, state)
+    return StreamingResponse(sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/run/{name:path}/log")
+async def log(request: Request, name: str) -> Response:
+    """The end of what the job printed."""
+    job = request.app.state.jobs.of_run(name)
+    return page(request, "run_log.html", text=job.tail() if job else "")
+
+
+@router.post("/run/{name:path}/stop")
+async def stop(request: Request, name: str) -> Response:
+    """Save and end; a waiting job leaves the queue."""
+    request.app.state.settings.run_path(name)
+    job = request.app.state.jobs.of_run(name)
+    if job is None or job.state not in ("running", "queued"):
+        raise RunError(
+            f"{name} was not started from this page, or has ended.\nExpected a job of this page.\n"
+            "A run of a terminal stops there: Ctrl-C saves it."
+        )
+    request.app.state.jobs.stop(job)
+    return RedirectResponse(f"/run/{name}", 303)
+
+
+@router.post("/run/{name:path}/resume")
+async def resume(request: Request, name: str) -> Response:
+    """Go on from the last checkpoint."""
+    run = found(request, name)
+    if run.state != "unfinished":
+        raise RunError(f"{name} is {run.state}.\nExpected an unfinished run.\nStart a new one with its options: /new?from={name}")
+    job = request.app.state.jobs.of_run(name)
+    if job is None or job.state not in ("queued", "running"):
+        request.app.state.jobs.add("train", ["train", "--resume", str(run.path)], run=name)
+    return RedirectResponse(f"/run/{name}", 303)
+
+
+@router.get("/run/{name:path}")
+async def run(request: Request, name: str) -> Response:
+    """The page of a run, also of one whose folder is not there yet."""
+    job = request.app.state.jobs.of_run(name)
+    path = request.app.state.settings.run_path(name)
+    one = request.app.state.runs.get(name)
+    if one is None and job is None:
+        found(request, name)  # says which there are
+    if one is not None and one.kind == "comparison":
+        return RedirectResponse(f"/compare/{name}", 303)
+    values = await asyncio.to_thread(_facts, path, one)
+    if one is not None and one.state == "done":
+        size = await asyncio.to_thread(request.app.state.runs.size, one)
+    else:
+        size = None
+    return page(
+        request, "run.html", name=name, run=one, job=job, run_state=_state(request, name), size=size,
+        words=_words(one, job, path), **values,
+    )  # fmt: skip
+
+
+def _state(request: Request, name: str) -> str:
+    """That of the folder; before there is one, and where it is unfinished, the job's."""
+    one = request.app.state.runs.get(name)
+    if one is not None and one.state in ("running", "done"):
+        return str(one.state)
+    job = request.app.state.jobs.of_run(name)
+    if job is not None and job.state != "done":
+        return str(job.state)
+    return "unfinished" if one is not None else "failed"
+
+
+def _words(one: Run | None, job: Job | None, path: Path) -> list[str]:
+    if job is not None and "--resume" not in job.words:
+        return list(job.words)
+    return ["train", str(path / "config.yaml"), "output.dir=NEW"] if one is not None else []
+
+
+def _facts(path: Path, one: Run | None) -> dict[str, Any]:
+    """What the folder says: summary, plan, wrong held-out rows."""
+    run = RunDir(path)
+    values: dict[str, Any] = {"summary": None, "plan": None, "examples": [], "wrong": 0, "rows": 0}
+    with contextlib.suppress(RunError):
+        values["plan"] = run.read_json("plan.json")["methods"][0]
+    if one is not None and one.state == "done":
+        with contextlib.suppress(RunError):
+            values["summary"] = run.summary
+        values |= _examples(path / "predictions.jsonl")
+    return values
+
+
+def _examples(path: Path) -> dict[str, Any]:
+    """Held-out rows that the model gets wrong, the surest first; and how many there are."""
+    wrong, rows = [], 0
+    with contextlib.suppress(OSError, ValueError, KeyError), path.open(encoding="utf-8") as file:
+        for line in islice(file, 100_000):
+            row = json.loads(line)
+            rows += 1
+            if "gold" in row and "predicted" in row and row["gold"] != row["predicted"]:
+                wrong.append(row)
+    wrong.sort(key=lambda row: -max(row.get("probabilities", {}).values(), default=0.0) if isinstance(row.get("probabilities"), dict) else 0.0)
+    return {"examples": wrong[:_EXAMPLES], "wrong": len(wrong), "rows": rows}

@@ -1,0 +1,39 @@
+"""serve_pages(root): the pages' process, from its address to its end. Jobs outlive it."""
+
+import logging
+import secrets
+from pathlib import Path
+
+import uvicorn
+
+from weitiao.serving.server import listener
+from weitiao.web.app import create_app
+from weitiao.web.settings import Settings
+
+log = logging.getLogger("weitiao")
+
+
+def serve_pages(root: Path, *, host: str = "127.0.0.1", port: int = 7860, password: str | None = None) -> None:
+    """Show the runs below ``root`` until SIGINT or SIGTERM.
+
+    Args:
+        host: 127.0.0.1 is this machine alone; for any other address a password is asked for, and one is made where none is given.
+        port: 0 takes a free one, which the log says.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    is_local = host in ("127.0.0.1", "localhost", "::1")
+    if not is_local and password is None:
+        password = secrets.token_urlsafe(9)
+        log.warning("other machines can reach the page; its password: %s", password)
+    hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
+    root.mkdir(parents=True, exist_ok=True)
+    settings = Settings(root, password=password, hosts=hosts)
+    found = listener(host, port)
+    config = uvicorn.Config(
+        create_app(settings), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
+        h11_max_incomplete_event_size=64 * 1024,
+    )  # fmt: skip
+    log.info("pages at http://%s:%d", host, found.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[found])
