@@ -20,8 +20,17 @@ Found = tuple[float, int]
 
 
 async def ask(pool: list[Any], port: int, path: str, body: bytes) -> int:
-    """The status of one answer; connections are kept open."""
-    reader, writer = pool.pop() if pool else await asyncio.open_connection("127.0.0.1", port)
+    """The status of one answer; connections are kept open, and a new one is made where the server has closed the old one."""
+    while pool:
+        try:
+            return await _ask(pool, pool.pop(), path, body)
+        except (OSError, asyncio.IncompleteReadError):
+            continue  # it was idle for longer than the server keeps it
+    return await _ask(pool, await asyncio.open_connection("127.0.0.1", port), path, body)
+
+
+async def _ask(pool: list[Any], connection: Any, path: str, body: bytes) -> int:
+    reader, writer = connection
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     answer = await reader.readuntil(b"\r\n\r\n")

@@ -95,12 +95,16 @@ def merged(run: Path, scratch: Path) -> Path:
 
 
 def peft_seconds(run: Path, scratch: Path, rows: list[str], model: str) -> float:
-    """peft's mixed batches (adapter_names): equal label counts, since others cannot be stacked; batches of 32, sorted by length."""
+    """peft's mixed batches (adapter_names): batches of 32, sorted by length.
+
+    All adapters have two labels and the base's own pooler: peft mixes no others.
+    """
     import peft
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    paths = made.many(run, scratch / "serving" / f"equal-{model.split()[0]}", 32, (2, 2))
+    folder = scratch / "serving" / f"equal-{model.split()[0]}"
+    paths = [without_pooler(path) for path in made.many(run, folder, 32, (2, 2))]
     base = AutoModelForSequenceClassification.from_pretrained(material.model_path(model, scratch), num_labels=2)
     served = peft.PeftModel.from_pretrained(base, paths[0] / "model", adapter_name=paths[0].name)
     for path in paths[1:]:
@@ -119,6 +123,21 @@ def peft_seconds(run: Path, scratch: Path, rows: list[str], model: str) -> float
                 served(**given, adapter_names=[paths[i % 32].name for i in chosen])
 
     return median_seconds(work, 1)
+
+
+def without_pooler(run: Path) -> Path:
+    """The same run with the base's pooler in its adapter's place."""
+    from safetensors.torch import load_file, save_file
+
+    weights, config = run / "model" / "adapter_model.safetensors", run / "model" / "adapter_config.json"
+    facts = json.loads(config.read_text(encoding="utf-8"))
+    if "pooler" in facts["modules_to_save"]:
+        state = {name: value for name, value in load_file(weights).items() if ".pooler." not in name}
+        for path in (weights, config):
+            path.unlink()  # they may be links
+        save_file(state, weights)
+        config.write_text(json.dumps({**facts, "modules_to_save": ["classifier"]}), encoding="utf-8")
+    return run
 
 
 @contextlib.contextmanager

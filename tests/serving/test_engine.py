@@ -264,3 +264,41 @@ def test_rows_that_a_layer_does_not_see_one_by_one(runs: dict[str, RunDir]) -> N
     layer = MixedLinear(torch.nn.Linear(4, 4), Segments(["a"], [0, 3]))
     with pytest.raises(CannotShare, match="sees 6 rows of a batch of 3"):
         layer(torch.zeros(6, 4))
+
+
+def test_an_adapter_of_many_batches_is_summed_in_and_out(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    """Before, while and after it is summed in, mixed with another one, evicted and back: the same answers."""
+    engine = Engine()
+    try:
+        first, other = served("reviews", runs["reviews"]), served("five", runs["five"])
+        for number in range(10):
+            np.testing.assert_allclose(together(engine, [first])["reviews"], alone["reviews"], atol=1e-5)
+            (body,) = engine.residents.bodies.values()
+            assert (body.summed == "reviews") == (number >= 7)
+        found = together(engine, [first, other])
+        np.testing.assert_allclose(found["reviews"], alone["reviews"], atol=1e-5)
+        np.testing.assert_allclose(found["five"], alone["five"], atol=1e-5)
+        for _ in range(8):
+            np.testing.assert_allclose(together(engine, [other])["five"], alone["five"], atol=1e-5)
+        assert body.summed == "five"
+        engine.residents.evict("five")
+        assert body.summed is None
+        np.testing.assert_allclose(together(engine, [other])["five"], alone["five"], atol=1e-5)
+    finally:
+        engine.stop()
+
+
+def test_bfloat16_halves_what_adapters_take(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    engine = Engine(dtype=torch.bfloat16)
+    try:
+        models = [served(name, runs[name]) for name in ("reviews", "tags", "full")]
+        found = together(engine, models)
+    finally:
+        engine.stop()
+    for name, scores in found.items():
+        assert scores.dtype == np.float32
+        assert 0 < np.abs(scores - alone[name]).max() < 0.05 * max(1.0, np.abs(alone[name]).max())
+    adapter = models[0].adapter
+    assert adapter is not None
+    assert {t.dtype for pair in adapter.pairs.values() for t in pair} == {torch.bfloat16}
+    assert {p.dtype for p in adapter.head.parameters()} == {torch.float32}

@@ -1,12 +1,13 @@
 """weitiao serve: finished runs behind one address."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from weitiao.errors import ConfigError
 
+Dtype = Literal["float32", "bfloat16", "auto"]
 HELP = """Serve finished runs over HTTP. Adapters of one base share it, and answer in one batch.
 
 Try it: curl localhost:8000/predict -H 'Content-Type: application/json' -d '{"model": "NAME", "inputs": "很好看，推荐"}'
@@ -25,6 +26,9 @@ def serve(
     resident: Annotated[int, typer.Option(min=1, help="Adapters that stay in memory.")] = 1000,
     conversations: Annotated[int, typer.Option(min=1, help="Answers that are written at the same time.")] = 16,
     memory_mb: Annotated[int, typer.Option(min=1, help="Keys and values of conversations, in MB.")] = 1024,
+    dtype: Annotated[
+        Dtype, typer.Option(help="float32 answers as predict does; auto: bfloat16 where it is faster here (labels alone).")
+    ] = "float32",
     body_bytes: Annotated[int, typer.Option(min=1, help="Longest request.")] = 1 << 20,
     texts: Annotated[int, typer.Option(min=1, help="Texts a request.")] = 1024,
     new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer where a request does not say it.")] = 1024,
@@ -60,7 +64,7 @@ def serve(
 
     run_server(
         roots or [], adapters=named, host=host, port=port, tokens_per_batch=tokens_per_batch, resident=resident,
-        conversations=conversations, memory_bytes=memory_mb * 10**6,
+        conversations=conversations, memory_bytes=memory_mb * 10**6, dtype=dtype,
         limits=Limits(body_bytes=body_bytes, texts=texts, waiting=waiting, new_tokens=new_tokens),
     )  # fmt: skip
 

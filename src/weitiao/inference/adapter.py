@@ -1,7 +1,7 @@
 """What a run's adapter is made of, as a shared body takes it: pairs of A and B, modules saved whole, and a head."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,12 @@ class Adapter:
     whole: dict[str, dict[str, torch.Tensor]]
     head: Any
     given: Given
+
+    def cast(self, dtype: torch.dtype) -> "Adapter":
+        """The same, its parts in the body in another dtype; the head stays as it is."""
+        pairs = {path: (a.to(dtype), b.to(dtype)) for path, (a, b) in self.pairs.items()}
+        whole = {path: {name: value.to(dtype) for name, value in state.items()} for path, state in self.whole.items()}
+        return replace(self, pairs=pairs, whole=whole)
 
     @property
     def num_bytes(self) -> int:

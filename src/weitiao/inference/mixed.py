@@ -13,9 +13,13 @@ from torch import nn
 from torch.nn.functional import linear
 
 from weitiao.inference.packed import PackedLinear
+from weitiao.kernels import attention
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 _FEW = 4  # segments; more are one batched product, where their ranks agree
+# Batches in a row of one adapter after which it is summed into a copy of the layers' weights: its own small products are a third of
+# a batch's time (docs/LOG.md).
+_SAME = 8
 
 
 @dataclass
@@ -48,11 +52,21 @@ class MixedLinear(nn.Module):
         super().__init__()
         self.own, self.segments = own, segments
         self.pairs: dict[str, Pair] = {}
+        self._summed: tuple[str, torch.Tensor] | None = None
+
+    def sum_in(self, name: str | None) -> None:
+        """Keep W + B A of one adapter for batches that are its alone; None: of none."""
+        self._summed = None
+        if name in self.pairs and type(self.own) is nn.Linear:
+            a, b = self.pairs[name]
+            self._summed = name, torch.addmm(self.own.weight, b, a)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[N, ..., in] -> [N, ..., out], N as in ``segments``."""
-        out: torch.Tensor = self.own(rows)
         self.segments.check(rows)
+        if self._summed is not None and list(self.segments.names) == [self._summed[0]]:
+            return linear(rows, self._summed[1], self.own.bias)  # type: ignore[arg-type]
+        out: torch.Tensor = self.own(rows)
         found = list(self.segments.parts(self.pairs))
         if len(found) > _FEW and rows.dim() == 3 and len({len(pair[0]) for pair, _, _ in found}) == 1:
             places = [row for _, first, end in found for row in range(first, end)]
@@ -102,22 +116,27 @@ class Given(nn.Module):
 
 @dataclass
 class Body:
-    """The body of one base, with what it holds of each adapter."""
+    """The body of one base, with what it holds of each adapter.
+
+    Where batches are of one adapter alone, it is summed into a second copy of the weights that it changes, until another's come.
+    """
 
     model: Any
     segments: Segments = field(default_factory=Segments)
+    summed: str | None = None
+    _last: tuple[str, int] = ("", 0)  # the adapter of the last batches, and how many they are
     paths: dict[type, set[str]] = field(default_factory=lambda: {MixedLinear: set(), MixedWhole: set()})
 
     @classmethod
-    def load(cls, base: str) -> "Body":
-        """The base without a head, in fp32."""
+    def load(cls, base: str, dtype: torch.dtype = torch.float32) -> "Body":
+        """The base without a head; on a CPU with our attention, where that is tested."""
         import transformers
 
         from weitiao.pretrained.locate import NO_FOREIGN_CODE
 
-        model = transformers.AutoModel.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, **NO_FOREIGN_CODE
-        )
+        model = transformers.AutoModel.from_pretrained(base, dtype=dtype, use_safetensors=True, **NO_FOREIGN_CODE)
+        if model.config.model_type in attention.MODEL_TYPES and model.device.type == "cpu":
+            model.config._attn_implementation = attention.register()
         return cls(model.eval())
 
     def add(self, name: str, pairs: Mapping[str, Pair], whole: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
@@ -137,15 +156,19 @@ class Body:
             raise CannotShare(f"{odd[0]} is no linear layer")
         if odd := [path for path in whole if not _takes_rows(self._plain(path))]:
             raise CannotShare(f"the adapter brings {odd[0]} whole, which may read more than rows")
-        for path, pair in pairs.items():
-            self._mixed(path, MixedLinear).pairs[name] = pair
+        dtype = self.model.dtype
+        for path, (a, b) in pairs.items():
+            self._mixed(path, MixedLinear).pairs[name] = a.to(dtype), b.to(dtype)
         for path, state in whole.items():
             copied = _like(self._plain(path))
-            copied.load_state_dict(state, assign=True)
+            copied.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
             self._mixed(path, MixedWhole).copies[name] = copied.eval()
 
     def remove(self, name: str) -> None:
         """Let an adapter go."""
+        self._last = ("", 0)
+        if self.summed == name:
+            self._sum_in(None)
         for module in self.model.modules():
             if isinstance(module, MixedLinear):
                 module.pairs.pop(name, None)
@@ -181,18 +204,35 @@ class Body:
         """
         joined = _joined(batches)
         self.segments.names, self.segments.bounds = grouped(names, [len(batch["input_ids"]) for batch in batches])
+        self._watch(self.segments.names)
         found = self.model(**joined)
         outputs, first = [], 0
         for batch in batches:
             rows, length = batch["input_ids"].shape
             own = {
-                key: value[first : first + rows, :length] if value.dim() == 3 else value[first : first + rows]
+                key: (value[first : first + rows, :length] if value.dim() == 3 else value[first : first + rows]).float()
                 for key, value in found.items()
                 if isinstance(value, torch.Tensor)
             }
             outputs.append(type(found)(**own))
             first += rows
         return outputs
+
+
+    def _watch(self, names: Sequence[str]) -> None:
+        """Sum an adapter in once it has had some batches to itself, and out when another one has."""
+        if len(names) != 1:
+            self._last = ("", 0)
+            return
+        self._last = (names[0], self._last[1] + 1 if names[0] == self._last[0] else 1)
+        if self._last[1] == _SAME and self.summed != names[0]:
+            self._sum_in(names[0])
+
+    def _sum_in(self, name: str | None) -> None:
+        self.summed = name
+        for module in self.model.modules():
+            if isinstance(module, MixedLinear):
+                module.sum_in(name)
 
 
 def _takes_rows(module: nn.Module) -> bool:

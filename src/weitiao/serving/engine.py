@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ class Engine(Worker[Unit]):
     Args:
         resident: adapters and models of their own that stay in memory; the one that was used longest ago goes first.
         most_waiting: units that may wait; a request that comes later is refused whole.
+        dtype: that bodies, adapters and models of their own compute in; heads and scores are float32.
         turn: who holds it computes; engines of one process take turns.
     """
 
@@ -84,11 +86,13 @@ class Engine(Worker[Unit]):
         tokens_per_batch: int = 2048,
         resident: int = 1000,
         most_waiting: int = 1024,
+        dtype: torch.dtype = torch.float32,
         turn: "threading.Lock | None" = None,
     ) -> None:
         super().__init__("weitiao-engine", most_waiting, turn)
-        self.tokens_per_batch = tokens_per_batch
-        self.residents = Residents(resident, Body.load, _adapter, _alone)
+        self.tokens_per_batch, self.dtype = tokens_per_batch, dtype
+        opened = (partial(one, dtype=dtype) for one in (Body.load, _adapter, _alone))
+        self.residents = Residents(resident, *opened)
         self.batches = self.rows = self.tokens = 0
         self._thread.start()
 
@@ -231,14 +235,14 @@ def _halves(unit: Unit, error: BaseException) -> list[Unit]:
     return [Unit(unit.job, rows, unit.length) for rows in (unit.rows[:half], unit.rows[half:])]
 
 
-def _adapter(served: Served) -> Adapter:
+def _adapter(served: Served, dtype: torch.dtype) -> Adapter:
     reader = served.reader
     assert served.run is not None
-    return open_adapter(served.run, reader.task, reader.names, reader.tokenizer.pad_token_id)
+    return open_adapter(served.run, reader.task, reader.names, reader.tokenizer.pad_token_id).cast(dtype)
 
 
-def _alone(served: Served) -> Predictor:
+def _alone(served: Served, dtype: torch.dtype) -> Predictor:
     assert served.run is not None
     own = Predictor(served.run, device="cpu")
-    own.model.eval()
+    own.model.to(dtype).eval()
     return own

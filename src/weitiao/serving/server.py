@@ -6,11 +6,13 @@ import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import uvicorn
 
 from weitiao.errors import ConfigError
+from weitiao.pretrained.resolve import resolve
 from weitiao.serving.app import create_app
 from weitiao.serving.engine import Engine
 from weitiao.serving.registry import Registry, find_runs
@@ -47,6 +49,7 @@ def serve(
     resident: int = 1000,
     conversations: int = 16,
     memory_bytes: int = 1 << 30,
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32",
     limits: Limits | None = None,
 ) -> None:
     """Serve finished runs until SIGINT or SIGTERM; what was accepted by then is answered.
@@ -60,11 +63,12 @@ def serve(
         resident: adapters in memory; the one that was used longest ago goes first.
         conversations: answers that are written at the same time.
         memory_bytes: of the keys and values of conversations.
+        dtype: of models that label texts. float32 answers as `weitiao predict` does; auto is bfloat16 where it is faster here.
 
     The environment's WEITIAO_API_KEYS holds keys, separated by commas; without it no key is asked for.
 
     Raises:
-        ConfigError: nothing to serve, or the port is taken.  RunError: a named run is none, or is not finished.
+        ConfigError: nothing to serve, or the port is taken.  ModelError: bfloat16, and the machine has none.  RunError: a named run is none, or is not finished.
     """
     listed = find_runs(map(Path, roots), {name: Path(path) for name, path in (adapters or {}).items()})
     keys = tuple(key for one in os.environ.get(KEYS, "").split(",") if (key := one.strip()))
@@ -78,7 +82,9 @@ def serve(
     found = listener(host, port)
     limits = limits or Limits()
     turn = threading.Lock()
-    engine = Engine(tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting, turn=turn)
+    engine = Engine(
+        tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting, dtype=_dtype(dtype), turn=turn
+    )  # fmt: skip
     writer = Writer(
         resident=resident, most_waiting=limits.waiting, at_once=conversations, memory_bytes=memory_bytes, turn=turn
     )
@@ -97,6 +103,13 @@ def serve(
         dropped = engine.stop(drop=True) + writer.gone - graceful.gone
         left = f"{dropped} parts of requests were not answered" if dropped else "every accepted request has its answer"
         log.info("stopped; %s", left)
+
+
+def _dtype(asked: Literal["float32", "bfloat16", "auto"]) -> torch.dtype:
+    found = resolve(asked, "auto")
+    if asked != "float32":
+        log.info("dtype: %s", found.reasons["dtype"])
+    return getattr(torch, found.dtype)  # type: ignore[no-any-return]
 
 
 def _names(names: Iterable[str]) -> str:
