@@ -27,7 +27,8 @@ def serve(
     conversations: Annotated[int, typer.Option(min=1, help="Answers that are written at the same time.")] = 16,
     memory_mb: Annotated[int, typer.Option(min=1, help="Keys and values of conversations, in MB.")] = 1024,
     dtype: Annotated[
-        Dtype, typer.Option(help="float32 answers as predict does; auto: bfloat16 where it is faster here (labels alone).")
+        Dtype,
+        typer.Option(help="float32 answers as predict does; auto: bfloat16 where it is faster here (labels alone)."),
     ] = "float32",
     body_bytes: Annotated[int, typer.Option(min=1, help="Longest request.")] = 1 << 20,
     texts: Annotated[int, typer.Option(min=1, help="Texts a request.")] = 1024,

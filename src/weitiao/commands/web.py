@@ -19,7 +19,7 @@ def web(
     """Show data, runs and comparisons in the browser. WEITIAO_WEB_PASSWORD=... asks for a password."""
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(

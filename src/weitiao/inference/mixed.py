@@ -218,7 +218,6 @@ class Body:
             first += rows
         return outputs
 
-
     def _watch(self, names: Sequence[str]) -> None:
         """Sum an adapter in once it has had some batches to itself, and out when another one has."""
         if len(names) != 1:

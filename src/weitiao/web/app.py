@@ -32,7 +32,9 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         app.state.jobs.end()
 
-    app = FastAPI(title="weitiao", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="weitiao", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
     app.state.settings = settings
     app.state.runs = Runs(settings.root)
     app.state.jobs = Jobs(settings.jobs, settings.root)
@@ -46,7 +48,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/static/style.css")
     async def sheet() -> Response:
-        return Response(STYLE.read_text(encoding="utf-8"), media_type="text/css", headers={"Cache-Control": "max-age=3600"})
+        return Response(
+            STYLE.read_text(encoding="utf-8"), media_type="text/css", headers={"Cache-Control": "max-age=3600"}
+        )
 
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     for router in ROUTERS:

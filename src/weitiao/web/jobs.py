@@ -15,7 +15,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from weitiao.rundir.lock import NAME as RUN_LOCK
 log = logging.getLogger("weitiao")
 State = Literal["queued", "running", "done", "failed", "stopped"]
 _KEPT = 500  # finished jobs; older ones are removed
+_CHILDREN: set[int] = set()  # of this process; asked for now and then, so that they do not stay as zombies
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,6 @@ class Jobs:
         self.folder, self.runs = folder, runs
         self._wake, self._end = threading.Event(), False
         self._thread: threading.Thread | None = None
-        self._children: list[subprocess.Popen[bytes]] = []
 
     def ask(self, kind: str, words: Sequence[str], *, again: bool = False) -> Job:
         """A short command. The same words as before have the answer of before, unless ``again``, or it failed."""
@@ -228,9 +227,13 @@ class Jobs:
     def _start(self, job: Job) -> None:
         (job.folder / "started").touch()
         command = [sys.executable, "-m", "weitiao.web.runner", str(job.folder)]
-        nothing = subprocess.DEVNULL
-        child = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
-        self._children = [*(one for one in self._children if one.poll() is None), child]  # poll: no zombies
+        null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+        _CHILDREN.add(os.posix_spawn(sys.executable, command, os.environ, file_actions=null, setsid=True))
+        for pid in list(_CHILDREN):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    continue
+            _CHILDREN.discard(pid)
 
     def _forget(self) -> None:
         ended = [job for job in self.all() if job.exit_code is not None]

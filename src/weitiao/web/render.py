@@ -1,8 +1,8 @@
 """Templates, the visitor's language, and how figures are written."""
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def duration(seconds: float | None) -> str:
 
 def when(seconds: float) -> str:
     """Local date and time."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def number(value: float | None, form: str = ".4f") -> str:

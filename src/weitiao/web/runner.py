@@ -22,7 +22,9 @@ def main(folder: Path) -> None:
         return  # it runs already
     words = json.loads((folder / "job.json").read_text(encoding="utf-8"))["words"]
     with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "weitiao", *words], stdin=subprocess.DEVNULL, stdout=out, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "weitiao", *words], stdin=subprocess.DEVNULL, stdout=out, stderr=log
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
         (folder / "pid").write_text(str(os.getpid()), encoding="ascii")

@@ -161,5 +161,9 @@ def _shown(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _compared(facts: dict[str, Any]) -> dict[str, Any]:
     arms = facts.get("arms") or ()
-    names = [arm["name"] for arm in arms if isinstance(arm, dict) and "name" in arm] if isinstance(arms, list) else list(arms)
+    names = (
+        [arm["name"] for arm in arms if isinstance(arm, dict) and "name" in arm]
+        if isinstance(arms, list)
+        else list(arms)
+    )
     return {"task": str(facts.get("task", "")), "method": " / ".join(names), "model": str(facts.get("model", ""))}

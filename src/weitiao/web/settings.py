@@ -41,7 +41,9 @@ class Settings:
         parts = Path(name).parts
         path = self.root / name
         if not name or ".." in parts or name.startswith("/") or any(p.startswith(".") for p in parts) or "\0" in name:
-            raise ConfigError(f"{name!r} is no name of a run.\nExpected its path below {self.root}.\nSee the list of runs.")
+            raise ConfigError(
+                f"{name!r} is no name of a run.\nExpected its path below {self.root}.\nSee the list of runs."
+            )
         if path.exists() and not path.resolve().is_relative_to(self.root.resolve()):
             raise ConfigError(f"{name!r} leads out of {self.root}.\nExpected a folder below it.\nMove the run there.")
         return path

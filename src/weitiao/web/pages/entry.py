@@ -29,7 +29,9 @@ async def enter(request: Request, password: str = Form("")) -> Response:
         await asyncio.sleep(1)
         return page(request, "login.html", 403, wrong=True)
     answer = RedirectResponse("/runs", 303)
-    answer.set_cookie(guard.COOKIE, guard.session(settings, time.time()), max_age=30 * 24 * 3600, httponly=True, samesite="strict")
+    answer.set_cookie(
+        guard.COOKIE, guard.session(settings, time.time()), max_age=30 * 24 * 3600, httponly=True, samesite="strict"
+    )
     return answer
 
 

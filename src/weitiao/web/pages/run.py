@@ -62,7 +62,9 @@ async def resume(request: Request, name: str) -> Response:
     """Go on from the last checkpoint."""
     run = found(request, name)
     if run.state != "unfinished":
-        raise RunError(f"{name} is {run.state}.\nExpected an unfinished run.\nStart a new one with its options: /new?from={name}")
+        raise RunError(
+            f"{name} is {run.state}.\nExpected an unfinished run.\nStart a new one with its options: /new?from={name}"
+        )
     job = request.app.state.jobs.of_run(name)
     if job is None or job.state not in ("queued", "running"):
         request.app.state.jobs.add("train", ["train", "--resume", str(run.path)], run=name)
@@ -129,5 +131,11 @@ def _examples(path: Path) -> dict[str, Any]:
             rows += 1
             if "gold" in row and "predicted" in row and row["gold"] != row["predicted"]:
                 wrong.append(row)
-    wrong.sort(key=lambda row: -max(row.get("probabilities", {}).values(), default=0.0) if isinstance(row.get("probabilities"), dict) else 0.0)
+    wrong.sort(
+        key=lambda row: (
+            -max(row.get("probabilities", {}).values(), default=0.0)
+            if isinstance(row.get("probabilities"), dict)
+            else 0.0
+        )
+    )
     return {"examples": wrong[:_EXAMPLES], "wrong": len(wrong), "rows": rows}

@@ -21,7 +21,9 @@ _A_PAGE = 100
 
 
 @router.get("/runs")
-async def runs(request: Request, text: str = "", state: str = "", task: str = "", sort: str = "changed", first: int = 0) -> Response:
+async def runs(
+    request: Request, text: str = "", state: str = "", task: str = "", sort: str = "changed", first: int = 0
+) -> Response:
     """The list; a part of it alone where htmx asks."""
     app = request.app.state
     known = await asyncio.to_thread(app.runs.all)
@@ -55,7 +57,9 @@ async def delete(request: Request, name: str, typed: str = Form("")) -> Response
     """Only where the name was typed."""
     run = found(request, name)
     if typed.strip() != run.name:
-        raise RunError(f"The typed name is {typed.strip()[:100]!r}.\nExpected {run.name!r}.\nType it once more: deleting cannot be undone.")
+        raise RunError(
+            f"The typed name is {typed.strip()[:100]!r}.\nExpected {run.name!r}.\nType it once more: deleting cannot be undone."
+        )
     await asyncio.to_thread(request.app.state.runs.delete, run)
     return RedirectResponse("/runs", 303)
 
@@ -69,5 +73,7 @@ def found(request: Request, name: str) -> Run:
     if run is None:
         near = difflib.get_close_matches(name, [one.name for one in request.app.state.runs.all(parts=True)], n=3)
         like = f"Did you mean {' or '.join(near)}?" if near else "The list of runs shows what there is."
-        raise RunError(f"There is no run {name[:200]}.\nExpected the name of a folder below {request.app.state.settings.root}.\n{like}")
+        raise RunError(
+            f"There is no run {name[:200]}.\nExpected the name of a folder below {request.app.state.settings.root}.\n{like}"
+        )
     return run
