@@ -3,6 +3,7 @@
 import weitiao
 import weitiao.data
 import weitiao.methods.family
+import weitiao.web
 from weitiao.commands.app import app
 
 PUBLIC = {
@@ -49,9 +50,11 @@ def test_every_command_is_a_function() -> None:
         "predict",
         "serve",
         "train",
+        "web",
     }
-    assert all(callable(getattr(weitiao, name)) for name in commands - {"adapters", "data", "methods"})
+    assert all(callable(getattr(weitiao, name)) for name in commands - {"adapters", "data", "methods", "web"})
     assert callable(weitiao.data.check)
+    assert callable(weitiao.web.serve_pages)
     assert callable(weitiao.methods.family.methods)
 
 

@@ -46,7 +46,7 @@ class Job:
     @classmethod
     def read(cls, folder: Path) -> "Job":
         found = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-        return cls(folder, tuple(found["words"]), found["kind"], found["queued"], found["created"], found["run"])
+        return cls(folder, **{**found, "words": tuple(found["words"])})
 
     @property
     def id(self) -> str:
@@ -218,11 +218,10 @@ class Jobs:
 
     def _write(self, folder: Path, kind: str, words: Sequence[str], *, run: str | None, queued: bool) -> Job:
         folder.mkdir(parents=True)
-        job = Job(folder, tuple(words), kind, queued, time.time(), run)
-        facts = {"words": list(words), "kind": kind, "queued": queued, "created": job.created, "run": run}
+        facts = {"words": list(words), "kind": kind, "queued": queued, "created": time.time(), "run": run}
         write_atomic(folder / "job.json", json.dumps(facts, ensure_ascii=False))
         self._forget()
-        return job
+        return Job.read(folder)
 
     def _start(self, job: Job) -> None:
         (job.folder / "started").touch()
