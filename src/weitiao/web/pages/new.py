@@ -1,0 +1,235 @@
+"""/new: the options of a run as a form; what they would take, what is advised, and the commands that it starts."""
+
+import asyncio
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import load, read_yaml
+from weitiao.config.method_names import name_of
+from weitiao.config.run import RunConfig
+from weitiao.errors import ConfigError
+from weitiao.web.jobs import Job
+from weitiao.web.options import (
+    ESSENTIAL,
+    MAIN,
+    as_text,
+    as_yaml,
+    compare_words,
+    differences,
+    errors_of,
+    every_field,
+    method_fields,
+    of_config,
+    read,
+    section_fields,
+)
+from weitiao.web.pages.runs import found
+from weitiao.web.render import fields_of, page
+from weitiao.web.sources import ask, fault, names, suggestions
+from weitiao.web.uploads import clean
+
+router = APIRouter()
+_REQUIRED = ["required, and not given"]
+_NAME = re.compile(r"\w[\w.+-]{0,119}")
+_SOURCES = ("data.train", "data.eval")
+
+
+@router.get("/new")
+async def new(request: Request) -> Response:
+    """The form: empty, from a run (``from``), or with the values of the address."""
+    query = request.query_params
+    values = _of_run(request, query["from"]) if query.get("from") else {}
+    values |= {key: text for key, text in query.items() if text and (key in every_field() or key == "name")}
+    if len(trains := query.getlist("data.train")) > 1:
+        values["data.train"] = as_text(trains)
+    return page(request, "new.html", **await asyncio.to_thread(_view, request, values))
+
+
+@router.post("/new")
+async def again(request: Request) -> Response:
+    """The same form with what it says of its values, for a browser without JavaScript."""
+    values = fields_of(await request.form())
+    view = await asyncio.to_thread(_view, request, values, strict=True)
+    return page(request, "new.html", **view, **await asyncio.to_thread(_planned, request, view, again=True))
+
+
+@router.post("/new/check")
+async def check(request: Request) -> Response:
+    """What the form says now: errors at their fields, differences, commands."""
+    values = fields_of(await request.form())
+    return page(request, "new_side.html", part=True, **await asyncio.to_thread(_view, request, values))
+
+
+@router.post("/new/plan")
+async def plan(request: Request) -> Response:
+    """Ask for the plan of the form, where it is complete and another one than before."""
+    values = fields_of(await request.form())
+    view = await asyncio.to_thread(_view, request, values)
+    planned = await asyncio.to_thread(_planned, request, view, again=values.get("plan_again") == "yes")
+    return page(request, "new_plan.html", **view, **planned)
+
+
+@router.get("/new/plan/{key}")
+async def planned(request: Request, key: str, advice: str = "") -> Response:
+    """The same plan a second later; once it stands, the advice is asked for."""
+    job: Job | None = request.app.state.jobs.get(key)
+    if job is None or job.kind != "plan":
+        raise ConfigError("This plan is gone.\nExpected one that was asked for.\nAsk for it again.")
+    return page(request, "new_plan.html", missing=[], **await asyncio.to_thread(_shown, request, job, advice))
+
+
+@router.post("/new/start")
+async def start(request: Request) -> Response:
+    """Train."""
+    view = await asyncio.to_thread(_view, request, fields_of(await request.form()), strict=True)
+    if view["words"] is None:
+        return page(request, "new.html", 422, **view)
+    request.app.state.jobs.add("train", view["words"], run=view["name"])
+    return RedirectResponse(f"/run/{view['name']}", 303)
+
+
+@router.post("/new/compare")
+async def compare(request: Request) -> Response:
+    """Train full and LoRA, and compare."""
+    view = await asyncio.to_thread(_view, request, fields_of(await request.form()), strict=True)
+    if view["compare"] is not None:
+        try:
+            load(CompareConfig, None, view["compare"][1:])
+        except ConfigError as error:
+            view["errors"], view["above"] = errors_of(str(error))
+            view["compare"] = None
+    if view["compare"] is None:
+        return page(request, "new.html", 422, **view)
+    request.app.state.jobs.add("compare", view["compare"], run=view["name"])
+    return RedirectResponse(f"/run/{view['name']}", 303)
+
+
+def _of_run(request: Request, name: str) -> dict[str, str]:
+    """The form of a run, or of what the arms of a comparison share."""
+    run = found(request, name)
+    tree = read_yaml(run.path / ("config.yaml" if run.kind == "run" else "compare.yaml"))
+    compared = tree.pop("compare", None) or {}
+    values = of_config(tree)
+    if "seeds" in compared:
+        values["compare.seeds"] = as_text(compared["seeds"])
+    return values
+
+
+def _view(request: Request, values: dict[str, str], *, strict: bool = False) -> dict[str, Any]:
+    """Everything that the form and its side show.
+
+    Args:
+        strict: also what is missing is an error.
+    """
+    kind = values.get("method.type") or "full"
+    name, wrong = _name(request, values)
+    folder = str(request.app.state.settings.root / name)
+    errors: dict[str, list[str]] = {}
+    above: list[str] = []
+    config, words = None, None
+    try:
+        config, words = read(values, folder)
+    except ConfigError as error:
+        errors, above = errors_of(str(error))
+    missing = [path for path, said in errors.items() if said == _REQUIRED]
+    if not strict:
+        errors = {path: said for path, said in errors.items() if path not in missing}
+    if wrong:
+        errors["output.dir"] = [wrong]
+    ready = words is not None and not wrong
+    return {
+        "values": values, "kind": kind, "name": name, "errors": errors, "above": above, "missing": missing, "config": config,
+        "differences": differences(config) if config is not None else {}, "planned_words": _without_folder(words),
+        "words": ["train", *words] if words is not None and ready else None,
+        "compare": ["compare", *compare_words(values, words)] if words is not None and ready else None,
+        "yaml": as_yaml(words) if words is not None else "", "part": False, **_form(request, values, kind),
+    }  # fmt: skip
+
+
+def _without_folder(words: list[str] | None) -> list[str] | None:
+    return None if words is None else [one for one in words if not one.startswith("output.dir=")]
+
+
+def _form(request: Request, values: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """The fields by section, and what they offer."""
+    own = method_fields(kind)
+    main = [f for name in MAIN.get(kind, ()) for f in own if f.path == f"method.{name}"]
+    sections = {
+        section: [f for f in section_fields(section) if f.path not in ESSENTIAL] for section in ("data", "train", "compare")
+    }
+    offered = suggestions(request.app.state.settings)
+    shown = values.get("shown_method")
+    return {
+        "essential": [every_field()[path] for path in ESSENTIAL], "main": main, "rest": [f for f in own if f not in main],
+        "sections": sections, "offered": {"model": names("model"), "data.train": offered, "data.eval": offered},
+        "other_method": shown is not None and shown != kind, "before": [p for p in values.get("wrong", "").split(",") if p in every_field()],
+        "plan_job": None, "plan": None, "advice_job": None, "advice": None, "fault": [],
+    }  # fmt: skip
+
+
+def _name(request: Request, values: Mapping[str, str]) -> tuple[str, str]:
+    """The name of the run, proposed where none is given, and what is wrong with it."""
+    state = request.app.state
+    asked = values.get("name", "").strip()
+
+    def is_taken(name: str) -> bool:
+        job = state.jobs.of_run(name)
+        return (state.settings.root / name).exists() or (job is not None and job.state in ("queued", "running"))
+
+    if not asked:
+        source = values.get("data.train", "").partition("#")[0]
+        stem = clean(Path(source).name).partition(".")[0][:60] if source and source[0] != "[" else "run"
+        base = f"{stem}-{clean(values.get('method.type') or 'full')}"
+        tried = (base if i == 1 else f"{base}-{i}" for i in range(1, 100_000))
+        return next(name for name in tried if not is_taken(name)), ""
+    if not _NAME.fullmatch(asked):
+        return "run", f"{asked[:60]!r} is no name. Expected letters, digits, dots, dashes and underscores"
+    return asked, f"{asked} is there already. Choose another name" if is_taken(asked) else ""
+
+
+def _planned(request: Request, view: dict[str, Any], *, again: bool = False) -> dict[str, Any]:
+    """The plan of a form: the one that its page shows, or a new one; what nobody waits for any more is stopped."""
+    jobs, values, config = request.app.state.jobs, view["values"], view["config"]
+    before = [job for key in ("plan_job", "advice_job") if (job := jobs.get(values.get(key, ""))) and not job.queued]
+    wanted = [] if config is None else _plan_words(config, view["planned_words"])
+    if before and list(before[0].words) == wanted and not again:
+        return _shown(request, before[0], values.get("advice_job", ""))
+    for job in before:
+        if job.state == "running" and job.kind in ("plan", "advise"):
+            jobs.stop(job)
+    if config is None:
+        return {}
+    files = [text for path in _SOURCES if (text := values.get(path, ""))]
+    return _shown(request, ask(jobs, "plan", wanted, files))
+
+
+def _plan_words(config: RunConfig, words: list[str]) -> list[str]:
+    own = name_of(config.method)
+    methods = [own] if config.train.int8_base else list(dict.fromkeys(("full", "lora", own)))  # int8_base is LoRA's alone
+    return ["plan", *words, "--methods", ",".join(methods), "--json"]
+
+
+def _shown(request: Request, job: Job, advice: str = "") -> dict[str, Any]:
+    """A plan, and the advice that is asked for once it stands."""
+    jobs = request.app.state.jobs
+    values: dict[str, Any] = {
+        "plan_job": job, "plan": None, "advice_job": None, "advice": None, "fault": [],
+        "free": shutil.disk_usage(request.app.state.settings.root).free,
+    }  # fmt: skip
+    if job.state != "done":
+        return values | {"fault": fault(job) if job.state == "failed" else []}
+    words = ["advise", *job.words[1:-3], "--json"]
+    known = jobs.get(advice)
+    files = [one.partition("=")[2] for one in words if one.startswith(("data.train=", "data.eval="))]
+    asked = known if known is not None and list(known.words) == words else ask(jobs, "advise", words, files)
+    found = asked.output() if asked.state == "done" else None
+    sources = {rule["name"]: rule["source"] for rule in found["rules"]} if found else {}
+    said = fault(asked) if asked.state == "failed" else []
+    return values | {"plan": job.output(), "advice_job": asked, "advice": found, "sources": sources, "fault": said}
