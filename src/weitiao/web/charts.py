@@ -48,7 +48,8 @@ def histogram(facts: Mapping[str, Any]) -> Histogram:
     counts, edges = facts["counts"], facts["edges"]
     low, high, most = edges[0], edges[-1], max(counts)
     scale = WIDTH / ((high - low) or 1)
-    bars, cuts = [], []
+    bars: list[Bar] = []
+    cuts: list[Cut] = []
     left = sum(counts)
     for i, count in enumerate(counts):
         x, end = (edges[i] - low) * scale, (edges[i + 1] - low) * scale
@@ -56,7 +57,9 @@ def histogram(facts: Mapping[str, Any]) -> Histogram:
         bars.append(Bar(round(x, 2), round(HEIGHT - height, 2), round(max(end - x - 1, 1), 2), round(height, 2)))
         left -= count
         is_last = i == len(counts) - 1
-        length = math.floor(high) if is_last else math.ceil(edges[i + 1]) - 1  # a bin has its left edge, not its right one
+        length = (
+            math.floor(high) if is_last else math.ceil(edges[i + 1]) - 1
+        )  # a bin has its left edge, not its right one
         if not cuts or cuts[-1].length < length:
             cuts.append(Cut(length, left, round(end, 2)))
         else:

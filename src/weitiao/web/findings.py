@@ -129,11 +129,24 @@ def _shown(fields: Mapping[str, Any]) -> str:
 def readings(path: Path) -> list[Reading]:
     """How a text file that is not UTF-8 reads in the encodings that decode it, the most plausible first."""
     sample = sample_of(path)
-    if not sample or b"\0" in sample:
+    if not sample or b"\0" in sample or _is_utf8(sample):
         return []
     found = [(plausible, name, sample.decode(name)) for plausible, name in ranked(sample)]
-    lines = ((plausible, name, "\n".join(line[:120] for line in text.splitlines()[:_LINES])) for plausible, name, text in found)
-    return list({text: Reading(name, plausible, text) for plausible, name, text in reversed(list(islice(lines, 6)))}.values())[::-1]
+    lines = (
+        (plausible, name, "\n".join(line[:120] for line in text.splitlines()[:_LINES]))
+        for plausible, name, text in found
+    )
+    return list(
+        {text: Reading(name, plausible, text) for plausible, name, text in reversed(list(islice(lines, 6)))}.values()
+    )[::-1]
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def meant(text: str) -> str | None:
@@ -148,6 +161,6 @@ def meant(text: str) -> str | None:
                 repaired = data[: len(data) - end].decode("utf-8")
             except UnicodeDecodeError:
                 continue
-            if repaired != text[: len(repaired)]:
+            if repaired and repaired != text[: len(repaired)] and "\ufffd" not in repaired:
                 return repaired
     return None

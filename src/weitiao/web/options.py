@@ -101,7 +101,9 @@ def _first_of_methods() -> tuple[Field, ...]:
     """Of each option of a method that of the first method which has it."""
     found: dict[str, Field] = {}
     for section in METHOD_SECTIONS.values():
-        found |= {field.path: field for field in _fields(section.model_json_schema(), "method.") if field.path not in found}
+        found |= {
+            field.path: field for field in _fields(section.model_json_schema(), "method.") if field.path not in found
+        }
     return tuple(found.values())
 
 
@@ -135,7 +137,9 @@ def _field(path: str, found: dict[str, Any], *, required: bool) -> Field:
     if path == "train.metric_for_best_model":
         choices = tuple(dict.fromkeys(name for options in TASK_OPTIONS.values() for name in options.metrics))
     default = found.get("default")
-    is_text = "string" in kinds and not choices and not kinds & {"number", "integer", "boolean"} and "object" not in kinds
+    is_text = (
+        "string" in kinds and not choices and not kinds & {"number", "integer", "boolean"} and "object" not in kinds
+    )
     return Field(
         path, found.get("description", ""), "" if default is None else as_text(default), choices, required,
         is_text=is_text and not any("enum" in b or "const" in b for b in branches), takes_list="array" in kinds,
@@ -195,7 +199,11 @@ def compare_words(values: Mapping[str, str], words: list[str]) -> list[str]:
     """The words of a comparison of full and LoRA (and of the form's own method, where it is another one) from those of a run."""
     rest = [one for one in words if not one.startswith(("method.", "train.learning_rate="))]
     named = values.get("method.type") or "full"
-    own = {f.path.removeprefix("method."): yaml.safe_load(values[f.path]) for f in method_fields(named) if _differs(f, values)}
+    own = {
+        f.path.removeprefix("method."): yaml.safe_load(values[f.path])
+        for f in method_fields(named)
+        if _differs(f, values)
+    }
     rate = values.get("train.learning_rate", "").strip()
     if own or rate or named not in ("full", "lora"):
         arm: dict[str, Any] = {"type": named, **own} | ({"learning_rate": yaml.safe_load(rate)} if rate else {})

@@ -27,7 +27,9 @@ def suggestions(settings: Settings) -> list[str]:
 def refuse_option(text: str) -> str:
     """The text; raises ConfigError where a command would read it as an option."""
     if text.startswith("-"):
-        raise ConfigError(f"{text!r} begins like an option.\nExpected a file, a folder or a name.\nWrite ./{text} for a file of that name.")
+        raise ConfigError(
+            f"{text!r} begins like an option.\nExpected a file, a folder or a name.\nWrite ./{text} for a file of that name."
+        )
     return text
 
 
@@ -42,7 +44,13 @@ def changed(sources: Sequence[str]) -> float:
     times = [0.0]
     for source in sources:
         path = file_of(source) or Path(source).expanduser()
-        found = [path] if path.is_file() else path.rglob("*") if path.is_dir() else map(Path, glob.iglob(source) if glob.has_magic(source) else ())
+        found = (
+            [path]
+            if path.is_file()
+            else path.rglob("*")
+            if path.is_dir()
+            else map(Path, glob.iglob(source) if glob.has_magic(source) else ())
+        )
         for one in itertools.islice(found, _LOOKED_AT):
             try:
                 times.append(one.stat().st_mtime)

@@ -40,7 +40,8 @@ async def data(request: Request, again: str = "") -> Response:
         return page(request, "data.html", 422, **values)
     files = [*sources, options.get("data.eval", "")]
     job = await asyncio.to_thread(ask, request.app.state.jobs, "check", words, files, again=bool(again))
-    return page(request, "data.html", **values, **await asyncio.to_thread(_result, job, sources, options, model))
+    values |= await asyncio.to_thread(_result, job, sources, options, model)
+    return page(request, "data.html", **values)
 
 
 @router.get("/data/result/{key}")
@@ -84,8 +85,17 @@ async def delete(request: Request, name: str = Form()) -> Response:
     """Remove an uploaded file."""
     path = request.app.state.settings.uploads / clean(name)
     if path.name != name or not path.is_file():
-        raise ConfigError(f"There is no upload {name[:200]!r}.\nExpected the name of one.\nThe page of data lists them.")
+        raise ConfigError(
+            f"There is no upload {name[:200]!r}.\nExpected the name of one.\nThe page of data lists them."
+        )
     path.unlink()
+    return RedirectResponse("/data", 303)
+
+
+@router.post("/data/stop/{key}")
+async def stop(request: Request, key: str) -> Response:
+    """End a check."""
+    request.app.state.jobs.stop(_job(request, key))
     return RedirectResponse("/data", 303)
 
 
@@ -137,7 +147,7 @@ def _result(job: Job, sources: list[str], options: dict[str, str], model: str) -
     if report is None:
         if job.state == "failed":
             values["fault"] = fault(job)
-            if file is not None and "data.encoding" not in options and "encoding" in " ".join(values["fault"]):
+            if file is not None and "data.encoding" not in options:
                 values["readings"] = readings(file)
         return values
     task = next((name for name, one in TASK_OPTIONS.items() if one.rows == report["format"]["kind"]), "classification")
@@ -148,12 +158,14 @@ def _result(job: Job, sources: list[str], options: dict[str, str], model: str) -
         "report": report, "policies": policies(report, checked(job.words)), "histogram": lengths,
         "at": lengths.nearest(report["lengths"]["max_length"]), "most_label": most,
         "readings": readings(file) if file is not None and not all(one.startswith(("utf-", "utf_")) for one in told) else [],
-        "told": next(iter(told), ""), "known": texts(), "meant": {e: m for f in report["findings"] if f["code"] == "mojibake" for e in f["examples"] if (m := meant(e))},
+        "told": next(iter(told), ""), "known": texts(), "shown_source": ", ".join(Path(one).name or one for one in sources), "meant": {e: m for f in report["findings"] if f["code"] == "mojibake" for e in f["examples"] if (m := meant(e))},
         "carried": _carried(report, sources, options, model, task=task),
     }  # fmt: skip
 
 
-def _carried(report: dict[str, Any], sources: list[str], options: dict[str, str], model: str, *, task: str) -> dict[str, str]:
+def _carried(
+    report: dict[str, Any], sources: list[str], options: dict[str, str], model: str, *, task: str
+) -> dict[str, str]:
     """What a new run takes over; a recipe stands for the data that it names."""
     train = as_text(sources) if len(sources) > 1 else sources[0]
     file = file_of(sources[0])

@@ -57,14 +57,16 @@ async def again(request: Request) -> Response:
     """The same form with what it says of its values, for a browser without JavaScript."""
     values = fields_of(await request.form())
     view = await asyncio.to_thread(_view, request, values, strict=True)
-    return page(request, "new.html", **view, **await asyncio.to_thread(_planned, request, view, again=True))
+    view |= await asyncio.to_thread(_planned, request, view, again=values.get("plan_again") == "yes")
+    return page(request, "new.html", **view)
 
 
 @router.post("/new/check")
 async def check(request: Request) -> Response:
     """What the form says now: errors at their fields, differences, commands."""
     values = fields_of(await request.form())
-    return page(request, "new_side.html", part=True, **await asyncio.to_thread(_view, request, values))
+    view = await asyncio.to_thread(_view, request, values)
+    return page(request, "new_side.html", **view | {"part": True})
 
 
 @router.post("/new/plan")
@@ -72,8 +74,8 @@ async def plan(request: Request) -> Response:
     """Ask for the plan of the form, where it is complete and another one than before."""
     values = fields_of(await request.form())
     view = await asyncio.to_thread(_view, request, values)
-    planned = await asyncio.to_thread(_planned, request, view, again=values.get("plan_again") == "yes")
-    return page(request, "new_plan.html", **view, **planned)
+    view |= await asyncio.to_thread(_planned, request, view, again=values.get("plan_again") == "yes")
+    return page(request, "new_plan.html", **view)
 
 
 @router.get("/new/plan/{key}")
@@ -99,15 +101,16 @@ async def start(request: Request) -> Response:
 async def compare(request: Request) -> Response:
     """Train full and LoRA, and compare."""
     view = await asyncio.to_thread(_view, request, fields_of(await request.form()), strict=True)
-    if view["compare"] is not None:
+    words = view["compare"]
+    if words is not None:
         try:
-            load(CompareConfig, None, view["compare"][1:])
+            load(CompareConfig, None, words[1:])
         except ConfigError as error:
             view["errors"], view["above"] = errors_of(str(error))
-            view["compare"] = None
-    if view["compare"] is None:
+            words = None
+    if words is None:
         return page(request, "new.html", 422, **view)
-    request.app.state.jobs.add("compare", view["compare"], run=view["name"])
+    request.app.state.jobs.add("compare", words, run=view["name"])
     return RedirectResponse(f"/run/{view['name']}", 303)
 
 
@@ -162,7 +165,8 @@ def _form(request: Request, values: Mapping[str, str], kind: str) -> dict[str, A
     own = method_fields(kind)
     main = [f for name in MAIN.get(kind, ()) for f in own if f.path == f"method.{name}"]
     sections = {
-        section: [f for f in section_fields(section) if f.path not in ESSENTIAL] for section in ("data", "train", "compare")
+        section: [f for f in section_fields(section) if f.path not in ESSENTIAL]
+        for section in ("data", "train", "compare")
     }
     offered = suggestions(request.app.state.settings)
     shown = values.get("shown_method")
@@ -207,12 +211,14 @@ def _planned(request: Request, view: dict[str, Any], *, again: bool = False) -> 
     if config is None:
         return {}
     files = [text for path in _SOURCES if (text := values.get(path, ""))]
-    return _shown(request, ask(jobs, "plan", wanted, files))
+    return _shown(request, ask(jobs, "plan", wanted, files, again=again))
 
 
 def _plan_words(config: RunConfig, words: list[str]) -> list[str]:
     own = name_of(config.method)
-    methods = [own] if config.train.int8_base else list(dict.fromkeys(("full", "lora", own)))  # int8_base is LoRA's alone
+    methods = (
+        [own] if config.train.int8_base else list(dict.fromkeys(("full", "lora", own)))
+    )  # int8_base is LoRA's alone
     return ["plan", *words, "--methods", ",".join(methods), "--json"]
 
 

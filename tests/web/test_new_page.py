@@ -1,0 +1,340 @@
+"""/new: the form of a run, its words, its plan, and the jobs that it starts."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+import yaml
+from forms_support import REVIEWS, browser_page, client_of, serious, served, wait
+from starlette.testclient import TestClient
+
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import load, option_paths
+from weitiao.config.method_names import ALIASES, METHOD_SECTIONS
+from weitiao.config.run import RunConfig
+from weitiao.errors import ConfigError
+from weitiao.web.options import (
+    as_text,
+    as_yaml,
+    compare_words,
+    errors_of,
+    every_field,
+    method_fields,
+    of_config,
+    read,
+    word,
+)
+from weitiao.web.settings import Settings
+from weitiao.web.words import LANGUAGES, texts
+
+MODEL = "multilingual-e5-small"
+LORA = {"model": MODEL, "data.train": "a.csv", "method.type": "lora"}
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    with client_of(Settings(tmp_path / "runs")) as found:
+        yield found
+
+
+def make_run(root: Path, name: str, **options: str) -> None:
+    folder = root / name
+    folder.mkdir(parents=True)
+    config, _ = read({**LORA, **options}, str(folder))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+
+
+def test_every_option_has_a_field() -> None:
+    missing = set(option_paths(RunConfig)) - set(every_field()) - {"output.dir"}
+    assert missing == set()
+
+
+def test_every_option_is_described_in_both_languages() -> None:
+    fields = [*every_field().values(), *(field for kind in METHOD_SECTIONS for field in method_fields(kind))]
+    for field in fields:
+        found = texts()[f"options.{field.key}"]
+        assert found["en"] == field.description, f"texts/options.json, {field.key}: the declaration has changed"
+        assert found["zh"]
+
+
+@pytest.mark.parametrize("page", ["data", "findings", "new", "options"])
+def test_texts_are_there_in_every_language_with_the_same_values(page: str) -> None:
+    for key, found in texts().items():
+        if key.startswith(f"{page}."):
+            assert set(found) == set(LANGUAGES)
+            assert all(found.values()), key
+            if page != "options" or key in ("options.default", "options.not_given"):
+                values = {language: set(re.findall(r"\{\w+\}", text)) for language, text in found.items()}
+                assert values["en"] == values["zh"], key
+
+
+@pytest.mark.parametrize("text", ["no", "1e5", "评论 数据.csv", "a: b", "a # b", "[", "null", "'x'y", "2026-01-01"])
+def test_a_text_is_read_as_a_text(text: str) -> None:
+    config = load(RunConfig, None, ["model=m", word("data.train", "a.csv"), word("data.text", text), "output.dir=x"])
+    assert config.data.text == text
+
+
+def test_lists_and_numbers_are_read_as_such() -> None:
+    config, words = read(
+        {**LORA, "data.train": "[a.csv, b.csv]", "method.target_modules": "[query]", "train.dropout": "0.1"}, "x"
+    )
+    assert config.data.train == ("a.csv", "b.csv")
+    assert config.method.target_modules == ("query",)
+    assert "train.dropout=0.1" in words
+
+
+def test_only_what_differs_becomes_a_word() -> None:
+    given = {
+        "method.r": "16",
+        "train.num_train_epochs": "3",
+        "train.seed": "7",
+        "task": "classification",
+        "data.label": " ",
+    }
+    _, words = read({**LORA, **given}, "runs/x")
+    assert words == [f"model={MODEL}", "data.train=a.csv", "method.type=lora", "train.seed=7", "output.dir=runs/x"]
+
+
+def test_options_of_another_method_are_left_out() -> None:
+    _, words = read({**LORA, "method.galore_rank": "8"}, "x")
+    assert not any("galore" in one for one in words)
+
+
+@pytest.mark.parametrize("kind", [*METHOD_SECTIONS, *ALIASES])
+def test_every_method_is_the_same_run_as_its_words(kind: str) -> None:
+    config, words = read({**LORA, "method.type": kind}, "x")
+    assert load(RunConfig, None, words) == config
+    assert load(RunConfig, yaml.safe_load(as_yaml(words))) == config
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "token_classification", "multi_label", "regression"])
+def test_the_defaults_of_a_task_are_no_differences(task: str) -> None:
+    _, words = read({**LORA, "task": task}, "x")
+    assert words == [f"model={MODEL}", f"task={task}", "data.train=a.csv", "method.type=lora", "output.dir=x"]
+
+
+def test_a_run_gives_the_form_back() -> None:
+    options = {
+        **LORA,
+        "method.init_lora_weights": "pissa",
+        "train.max_grad_norm": "null",
+        "train.eval_strategy": "no",
+        "data.near_duplicates": "off",
+    }
+    config, words = read(options, "x")
+    again, same = read(of_config(config.model_dump(mode="json")), "x")
+    assert again == config
+    assert sorted(same) == sorted(words)
+
+
+@pytest.mark.parametrize(
+    ("options", "methods"),
+    [
+        ({}, ["full", "lora"]),
+        ({"method.r": "8"}, ["full", {"type": "lora", "r": 8}]),
+        ({"method.r": "16"}, ["full", "lora"]),
+        ({"method.type": "dora"}, ["full", "lora", {"type": "dora"}]),
+        (
+            {"method.type": "full", "method.top_k": "4"},
+            ["full", "lora", {"name": "full-own", "type": "full", "top_k": 4}],
+        ),
+        ({"train.learning_rate": "1e-3"}, ["full", {"type": "lora", "learning_rate": "1e-3"}]),
+    ],
+)
+def test_a_comparison_takes_the_form(options: dict[str, str], methods: list[object]) -> None:
+    values = {**LORA, **options, "compare.seeds": "[1, 2]"}
+    _, words = read(values, "runs/x")
+    compared = compare_words(values, words)
+    config = load(CompareConfig, None, compared)
+    expected = load(
+        CompareConfig,
+        {
+            "model": MODEL,
+            "data": {"train": "a.csv"},
+            "output": {"dir": "runs/x"},
+            "compare": {"methods": methods, "seeds": [1, 2]},
+        },
+    )
+    assert config == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"method.r": "0"}, "method.r"),
+        ({"train.num_train_epochs": "x"}, "train.num_train_epochs"),
+        ({"data.fold": "3"}, "data.fold"),
+        ({"task": "regression", "data.labels": "canonical"}, "data.labels"),
+        ({"data.train": ""}, "data.train"),
+        ({"model": ""}, "model"),
+        ({"train.fp16": "true", "train.bf16": "true"}, "train.bf16"),
+    ],
+)
+def test_an_error_stands_at_its_field(options: dict[str, str], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read({**LORA, **options}, "x")
+    by_field, above = errors_of(str(caught.value))
+    assert list(by_field) == [field]
+    assert above == []
+
+
+def test_the_empty_form_says_what_is_missing_and_blames_nobody(client: TestClient) -> None:
+    shown = client.get("/new").text
+    assert "Still missing" in shown
+    assert 'role="alert"' not in shown
+    assert len(shown.encode()) < 150_000
+
+
+def test_the_address_fills_the_form(client: TestClient) -> None:
+    address = {
+        "data.train": "a.csv",
+        "data.duplicates": "keep",
+        "train.class_weights": "balanced",
+        "nonsense": "x",
+        "model": MODEL,
+    }
+    shown = client.get("/new", params=address).text
+    assert 'value="a.csv"' in shown
+    assert "<option selected>keep</option>" in shown
+    assert (
+        f"weitiao train model={MODEL} data.train=a.csv data.duplicates=keep train.class_weights=balanced output.dir="
+        in unescape(shown)
+    )
+    several = unescape(client.get("/new?data.train=a.csv&data.train=b.csv").text)
+    assert 'value="["a.csv", "b.csv"]"' in several
+
+
+def test_a_run_fills_the_form_under_a_new_name(client: TestClient) -> None:
+    make_run(client.app.state.settings.root, "a-lora", **{"method.r": "4"})
+    shown = client.get("/new?from=a-lora").text
+    assert re.search(r'id="method-r" name="method.r" value="4"', shown)
+    assert 'placeholder="a-lora-2"' in shown
+    assert client.get("/new?from=../x").status_code == 422
+    assert client.get("/new?from=nothing").status_code == 422
+
+
+def test_a_part_answers_with_errors_at_their_fields(client: TestClient) -> None:
+    part = client.post("/new/check", data={**LORA, "method.r": "0", "shown_method": "full"}).text
+    assert "<html" not in part
+    assert re.search(r'id="method" hx-swap-oob="true"', part)
+    assert "greater than or equal to 1" in part
+    mended = client.post("/new/check", data={**LORA, "method.r": "8", "shown_method": "lora", "wrong": "method.r"}).text
+    assert re.search(r'id="error-method-r" hx-swap-oob="true"></p>', mended)
+    assert "method.r=8" in mended
+    assert 'id="method"' not in mended
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".web", "-x", "a b", "x" * 200, "\x00"])
+def test_a_name_that_is_none_is_refused(client: TestClient, name: str) -> None:
+    refused = client.post("/new/start", data={**LORA, "name": name})
+    assert refused.status_code == 422
+    assert "is no name" in refused.text
+    assert client.app.state.jobs.all() == []
+
+
+def test_a_run_starts_once_under_its_name(client: TestClient) -> None:
+    started = client.post("/new/start", data={**LORA, "name": "mine", "method.r": "8"})
+    assert (started.status_code, started.headers["location"]) == (303, "/run/mine")
+    job = client.app.state.jobs.of_run("mine")
+    folder = client.app.state.settings.root / "mine"
+    assert list(job.words) == [
+        "train",
+        f"model={MODEL}",
+        "data.train=a.csv",
+        "method.type=lora",
+        "method.r=8",
+        f"output.dir={folder}",
+    ]
+    assert (job.kind, job.state) == ("train", "queued")
+    again = client.post("/new/start", data={**LORA, "name": "mine"})
+    assert again.status_code == 422
+    assert "mine is there already" in again.text
+    assert len(client.app.state.jobs.all()) == 1
+
+
+def test_a_comparison_starts(client: TestClient) -> None:
+    started = client.post("/new/compare", data={**LORA, "name": "both", "compare.seeds": "[1, 2]"})
+    assert started.headers["location"] == "/run/both"
+    job = client.app.state.jobs.of_run("both")
+    assert job.kind == "compare"
+    assert load(CompareConfig, None, job.words[1:]).compare.seeds == (1, 2)
+    refused = client.post("/new/compare", data={**LORA, "name": "c", "compare.seeds": "[1, 1]"})
+    assert refused.status_code == 422
+    assert "seeds are repeated" in refused.text
+
+
+def test_a_start_without_the_essentials_marks_them(client: TestClient) -> None:
+    refused = client.post("/new/start", data={"name": "x"})
+    assert refused.status_code == 422
+    assert re.search(r'id="error-model">\s*required', refused.text)
+    assert re.search(r'id="error-data-train">\s*required', refused.text)
+
+
+def test_a_plan_of_other_words_ends_the_one_before(client: TestClient, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(REVIEWS, encoding="utf-8")
+    form = {**LORA, "data.train": str(file)}
+    first = client.post("/new/plan", data=form).text
+    key = re.search(r'name="plan_job" value="(\w+)"', first)[1]
+    assert client.app.state.jobs.get(key).words[-3:] == ("--methods", "full,lora", "--json")
+    assert "output.dir" not in str(client.app.state.jobs.get(key).words)  # a name makes no other plan
+    same = client.post("/new/plan", data={**form, "plan_job": key, "name": "other"}).text
+    assert f'value="{key}"' in same
+    other = client.post("/new/plan", data={**form, "plan_job": key, "method.r": "8"}).text
+    assert f'value="{key}"' not in other
+    assert wait(client.app.state.jobs, key).state == "stopped"
+    client.app.state.jobs.stop(client.app.state.jobs.get(re.search(r'name="plan_job" value="(\w+)"', other)[1]))
+
+
+def test_what_a_plan_refuses_is_said(client: TestClient) -> None:
+    form = {**LORA, "data.train": "nowhere.csv"}
+    key = re.search(r'name="plan_job" value="(\w+)"', client.post("/new/plan", data=form).text)[1]
+    wait(client.app.state.jobs, key)
+    assert "No file 'nowhere.csv'" in unescape(client.get(f"/new/plan/{key}").text)
+    kept = client.post("/new/plan", data={**form, "plan_job": key}).text
+    assert "No file" in unescape(kept)  # the same words are not tried again by themselves
+    assert client.get("/new/plan/a00").status_code == 422
+
+
+def test_a_visitor_plans_and_starts_a_run(tmp_path: Path, e5: Path) -> None:
+    file = tmp_path / "reviews.csv"
+    file.write_text(REVIEWS, encoding="utf-8")
+    root = tmp_path / "runs"
+    with served(root) as address, browser_page() as (page, wrong):
+        page.goto(f"{address}/new?data.train={file}")
+        assert serious(page) == []
+        page.fill("#model", str(e5))
+        page.select_option("#method-type", "lora")
+        page.wait_for_selector("#method-r")
+        page.fill("#method-r", "0")
+        page.press("#method-r", "Tab")
+        page.wait_for_selector("#error-method-r:not(:empty)")
+        page.fill("#method-r", "4")
+        page.press("#method-r", "Tab")
+        page.wait_for_selector("#error-method-r", state="hidden")
+        page.wait_for_selector("#plan table", timeout=120_000)
+        page.wait_for_selector("#plan .note", timeout=120_000)
+        assert "Advice" in page.inner_text("#plan .note")
+        assert page.inner_text("#plan thead").split() == ["full", "lora"]
+        assert serious(page) == []
+        shown = page.inner_text("#side pre >> nth=1")
+        page.click("text=Start training")
+        page.wait_for_url("**/run/reviews-lora")
+        assert wrong == []
+    job = json.loads(next(root.glob(".web/jobs/j*/job.json")).read_text(encoding="utf-8"))
+    assert job["words"] == shlex.split(shown)[1:]
+
+
+def test_values_are_written_as_words_have_them() -> None:
+    assert [as_text(value) for value in (True, None, 1e-4, ["a"], "x", {"a": 1})] == [
+        "true",
+        "null",
+        "0.0001",
+        '["a"]',
+        "x",
+        '{"a": 1}',
+    ]
