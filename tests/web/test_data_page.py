@@ -209,10 +209,12 @@ def test_a_check_is_made_again_where_the_file_has_changed(client: TestClient, tm
     file = tmp_path / "a.csv"
     file.write_text(REVIEWS, encoding="utf-8")
     assert "<span>24</span>" in checked_page(client, f"/data?source={file}")
-    before = len(client.app.state.jobs.all())
+    asked = [job.created for job in client.app.state.jobs.all()]
+    client.get(f"/data?source={file}")
+    assert [job.created for job in client.app.state.jobs.all()] == asked  # the same words, the same answer
     file.write_text(REVIEWS + "又一条,good\n", encoding="utf-8")
     assert "<span>25</span>" in checked_page(client, f"/data?source={file}")
-    assert len(client.app.state.jobs.all()) == before
+    assert len(client.app.state.jobs.all()) == 1
 
 
 def test_errors_of_the_data_are_findings_and_what_cannot_be_read_is_said(client: TestClient, tmp_path: Path) -> None:

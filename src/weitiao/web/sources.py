@@ -42,7 +42,7 @@ def file_of(source: str) -> Path | None:
 def changed(sources: Sequence[str]) -> float:
     """When the files were last changed, in seconds since 1970; 0 where none is here."""
     times = [0.0]
-    for source in sources:
+    for source in filter(None, sources):
         path = file_of(source) or Path(source).expanduser()
         found = (
             [path]

@@ -1,8 +1,10 @@
 """Uploaded files: written as they arrive, below one folder, under clean names; never executed."""
 
+import contextlib
 import os
 import re
 import secrets
+import time
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from weitiao.errors import ConfigError
 
 MOST_FILES = 20  # of one form
 _NAME = 100  # characters of a name
+_STALE = 24 * 3600  # seconds after which half a file belongs to nobody
 _TWO_ENDINGS = (".gz", ".bz2", ".xz")
 
 
@@ -59,6 +62,7 @@ async def receive(request: Request, folder: Path, most_bytes: int) -> list[Path]
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise ConfigError("The form holds no files.\nExpected a multipart form.\nChoose a file and send it again.")
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     form = _Form(folder, most_bytes)
     try:
         parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
@@ -72,6 +76,11 @@ async def receive(request: Request, folder: Path, most_bytes: int) -> list[Path]
         return [_settle(part, folder, name) for part, name in form.done]
     except FormParserError as error:
         raise ConfigError(f"The form cannot be read: {error}.\nExpected a multipart form.\nSend it again.") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"The file cannot be kept: {reason}.\nExpected room in {folder}.\nDelete uploads, or free the disk."
+        ) from None
     finally:
         form.clear()
 
@@ -144,6 +153,14 @@ class _Form:
             self._file.close()
             self.done.append((self._part, clean(self._name or "")))
         self._file, self._part, self._name = None, None, None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed server left half written."""
+    for part in folder.glob(".part-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > _STALE:
+                part.unlink()
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-// The line of max_length: a range moves it, and the number of longer rows follows.
+// The line of max_length: a range moves it, and the number of longer rows follows. And a button that says that it works.
 "use strict";
 document.addEventListener("input", (event) => {
   const range = event.target;
@@ -11,4 +11,11 @@ document.addEventListener("input", (event) => {
   document.getElementById("cut-said").textContent = said;
   range.setAttribute("aria-valuetext", said);
   if (field) field.value = length;
+});
+addEventListener("submit", (event) => {
+  const button = event.target.querySelector("button[data-working]");
+  if (button) { button.dataset.text = button.textContent; button.textContent = button.dataset.working; button.disabled = true; }
+});
+addEventListener("pageshow", () => {
+  document.querySelectorAll("button[data-text]").forEach((button) => { button.textContent = button.dataset.text; button.disabled = false; });
 });
