@@ -217,6 +217,17 @@ def test_a_run_fills_the_form_under_a_new_name(client: TestClient) -> None:
     assert client.get("/new?from=nothing").status_code == 422
 
 
+def test_a_comparison_fills_the_form_with_what_its_arms_share(client: TestClient) -> None:
+    folder = client.app.state.settings.root / "both"
+    folder.mkdir(parents=True)
+    words = [f"model={MODEL}", "data.train=a.csv", "train.max_steps=5", "compare.seeds=[1, 2]", f"output.dir={folder}"]
+    config = load(CompareConfig, None, words)
+    (folder / "compare.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+    shown = unescape(client.get("/new?from=both").text)
+    assert "train.max_steps=5" in shown
+    assert 'name="compare.seeds" value="[1, 2]"' in shown
+
+
 def test_a_part_answers_with_errors_at_their_fields(client: TestClient) -> None:
     part = client.post("/new/check", data={**LORA, "method.r": "0", "shown_method": "full"}).text
     assert "<html" not in part
@@ -232,7 +243,7 @@ def test_a_part_answers_with_errors_at_their_fields(client: TestClient) -> None:
 def test_a_name_that_is_none_is_refused(client: TestClient, name: str) -> None:
     refused = client.post("/new/start", data={**LORA, "name": name})
     assert refused.status_code == 422
-    assert "is no name" in refused.text
+    assert "is no name of a run" in refused.text
     assert client.app.state.jobs.all() == []
 
 
@@ -270,8 +281,8 @@ def test_a_comparison_starts(client: TestClient) -> None:
 def test_a_start_without_the_essentials_marks_them(client: TestClient) -> None:
     refused = client.post("/new/start", data={"name": "x"})
     assert refused.status_code == 422
-    assert re.search(r'id="error-model">\s*required', refused.text)
-    assert re.search(r'id="error-data-train">\s*required', refused.text)
+    assert re.search(r'id="error-model">\s*This is needed', refused.text)
+    assert re.search(r'id="error-data-train">\s*This is needed', refused.text)
 
 
 def test_a_plan_of_other_words_ends_the_one_before(client: TestClient, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """/new: the options of a run as a form; what they would take, what is advised, and the commands that it starts."""
 
 import asyncio
+import itertools
 import re
 import shutil
 from collections.abc import Mapping
@@ -31,9 +32,10 @@ from weitiao.web.options import (
     section_fields,
 )
 from weitiao.web.pages.runs import found
-from weitiao.web.render import fields_of, page
+from weitiao.web.render import fields_of, language, page
 from weitiao.web.sources import ask, fault, names, suggestions
 from weitiao.web.uploads import clean
+from weitiao.web.words import text
 
 router = APIRouter()
 _REQUIRED = ["required, and not given"]
@@ -46,7 +48,7 @@ async def new(request: Request) -> Response:
     """The form: empty, from a run (``from``), or with the values of the address."""
     query = request.query_params
     values = _of_run(request, query["from"]) if query.get("from") else {}
-    values |= {key: text for key, text in query.items() if text and (key in every_field() or key == "name")}
+    values |= {key: value for key, value in query.items() if value and (key in every_field() or key == "name")}
     if len(trains := query.getlist("data.train")) > 1:
         values["data.train"] = as_text(trains)
     return page(request, "new.html", **await asyncio.to_thread(_view, request, values))
@@ -142,8 +144,10 @@ def _view(request: Request, values: dict[str, str], *, strict: bool = False) -> 
     except ConfigError as error:
         errors, above = errors_of(str(error))
     missing = [path for path, said in errors.items() if said == _REQUIRED]
-    if not strict:
-        errors = {path: said for path, said in errors.items() if path not in missing}
+    required = [text(language(request), "new.required")]
+    errors = {
+        path: required if path in missing else said for path, said in errors.items() if strict or path not in missing
+    }
     if wrong:
         errors["output.dir"] = [wrong]
     ready = words is not None and not wrong
@@ -180,22 +184,22 @@ def _form(request: Request, values: Mapping[str, str], kind: str) -> dict[str, A
 
 def _name(request: Request, values: Mapping[str, str]) -> tuple[str, str]:
     """The name of the run, proposed where none is given, and what is wrong with it."""
-    state = request.app.state
+    state, own = request.app.state, language(request)
+    busy = {job.run for job in state.jobs.all(queued=True) if job.state in ("queued", "running")}
     asked = values.get("name", "").strip()
 
     def is_taken(name: str) -> bool:
-        job = state.jobs.of_run(name)
-        return (state.settings.root / name).exists() or (job is not None and job.state in ("queued", "running"))
+        return name in busy or (state.settings.root / name).exists()
 
     if not asked:
         source = values.get("data.train", "").partition("#")[0]
         stem = clean(Path(source).name).partition(".")[0][:60] if source and source[0] != "[" else "run"
         base = f"{stem}-{clean(values.get('method.type') or 'full')}"
-        tried = (base if i == 1 else f"{base}-{i}" for i in range(1, 100_000))
+        tried = (base if i == 1 else f"{base}-{i}" for i in itertools.count(1))
         return next(name for name in tried if not is_taken(name)), ""
     if not _NAME.fullmatch(asked):
-        return "run", f"{asked[:60]!r} is no name. Expected letters, digits, dots, dashes and underscores"
-    return asked, f"{asked} is there already. Choose another name" if is_taken(asked) else ""
+        return "run", text(own, "new.no_name", name=asked[:60])
+    return asked, text(own, "new.name_taken", name=asked) if is_taken(asked) else ""
 
 
 def _planned(request: Request, view: dict[str, Any], *, again: bool = False) -> dict[str, Any]:
@@ -210,15 +214,14 @@ def _planned(request: Request, view: dict[str, Any], *, again: bool = False) -> 
             jobs.stop(job)
     if config is None:
         return {}
-    files = [text for path in _SOURCES if (text := values.get(path, ""))]
+    files = [values.get(path, "") for path in _SOURCES]
     return _shown(request, ask(jobs, "plan", wanted, files, again=again))
 
 
 def _plan_words(config: RunConfig, words: list[str]) -> list[str]:
     own = name_of(config.method)
-    methods = (
-        [own] if config.train.int8_base else list(dict.fromkeys(("full", "lora", own)))
-    )  # int8_base is LoRA's alone
+    both = () if config.train.int8_base else ("full", "lora")  # int8_base is LoRA's alone
+    methods = dict.fromkeys((*both, own))
     return ["plan", *words, "--methods", ",".join(methods), "--json"]
 
 
