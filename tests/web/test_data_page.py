@@ -99,6 +99,12 @@ def test_a_source_is_no_option_of_the_command(client: TestClient) -> None:
     assert client.app.state.jobs.all() == []
 
 
+def test_a_page_of_another_site_starts_no_check(client: TestClient) -> None:
+    picture = {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}
+    assert client.get("/data?source=nowhere.csv", headers=picture).status_code == 200
+    assert client.app.state.jobs.all() == []
+
+
 def test_a_wrong_option_stands_at_its_field(client: TestClient) -> None:
     refused = client.get("/data", params={"source": "x.csv", "data.max_length": "1"})
     assert refused.status_code == 422

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -349,3 +351,8 @@ def test_values_are_written_as_words_have_them() -> None:
         "x",
         '{"a": 1}',
     ]
+
+
+def test_the_pages_import_no_torch() -> None:
+    found = subprocess.run([sys.executable, "-c", "import sys, weitiao.web.app; sys.exit('torch' in sys.modules)"])
+    assert found.returncode == 0

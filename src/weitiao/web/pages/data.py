@@ -38,6 +38,8 @@ async def data(request: Request, again: str = "") -> Response:
     except ConfigError as error:
         values["errors"], values["above"] = errors_of(str(error))
         return page(request, "data.html", 422, **values)
+    if _is_embedded(request):  # another site's page must not start a check by naming it as a picture
+        return page(request, "data.html", **values)
     files = [*sources, options.get("data.eval", "")]
     job = await asyncio.to_thread(ask, request.app.state.jobs, "check", words, files, again=bool(again))
     values |= await asyncio.to_thread(_result, job, sources, options, model)
@@ -97,6 +99,11 @@ async def stop(request: Request, key: str) -> Response:
     """End a check."""
     request.app.state.jobs.stop(_job(request, key))
     return RedirectResponse("/data", 303)
+
+
+def _is_embedded(request: Request) -> bool:
+    headers = request.headers
+    return headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-dest") != "document"
 
 
 def _job(request: Request, key: str) -> Job:

@@ -16,6 +16,7 @@ from weitiao.config.loading import load, read_yaml
 from weitiao.config.method_names import name_of
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError
+from weitiao.planning.display import caption
 from weitiao.web.jobs import Job
 from weitiao.web.options import (
     ESSENTIAL,
@@ -241,4 +242,9 @@ def _shown(request: Request, job: Job, advice: str = "") -> dict[str, Any]:
     found = asked.output() if asked.state == "done" else None
     sources = {rule["name"]: rule["source"] for rule in found["rules"]} if found else {}
     said = fault(asked) if asked.state == "failed" else []
-    return values | {"plan": job.output(), "advice_job": asked, "advice": found, "sources": sources, "fault": said}
+    plan = job.output()
+    values |= {
+        "plan": plan,
+        "notes": caption(plan).split("\n")[2:] if plan else [],
+    }  # before them, what the page says itself
+    return values | {"advice_job": asked, "advice": found, "sources": sources, "fault": said}
