@@ -199,11 +199,7 @@ def compare_words(values: Mapping[str, str], words: list[str]) -> list[str]:
     """The words of a comparison of full and LoRA (and of the form's own method, where it is another one) from those of a run."""
     rest = [one for one in words if not one.startswith(("method.", "train.learning_rate="))]
     named = values.get("method.type") or "full"
-    own = {
-        f.path.removeprefix("method."): yaml.safe_load(values[f.path])
-        for f in method_fields(named)
-        if _differs(f, values)
-    }
+    own = {f.path.removeprefix("method."): _value(f.path, values) for f in method_fields(named) if _differs(f, values)}
     rate = values.get("train.learning_rate", "").strip()
     if own or rate or named not in ("full", "lora"):
         arm: dict[str, Any] = {"type": named, **own} | ({"learning_rate": yaml.safe_load(rate)} if rate else {})
@@ -213,6 +209,10 @@ def compare_words(values: Mapping[str, str], words: list[str]) -> list[str]:
         rest.append(f"compare.methods={json.dumps(arms if arm in arms else [*arms, arm], ensure_ascii=False)}")
     given_too = [f"compare.{name}" for name in COMPARED if values.get(f"compare.{name}", "").strip()]
     return [*rest, *(f"{path}={values[path].strip()}" for path in given_too)]
+
+
+def _value(path: str, values: Mapping[str, str]) -> Any:
+    return yaml.safe_load(word(path, values[path].strip()).partition("=")[2])
 
 
 def _differs(field: Field, values: Mapping[str, str]) -> bool:
