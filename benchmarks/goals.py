@@ -89,6 +89,24 @@ def _start(command: str, **settings: str) -> Callable[[Suite], list[float]]:
     return lambda suite: suite.values("seconds", command=command, **settings)
 
 
+def _serving(dtype: str) -> "tuple[Goal, ...]":
+    """The goals of the server that are measured in both precisions."""
+    name = f"Serving, {dtype}"
+    return (
+        Goal(f"{name}, one adapter over HTTP over the bound of its products", 0.75, True, 1, "", "serving", partial(ratio, "http", "http_tokens_per_s", "bound_tokens_per_s", dtype)),
+        Goal(f"{name}, one adapter over HTTP over transformers' pipeline, tokens/s", 3, True, 1, "x", "serving", partial(ratio, "http", "http_tokens_per_s", "pipeline_tokens_per_s", dtype)),
+        Goal(f"{name}, one adapter over onnxruntime int8, both without HTTP, tokens/s", 1.5, True, 1, "x", "serving", partial(ratio, "onnx", "engine_tokens_per_s", "onnx_int8_tokens_per_s", dtype)),
+        Goal(f"{name}, requests on 32 adapters over those on one merged model, tokens/s", 0.85, True, 1, "", "serving", partial(ratio, "batch", "mixed_tokens_per_s", "merged_tokens_per_s", dtype)),
+        Goal(f"{name}, requests on 32 adapters over peft's mixed batches, tokens/s", 3, True, 1, "x", "serving", partial(ratio, "batch", "mixed_tokens_per_s", "peft_tokens_per_s", dtype)),
+        Goal(f"{name}, 95 % of answers at 70 % load", 60, False, 1, " ms", "serving", partial(figure, "arrivals", ("under", "p95_ms"), dtype), 0),
+        Goal(f"{name}, 95 % of answers at 150 % load over those at 70 %", 2, False, 1, "x", "serving", partial(ratio, "arrivals", ("over", "p95_ms"), ("under", "p95_ms"), dtype)),
+        Goal(f"{name}, the last of a thousand cold requests over the first", 1.2, False, 1, "x", "serving", partial(ratio, "thousand", "last_ms", "first_ms", dtype)),
+        Goal(f"{name}, a cold request's time above a warm one's", 30, False, 1, " ms", "serving", partial(difference, "thousand", "first_ms", "warm_ms", dtype), 0),
+        Goal(f"{name}, rows on 96 adapters over rows on ten", 0.9, True, 1, "", "serving", partial(ratio, "thousand", "speed_of_many", "speed_of_ten", dtype)),
+        Goal(f"{name}, a resident adapter over its bytes in bf16", 1.1, False, 1, "x", "serving", partial(ratio, "thousand", "bytes_each", "adapter_bf16_bytes", dtype)),
+    )  # fmt: skip
+
+
 GOALS = (
     Goal("LoRA, samples/s over the article's recipe (B0)", 70, True, 5, "x", "article", _speed("lora"), 1),
     Goal("Full, samples/s over the article's recipe (B0)", 50, True, 5, "x", "article", _speed("full"), 1),
@@ -111,18 +129,10 @@ GOALS = (
         for method in ("lora", "full")
     ),
     Goal("Next to one busy process, LoRA, samples/s over the tuned Trainer as it comes", 10, True, 1, "x", "shared", partial(over_trainer, busy=1)),
-    Goal("Serving, requests on 32 adapters over those on one merged model, tokens/s", 0.85, True, 1, "", "serving", partial(ratio, "batch", "mixed_tokens_per_s", "merged_tokens_per_s")),
-    Goal("Serving, requests on 32 adapters over peft's mixed batches, tokens/s", 3, True, 1, "x", "serving", partial(ratio, "batch", "mixed_tokens_per_s", "peft_tokens_per_s")),
-    Goal("Serving, one adapter over HTTP over transformers' pipeline, tokens/s", 3, True, 1, "x", "serving", partial(ratio, "http", "http_tokens_per_s", "pipeline_tokens_per_s")),
-    Goal("Serving, 95 % of answers at 70 % load", 60, False, 1, " ms", "serving", partial(figure, "arrivals", ("under", "p95_ms")), 0),
-    Goal("Serving, 95 % of answers at 150 % load over those at 70 %", 2, False, 1, "x", "serving", partial(ratio, "arrivals", ("over", "p95_ms"), ("under", "p95_ms"))),
-    Goal("Serving, a thousand adapters listed", 5, False, 1, " s", "serving", partial(figure, "thousand", "listed_seconds"), 1),
-    Goal("Serving, the last of a thousand cold requests over the first", 1.2, False, 1, "x", "serving", partial(ratio, "thousand", "last_ms", "first_ms")),
-    Goal("Serving, a cold request's time above a warm one's", 30, False, 1, " ms", "serving", partial(difference, "thousand", "first_ms", "warm_ms"), 0),
-    Goal("Serving, rows on 96 adapters over rows on ten", 0.9, True, 1, "", "serving", partial(ratio, "thousand", "speed_of_many", "speed_of_ten")),
-    Goal("Serving, a resident adapter over its bytes in bf16", 1.1, False, 1, "x", "serving", partial(ratio, "thousand", "bytes_each", "adapter_bf16_bytes")),
-    Goal("Serving, logits of a mixed batch against `weitiao predict`, times 1e5", 1, False, 1, "", "serving", partial(figure, "equal", "worst_1e5")),
-    Goal("Serving, eight conversations together over `generate` one by one, tokens/s", 4, True, 1, "x", "serving", partial(ratio, "chat", "together_tokens_per_s", "apart_tokens_per_s"), 1),
+    *(goal for dtype in ("float32", "bfloat16") for goal in _serving(dtype)),
+    Goal("Serving, a thousand adapters listed", 5, False, 1, " s", "serving", partial(figure, "thousand", "listed_seconds", "float32"), 1),
+    Goal("Serving, logits of a mixed batch against `weitiao predict`, times 1e5", 1, False, 1, "", "serving", partial(figure, "equal", "worst_1e5", "float32")),
+    Goal("Serving, eight conversations together over `generate` one by one, tokens/s", 4, True, 1, "x", "serving", partial(ratio, "chat", "together_tokens_per_s", "apart_tokens_per_s", "float32"), 1),
     Goal("`weitiao --help`", 0.3, False, 5, " s", "starts", _start("help")),
     Goal("`weitiao data check` of 10,000 rows it has not seen", 3, False, 5, " s", "starts", _start("check")),
     Goal("`weitiao predict`, one text", 4, False, 5, " s", "starts", _start("predict")),

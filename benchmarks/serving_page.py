@@ -8,33 +8,37 @@ from figures import Suite, table
 
 def serving(suite: Suite, results: Path) -> list[str]:
     parts = []
-    for write in (_equal, _batch, _http, _arrivals, _thousand, _chat):
+    for write in (_equal, _batch, _onnx, _http, _arrivals, _thousand, _chat):
         parts += write(suite)
     return parts
 
 
-def found(suite: Suite, part: str) -> dict[str, dict[str, Any]]:
-    """What a part measured, by model; of several rounds the last."""
+def found(suite: Suite, part: str, dtype: str | None = None) -> dict[str, dict[str, Any]]:
+    """What a part measured, by model and dtype; of several rounds the last."""
     cells = [cell for cell in suite.cells if cell["settings"]["part"] == part]
-    return {cell["settings"]["model"]: cell["result"] for cell in cells}
+    return {
+        f"{cell['settings']['model']}, {cell['settings']['dtype']}": cell["result"]
+        for cell in cells
+        if dtype in (None, cell["settings"]["dtype"])
+    }
 
 
 Key = str | tuple[str, ...]
 
 
-def ratio(part: str, one: Key, other: Key, suite: Suite) -> list[float]:
+def ratio(part: str, one: Key, other: Key, dtype: str, suite: Suite) -> list[float]:
     """One figure over another of the same cell, for goals."""
-    return [_at(r, one) / _at(r, other) for r in found(suite, part).values()]
+    return [_at(r, one) / _at(r, other) for r in found(suite, part, dtype).values()]
 
 
-def difference(part: str, one: Key, other: Key, suite: Suite) -> list[float]:
+def difference(part: str, one: Key, other: Key, dtype: str, suite: Suite) -> list[float]:
     """One figure less another of the same cell."""
-    return [_at(r, one) - _at(r, other) for r in found(suite, part).values()]
+    return [_at(r, one) - _at(r, other) for r in found(suite, part, dtype).values()]
 
 
-def figure(part: str, key: Key, suite: Suite) -> list[float]:
+def figure(part: str, key: Key, dtype: str, suite: Suite) -> list[float]:
     """One figure of a cell."""
-    return [_at(r, key) for r in found(suite, part).values()]
+    return [_at(r, key) for r in found(suite, part, dtype).values()]
 
 
 def _at(result: Any, keys: Key) -> float:
@@ -64,14 +68,21 @@ def _batch(suite: Suite) -> list[str]:
     return [text, table(["model", "mixed, tokens/s", "merged", "peft"], rows)] if rows else []
 
 
+def _onnx(suite: Suite) -> list[str]:
+    keys = ("engine_tokens_per_s", "onnx_int8_tokens_per_s", "onnx_fp32_tokens_per_s")
+    rows = [[model, *(f"{result[key]:,.0f}" for key in keys)] for model, result in found(suite, "onnx").items()]
+    text = "One adapter without HTTP: the engine, and the exported graph in onnxruntime with two threads, rows of near-equal length together, 32 at a time."
+    return [text, table(["model", "engine, tokens/s", "onnxruntime int8", "onnxruntime fp32"], rows)] if rows else []
+
+
 def _http(suite: Suite) -> list[str]:
-    keys = ("http_tokens_per_s", "engine_tokens_per_s", "pipeline_tokens_per_s")
+    keys = ("http_tokens_per_s", "engine_tokens_per_s", "bound_tokens_per_s", "pipeline_tokens_per_s")
     rows = [
         [model, *(f"{result[key]:,.0f}" for key in keys), f"{result['p50_ms']:.0f}", f"{result['p95_ms']:.0f}"]
         for model, result in found(suite, "http").items()
     ]
-    text = "One adapter over HTTP: 16 clients on the same machine, each with one text at a time. *engine*: the same rows without HTTP. *pipeline*: transformers' own, without HTTP, on the merged model, eight texts at a time."
-    head = ["model", "HTTP, tokens/s", "engine", "pipeline", "p50 ms", "p95 ms"]
+    text = "One adapter over HTTP: 16 clients on the same machine, each with one text at a time. *engine*: the same rows without HTTP. *bound*: if the products with the layers' weights were all, at the rate of large products. *pipeline*: transformers' own, without HTTP, on the merged model, eight texts at a time."
+    head = ["model", "HTTP, tokens/s", "engine", "bound", "pipeline", "p50 ms", "p95 ms"]
     return [text, table(head, rows)] if rows else []
 
 

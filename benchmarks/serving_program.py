@@ -1,4 +1,4 @@
-"""One measurement of the server or of a peer: python benchmarks/serving_program.py PART MODEL SCRATCH. Prints JSON."""
+"""One measurement of the server or of a peer: python benchmarks/serving_program.py PART MODEL DTYPE SCRATCH. Prints JSON."""
 
 import contextlib
 import json
@@ -24,12 +24,14 @@ def texts(scratch: Path, count: int = ROWS) -> list[str]:
     return [json.loads(line)["text"] for line in rows[-count:]]
 
 
-def opened(names: dict[str, Path], **options: Any) -> tuple[Any, Any]:
+def opened(names: dict[str, Path], dtype: str, **options: Any) -> tuple[Any, Any]:
     """An engine, and its registry."""
+    import torch
+
     from weitiao.serving.engine import Engine
     from weitiao.serving.registry import Registry, find_runs
 
-    return Engine(**options), Registry(find_runs([], names))
+    return Engine(dtype=getattr(torch, dtype), **options), Registry(find_runs([], names))
 
 
 def scored(engine: Any, registry: Any, asked: Sequence[tuple[str, list[str]]]) -> list[Any]:
@@ -53,12 +55,12 @@ def median_seconds(work: Any, repeats: int = REPEATS) -> float:
     return statistics.median(times)
 
 
-def batch(model: str, scratch: Path) -> dict[str, Any]:
+def batch(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
     """Requests of one text on 32 adapters of 2 to 50 labels, against the same texts on one merged model, and on peft."""
     run = made.reviews(scratch, model, f"reviews-{model.split()[0]}")
     rows = texts(scratch)
     names = {path.name: path for path in made.many(run, scratch / "serving" / f"mixed-{model.split()[0]}", 32, (2, 50))}
-    engine, registry = opened(names | {"one": merged(run, scratch)})
+    engine, registry = opened(names | {"one": merged(run, scratch)}, dtype)
     tokens = sum(registry.open("one").reader.encode(rows).lengths)
     mixed = [(list(names)[i % 32], [row]) for i, row in enumerate(rows)]
     single = [("one", [row]) for row in rows]
@@ -163,7 +165,7 @@ def load(port: int, bodies: Path, seconds: float, **how: float) -> dict[str, Any
     return last_json([sys.executable, HERE / "load.py", json.dumps(given)])
 
 
-def http(model: str, scratch: Path) -> dict[str, Any]:
+def http(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
     """One adapter over HTTP with 16 clients that wait, the same rows in the engine alone, and in a transformers pipeline."""
     from transformers import pipeline
 
@@ -171,10 +173,10 @@ def http(model: str, scratch: Path) -> dict[str, Any]:
     rows = texts(scratch, 128)
     bodies = scratch / "serving" / "one.jsonl"
     bodies.write_text("".join(json.dumps({"model": "one", "inputs": row}) + "\n" for row in rows), encoding="utf-8")
-    with server(scratch, "--adapter", f"one={run}") as port:
+    with server(scratch, "--adapter", f"one={run}", "--dtype", dtype) as port:
         load(port, bodies, 5, clients=CLIENTS)
         found = load(port, bodies, 12, clients=CLIENTS)
-    engine, registry = opened({"one": run})
+    engine, registry = opened({"one": run}, dtype)
     tokens = sum(registry.open("one").reader.encode(rows).lengths)
     alone = median_seconds(lambda: scored(engine, registry, [("one", [row]) for row in rows]))
     engine.stop()
@@ -182,6 +184,7 @@ def http(model: str, scratch: Path) -> dict[str, Any]:
     slow = median_seconds(lambda: piped(rows, batch_size=8, truncation=True), 1)
     per_row = tokens / len(rows)
     return {
+        "bound_tokens_per_s": bound(merged(run, scratch), dtype),
         "http_tokens_per_s": found["answered_per_s"] * per_row,
         "engine_tokens_per_s": tokens / alone,
         "pipeline_tokens_per_s": tokens / slow,
@@ -189,7 +192,21 @@ def http(model: str, scratch: Path) -> dict[str, Any]:
     }
 
 
-def arrivals(model: str, scratch: Path) -> dict[str, Any]:
+def bound(run: Path, dtype: str) -> float:
+    """Tokens a second if the products with the layers' weights were all, at the rate of large products in this process."""
+    import torch
+    from transformers import AutoConfig
+
+    from flops import Shape
+    from steps import REFERENCE, gemm_rate
+
+    config = AutoConfig.from_pretrained(run / "model")
+    shape = Shape(config.num_hidden_layers, config.hidden_size, config.intermediate_size)
+    (rate,) = gemm_rate([REFERENCE], getattr(torch, dtype), 1.0).values()
+    return rate / (2 * shape.layers * shape.layer_parameters)
+
+
+def arrivals(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
     """An open loop over 100 adapters (Zipf, s = 1) at 70 % and 150 % of what 16 clients that wait get."""
     import random
 
@@ -203,7 +220,7 @@ def arrivals(model: str, scratch: Path) -> dict[str, Any]:
         "".join(json.dumps({"model": n, "inputs": r}) + "\n" for n, r in zip(chosen, rows, strict=True)),
         encoding="utf-8",
     )
-    with server(scratch, folder, "--waiting", "16") as port:
+    with server(scratch, folder, "--waiting", "16", "--dtype", dtype) as port:
         load(port, bodies, 8, clients=CLIENTS)
         most = load(port, bodies, 8, clients=CLIENTS)["answered_per_s"]
         under = load(port, bodies, 15, rate=0.7 * most)
@@ -211,7 +228,7 @@ def arrivals(model: str, scratch: Path) -> dict[str, Any]:
     return {"most_per_s": most, "under": under, "over": over}
 
 
-def thousand(model: str, scratch: Path) -> dict[str, Any]:
+def thousand(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
     """A thousand adapters: listed, loaded one after the other, and their speed against that of ten."""
     from weitiao.serving.registry import Registry, find_runs
 
@@ -220,9 +237,11 @@ def thousand(model: str, scratch: Path) -> dict[str, Any]:
     began = time.perf_counter()
     registry = Registry(find_runs([paths[0].parent], {}))
     listed = time.perf_counter() - began
+    import torch
+
     from weitiao.serving.engine import Engine
 
-    engine = Engine(resident=1000)
+    engine = Engine(resident=1000, dtype=getattr(torch, dtype))
     rows = texts(scratch)
     scored(engine, registry, [(paths[-1].name, rows[:1])])  # the base
     before, cold = resident_bytes(), []
@@ -243,7 +262,7 @@ def thousand(model: str, scratch: Path) -> dict[str, Any]:
     engine.stop()
     return {
         "listed_seconds": listed, "first_ms": statistics.median(cold[:20]), "last_ms": statistics.median(cold[-20:]),
-        "warm_ms": warm, "bytes_each": grown, "adapter_bytes": own, "adapter_bf16_bytes": own / 2, "speed_of_ten": 1 / ten, "speed_of_many": 1 / all_of_them,
+        "warm_ms": warm, "bytes_each": grown, "adapter_bytes": own, "adapter_bf16_bytes": own / 2 if dtype == "float32" else own, "speed_of_ten": 1 / ten, "speed_of_many": 1 / all_of_them,
     }  # fmt: skip
 
 
@@ -252,7 +271,7 @@ def resident_bytes() -> int:
     return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
 
-def equal(model: str, scratch: Path) -> dict[str, Any]:
+def equal(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
     """Two review adapters, entities and numbers on one base: a mixed batch against each by `weitiao predict`'s code."""
     import numpy as np
 
@@ -266,7 +285,7 @@ def equal(model: str, scratch: Path) -> dict[str, Any]:
         "stars": made.numbers(scratch),
     }
     rows = texts(scratch, 24)
-    engine, registry = opened(runs, tokens_per_batch=1 << 20)
+    engine, registry = opened(runs, dtype, tokens_per_batch=1 << 20)
     found = scored(engine, registry, [(name, rows) for name in runs])
     batches, apart = engine.batches, {}
     engine.stop()
@@ -289,4 +308,4 @@ if __name__ == "__main__":
     from weitiao.system import threads
 
     threads.settle()
-    print(json.dumps(PARTS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))))
+    print(json.dumps(PARTS[sys.argv[1]](*sys.argv[2:4], Path(sys.argv[4]))))

@@ -8,22 +8,22 @@ from record import Cell, script
 from suites.bench import Bench
 
 PARTS = {
-    "equal": (material.E5,),
-    "batch": (material.E5,),
-    "http": (material.E5,),
-    "arrivals": (material.E5,),
-    "thousand": (material.E5,),
-    "chat": (material.SMOLLM,),
+    "equal": ("float32",),
+    "batch": ("float32", "bfloat16"),
+    "onnx": ("float32", "bfloat16"),
+    "http": ("float32", "bfloat16"),
+    "arrivals": ("float32", "bfloat16"),
+    "thousand": ("float32", "bfloat16"),
 }
 
 
 def serving(bench: Bench) -> Iterator[Cell]:
     """weitiao serve: mixed against merged and peft's mixed batches, HTTP, an open loop, a thousand adapters, conversations."""
     for i in bench.rounds(1):
-        for part, models in PARTS.items():
-            for model in models:
-                case = {"round": i, "part": part, "model": model}
-                if part == "chat":
-                    yield Cell(case, partial(script, "chat_program.py", model, bench.scratch))
-                else:
-                    yield Cell(case, partial(script, "serving_program.py", part, model, bench.scratch))
+        for part, dtypes in PARTS.items():
+            for dtype in dtypes:
+                case = {"round": i, "part": part, "model": material.E5, "dtype": dtype}
+                words = ["onnx_program.py"] if part == "onnx" else ["serving_program.py", part]
+                yield Cell(case, partial(script, *words, material.E5, dtype, bench.scratch))
+        case = {"round": i, "part": "chat", "model": material.SMOLLM, "dtype": "float32"}
+        yield Cell(case, partial(script, "chat_program.py", material.SMOLLM, bench.scratch))

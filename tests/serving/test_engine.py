@@ -302,3 +302,19 @@ def test_bfloat16_halves_what_adapters_take(runs: dict[str, RunDir], alone: dict
     assert adapter is not None
     assert {t.dtype for pair in adapter.pairs.values() for t in pair} == {torch.bfloat16}
     assert {p.dtype for p in adapter.head.parameters()} == {torch.float32}
+
+
+def test_rows_of_very_different_lengths_are_not_padded_to_the_longest(runs: dict[str, RunDir]) -> None:
+    """Short texts around a long one would be mostly padding: they are batches of their own."""
+    engine = Engine()
+    try:
+        one = served("reviews", runs["reviews"])
+        texts = ["好"] * 60 + ["物流太慢，酒店又脏又差" * 3] * 3 + ["很好看的书" * 2] * 60
+        with engine._changed:
+            asked = [engine.submit(one, one.reader.encode([text])) for text in texts]
+        scores = [done.result(60) for done in asked]
+        assert engine.batches == 3
+    finally:
+        engine.stop()
+    alone = Predictor(runs["reviews"]).scores(texts)[0]
+    np.testing.assert_allclose(np.concatenate(scores), alone, atol=1e-5)
