@@ -11,7 +11,7 @@ import weitiao
 from support.cells import real_start
 from support.fork_server import ForkServer
 from weitiao import comparison
-from weitiao.comparison import charts
+from weitiao.comparison import learning_curves
 from weitiao.errors import ConfigError, DataError, RunError
 
 
@@ -153,5 +153,5 @@ def test_cells_of_changed_data_are_not_mixed(comparison_options: dict[str, Any],
 def test_mean_curves_meet_at_the_same_step() -> None:
     """Runs of different length, and one that was scored at other steps."""
     lines = [[(32, 0.8), (64, 0.78)], [(32, 0.79), (48, 0.1), (64, 0.84), (96, 0.86)], []]
-    assert charts._mean(lines, aligned=True) == [(32, pytest.approx(0.795)), (64, pytest.approx(0.81))]
-    assert charts._mean([[(1.0, 2.0), (3.0, 4.0)], [(2.0, 4.0)]], aligned=False) == [(1.5, 3.0)]
+    assert learning_curves.mean_of(lines, aligned=True) == [(32, pytest.approx(0.795)), (64, pytest.approx(0.81))]
+    assert learning_curves.mean_of([[(1.0, 2.0), (3.0, 4.0)], [(2.0, 4.0)]], aligned=False) == [(1.5, 3.0)]

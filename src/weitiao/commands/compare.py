@@ -126,7 +126,7 @@ def _print_comparison(result: "Comparison") -> None:
 def _print_next(result: "Comparison", wanted: "CompareConfig") -> None:
     """Three commands that go on from here: use a run, plan another, compare on the user's own file or with more seeds."""
     from weitiao.catalogue import ENTRIES
-    from weitiao.comparison.over_seeds import MIN_PAIRS_SIGN_FLIP
+    from weitiao.comparison.levels import MIN_PAIRS_SIGN_FLIP
 
     keep = {pair["decision"]["keep"] for pair in result["pairs"]} - {"undecided"}
     arm = next(iter(keep)) if len(keep) == 1 else result["arms"][-1]["name"]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from weitiao.comparison.over_seeds import ALPHA, CONFIDENCE, POWER, Floats, Interval
+from weitiao.comparison.levels import ALPHA
+from weitiao.comparison.over_seeds import CONFIDENCE, POWER, Floats, Interval
 
 RESAMPLES = 2_000
 _BLOCK = 4_000_000  # counts held at once by the bootstrap: 32 MB

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-ALPHA = 0.05
+from weitiao.comparison.levels import ALPHA, MIN_PAIRS_SIGN_FLIP
+
 POWER = 0.8
 CONFIDENCE = 0.95
 RESAMPLES = 9_999  # 1 + 9,999 makes the percentiles whole
 MIN_PAIRS = 3  # two numbers have a spread, but none worth a claim
-MIN_PAIRS_SIGN_FLIP = 6  # the fewest whose smallest two-sided p, 2/2^n, is under ALPHA
 MAX_PAIRS_EXACT = 20  # 2^20 sign patterns take four seconds; one pair more doubles that
 FLIPS = 99_999  # random patterns above it
 _MAX_PLANNED_SEEDS = 1_000_000

@@ -8,12 +8,15 @@ from typing import Any
 from weitiao.comparison import charts
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.examples import answers, largest_gaps
+from weitiao.comparison.figures import to_html
+from weitiao.comparison.learning_curves import Curve, curves
 from weitiao.comparison.pair_schema import EffectDifference, PairResult
 from weitiao.comparison.predictions import disagreements, labelled
-from weitiao.comparison.rows import verdict_lines
+from weitiao.comparison.rows import headline, verdict_lines
 from weitiao.comparison.schema import ArmResult, Budget, Comparison, CostKey, Row
 from weitiao.comparison.values import read_all
 from weitiao.comparison.wording import interval_text, signed
+from weitiao.page import style
 from weitiao.tasks import TASKS
 from weitiao.tasks.task import Task
 
@@ -51,6 +54,8 @@ def report_html(result: Comparison, cells: Sequence[Cell], folder: Path) -> str:
         outcomes=_OUTCOMES,
         budget=_budget(result["budget"]),
         dtype=finished[0].run.summary["dtype"],
+        style=style(),
+        headline=headline(result),
         verdicts=verdict_lines(result),
         intervals={
             pair["second"]: {name: interval_text(found, flip=False) for name, found in pair["metrics"].items()}
@@ -112,18 +117,31 @@ def _budget(budget: Budget) -> dict[str, str]:
 
 
 def _plots(result: Comparison, cells: Sequence[Cell], sections: Collection[str]) -> dict[str, Any]:
-    """Every figure of the sections as HTML; the first on the page brings the library."""
-    curves = charts.curves(result, cells)
+    """Every figure of the sections as HTML; the first that is drawn brings the library."""
+    learning = curves(result, cells)
+    first = next((i for i, curve in enumerate(learning) if curve.drawn is not None), len(learning))
+    trade_offs = charts.trade_offs(result)
     classes = charts.classes(result) if "classes" in sections else None
     parts = charts.memory_parts(result, cells)
     matrices = charts.matrices(result) if "confusion" in sections else []
     return {
-        "curves": [charts.to_html(figure, i == 0) for i, figure in enumerate(curves)],
-        "trade_offs": [charts.to_html(figure, False) for figure in charts.trade_offs(result)],
-        "costs": [charts.to_html(figure, False) for figure in [*charts.costs(result), parts] if figure is not None],
-        "classes": charts.to_html(classes, False) if classes is not None else None,
-        "matrices": [(name, charts.to_html(figure, False)) for name, figure in matrices],
-        "reliability": charts.to_html(charts.reliability(result), False) if "calibration" in sections else None,
+        "curves": [_shown(curve, i == first) for i, curve in enumerate(learning)],
+        "trade_offs": [to_html(made, first == len(learning) and i == 0) for i, made in enumerate(trade_offs)],
+        "costs": [to_html(made, False) for made in [*charts.costs(result), parts] if made is not None],
+        "classes": to_html(classes, False) if classes is not None else None,
+        "matrices": [(name, to_html(made, False)) for name, made in matrices],
+        "reliability": to_html(charts.reliability(result), False) if "calibration" in sections else None,
+    }
+
+
+def _shown(curve: Curve, first: bool) -> dict[str, Any]:
+    """A curve as HTML, or None with what is said instead of it."""
+    last = ", ".join(f"{name} {value:.4g}" for name, value in curve.last)
+    return {
+        "html": to_html(curve.drawn, first) if curve.drawn is not None else None,
+        "title": curve.title,
+        "english": f"Fewer than four points: no curve. Last values: {last}" if last else "Nothing was measured.",
+        "chinese": f"不足四个点，不画曲线。最后的值：{last}" if last else "没有测量值。",
     }
 
 

@@ -156,8 +156,36 @@ def _won(arm: ArmResult, pairs: Sequence[PairResult]) -> list[Text]:
     return [(f"{least} of {metric} matters", f"在意 {least} 的 {metric}")]
 
 
+def headline(result: Comparison) -> Text:
+    """The verdict in one sentence, whatever the number of arms."""
+    pairs = result["pairs"]
+    if not pairs:
+        return "One arm alone: there is nothing to decide.", "只有一组，无需取舍。"
+    if len(pairs) == 1:
+        decision = pairs[0]["decision"]
+        return decision["english"], decision["chinese"]
+    first = pairs[0]["first"]
+    won = [pair["second"] for pair in pairs if pair["decision"]["keep"] == pair["second"]]
+    lost = [pair["second"] for pair in pairs if pair["decision"]["keep"] == first]
+    rest = [pair["second"] for pair in pairs if pair["second"] not in (*won, *lost)]
+    english, chinese = [], []
+    if won:
+        english.append(f"keep {', '.join(won)}")
+        chinese.append(f"保留 {'、'.join(won)}")
+    if lost:
+        english.append(f"keep {first} rather than {', '.join(lost)}")
+        chinese.append(f"保留 {first}，不取 {'、'.join(lost)}")
+    if rest:
+        english.append(f"undecided for {', '.join(rest)}")
+        chinese.append(f"{'、'.join(rest)} 未定")
+    return f"Against {first}: {'; '.join(english)}.", f"与 {first} 相比：{'；'.join(chinese)}。"
+
+
 def verdict_lines(result: Comparison) -> list[dict[str, str]]:
-    """For each pair, in both languages: the decision, what the statistics say, and what the data cannot resolve."""
+    """For each pair, in both languages: the decision, what the statistics say, and what the data cannot resolve.
+
+    ``why_english`` and ``why_chinese`` are the same without the decision.
+    """
     lines = []
     for pair in result["pairs"]:
         decision, found = pair["decision"], pair["metrics"].get(pair["metric"])
@@ -174,6 +202,8 @@ def verdict_lines(result: Comparison) -> list[dict[str, str]]:
                 "keep": decision["keep"],
                 "english": " ".join(english),
                 "chinese": "".join(chinese),
+                "why_english": " ".join(english[1:]),
+                "why_chinese": "".join(chinese[1:]),
             }
         )
     return lines

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from weitiao.comparison.over_seeds import ALPHA
+from weitiao.comparison.levels import ALPHA
 
 Outcome = Literal[
     "first better", "second better", "equivalent within margin", "non-inferior", "not enough seeds to tell"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from weitiao.comparison.over_seeds import ALPHA, MIN_PAIRS_SIGN_FLIP
+from weitiao.comparison.levels import ALPHA, MIN_PAIRS_SIGN_FLIP
 from weitiao.comparison.pair_schema import MetricAnalysis
 from weitiao.comparison.verdict import PairedDifference, Side, Verdict
 

@@ -3,29 +3,34 @@
 from itertools import pairwise
 
 from weitiao.data.report import DataReport
+from weitiao.page import style
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data check: {{ report.source }}</title>
 <style>
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, "PingFang SC", "Microsoft YaHei", sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } .error { color: #c62828; } .warning { color: #b26a00; }
-code { overflow-wrap: anywhere; } details { margin-top: .2rem; } .plots { background: #fff; border-radius: 6px; }
-</style></head><body>
+{{ style|safe }}
+td.error { color: var(--bad); } td.warning { color: var(--warn); } code { overflow-wrap: anywhere; }
+</style></head><body><main>
 <h1>{{ report.source }}</h1>
 <p>{{ "{:,}".format(report.num_rows) }} rows, read as <strong>{{ report.format.name }}</strong> ({{ report.format.reason }}).</p>
-<div class="wide"><table><thead><tr><th>severity</th><th>rows</th><th>finding</th><th>what settles it</th></tr></thead><tbody>
+<div class="wide"><table><thead><tr><th>severity</th><th class="n">rows</th><th>finding</th><th>what settles it</th></tr></thead><tbody>
 {% for f in report.findings %}<tr><td class="{{ f.severity }}">{{ f.severity }}</td><td class="n">{{ "{:,}".format(f.count) }}</td>
 <td>{{ f.message }}{% if f.where %}<details><summary>where</summary><code>{{ f.where|join(", ") }}</code>
 {% for e in f.examples %}<br>{{ e }}{% endfor %}</details>{% endif %}</td><td>{{ f.fix }}</td></tr>
 {% else %}<tr><td colspan="4">Nothing found.</td></tr>{% endfor %}
 </tbody></table></div>
-<h2>Lengths and labels</h2><div class="plots">{% for plot in plots %}{{ plot|safe }}{% endfor %}</div>
-</body></html>
+<h2>Lengths and labels</h2><div class="plots">{% for plot in plots %}<div class="plot">{{ plot|safe }}</div>{% endfor %}</div>
+</main></body></html>
 """
+
+
+# Transparent, with lines that suit light and dark; the text takes the page's colour.
+_GRID = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
+_LAYOUT = {
+    "margin": {"l": 50, "r": 15, "t": 45, "b": 40}, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"family": "inherit", "size": 12}, "xaxis": _GRID, "yaxis": _GRID,
+}  # fmt: skip
 
 
 def report_page(report: DataReport) -> str:
@@ -33,7 +38,7 @@ def report_page(report: DataReport) -> str:
     import jinja2
 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TEMPLATE)
-    return template.render(report=report, plots=_plots(report))
+    return template.render(report=report, style=style(), plots=_plots(report))
 
 
 def _plots(report: DataReport) -> list[str]:
@@ -44,9 +49,7 @@ def _plots(report: DataReport) -> list[str]:
     figure = go.Figure(go.Bar(x=[(a + b) / 2 for a, b in bins], y=counts, width=[b - a for a, b in bins]))
     if report.lengths["unit"] == "tokens":
         figure.add_vline(x=report.lengths["max_length"], line_dash="dash", annotation_text="max_length")
-    figure.update_layout(
-        title=f"Length in {report.lengths['unit']}", height=320, margin={"l": 50, "r": 15, "t": 45, "b": 40}
-    )
+    figure.update_layout(title=f"Length in {report.lengths['unit']}", height=320, **_LAYOUT)
     figures = [figure]
     if report.label_counts:
         shown = list(report.label_counts.items())[:40]
@@ -54,8 +57,8 @@ def _plots(report: DataReport) -> list[str]:
         bars.update_xaxes(type="category")
         bars.update_layout(
             title="Entities a type" if report.format["kind"] == "tokens" else "Rows a label",
-            height=300,
-            margin={"l": 50, "r": 15, "t": 45, "b": 40},
+            height=320,
+            **_LAYOUT,
         )
         figures.append(bars)
     return [

@@ -1,0 +1,4 @@
+"""What counts as beyond chance. Apart from the statistics, so that sentences can be made without them."""
+
+ALPHA = 0.05
+MIN_PAIRS_SIGN_FLIP = 6  # the fewest whose smallest two-sided p, 2/2^n, is under ALPHA
