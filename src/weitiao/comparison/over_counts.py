@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from weitiao.comparison.over_rows import RESAMPLES
 from weitiao.comparison.levels import ALPHA
+from weitiao.comparison.over_rows import RESAMPLES
 from weitiao.comparison.over_seeds import CONFIDENCE, POWER, Floats, Interval
 
 SWAPS = 1_999  # 1 + 1,999: the observed assignment is one of them

@@ -9,14 +9,12 @@ from weitiao.comparison.fairness import disturbed, unfair_rates
 from weitiao.comparison.pair_schema import PairResult
 from weitiao.comparison.pairs import Evidence, analyse_pairs, effects_of_pair
 from weitiao.comparison.rows import six_rows
-from weitiao.comparison.schema import ArmResult, CellResult, Comparison, Executor, Search, Unfair
+from weitiao.comparison.schema import SCHEMA, ArmResult, CellResult, Comparison, Executor, Search, Unfair
 from weitiao.comparison.values import EFFECTS, effect_values, measured, metric_values, read_all
 from weitiao.config.comparison import CompareConfig
 from weitiao.errors import RunError
 from weitiao.rundir.files import to_plain
 from weitiao.tasks import TASKS
-
-SCHEMA = 3
 
 
 def comparison(

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from weitiao.comparison.pair_schema import STRICT, BySeed, PairResult
 
+SCHEMA = 3  # version of comparison.json
 CostKey = Literal[
     "peak_memory_bytes",
     "memory_before_model_bytes",

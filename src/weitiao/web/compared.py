@@ -115,7 +115,9 @@ def _share(path: Path) -> float:
     with contextlib.suppress(OSError):
         size = events.stat().st_size
     steps, last = 0, 0
-    lines = lines_from(events, 0)[0] if size <= 4 * _TAIL else [*_first(events), *lines_from(events, size - _TAIL)[0][1:]]
+    lines = (
+        lines_from(events, 0)[0] if size <= 4 * _TAIL else [*_first(events), *lines_from(events, size - _TAIL)[0][1:]]
+    )
     for line in lines:
         with contextlib.suppress(ValueError):
             event = json.loads(line)
@@ -219,7 +221,9 @@ def class_gaps(found: Mapping[str, Any], paths: Mapping[tuple[str, int], Path]) 
     return sorted(rows, key=lambda row: -max((abs(gap["mean"] or 0) for gap in row["gaps"]), default=0))
 
 
-def place(low: float | None, mid: float | None, high: float | None, *, margin: float = 0.0, most: float | None = None) -> dict[str, float] | None:
+def place(
+    low: float | None, mid: float | None, high: float | None, *, margin: float = 0.0, most: float | None = None
+) -> dict[str, float] | None:
     """Where an interval, its middle, the zero line and the margin lie in a picture that is 200 wide, zero in its middle.
 
     Args:

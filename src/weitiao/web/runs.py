@@ -160,7 +160,8 @@ def _shown(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compared(facts: dict[str, Any]) -> dict[str, Any]:
-    arms = facts.get("arms") or ()
+    section = facts.get("compare")
+    arms = facts.get("arms") or (section.get("methods") if isinstance(section, dict) else None) or ()
     names = (
         [arm["name"] for arm in arms if isinstance(arm, dict) and "name" in arm]
         if isinstance(arms, list)

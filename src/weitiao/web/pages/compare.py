@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
 from weitiao.comparison.rows import headline, verdict_lines
+from weitiao.comparison.schema import SCHEMA
 from weitiao.comparison.wording import interval_text
 from weitiao.config.task import TASK_OPTIONS
 from weitiao.errors import RunError
@@ -27,7 +28,14 @@ _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-_SHARED_COSTS = ("num_trainable_params", "peak_memory_bytes", "train_seconds", "total_seconds", "tokens_per_s", "artifact_bytes")
+_SHARED_COSTS = (
+    "num_trainable_params",
+    "peak_memory_bytes",
+    "train_seconds",
+    "total_seconds",
+    "tokens_per_s",
+    "artifact_bytes",
+)
 
 
 @router.get("/compare")
@@ -41,7 +49,11 @@ async def start(request: Request, runs: Annotated[list[str] | None, Query()] = N
     names = {run.name for run in comparisons}
     waiting = [job for job in app.jobs.all(queued=True) if job.kind == "compare" and job.run and job.run not in names]
     waiting = [job for job in waiting if job.state in ("queued", "running", "failed")]
-    verdicts = {run.name: headline(run.facts) for run in comparisons if run.state == "done" and "pairs" in run.facts}  # type: ignore[arg-type]
+    verdicts = {
+        run.name: headline(run.facts)
+        for run in comparisons
+        if run.state == "done" and run.facts.get("schema") == SCHEMA
+    }  # type: ignore[arg-type]
     return page(request, "compare_list.html", comparisons=comparisons, waiting=waiting, verdicts=verdicts)
 
 
@@ -50,7 +62,9 @@ async def report(request: Request, name: str) -> Response:
     """report.html as it lies there."""
     path = request.app.state.settings.run_path(name) / "report.html"
     if not path.is_file():
-        raise RunError(f"{name[:200]} has no report.html.\nExpected a finished comparison.\nResume it: /compare/{name[:200]}")
+        raise RunError(
+            f"{name[:200]} has no report.html.\nExpected a finished comparison.\nResume it: /compare/{name[:200]}"
+        )
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
@@ -61,7 +75,9 @@ async def cells(request: Request, name: str) -> Response:
     state = _state(request, name)
     if state != request.query_params.get("state"):
         return Response(headers={"HX-Refresh": "true"})
-    return page(request, "compare_cells.html", name=name, compare_state=state, **await asyncio.to_thread(_cells, path, state))
+    return page(
+        request, "compare_cells.html", name=name, compare_state=state, **await asyncio.to_thread(_cells, path, state)
+    )
 
 
 @router.get("/compare/{name:path}/verify")
@@ -103,7 +119,9 @@ async def resume(request: Request, name: str) -> Response:
     run = found(request, name)
     stored = run.path / "compare.yaml"
     if run.state == "running" or not stored.is_file():
-        raise RunError(f"{name} is {run.state}.\nExpected a comparison with compare.yaml that nobody runs.\nStart a new one: /new?from={name}")
+        raise RunError(
+            f"{name} is {run.state}.\nExpected a comparison with compare.yaml that nobody runs.\nStart a new one: /new?from={name}"
+        )
     job = request.app.state.jobs.of_run(name)
     if job is None or job.state not in ("queued", "running"):
         request.app.state.jobs.add("compare", ["compare", str(stored)], run=name)
@@ -122,7 +140,16 @@ async def comparison(request: Request, name: str) -> Response:
         return RedirectResponse(f"/run/{name}", 303)
     state = _state(request, name)
     values = await asyncio.to_thread(_facts, request, path, one, state)
-    return page(request, "compare.html", name=name, run=one, job=job, compare_state=state, words=_words(one, job, path), **values)
+    return page(
+        request,
+        "compare.html",
+        name=name,
+        run=one,
+        job=job,
+        compare_state=state,
+        words=_words(one, job, path),
+        **values,
+    )
 
 
 def _state(request: Request, name: str) -> str:
@@ -154,13 +181,20 @@ def _facts(request: Request, path: Path, one: Run | None, state: str) -> dict[st
     result = compared.result(path) if one is not None and state == "done" else None
     if result is None:
         return {"result": None, **_cells(path, state)}
+    if result.get("schema") != SCHEMA:
+        raise RunError(
+            f"{path / 'comparison.json'} has the schema {result.get('schema')}.\nExpected {SCHEMA}, of this version of weitiao.\n"
+            f"Write it anew from its runs: weitiao compare {path / 'compare.yaml'}"
+        )
     paths = compared.run_paths(path, result)
     by_arm: dict[str, dict[int, Path]] = {}
     for (arm, seed), where in paths.items():
         by_arm.setdefault(arm, {})[seed] = where
     pairs = result["pairs"]
     root = request.app.state.settings.root.resolve()
-    links = {key: str(at.relative_to(root)) for key, where in paths.items() if (at := where.resolve()).is_relative_to(root)}
+    links = {
+        key: str(at.relative_to(root)) for key, where in paths.items() if (at := where.resolve()).is_relative_to(root)
+    }
     assert one is not None
     return {
         "result": result,
@@ -170,7 +204,9 @@ def _facts(request: Request, path: Path, one: Run | None, state: str) -> dict[st
         "costs": compared.costs(result),
         "option_gaps": compared.option_gaps(result),
         "classes": _classes(result, paths),
-        "differing": [(pair, differing(by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {}))) for pair in pairs],
+        "differing": [
+            (pair, differing(by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {}))) for pair in pairs
+        ],
         "selected": any(arm["selected_on_eval"] for arm in result["arms"]),
         "failed": [cell for cell in result["cells"] if cell["failure"]],
         "links": links,
@@ -232,7 +268,9 @@ async def _side_by_side(request: Request, names: list[str]) -> Response:
     pair = [found(request, name) for name in names]
     if wrong := next((run for run in pair if run.kind != "run" or run.state != "done"), None):
         kind = "a comparison" if wrong.kind == "comparison" else wrong.state
-        raise RunError(f"{wrong.name} is {kind}.\nExpected two finished runs.\nWait for it or resume it, or choose another one.")
+        raise RunError(
+            f"{wrong.name} is {kind}.\nExpected two finished runs.\nWait for it or resume it, or choose another one."
+        )
     return page(request, "compare_two.html", pair=pair, **await asyncio.to_thread(_two, pair))
 
 
@@ -244,12 +282,19 @@ def _two(pair: list[Run]) -> dict[str, Any]:
     seen = [(_read(run.path / "split.json").get("eval"), _eval_files(run.path)) for run in pair]
     same_rows = same_task and seen[0] == seen[1] and seen[0][0] is not None
     wanted = TASK_OPTIONS[pair[0].task].metrics if pair[0].task in TASK_OPTIONS else {}
-    metrics = [{"name": name, "values": [(one.get("metrics") or {}).get(name) for one in facts], "higher": higher} for name, higher in wanted.items()]
-    metrics = [row for row in metrics if any(value is not None for value in row["values"])]
+    scores = [one.get("metrics") or {} for one in facts]
+    metrics = [
+        {"name": name, "values": [own.get(name) for own in scores], "higher": higher}
+        for name, higher in wanted.items()
+        if any(own.get(name) is not None for own in scores)
+    ]
     flats = [compared.flat({key: value for key, value in config.items() if key != "output"}) for config in configs]
     disagree = differing({0: pair[0].path}, {0: pair[1].path}) if same_rows else None
     base = flats[0]
-    words = ["compare", *(f"{key}={base[key]}" for key in ("model", "task", "data.train", "data.eval") if base.get(key))]
+    words = [
+        "compare",
+        *(f"{key}={base[key]}" for key in ("model", "task", "data.train", "data.eval") if base.get(key)),
+    ]
     return {
         "facts": facts, "same_task": same_task, "same_rows": same_rows, "metrics": metrics, "costs": _SHARED_COSTS,
         "option_gaps": compared.unequal(flats), "differing": disagree, "seeds": [one.get("seed") for one in facts],
