@@ -12,6 +12,7 @@ from figures import Suite, spread
 from serving_page import difference, figure, ratio
 from shared_page import kept_under_load, over_trainer
 from suites.quality import MARGIN, OPTIONS, SEEDS, Option
+from web_page import figure as of_pages
 
 E5, BASE = material.E5, material.BERT_BASE
 SPEED = "samples_per_s"
@@ -133,6 +134,15 @@ GOALS = (
     Goal("Serving, a thousand adapters listed", 5, False, 1, " s", "serving", partial(figure, "thousand", "listed_seconds", "float32"), 1),
     Goal("Serving, logits of a mixed batch against `weitiao predict`, times 1e5", 1, False, 1, "", "serving", partial(figure, "equal", "worst_1e5", "float32")),
     Goal("Serving, eight conversations together over `generate` one by one, tokens/s", 4, True, 1, "x", "serving", partial(ratio, "chat", "together_tokens_per_s", "apart_tokens_per_s", "float32"), 1),
+    Goal("Pages, the heaviest with its scripts", 150, False, 3, " kB", "web", partial(of_pages, "pages", "most_kb"), 0),
+    Goal("Pages, the latest first paint", 1000, False, 3, " ms", "web", partial(of_pages, "pages", "latest_paint_ms"), 0),
+    Goal("Pages, 1,000 runs listed by a new server", 300, False, 3, " ms", "web", partial(of_pages, "thousand", "cold_ms"), 0),
+    Goal("Pages, 1,000 runs listed again", 300, False, 3, " ms", "web", partial(of_pages, "thousand", "warm_ms"), 0),
+    Goal("Pages, the events of 50 runs with 2,000 points", 500, False, 3, " ms", "web", partial(of_pages, "curves", "together_ms"), 0),
+    Goal("Pages, a curve of 2,000 points drawn", 500, False, 3, " ms", "web", partial(of_pages, "curves", "drawn_ms"), 0),
+    Goal("Pages, the curve back after the server was killed", 2, False, 3, " s", "web", partial(of_pages, "restart", "back_seconds"), 1),
+    Goal("Pages, requests that leave the machine", 0, False, 3, "", "web", partial(of_pages, "pages", "left"), 0),
+    Goal("Pages, serious findings of axe", 0, False, 3, "", "web", partial(of_pages, "pages", "serious"), 0),
     Goal("`weitiao --help`", 0.3, False, 5, " s", "starts", _start("help")),
     Goal("`weitiao data check` of 10,000 rows it has not seen", 3, False, 5, " s", "starts", _start("check")),
     Goal("`weitiao predict`, one text", 4, False, 5, " s", "starts", _start("predict")),

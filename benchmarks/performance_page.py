@@ -19,6 +19,7 @@ from suites.dtypes import VARIANTS as DTYPES
 from suites.growth import AXES
 from suites.own import LARGER, VARIANTS
 from suites.quality import MARGIN, SEEDS
+from web_page import web
 
 E5, BASE = material.E5, material.BERT_BASE
 NOT_MEASURED = "Not measured."
@@ -291,6 +292,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Suite, Path], list[str]]]] = {
     "sft_steps": ("Instruction tuning, a choice at a time", sft_steps),
     "shared": ("Next to other busy processes", shared),
     "serving": ("Serving", serving),
+    "web": ("The pages", web),
     "checkpointing": ("Activations computed again", checkpointing),
     "allocators": ("Another memory allocator", allocators),
     "growth": ("As the work grows", growth),

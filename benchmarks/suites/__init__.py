@@ -4,7 +4,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from record import Cell
-from suites import against, allocators, checkpointing, dtypes, growth, inside, own, quality, serving, shared, starts
+from suites import (
+    against,
+    allocators,
+    checkpointing,
+    dtypes,
+    growth,
+    inside,
+    own,
+    quality,
+    serving,
+    shared,
+    starts,
+    web,
+)
 from suites.bench import Bench
 
 
@@ -30,6 +43,7 @@ SUITES: dict[str, Suite] = {
     "sft_steps": Suite(against.sft_steps, "35 min"),
     "shared": Suite(shared.shared, "45 min", default=False),
     "serving": Suite(serving.serving, "15 min", default=False),
+    "web": Suite(web.web, "6 min", default=False),
     "checkpointing": Suite(checkpointing.checkpointing, "10 min", default=False),
     "allocators": Suite(allocators.allocators, "45 min"),
     "growth": Suite(growth.growth, "30 min"),
