@@ -127,13 +127,15 @@ def test_a_walk_in_a_real_browser(tmp_path: Path) -> None:
             jobs.add("train", QUICK, run="last")
             page.goto(f"{server.url}/machine")
             page.get_by_role("button", name="Stop and save: endless").wait_for()
-            page.get_by_text("bf16").wait_for(timeout=90_000)
+            page.get_by_text("bf16", exact=True).wait_for(timeout=90_000)
             found = axe.Axe().run(page).response["violations"]
             assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             page.get_by_role("button", name="Earlier: last").click()
             page.wait_for_url("**/machine")
             assert [job.run for job in jobs.waiting()] == ["last", "next"]
+            assert not chromium.errors
+            page.goto("about:blank")  # it would ask on, and note that nobody answers
             server.kill()
         time.sleep(2.1)  # what began in the second before a server is not called recovered
         with pages(root) as server:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -96,17 +96,17 @@ def seconds_left(found: Sequence[CellView], wanted: int) -> float | None:
 
 
 def _cell(folder: Path, path: Path, arm: str, seed: int | None, metric: str, *, running: bool) -> CellView:
+    cell = CellView(path.name, arm, seed, path, "queued" if running else "unfinished")
     if (path / "DONE").exists():
         facts: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             facts = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         score = (facts.get("metrics") or {}).get(metric)
-        return CellView(path.name, arm, seed, path, "done", 1.0, score, facts.get("total_seconds"))
+        return replace(cell, state="done", share=1.0, score=score, seconds=facts.get("total_seconds"))
     if is_held(path / LOCK):
-        return CellView(path.name, arm, seed, path, "running", _share(path))
+        return replace(cell, state="running", share=_share(path))
     failure = _failure(folder / "logs" / f"{path.name}.log")
-    state: CellState = "failed" if failure else "queued" if running else "unfinished"
-    return CellView(path.name, arm, seed, path, state, failure=failure)
+    return replace(cell, state="failed", failure=failure) if failure else cell
 
 
 def _share(path: Path) -> float:
