@@ -303,7 +303,7 @@ def test_a_walk_in_a_real_browser(root: Path) -> None:
         page.wait_for_selector(".js-plotly-plot .xtitle")
         assert page.locator(".xtitle").first.text_content() == "step"
         page.get_by_role("button", name="中文").click()
-        page.wait_for_function("document.querySelector('.xtitle').textContent === '步数'")
+        page.locator(".xtitle", has_text="步数").first.wait_for()
         assert not chromium.left
 
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 _EVERY = 0.5  # seconds between two looks at the file
 _MOST = 1 << 20  # bytes of one message
+_RETRY = 500  # milliseconds after which a browser asks again where the server has gone; Chrome would wait three seconds
 _BEAT = 15.0  # seconds of silence after which a comment keeps the connection open
 
 
@@ -29,6 +30,7 @@ def lines_from(path: Path, offset: int) -> tuple[list[str], int]:
 async def stream(request: Request, path: Path, offset: int, state: Callable[[], str]) -> AsyncIterator[str]:
     """Messages "rows" (a JSON list of events), "reset" (the file begins anew) and "state", until the browser goes or the run ends."""
     last, quiet = "", 0.0
+    yield f"retry: {_RETRY}\n\n"
     while not await request.is_disconnected():
         found, end = await asyncio.to_thread(lines_from, path, offset)
         if end < offset:

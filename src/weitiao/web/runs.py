@@ -102,7 +102,8 @@ class Runs:
 
     def _run(self, path: Path, comparison: Path | None) -> Run | None:
         files = ("config.yaml", "compare.yaml", "summary.json", "comparison.json", "DONE", LOCK, "events.jsonl")
-        stamps = tuple(_changed(path / file) for file in files)
+        below = f"{path}{os.sep}"  # of a thousand runs, seven paths each: joining texts is quicker
+        stamps = tuple(_changed(below + file) for file in files)
         if not any(stamps[:4]):
             return None
         is_running = stamps[5] > 0 and is_held(path / LOCK)
@@ -131,9 +132,9 @@ class Runs:
         )
 
 
-def _changed(path: Path) -> float:
+def _changed(path: str) -> float:
     try:
-        return path.stat().st_mtime
+        return os.stat(path).st_mtime
     except OSError:
         return 0.0
 
