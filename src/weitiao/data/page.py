@@ -21,12 +21,15 @@ td.error { color: var(--bad); } td.warning { color: var(--warn); } code { overfl
 {% else %}<tr><td colspan="4">Nothing found.</td></tr>{% endfor %}
 </tbody></table></div>
 <h2>Lengths and labels</h2><div class="plots">{% for plot in plots %}<div class="plot">{{ plot|safe }}</div>{% endfor %}</div>
-</main></body></html>
+</main>
+<script>addEventListener("load", function () { dispatchEvent(new Event("resize")); });</script>
+</body></html>
 """
 
 
 # Transparent, with lines that suit light and dark; the text takes the page's colour.
 _GRID = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False}
+_BARS = {"color": "#3b7dd8"}
 _LAYOUT = {
     "margin": {"l": 50, "r": 15, "t": 45, "b": 40}, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"family": "inherit", "size": 12}, "xaxis": _GRID, "yaxis": _GRID,
@@ -46,14 +49,14 @@ def _plots(report: DataReport) -> list[str]:
 
     edges, counts = report.lengths["histogram"]["edges"], report.lengths["histogram"]["counts"]
     bins = list(pairwise(edges))
-    figure = go.Figure(go.Bar(x=[(a + b) / 2 for a, b in bins], y=counts, width=[b - a for a, b in bins]))
+    figure = go.Figure(go.Bar(x=[(a + b) / 2 for a, b in bins], y=counts, width=[b - a for a, b in bins], marker=_BARS))
     if report.lengths["unit"] == "tokens":
         figure.add_vline(x=report.lengths["max_length"], line_dash="dash", annotation_text="max_length")
     figure.update_layout(title=f"Length in {report.lengths['unit']}", height=320, **_LAYOUT)
     figures = [figure]
     if report.label_counts:
         shown = list(report.label_counts.items())[:40]
-        bars = go.Figure(go.Bar(x=[str(label) for label, _ in shown], y=[n for _, n in shown]))
+        bars = go.Figure(go.Bar(x=[str(label) for label, _ in shown], y=[n for _, n in shown], marker=_BARS))
         bars.update_xaxes(type="category")
         bars.update_layout(
             title="Entities a type" if report.format["kind"] == "tokens" else "Rows a label",
