@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,6 +167,8 @@ def _state(request: Request, name: str) -> str:
 def _words(one: Run | None, job: Job | None, path: Path) -> list[str]:
     if one is not None and (path / "compare.yaml").is_file():
         return ["compare", str(path / "compare.yaml")]
+    if one is not None and "command" in one.facts:  # a merged comparison has no options of its own
+        return shlex.split(one.facts["command"])[1:]
     return list(job.words) if job is not None else []
 
 
@@ -211,6 +214,7 @@ def _facts(request: Request, path: Path, one: Run | None, state: str) -> dict[st
         "failed": [cell for cell in result["cells"] if cell["failure"]],
         "links": links,
         "has_report": (path / "report.html").is_file(),
+        "goes_on": (path / "compare.yaml").is_file(),
         **_evidence(request, one),
     }
 
