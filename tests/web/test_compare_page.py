@@ -36,7 +36,7 @@ def made(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFac
         "data": {"train": str(rows_file), "test_size": 16},
         "train": {"bf16": False, "max_steps": 6, "tokens_per_batch": 96, "logging_steps": 1},
     }
-    config = config_of(options, root / "both", methods=["full", {"type": "lora", "learning_rate": 2e-5}], seeds=[1, 2])
+    config = config_of(options, root / "both", methods=["full", {"type": "lora", "learning_rate": 5e-5}], seeds=[1, 2])
     finish_cells(config)
     weitiao.compare(config)
     return root
