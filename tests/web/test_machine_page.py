@@ -1,7 +1,7 @@
 """/machine: what runs, what waits in which order, what has ended, and who holds a lock."""
 
+import contextlib
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -118,11 +118,12 @@ def test_a_walk_in_a_real_browser(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     (tmp_path / "inner").mkdir()
     endless = ["web", str(tmp_path / "inner"), "--port", "0"]  # runs until it is stopped, and trains nothing
-    with browser(width=390) as chromium:
+    with browser(width=390) as chromium, contextlib.ExitStack() as afterwards:
         page = chromium.page
         with pages(root) as server:
             jobs = Jobs(root / ".web" / "jobs", root)
-            jobs.add("train", endless, run="endless")
+            job = jobs.add("train", endless, run="endless")
+            afterwards.callback(jobs.stop, job)
             jobs.add("train", QUICK, run="next")
             jobs.add("train", QUICK, run="last")
             page.goto(f"{server.url}/machine")
@@ -149,4 +150,3 @@ def test_a_walk_in_a_real_browser(tmp_path: Path) -> None:
             assert states["endless"] in ("done", "stopped")
         assert not chromium.left
         assert not chromium.errors
-        assert json.loads((root / ".web" / "jobs" / jobs.all(queued=True)[0].id / "job.json").read_text())["queued"]
