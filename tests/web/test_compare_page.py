@@ -148,6 +148,16 @@ def test_an_unfinished_comparison_shows_its_cells_and_resumes_once(client: TestC
     assert client.post("/compare/both/stop").status_code == 422
 
 
+def test_one_that_waits_has_a_page_before_its_folder(client: TestClient) -> None:
+    client.app.state.jobs.add("compare", ["compare", "x.yaml"], run="later")
+    assert client.get("/run/later", follow_redirects=False).headers["location"] == "/compare/later"
+    page = client.get("/compare/later").text
+    assert "waits until" in page
+    assert "Its runs are not planned yet" in page
+    assert "weitiao compare x.yaml" in page
+    assert "later" in client.get("/compare").text
+
+
 def unfinish(root: Path) -> None:
     """As if it had been stopped with one cell failed and one not begun."""
     folder = root / "both"

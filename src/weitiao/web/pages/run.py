@@ -79,7 +79,8 @@ async def run(request: Request, name: str) -> Response:
     one = request.app.state.runs.get(name)
     if one is None and job is None:
         found(request, name)  # says which there are
-    if one is not None and one.kind == "comparison":
+    is_comparison = one.kind == "comparison" if one is not None else job is not None and job.kind == "compare"
+    if is_comparison:
         return RedirectResponse(f"/compare/{name}", 303)
     values = await asyncio.to_thread(_facts, path, one)
     if one is not None and one.state == "done":
