@@ -12,7 +12,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from weitiao.web.app import create_app
-from weitiao.web.jobs import Job, Jobs
+from weitiao.web.jobs import Job, Jobs, is_held
 from weitiao.web.settings import Settings
 
 CHROMIUM = "/usr/bin/chromium"
@@ -37,8 +37,10 @@ def end(jobs: Jobs) -> None:
     for job in jobs.all():
         if job.state == "running":
             jobs.stop(job)
-    for child in jobs._children:
-        child.wait(30)
+    until = time.monotonic() + 30
+    while any(is_held(job.folder / "lock") for job in jobs.all()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
