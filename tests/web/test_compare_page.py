@@ -149,6 +149,7 @@ def test_an_unfinished_comparison_shows_its_cells_and_resumes_once(client: TestC
 
 
 def test_one_that_waits_has_a_page_before_its_folder(client: TestClient) -> None:
+    client.app.state.jobs.end()  # nothing starts
     client.app.state.jobs.add("compare", ["compare", "x.yaml"], run="later")
     assert client.get("/run/later", follow_redirects=False).headers["location"] == "/compare/later"
     page = client.get("/compare/later").text
