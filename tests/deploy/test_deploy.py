@@ -18,12 +18,11 @@ import yaml
 
 from weitiao.commands.app import app
 from weitiao.serving.app import create_app
-from weitiao.serving.engine import Engine
 from weitiao.serving.metrics import Metrics
 from weitiao.serving.registry import Registry
 from weitiao.serving.server import KEYS
 from weitiao.serving.state import Server
-from weitiao.serving.writer import Writer
+from weitiao.serving.workers import Workers
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -55,10 +54,10 @@ def options(words: list[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    made = Server(Registry([]), Engine(), Writer())
+    made = Server(Registry([]), Workers())
+    made.workers.start()
     yield made
-    made.engine.stop()
-    made.writer.stop()
+    made.workers.stop()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +147,7 @@ def test_prometheus_asks_the_server_with_a_key(paths: set[str]) -> None:
 
 def test_alerts_name_figures_that_exist(server: Server, paths: set[str]) -> None:
     rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
-    metrics = Metrics(server.engine, server.writer)
+    metrics = Metrics(server.workers)
     metrics.requests.labels("/predict", 200).inc()
     metrics.seconds.labels("/predict").observe(1.0)
     samples = {sample.name: sample.labels for family in metrics.registry.collect() for sample in family.samples}

@@ -4,11 +4,12 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from weitiao.adapters.agreement import agreement, first_logits
+from weitiao.adapters.refusals import Dtype, refuse_merge, refuse_output, refuse_unmergeable
 from weitiao.effects.held_out import HeldOut, held_out
-from weitiao.errors import ConfigError, ModelError, RunError
+from weitiao.errors import ModelError, RunError
 from weitiao.methods import METHODS
 from weitiao.pretrained.licence import licence_of
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("weitiao")
 REPORT = "merge_report.json"
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def merge(run: str | Path, *, output: str | Path, dtype: Dtype = "auto") -> dict[str, Any]:
@@ -45,7 +45,7 @@ def merge(run: str | Path, *, output: str | Path, dtype: Dtype = "auto") -> dict
         RunError: no finished run.  ConfigError: its method has nothing to merge.  ModelError: the folder does not agree.
     """
     opened, folder = RunDir.open(run), Path(output).resolve()
-    _refuse(opened, dtype)
+    refuse_merge(opened, dtype)
     refuse_unmergeable(opened)
     refuse_output(opened, folder)
     rows = rows_of(opened)
@@ -112,39 +112,6 @@ def rows_of(run: RunDir) -> HeldOut:
             "them.\nTrain the run again."
         )
     return rows
-
-
-def _refuse(run: RunDir, dtype: str) -> None:
-    method = run.config.method
-    if dtype not in get_args(Dtype):
-        raise ConfigError(
-            f"--dtype {dtype}.\nExpected one of: {', '.join(get_args(Dtype))}.\nLeave it out for the base's own."
-        )
-    if not method.saves_adapter:
-        raise ConfigError(
-            f"{run.path} was trained with method.type={method.type}, which has no adapter.\nExpected a run with an adapter, such as "
-            f"method.type=lora.\n{run.model} is a whole model already: use it as it is."
-        )
-
-
-def refuse_unmergeable(run: RunDir) -> None:
-    """Raise ConfigError for an adapter that no weight can hold."""
-    method = run.config.method
-    if method.saves_adapter and not method.merges:
-        raise ConfigError(
-            f"{run.path} was trained with method.type={method.type}: what it learnt lies before the words, not in weights.\n"
-            f"Expected an adapter that can be summed into its base, such as LoRA's.\nUse {run.model} with peft, or weitiao predict."
-        )
-
-
-def refuse_output(run: RunDir, folder: Path) -> None:
-    """Raise ConfigError where ``folder`` is no new folder outside the run's own."""
-    if folder.is_relative_to(run.path.resolve()):
-        raise ConfigError(
-            f"--output {folder} lies in the run's own folder.\nExpected another place.\nName another --output."
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} already exists and is not empty.\nExpected a new folder.\nName another --output.")
 
 
 def loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":

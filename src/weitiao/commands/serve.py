@@ -20,6 +20,9 @@ Names: /v1/models. All paths: /docs. Keys: WEITIAO_API_KEYS=first,second."""
 def serve(
     roots: Annotated[list[Path] | None, typer.Argument(help="Runs, or folders of runs.", show_default=False)] = None,
     adapter: Annotated[list[str] | None, typer.Option(help="A run by a name of its own: NAME=RUN.")] = None,
+    load_from: Annotated[
+        list[Path] | None, typer.Option(help="Requests may load finished runs below this folder.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Padded tokens that one pass computes.")] = 2048,
@@ -47,7 +50,7 @@ def serve(
                 f"--adapter {name} is given twice.\nExpected one run a name.\nGive the second another name."
             )
         named[name] = Path(path)
-    if not roots and not named:
+    if not roots and not named and not load_from:
         raise ConfigError("Found no run.\nExpected runs, or a folder of runs.\nExample: weitiao serve runs/")
     try:
         import fastapi  # noqa: F401
@@ -65,7 +68,7 @@ def serve(
 
     run_server(
         roots or [], adapters=named, host=host, port=port, tokens_per_batch=tokens_per_batch, resident=resident,
-        conversations=conversations, memory_bytes=memory_mb * 10**6, dtype=dtype,
+        conversations=conversations, memory_bytes=memory_mb * 10**6, dtype=dtype, load_from=load_from or (),
         limits=Limits(body_bytes=body_bytes, texts=texts, waiting=waiting, new_tokens=new_tokens),
     )  # fmt: skip
 

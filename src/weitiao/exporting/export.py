@@ -1,39 +1,32 @@
 """export(run): a finished run as safetensors, ONNX or GGUF, checked against the run on its held-out rows."""
 
-import importlib.util
-import json
 import logging
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from weitiao.adapters.agreement import agreement
 from weitiao.adapters.merge import (
     answers,
     facts_of,
     loaded,
-    refuse_output,
-    refuse_unmergeable,
     rows_of,
     whole_model,
     write_plain,
 )
+from weitiao.adapters.refusals import refuse_output
 from weitiao.effects.held_out import HeldOut
 from weitiao.errors import ConfigError
 from weitiao.exporting import gguf_adapter, gguf_model, hub, llama_cpp, onnx_graph, quality
 from weitiao.exporting.card import export_card
-from weitiao.exporting.gguf_tokenizer import pre_tokenizer_name
+from weitiao.exporting.refusals import PACKAGES, Format, Wanted, refuse_run, refuse_tokenizer, refuse_words
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.rundir.files import new_folder, size_bytes, to_json, write_atomic
 from weitiao.rundir.folder import RunDir
-from weitiao.tasks import TASKS
 
 log = logging.getLogger("weitiao")
 REPORT = "export_report.json"
-Format = Literal["safetensors", "onnx", "gguf"]
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "gguf": ("gguf",), "safetensors": ("safetensors",)}
 
 
 def export(
@@ -70,9 +63,12 @@ def export(
         FetchError: the hub cannot be reached.
     """
     opened, folder = RunDir.open(run), Path(output).resolve()
-    wanted = _Wanted(format, int8, quantization and quantization.lower(), adapter_only)
-    _refuse_words(wanted)
-    _refuse_run(opened, wanted)
+    wanted = Wanted(format, int8, quantization and quantization.lower(), adapter_only)
+    refuse_words(wanted)
+    refuse_run(opened, wanted)
+    if format == "gguf":
+        _refuse_family(opened)
+        refuse_tokenizer(opened)
     if public and push is None:
         raise ConfigError("--public without --push.\nExpected a repository to upload to.\nAdd --push OWNER/NAME.")
     refuse_output(opened, folder)
@@ -81,7 +77,7 @@ def export(
     rows = rows_of(opened)
     with new_folder(folder) as scratch:
         report = {"format": format, **_written(opened, rows, scratch, wanted)}
-        report["versions"] = {name: version(name) for name in ("weitiao", "torch", "transformers", *_PACKAGES[format])}
+        report["versions"] = {name: version(name) for name in ("weitiao", "torch", "transformers", *PACKAGES[format])}
         report["bytes"] = size_bytes(scratch)
         report["files"] = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
         write_atomic(scratch / REPORT, to_json(report))
@@ -91,17 +87,7 @@ def export(
     return report
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What the user asked for."""
-
-    format: str
-    int8: bool
-    quantization: str | None
-    adapter_only: bool
-
-
-def _written(run: RunDir, rows: HeldOut, folder: Path, wanted: _Wanted) -> dict[str, Any]:
+def _written(run: RunDir, rows: HeldOut, folder: Path, wanted: Wanted) -> dict[str, Any]:
     """The files of one format in ``folder``, and what its report says."""
     if wanted.format == "onnx":
         return _onnx(run, rows, folder, wanted.int8)
@@ -140,7 +126,7 @@ def _onnx(run: RunDir, rows: HeldOut, folder: Path, int8: bool) -> dict[str, Any
     return report
 
 
-def _gguf(run: RunDir, rows: HeldOut, folder: Path, wanted: _Wanted) -> dict[str, Any]:
+def _gguf(run: RunDir, rows: HeldOut, folder: Path, wanted: Wanted) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     quantization = wanted.quantization or ("f32" if wanted.adapter_only else "f16")
@@ -180,58 +166,9 @@ def _gguf(run: RunDir, rows: HeldOut, folder: Path, wanted: _Wanted) -> dict[str
     }  # fmt: skip
 
 
-def _refuse_words(wanted: _Wanted) -> None:
-    """Raise ConfigError for options that are none, or do not go together."""
-    format, quantization = wanted.format, wanted.quantization
-    if format not in get_args(Format):
-        raise ConfigError(
-            f"--format {format}.\nExpected one of: {', '.join(get_args(Format))}.\nExample: --format onnx"
-        )
-    homes = {"int8": "onnx", "quantization": "gguf", "adapter_only": "gguf"}
-    for name, home in homes.items():
-        if getattr(wanted, name) and format != home:
-            word = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{word} with --format {format}.\nExpected it with --format {home}.\nLeave {word} out.")
-    if quantization is not None:
-        gguf_model.refuse_quantization(quantization)
-        if wanted.adapter_only and quantization not in ("f32", "f16", "bf16"):
-            raise ConfigError(
-                f"--quantization {quantization} with --adapter-only.\nExpected f32, f16 or bf16: rows of an adapter hold no whole blocks.\n"
-                "Leave --quantization out."
-            )
-    if format == "onnx" and importlib.util.find_spec("transformers.exporters") is None:
-        raise ConfigError(
-            f"--format onnx, and transformers {version('transformers')} has no exporters.\nExpected them, as in 5.23.\n"
-            "Install it: pip install --upgrade transformers"
-        )
-    missing = [name for name in _PACKAGES[format] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"--format {format}, and {', '.join(missing)} is not installed.\nExpected what writes and runs it.\n"
-            "Install it: pip install 'weitiao[export]'"
-        )
+def _refuse_family(run: RunDir) -> None:
+    """Raise ModelError where llama.cpp does not know the model as transformers has it."""
+    from transformers import AutoConfig
 
-
-def _refuse_run(run: RunDir, wanted: _Wanted) -> None:
-    """Raise ConfigError or ModelError for a run whose model the format cannot hold, before anything is loaded."""
-    config, format = run.config, wanted.format
-    generates = TASKS[config.task].OPTIONS.generates
-    if format == "onnx" and generates:
-        raise ConfigError(
-            f"--format onnx, and {run.path} is a run of {config.task}.\nExpected a run that labels texts: its graph would answer one token "
-            "and keep nothing of what it read.\nUse --format gguf (llama.cpp) or --format safetensors."
-        )
-    if format == "gguf" and not generates:
-        raise ConfigError(
-            f"--format gguf, and {run.path} is a run of {config.task}.\nExpected a run of causal_lm: llama.cpp has no place for the head of a "
-            "classifier.\nUse --format onnx or --format safetensors."
-        )
-    if wanted.adapter_only:
-        gguf_adapter.refuse_adapter(run)
-    refuse_unmergeable(run)
-    if format == "gguf":
-        from transformers import AutoConfig
-
-        source = locate(config.model) if config.method.saves_adapter else str(run.model)
-        gguf_model.refuse_family(AutoConfig.from_pretrained(source, **NO_FOREIGN_CODE))
-        pre_tokenizer_name(json.loads((run.model / "tokenizer.json").read_text(encoding="utf-8")))
+    source = locate(run.config.model) if run.config.method.saves_adapter else str(run.model)
+    gguf_model.refuse_family(AutoConfig.from_pretrained(source, **NO_FOREIGN_CODE))

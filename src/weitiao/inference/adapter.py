@@ -46,15 +46,6 @@ class Adapter:
         return sum(t.nbytes for t in [*tensors, *own])
 
 
-def shares_base(run: RunDir) -> bool:
-    """Whether the run's adapter can lie beside others on one body, as far as its configuration says. Reads no weights."""
-    method = run.config.method
-    plain = method.type == "lora" and not getattr(method, "use_dora", False) and getattr(method, "bias", "") == "none"
-    # these starts change the base
-    start = getattr(method, "init_lora_weights", True)
-    return plain and start not in ("pissa", "olora")
-
-
 def open_adapter(run: RunDir, task: Task, names: list[str], pad_id: int) -> Adapter:
     """Read a run's adapter.
 

@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from weitiao.data.chat import Chat, Talk
-from weitiao.inference.adapter import open_writer, shares_base
+from weitiao.inference.adapter import open_writer
 from weitiao.inference.decoder import Decoder, Memory, Part, Unfit
 from weitiao.inference.mixed import CannotShare
 from weitiao.inference.predictor import Predictor
+from weitiao.inference.sharing import shares_base
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.rundir.folder import RunDir
 

@@ -1,12 +1,9 @@
 """The HTTP interface: requests of vLLM's, text-embeddings-inference's and OpenAI's clients, answered by one engine."""
 
-import asyncio
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,41 +11,30 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from weitiao.data.keys import is_visible
 from weitiao.errors import WeitiaoError
-from weitiao.inference.predictor import cuts_of
 from weitiao.serving import schemas
-from weitiao.serving.engine import Scores
 from weitiao.serving.guard import Guard, problem
+from weitiao.serving.labelling import ENTITIES, LABELS, NUMBERS, Read, read_texts, scores_of, worded
+from weitiao.serving.loading import add_loading
 from weitiao.serving.metrics import Metrics
 from weitiao.serving.openai import add_writing
 from weitiao.serving.page import page
-from weitiao.serving.served import Served
-from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed
-from weitiao.serving.worker import Full, Stopping
+from weitiao.serving.state import FAILED, Refused, Server
 from weitiao.version import __version__
 
 log = logging.getLogger("weitiao")
 
 
-@dataclass(frozen=True)
-class Read:
-    """Texts of a request as the model reads them."""
-
-    served: Served
-    texts: list[str]
-    pairs: list[str] | None
-    encoded: Any
-
-
 def create_app(server: Server) -> Any:
     """The ASGI application."""
     app = FastAPI(title="weitiao", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    metrics = Metrics(server.engine, server.writer)
+    metrics = server.metrics
     _add_errors(app)
     _add_reads(app, server, metrics)
     _add_answers(app, server)
     add_writing(app, server, _ERRORS)
+    if server.load_from:
+        add_loading(app, server, _ERRORS)
 
     @app.middleware("http")
     async def measured(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -99,7 +85,7 @@ def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:
     @app.get("/ready", responses={503: {"model": schemas.Health}})
     async def ready(response: Response) -> schemas.Health:
         """The server takes requests."""
-        gone = server.stopping or not (server.engine.is_alive and server.writer.is_alive)
+        gone = server.stopping or not server.workers.are_alive
         response.status_code = 503 if gone else 200
         return schemas.Health(status="stopping" if gone else "ok")
 
@@ -137,8 +123,8 @@ def _add_answers(app: FastAPI, server: Server) -> None:
     async def classify(asked: schemas.Classify) -> schemas.Classification:
         """The label of each text, and the probabilities of all labels in the order of the model's."""
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
-        read = await _read(server, asked, texts, None, ("classification", "multi_label"))
-        answers = _worded(read, await _scores(server, read))
+        read = await read_texts(server, asked.model, (texts, None), LABELS, truncate=asked.truncate)
+        answers = worded(read, await scores_of(server, read))
         tokens = len(read.encoded.flat)
         return schemas.Classification(
             id=f"classify-{uuid.uuid4().hex}", created=int(time.time()), model=read.served.name,
@@ -156,16 +142,17 @@ def _add_answers(app: FastAPI, server: Server) -> None:
             raise Refused(422, "inputs: single texts among pairs. Expected one kind.", "inputs")
         firsts = [row[0] if isinstance(row, tuple) else row for row in rows]
         seconds = [row[1] for row in rows if isinstance(row, tuple)] or None
-        read = await _read(server, asked, firsts, seconds, ("classification", "multi_label", "regression"))
-        scores = await _scores(server, read)
-        found = _raw(read, scores) if asked.raw_scores else [_ranked(one) for one in _worded(read, scores)]
+        parts, tasks = (firsts, seconds), (*LABELS, *NUMBERS)
+        read = await read_texts(server, asked.model, parts, tasks, truncate=asked.truncate)
+        scores = await scores_of(server, read)
+        found = _raw(read, scores) if asked.raw_scores else [_ranked(one) for one in worded(read, scores)]
         return found[0] if single else found
 
     @app.post("/tokens", responses=_ERRORS)
     async def tokens(asked: schemas.Tokens) -> list[list[schemas.Entity]]:
         """The entities of each text."""
         texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
-        read = await _read(server, asked, texts, None, ("token_classification",))
+        read = await read_texts(server, asked.model, (texts, None), ENTITIES, truncate=asked.truncate)
         return [
             [
                 schemas.Entity(
@@ -173,68 +160,11 @@ def _add_answers(app: FastAPI, server: Server) -> None:
                 )
                 for one in answer["entities"]
             ]
-            for answer in _worded(read, await _scores(server, read))
+            for answer in worded(read, await scores_of(server, read))
         ]
 
 
-async def _read(
-    server: Server, asked: schemas.Request, texts: list[str], pairs: list[str] | None, tasks: tuple[str, ...]
-) -> Read:
-    """The request's texts as token ids. Raises Refused for what the model, or this server, does not take."""
-    limits = server.limits
-    if len(texts) > limits.texts:
-        raise Refused(413, f"Found {len(texts):,} texts. Expected {limits.texts:,} at most. Send several requests.")
-    for number, text in enumerate([*texts, *(pairs or ())]):
-        if len(text) > limits.characters:
-            raise Refused(413, f"Text {number} has {len(text):,} characters. Expected {limits.characters:,} at most.")
-        if not is_visible(text) or not is_unicode(text):
-            raise Refused(422, f"Text {number} has no visible characters, or some that are no UTF-8. Expected a text.")
-    one = listed(server, asked.model)
-    if one.task not in tasks:
-        raise Refused(400, f"{one.name} is a model of task={one.task}. Expected one of: {', '.join(tasks)}.", "model")
-    if server.engine.is_full:  # before any work is done for it
-        raise Refused(429, FULL)
-    return await asyncio.to_thread(partial(_encoded, server, one.name, texts, pairs, truncate=asked.truncate))
-
-
-def _encoded(server: Server, name: str, texts: list[str], pairs: list[str] | None, *, truncate: bool) -> Read:
-    served = server.registry.open(name)
-    with served.tokenizing:
-        return _encoded_alone(served, texts, pairs, truncate=truncate)
-
-
-def _encoded_alone(served: Served, texts: list[str], pairs: list[str] | None, *, truncate: bool) -> Read:
-    reader, name = served.reader, served.name
-    columns = reader.columns
-    if (len(columns) > 1) != (pairs is not None):
-        raise Refused(400, f"{name} reads {' and '.join(columns)}. Expected {len(columns)} texts a row.")
-    encoded = reader.encode(reader.task.inputs_of(texts), pairs)
-    if not truncate and (cut := cuts_of(encoded)):
-        longest = max(count for _, count in cut)
-        raise Refused(
-            413,
-            f"A text has {longest:,} tokens more than the {reader.max_length:,} that {name} reads. Set truncate=true.",
-        )
-    return Read(served, texts, pairs, encoded)
-
-
-async def _scores(server: Server, read: Read) -> Scores:
-    try:
-        return await asyncio.wrap_future(server.engine.submit(read.served, read.encoded))
-    except Full:
-        raise Refused(429, FULL) from None
-    except Stopping:
-        raise Refused(503, STOPPING) from None
-
-
-def _worded(read: Read, scores: Scores) -> list[dict[str, Any]]:
-    """As `weitiao predict` says it."""
-    task, names = read.served.reader.task, read.served.reader.names
-    inputs: Any = read.texts
-    return task.answer(inputs, read.pairs, lambda *_: scores, names)
-
-
-def _raw(read: Read, scores: Scores) -> list[list[schemas.Score]]:
+def _raw(read: Read, scores: Any) -> list[list[schemas.Score]]:
     names = read.served.reader.names or ["number"]
     rows = [[schemas.Score(label=n, score=s) for n, s in zip(names, row, strict=True)] for row in scores.tolist()]
     return [sorted(row, key=lambda one: -one.score) for row in rows]

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ class Engine(Worker[Unit]):
         opened = (partial(one, dtype=dtype) for one in (Body.load, _adapter, _alone))
         self.residents = Residents(resident, *opened)
         self.batches = self.rows = self.tokens = 0
+        self.mix: Counter[int] = Counter()  # how many batches held so many models
         self._thread.start()
 
     def submit(self, served: Served, encoded: Encoded) -> "Future[Scores]":
@@ -127,13 +129,29 @@ class Engine(Worker[Unit]):
             self._changed.notify()
         self._failed(dropped, Stopping())
         self._thread.join()
+        self._refuse_errands()
         return len(dropped)
+
+    def load(self, served: Served) -> "Future[None]":
+        """Bring a model into memory before it is asked."""
+        return self._errand(lambda: self.residents.use(served))
+
+    def unload(self, served: Served | None = None) -> "Future[None]":
+        """Let a model go; without one, those that the registry has removed."""
+        return self._errand(lambda: self._unload(served))
+
+    def _unload(self, served: Served | None) -> None:
+        if served is not None:
+            self.residents.unload(served)
+        self.residents.trim()
 
     def _work(self) -> None:
         threads.settle()
         while (units := self._next()) is not None:
             with self._turn, torch.inference_mode():
-                self._try(units)
+                self._run_errands()
+                if units:
+                    self._try(units)
 
     def _try(self, units: list[Unit]) -> None:
         """Run a batch; where it fails its parts one by one, so that one request's fault is not another's."""
@@ -150,11 +168,13 @@ class Engine(Worker[Unit]):
                 self._try([unit])
 
     def _next(self) -> list[Unit] | None:
-        """The units of the next batch; None at the end."""
+        """The units of the next batch, none where there are only errands; None at the end."""
         with self._changed:
             while not self._waiting:
                 if self._stopping:
                     return None
+                if self._errands:
+                    return []
                 self._changed.wait()
             first = self._waiting[0]
             chosen = _alike(
@@ -162,11 +182,12 @@ class Engine(Worker[Unit]):
             )
             taken = {id(unit) for unit in chosen}
             self._waiting = [unit for unit in self._waiting if id(unit) not in taken]
-        return sorted(chosen, key=lambda unit: unit.served.name)
+        return sorted(chosen, key=lambda unit: unit.served.key)
 
     def _run(self, units: list[Unit]) -> None:
         """Score one batch, and let go of the adapters that are too many then."""
         self.batches += 1
+        self.mix[len({unit.served.key for unit in units})] += 1
         self.rows += sum(len(unit.rows) for unit in units)
         self.tokens += sum(unit.tokens for unit in units)
         try:
@@ -183,7 +204,7 @@ class Engine(Worker[Unit]):
         body = self.residents.bodies[ready[0].served.base]
         inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
         try:
-            outputs = body.outputs(inputs, [unit.served.name for unit in ready])
+            outputs = body.outputs(inputs, [unit.served.key for unit in ready])
         except CannotShare as reason:
             for unit in ready:
                 if unit.served.own is None:

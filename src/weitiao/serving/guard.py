@@ -9,7 +9,7 @@ from typing import Any
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-_OPEN = ("/health", "/ready")  # for probes, which carry no key
+OPEN = ("/health", "/ready")  # for probes, which carry no key
 
 
 class TooLong(Exception):
@@ -40,7 +40,7 @@ class Guard:
                 scope, send, 400, f"The Host header names another server. Expected one of: {', '.join(self.hosts)}."
             )
             return
-        if self.keys and scope["path"] not in _OPEN and not self._knows(headers):
+        if self.keys and scope["path"] not in OPEN and not bears(headers, self.keys):
             await refuse(
                 scope,
                 send,
@@ -76,11 +76,13 @@ class Guard:
         if seen > self.most_bytes and not started:
             await refuse(scope, send, 413, too_long)
 
-    def _knows(self, headers: Mapping[bytes, bytes]) -> bool:
-        kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-        # each is compared, in a time that does not depend on where they differ
-        found = [hmac.compare_digest(key.strip(), known) for known in self.keys]
-        return kind.lower() == b"bearer" and any(found)
+
+def bears(headers: Mapping[bytes, bytes], keys: Sequence[bytes]) -> bool:
+    """Whether the Authorization header holds one of the keys."""
+    kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+    # each is compared, in a time that does not depend on where they differ
+    found = [hmac.compare_digest(key.strip(), known) for known in keys]
+    return kind.lower() == b"bearer" and any(found)
 
 
 def _name(host: bytes) -> str:

@@ -1,26 +1,41 @@
-"""Figures for Prometheus. Texts, keys and names of models are in none of them."""
+"""Figures for Prometheus, and for the page. Texts, keys and names of models are in none of them."""
 
+import time
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from weitiao.serving.engine import Engine
-from weitiao.serving.writer import Writer
+from weitiao.serving.workers import Workers
 
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+_RECENT, _MINUTE = 20_000, 60.0
+_ASKS = ("/classify", "/predict", "/tokens", "/v1/chat/completions", "/v1/completions", "/try")
 
 
-class _OfEngine:
-    """What the engine counts, read when it is asked for."""
+@dataclass(frozen=True)
+class Load:
+    """What the last minute was like: requests a second, and the seconds below which 95 % of them were answered."""
 
-    def __init__(self, engine: Engine, writer: Writer) -> None:
-        self.engine, self.writer = engine, writer
+    requests: int
+    per_second: float
+    p95: float | None
+
+
+class _OfEngines:
+    """What the engines count, read when it is asked for."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
 
     def collect(self) -> Iterator[Any]:
-        """prometheus_client's collector."""
-        engine, writer = self.engine, self.writer
+        """prometheus_client's collector. Engines that nobody has asked yet have nothing to say."""
+        if not self.workers.started:
+            return
+        engine, writer = self.workers.start()
         both = (engine.residents, writer.residents)
         yield GaugeMetricFamily("weitiao_queue_size", "Parts of requests that no batch has taken.", engine.waiting)
         yield GaugeMetricFamily("weitiao_adapters_resident", "Adapters in memory.", sum(len(r.recent) for r in both))
@@ -43,9 +58,10 @@ class _OfEngine:
 class Metrics:
     """All figures of one server."""
 
-    def __init__(self, engine: Engine, writer: Writer) -> None:
+    def __init__(self, workers: Workers) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_OfEngine(engine, writer))  # type: ignore[arg-type]
+        self.registry.register(_OfEngines(workers))  # type: ignore[arg-type]
+        self.recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # when, and how many seconds it took
         self.requests = Counter(
             "weitiao_requests", "Requests by path and status.", ("path", "status"), registry=self.registry
         )
@@ -57,9 +73,23 @@ class Metrics:
     def answered(self, request: Any, status: int, seconds: float) -> None:
         """A request has been answered. Paths that are none of ours share a name."""
         route = request.scope.get("route")
-        path = getattr(route, "path", "other")
+        self.count(getattr(route, "path", "other"), status, seconds)
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        """One answer more."""
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
+        if path in _ASKS:
+            self.recent.append((time.monotonic(), seconds))
+
+    def load(self) -> Load:
+        """Of requests that asked a model."""
+        now = time.monotonic()
+        recent = list(self.recent)
+        took = sorted(seconds for when, seconds in recent if now - when <= _MINUTE)
+        span = min(_MINUTE, now - recent[0][0]) if len(recent) == _RECENT else _MINUTE
+        p95 = took[min(len(took) - 1, int(0.95 * len(took)))] if took else None
+        return Load(len(took), len(took) / span, p95)
 
     def text(self) -> bytes:
         """As Prometheus reads it."""

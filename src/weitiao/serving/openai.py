@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
@@ -16,16 +16,17 @@ from fastapi.responses import StreamingResponse
 from weitiao.data.conversations import Conversation
 from weitiao.errors import DataError, WeitiaoError
 from weitiao.inference.said import HALF
-from weitiao.inference.sampling import Asked, Token
 from weitiao.serving import chat_schemas as schemas
 from weitiao.serving.guard import problem
 from weitiao.serving.served import Speaker
-from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed
+from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed, started
 from weitiao.serving.worker import Full, Stopping
-from weitiao.serving.writer import Answer, Piece
+
+if TYPE_CHECKING:
+    from weitiao.inference.sampling import Asked, Token
+    from weitiao.serving.writer import Answer, Piece
 
 log = logging.getLogger("weitiao")
-Events = AsyncIterator[Piece]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Form:
     prefix: str
     chunk: str
     delta: Callable[[str], dict[str, Any]]
-    logprobs: Callable[[Any, Sequence[Token], int], dict[str, Any]]
+    logprobs: "Callable[[Any, Sequence[Token], int], dict[str, Any]]"
 
 
 def add_writing(app: FastAPI, server: Server, errors: dict[int | str, dict[str, Any]]) -> None:
@@ -101,9 +102,13 @@ async def _speaker(server: Server, asked: schemas.Write) -> Speaker:
             f"{one.name} is a model of task={one.task}, which labels texts. Expected one that writes them.",
             "model",
         )
-    if server.writer.is_full:  # before any work is done for it
+    _, writer = await asyncio.to_thread(started, server)
+    if writer.is_full:  # before any work is done for it
         raise Refused(429, FULL)
-    return await asyncio.to_thread(server.registry.open_writer, one.name)
+    try:
+        return await asyncio.to_thread(server.registry.open_writer, one.name)
+    except KeyError:  # it was removed meanwhile
+        raise Refused(404, f"The model '{one.name}' does not exist any more.", "model") from None
 
 
 def _conversation(speaker: Speaker, messages: Sequence[schemas.Message]) -> list[int]:
@@ -137,8 +142,10 @@ def _asked(
     *,
     most: int | None,
     logprobs: int | None,
-) -> Asked:
+) -> "Asked":
     """What is asked of the answer. Raises Refused where prompt and answer are longer than the model reads."""
+    from weitiao.inference.sampling import Asked
+
     if asked.stream_options is not None and not asked.stream:
         raise Refused(400, "stream_options without stream. Set stream=true.", "stream_options")
     room = speaker.context - len(ids)
@@ -155,16 +162,20 @@ def _asked(
     )  # fmt: skip
 
 
-def _begun(server: Server, speaker: Speaker, ids: Sequence[int], asked: Asked) -> tuple[Answer, Events]:
+def _begun(
+    server: Server, speaker: Speaker, ids: Sequence[int], asked: "Asked"
+) -> "tuple[Answer, AsyncIterator[Piece]]":
     """An answer that is being written, and its pieces as they come."""
+    from weitiao.serving.writer import Answer
+
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[Piece] = asyncio.Queue()
 
-    def hear(piece: Piece) -> None:
+    def hear(piece: "Piece") -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-    async def events() -> Events:
+    async def events() -> "AsyncIterator[Piece]":
         while True:
             piece = await pieces.get()
             if isinstance(piece.error, Stopping):
@@ -185,12 +196,14 @@ def _begun(server: Server, speaker: Speaker, ids: Sequence[int], asked: Asked) -
     return answer, events()
 
 
-async def _whole(request: Request, answer: Answer, events: Events) -> tuple[str, list[Token], Any]:
+async def _whole(request: Request, answer: "Answer", events: "AsyncIterator[Piece]") -> "tuple[str, list[Token], Any]":
     """Text, tokens and the reason of the end; the work ends where the client goes."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        from weitiao.serving.writer import Piece
+
         answer.hear(Piece(error=Refused(499, "The client has gone.")))
 
     watcher = asyncio.create_task(watch())
@@ -209,7 +222,7 @@ async def _whole(request: Request, answer: Answer, events: Events) -> tuple[str,
 class _Stream(StreamingResponse):
     """A stream whose answer ends with it, even where the client has gone before the first line."""
 
-    answer: Answer
+    answer: "Answer"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
@@ -219,7 +232,9 @@ class _Stream(StreamingResponse):
             self.answer.cancelled = True
 
 
-def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events, begin: int = 0) -> StreamingResponse:
+def _streamed(
+    form: Form, asked: schemas.Write, answer: "Answer", events: "AsyncIterator[Piece]", begin: int = 0
+) -> StreamingResponse:
     named, created = _id(form), int(time.time())
     counts = asked.stream_options is not None and asked.stream_options.include_usage
 
@@ -228,7 +243,7 @@ def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events, 
         body = {"id": named, "object": form.chunk, "created": created, "model": answer.speaker.name, "choices": choices}
         return f"data: {json.dumps(body | usage | more, ensure_ascii=False)}\n\n"
 
-    def choice(text: str, token: Token | None, finish: str | None, at: int) -> list[dict[str, Any]]:
+    def choice(text: str, token: "Token | None", finish: str | None, at: int) -> list[dict[str, Any]]:
         logprobs = None
         if token is not None and answer.asked.logprobs is not None:
             logprobs = form.logprobs(answer.speaker.tokenizer, [token], at)
@@ -268,7 +283,7 @@ def _streamed(form: Form, asked: schemas.Write, answer: Answer, events: Events, 
     return response
 
 
-def _usage(answer: Answer) -> schemas.WriteUsage:
+def _usage(answer: "Answer") -> schemas.WriteUsage:
     prompt, written = len(answer.ids), len(answer.tokens)
     return schemas.WriteUsage(
         prompt_tokens=prompt, completion_tokens=written, total_tokens=prompt + written,
@@ -286,7 +301,7 @@ def _worded(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": None if HALF in text else list(text.encode())}
 
 
-def _chat_logprobs(tokenizer: Any, tokens: Sequence[Token], _: int) -> dict[str, Any]:
+def _chat_logprobs(tokenizer: Any, tokens: "Sequence[Token]", _: int) -> dict[str, Any]:
     return {
         "content": [
             {
@@ -299,7 +314,7 @@ def _chat_logprobs(tokenizer: Any, tokens: Sequence[Token], _: int) -> dict[str,
     }
 
 
-def _text_logprobs(tokenizer: Any, tokens: Sequence[Token], at: int) -> dict[str, Any]:
+def _text_logprobs(tokenizer: Any, tokens: "Sequence[Token]", at: int) -> dict[str, Any]:
     words = [str(tokenizer.decode([one.id])) for one in tokens]
     starts = [at + sum(map(len, words[:i])) for i in range(len(words))]
     return {

@@ -28,6 +28,10 @@ _EXAMPLES = {
     "/classify": {"model": "NAME", "input": ["很好看，推荐", "太差了"]},
     "/predict": {"model": "NAME", "inputs": "很好看，推荐"},
     "/tokens": {"model": "NAME", "inputs": "江泽民在北京会见了微软公司总裁"},
+    "/v1/chat/completions": {"model": "NAME", "messages": [{"role": "user", "content": "你好"}]},
+    "/v1/completions": {"model": "NAME", "prompt": "从前"},
+    "/v1/load_lora_adapter": {"lora_name": "NAME", "lora_path": "RUN"},
+    "/v1/unload_lora_adapter": {"lora_name": "NAME"},
 }
 
 

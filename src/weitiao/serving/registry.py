@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,7 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.config.task import TASK_OPTIONS
 from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError, ModelError, RunError
-from weitiao.inference.adapter import shares_base
-from weitiao.inference.decoder import context_of
-from weitiao.inference.predictor import Reader
+from weitiao.inference.sharing import shares_base
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.served import Opened, Served, Speaker, Stamp, stamp_of
@@ -44,17 +43,67 @@ class Listed:
 
 
 class Registry:
-    """Names -> runs, each opened once, when it is first asked for."""
+    """Names -> runs, each opened once, when it is first asked for. Threads may change the list while others read it.
 
-    def __init__(self, listed: Iterable[Listed]) -> None:
-        self.listed = {one.name: one for one in listed}
+    Args:
+        listed: runs; the bases of those that write texts are added.
+        dropped: called after models were removed, so that what is in memory of them goes.
+    """
+
+    def __init__(self, listed: Iterable[Listed], dropped: Callable[[], None] = lambda: None) -> None:
+        self.dropped = dropped
+        self.listed: Mapping[str, Listed] = {}  # replaced whole, never changed
         self._opened: dict[str, Opened] = {}
+        self._times: Counter[str] = Counter()  # how often a name was opened
         self._tokenizers: dict[str, tuple[Any, threading.Lock]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._change = threading.Lock(), threading.Lock()
+        self.refresh(listed)
 
     def near(self, name: str) -> list[str]:
         """Names that are like one that is not there."""
         return difflib.get_close_matches(name, self.listed, n=3, cutoff=0.4)
+
+    def refresh(self, runs: Iterable[Listed]) -> None:
+        """Have these runs and no others. One whose files have changed is opened anew."""
+        with self._change:
+            self._set({one.name: one for one in runs if one.run is not None})
+
+    def add(self, one: Listed, *, replace: bool = False) -> None:
+        """One run more. Raises ConfigError where its name is taken and it is not to ``replace`` the other."""
+        with self._change:
+            known = self.listed.get(one.name)
+            if known is not None and (known.run is None or not replace):
+                raise ConfigError(
+                    f"The name {one.name} is taken.\nExpected a name that no model has.\nRemove that one first, or choose another."
+                )
+            self._set({**self._runs(), one.name: one})
+
+    def remove(self, name: str) -> None:
+        """Requests that were accepted are answered; later ones find no such model. Raises KeyError for a name that is no run's."""
+        with self._change:
+            runs = self._runs()
+            del runs[name]
+            self._set(runs)
+
+    def _runs(self) -> dict[str, Listed]:
+        return {one.name: one for one in self.listed.values() if one.run is not None}
+
+    def _set(self, runs: dict[str, Listed]) -> None:
+        if runs == self._runs():
+            return
+        found = {**runs, **{one.name: one for one in _bases(runs.values())}}
+        before, self.listed = self.listed, found
+        with self._lock:
+            gone = [self._opened.pop(n, None) for n, one in before.items() if not _same(found.get(n), one)]
+        for opened in gone:
+            if opened is not None:
+                opened.removed = True
+        if gone:
+            self.dropped()
+
+    def opened(self, name: str) -> Opened | None:
+        """A model that has been asked for, without opening it."""
+        return self._opened.get(name)
 
     def open(self, name: str) -> Served:
         """A run that labels texts, with its tokenizer; its weights are read by the engine.
@@ -75,15 +124,24 @@ class Registry:
         with self._lock:
             if name not in self._opened:
                 try:
-                    self._opened[name] = make(listed)
+                    made = make(listed)
                 except OSError as error:
                     where = listed.base if listed.run is None else listed.run.path
                     raise ModelError(
                         f"{where} cannot be read: {error}\nExpected a complete folder.\nTrain the run again."
                     ) from None
+                self._times[name] += 1
+                if self._times[name] > 1:
+                    made.key = f"{name}#{self._times[name]}"  # engines may still work for the earlier one
+                if self.listed.get(name) != listed:  # it was removed meanwhile
+                    made.removed = True
+                    return made
+                self._opened[name] = made
             return self._opened[name]
 
     def _served(self, listed: Listed) -> Served:
+        from weitiao.inference.predictor import Reader
+
         run = listed.run
         assert run is not None
         key = _tokenizers_key(run.model)
@@ -97,6 +155,8 @@ class Registry:
     def _speaker(self, listed: Listed) -> Speaker:
         from transformers import AutoConfig, AutoTokenizer
 
+        from weitiao.inference.decoder import context_of
+
         run = listed.run
         base = locate(listed.base)
         tokenizer = AutoTokenizer.from_pretrained(base if run is None else run.model, **NO_FOREIGN_CODE)
@@ -107,6 +167,13 @@ class Registry:
             listed.name, run, base if run is None or shares_base(run) else str(run.path), stamp=listed.stamp,
             tokenizer=tokenizer, chat=chat, context=context_of(config),
         )  # fmt: skip
+
+
+def _same(one: Listed | None, other: Listed) -> bool:
+    """Of a base nothing but its place counts: it is not a run's that another one may replace."""
+    if one is None or one.run is None or other.run is None:
+        return one is not None and one.run is other.run and one.base == other.base
+    return one == other
 
 
 def _tokenizers_key(folder: Path) -> str:
@@ -121,10 +188,10 @@ def _tokenizers_key(folder: Path) -> str:
 def find_runs(roots: Iterable[Path], named: Mapping[str, Path]) -> list[Listed]:
     """The finished runs below folders, by their paths there, and those that are given by name.
 
-    The bases of adapters that write texts are models too. Runs of prompts and prefixes that write texts are left out, and said.
+    Runs of prompts and prefixes that write texts are left out, and said.
 
     Raises:
-        ConfigError: nothing to serve, or two runs of one name.  RunError: a named run is none, or is not finished.
+        ConfigError: nothing to serve, or two models of one name.  RunError: a named run is none, or is not finished.
     """
     found: list[Listed] = []
     for root in roots:
@@ -132,16 +199,16 @@ def find_runs(roots: Iterable[Path], named: Mapping[str, Path]) -> list[Listed]:
             raise RunError(f"No folder {root}.\nExpected a run, or a folder of runs.\nExample: weitiao serve runs/")
         for done in sorted(root.rglob("DONE")):
             if (done.parent / "config.yaml").is_file():
-                found.append(_listed(str(done.parent.relative_to(root)), done.parent, root))
-    found += [_listed(name, RunDir.open(path).path, path) for name, path in named.items()]
-    for one in [one for one in found if one.writes and not _can_write(one)]:
-        log.warning("%s: what method=%s learnt lies before the words, and is not served", one.name, one.method)
+                name = str(done.parent.relative_to(root))
+                found.append(listed_run(root.resolve().name if name == "." else name, done.parent))
+    found += [listed_run(name, RunDir.open(path).path) for name, path in named.items()]
+    for one in [one for one in found if not can_be_served(one)]:
+        log.warning("%s: %s, and is not served", one.name, NO_PLACE.format(method=one.method))
         found.remove(one)
     if not found:
         raise ConfigError(
             "Found no finished run to serve.\nExpected one at least.\nTrain one: weitiao train recipes/reviews-lora.yaml"
         )
-    found += _bases(found)
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
@@ -150,8 +217,13 @@ def find_runs(roots: Iterable[Path], named: Mapping[str, Path]) -> list[Listed]:
     return found
 
 
-def _can_write(one: Listed) -> bool:
-    assert one.run is not None
+NO_PLACE = "what method={method} learnt lies before the words"
+
+
+def can_be_served(one: Listed) -> bool:
+    """Whether the engines know its method: a run of prompts or prefixes that writes texts has no weights to sum or to share."""
+    if one.run is None or not one.writes:
+        return True
     method = one.run.config.method
     return method.merges or not method.saves_adapter
 
@@ -176,12 +248,13 @@ def _bases(runs: Iterable[Listed]) -> list[Listed]:
     return list(found.values())
 
 
-def _listed(name: str, path: Path, root: Path) -> Listed:
+def listed_run(name: str, path: Path) -> Listed:
+    """A finished run under a name. Raises RunError for a summary that is none."""
     run = RunDir(path)
     summary = run.read_json("summary.json")
     try:
         return Listed(
-            name=root.resolve().name if name == "." else name,
+            name=name,
             run=run,
             base=summary["base_model"],
             task=summary["task"],

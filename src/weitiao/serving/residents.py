@@ -32,9 +32,10 @@ class Residents:
     ) -> None:
         self.most = most
         self.bodies: dict[str, Any] = {}
-        self.recent: OrderedDict[str, Opened] = OrderedDict()
+        self.recent: OrderedDict[str, Opened] = OrderedDict()  # by their keys
+        self._leaving: set[str] = set()
         self.loaded = self.evicted = 0
-        self._unfit: dict[str, Unfit] = {}  # models that cannot be served, by their places: they are not read again
+        self._unfit: dict[tuple[str, Stamp], Unfit] = {}  # models that cannot be served are not read again
         self._load_body, self._open_adapter, self._load_alone = load_body, open_adapter, load_alone
 
     def use(self, served: Opened) -> None:
@@ -43,33 +44,41 @@ class Residents:
         Raises:
             ModelError: its files are damaged, gone or replaced, or it cannot be served.
         """
-        if served.base in self._unfit:
-            raise self._unfit[served.base]
+        if (served.base, served.stamp) in self._unfit:
+            raise self._unfit[served.base, served.stamp]
         try:
             if served.adapter is None and served.own is None:
                 self._open(served)
         except Unfit as error:
-            self._unfit[served.base] = error
+            self._unfit[served.base, served.stamp] = error
             raise
         except Exception as error:  # files that somebody has changed raise what they like
             if served.base in self.bodies:
-                self.bodies[served.base].remove(served.name)
+                self.bodies[served.base].remove(served.key)
             raise _cannot_open(served.name, error) from error
-        self.recent.move_to_end(served.name)
+        self.recent.move_to_end(served.key)
 
     def trim(self, in_use: Collection[str] = ()) -> None:
-        """Let go of what is too much, but not of models that work."""
-        for name in list(self.recent):
-            if len(self.recent) <= self.most:
-                return
-            if name not in in_use:
-                self.evict(name)
+        """Let go of what is too much, was unloaded or removed, but not of models that work."""
+        for key, served in list(self.recent.items()):
+            is_leaving = served.removed or key in self._leaving
+            if key in in_use or not (is_leaving or len(self.recent) > self.most):
+                continue
+            self.evict(key)
+            if is_leaving and served.base not in {one.base for one in self.recent.values()}:
+                self.bodies.pop(served.base, None)  # nobody is left on it
+            self._leaving.discard(key)
 
-    def evict(self, name: str) -> None:
+    def unload(self, served: Opened) -> None:
+        """Let a model go with the next :meth:`trim` that finds it idle, and its body where it was the last one on it."""
+        if served.key in self.recent:
+            self._leaving.add(served.key)
+
+    def evict(self, key: str) -> None:
         """Let a model go."""
-        served = self.recent.pop(name)
+        served = self.recent.pop(key)
         if served.adapter is not None:
-            self.bodies[served.base].remove(name)
+            self.bodies[served.base].remove(key)
         served.adapter = served.own = None
         self.evicted += 1
 
@@ -77,7 +86,7 @@ class Residents:
         """Give a run that does not fit on its base a model of its own."""
         log.info("%s: a model of its own, since %s", served.name, reason)
         if served.adapter is not None:
-            self.evict(served.name)
+            self.evict(served.key)
         served.base = served.place
         self._keep_alone(served)
 
@@ -90,17 +99,17 @@ class Residents:
             self.bodies[served.base] = self._load_body(served.base)
         try:
             adapter = self._open_adapter(served)
-            self.bodies[served.base].add(served.name, adapter.pairs, adapter.whole)
+            self.bodies[served.base].add(served.key, adapter.pairs, adapter.whole)
         except CannotShare as reason:
             self.stand_alone(served, reason)
             return
         served.adapter = adapter
-        self.recent[served.name] = served
+        self.recent[served.key] = served
         self.loaded += 1
 
     def _keep_alone(self, served: Opened) -> None:
         served.own = self._load_alone(served)
-        self.recent[served.name] = served
+        self.recent[served.key] = served
         self.loaded += 1
 
 

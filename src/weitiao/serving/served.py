@@ -2,12 +2,14 @@
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weitiao.data.chat import Chat
-from weitiao.inference.adapter import Adapter
-from weitiao.inference.predictor import Reader
 from weitiao.rundir.folder import RunDir
+
+if TYPE_CHECKING:
+    from weitiao.inference.adapter import Adapter
+    from weitiao.inference.predictor import Reader
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -20,14 +22,19 @@ def stamp_of(run: RunDir) -> Stamp:
 
 @dataclass
 class Opened:
-    """What all models have."""
+    """What all models have. ``key`` is its own in the engines, also where an earlier model had its name."""
 
     name: str
     run: RunDir | None  # None: a base as it is
     base: str  # where its body lies; of a model of its own, its run
     stamp: Stamp
-    adapter: Adapter | None = field(default=None, init=False)  # while it is resident
+    adapter: "Adapter | None" = field(default=None, init=False)  # while it is resident
     own: Any = field(default=None, init=False)  # of runs that share no base
+    key: str = field(init=False)
+    removed: bool = field(default=False, init=False)  # from the registry: what was accepted is answered, then it goes
+
+    def __post_init__(self) -> None:
+        self.key = self.name
 
     @property
     def place(self) -> str:
@@ -43,7 +50,7 @@ class Opened:
 class Served(Opened):
     """A run that labels texts."""
 
-    reader: Reader
+    reader: "Reader"
     tokenizing: threading.Lock  # of its tokenizer, which other runs may share
 
 

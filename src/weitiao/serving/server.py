@@ -3,24 +3,30 @@
 import logging
 import os
 import socket
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import uvicorn
 
 from weitiao.errors import ConfigError
-from weitiao.pretrained.resolve import resolve
 from weitiao.serving.app import create_app
-from weitiao.serving.engine import Engine
 from weitiao.serving.registry import Registry, find_runs
 from weitiao.serving.state import Limits, Server
-from weitiao.serving.writer import Writer
+from weitiao.serving.workers import Dtype, Workers
 
 log = logging.getLogger("weitiao")
 KEYS = "WEITIAO_API_KEYS"
+
+
+def api_keys() -> tuple[str, ...]:
+    """Those of the environment. Raises ConfigError for a variable that holds none."""
+    keys = tuple(key for one in os.environ.get(KEYS, "").split(",") if (key := one.strip()))
+    if KEYS in os.environ and not keys:
+        raise ConfigError(
+            f"{KEYS} holds no key.\nExpected keys, separated by commas.\nLeave it out for a server without keys."
+        )
+    return keys
 
 
 class _Graceful(uvicorn.Server):
@@ -49,8 +55,9 @@ def serve(
     resident: int = 1000,
     conversations: int = 16,
     memory_bytes: int = 1 << 30,
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32",
+    dtype: Dtype = "float32",
     limits: Limits | None = None,
+    load_from: Sequence[str | Path] = (),
 ) -> None:
     """Serve finished runs until SIGINT or SIGTERM; what was accepted by then is answered.
 
@@ -64,58 +71,52 @@ def serve(
         conversations: answers that are written at the same time.
         memory_bytes: of the keys and values of conversations.
         dtype: of models that label texts. float32 answers as `weitiao predict` does; auto is bfloat16 where it is faster here.
+        load_from: folders whose finished runs a request may load (POST /v1/load_lora_adapter).
 
     The environment's WEITIAO_API_KEYS holds keys, separated by commas; without it no key is asked for.
 
     Raises:
         ConfigError: nothing to serve, or the port is taken.  ModelError: bfloat16, and the machine has none.  RunError: a named run is none, or is not finished.
     """
-    listed = find_runs(map(Path, roots), {name: Path(path) for name, path in (adapters or {}).items()})
-    keys = tuple(key for one in os.environ.get(KEYS, "").split(",") if (key := one.strip()))
-    if KEYS in os.environ and not keys:
-        raise ConfigError(
-            f"{KEYS} holds no key.\nExpected keys, separated by commas.\nLeave it out for a server without keys."
-        )
+    named = {name: Path(path) for name, path in (adapters or {}).items()}
+    listed = find_runs(map(Path, roots), named) if roots or named or not load_from else []
+    keys = api_keys()
+    for folder in load_from:
+        if not Path(folder).is_dir():
+            raise ConfigError(
+                f"--load-from {folder} is no folder.\nExpected a folder of runs.\nExample: --load-from runs/"
+            )
     is_local = host in ("127.0.0.1", "localhost", "::1")
     if not is_local and not keys:
         log.warning("whoever reaches %s can use the server: no key is set (%s)", host, KEYS)
     found = listener(host, port)
     limits = limits or Limits()
-    turn = threading.Lock()
-    engine = Engine(
-        tokens_per_batch=tokens_per_batch, resident=resident, most_waiting=limits.waiting, dtype=_dtype(dtype), turn=turn
+    workers = Workers(
+        tokens_per_batch=tokens_per_batch, resident=resident, waiting=limits.waiting, conversations=conversations,
+        memory_bytes=memory_bytes, dtype=dtype,
     )  # fmt: skip
-    writer = Writer(
-        resident=resident, most_waiting=limits.waiting, at_once=conversations, memory_bytes=memory_bytes, turn=turn
-    )
+    workers.start()
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
-    server = Server(Registry(listed), engine, writer, limits=limits, keys=keys, hosts=hosts)
+    registry = Registry(listed)
+    server = Server(registry, workers, limits, keys=keys, hosts=hosts, load_from=tuple(map(Path, load_from)))
     config = uvicorn.Config(
         create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
         timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
-    log.info("%s at http://%s:%d", _names([one.name for one in listed]), host, found.getsockname()[1])
+    log.info("%s at http://%s:%d", _names(registry.listed), host, found.getsockname()[1])
     graceful = _Graceful(config, server)
     try:
         graceful.run(sockets=[found])
     finally:
-        writer.stop(drop=True)  # their clients have gone by now; uvicorn has cancelled some of them itself
-        dropped = engine.stop(drop=True) + writer.gone - graceful.gone
+        dropped = workers.stop() - graceful.gone  # clients have gone by now; uvicorn has cancelled some itself
         left = f"{dropped} parts of requests were not answered" if dropped else "every accepted request has its answer"
         log.info("stopped; %s", left)
-
-
-def _dtype(asked: Literal["float32", "bfloat16", "auto"]) -> torch.dtype:
-    found = resolve(asked, "auto")
-    if asked != "float32":
-        log.info("dtype: %s", found.reasons["dtype"])
-    return getattr(torch, found.dtype)  # type: ignore[no-any-return]
 
 
 def _names(names: Iterable[str]) -> str:
     shown = list(names)
     rest = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
-    return f"serving {', '.join(shown[:5])}{rest}"
+    return f"serving {', '.join(shown[:5]) or 'nothing yet'}{rest}"
 
 
 def listener(host: str, port: int) -> socket.socket:

@@ -1,10 +1,17 @@
 """What the HTTP handlers share, and how they refuse."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from weitiao.serving.engine import Engine
+from weitiao.serving.metrics import Metrics
 from weitiao.serving.registry import Listed, Registry
-from weitiao.serving.writer import Writer
+from weitiao.serving.worker import Stopping
+from weitiao.serving.workers import Workers
+
+if TYPE_CHECKING:
+    from weitiao.serving.engine import Engine
+    from weitiao.serving.writer import Writer
 
 FULL = "Too many requests are waiting. Ask again in a second."
 FAILED = "The server has failed on this request. Its log says why."
@@ -24,15 +31,35 @@ class Limits:
 
 @dataclass
 class Server:
-    """One server's models and settings."""
+    """One server's models and settings.
+
+    Args:
+        keys: any of them opens; none: no key is asked for.
+        hosts: names that requests may call the server by; none: any.
+        load_from: folders whose finished runs may be loaded by a request; none: no such request is taken.
+    """
 
     registry: Registry
-    engine: Engine
-    writer: Writer
+    workers: Workers
     limits: Limits = field(default_factory=Limits)
     keys: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()  # names that requests may call the server by; none: any
+    hosts: tuple[str, ...] = ()
+    load_from: tuple[Path, ...] = ()
     stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.workers)
+        self.registry.dropped = self.workers.drop_removed
+
+    @property
+    def engine(self) -> "Engine":
+        """Of runs that label texts; made where it is not there yet, which takes seconds."""
+        return self.workers.start()[0]
+
+    @property
+    def writer(self) -> "Writer":
+        """Of runs that write texts, as :attr:`engine`."""
+        return self.workers.start()[1]
 
 
 class Refused(Exception):
@@ -41,6 +68,14 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.param = status, message, param
+
+
+def started(server: Server) -> "tuple[Engine, Writer]":
+    """The engines, made by the first call. Raises Refused where the server ends."""
+    try:
+        return server.workers.start()
+    except Stopping:
+        raise Refused(503, STOPPING) from None
 
 
 def listed(server: Server, name: str | None) -> Listed:

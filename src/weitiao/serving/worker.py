@@ -1,7 +1,9 @@
 """A thread that takes what waits; requests that are too many, or too late, are refused."""
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -27,6 +29,7 @@ class Worker(Generic[Item]):
         self.most_waiting = most_waiting
         self._turn = turn or threading.Lock()
         self._waiting: list[Item] = []
+        self._errands: list[tuple[Callable[[], None], Future[None]]] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -48,6 +51,35 @@ class Worker(Generic[Item]):
 
     def _work(self) -> None:
         raise NotImplementedError
+
+    def _errand(self, do: Callable[[], None]) -> "Future[None]":
+        """Let the thread do something between two pieces of work: what is in memory is its own alone."""
+        done: Future[None] = Future()
+        with self._changed:
+            if self._stopping or not self.is_alive:
+                done.set_exception(Stopping())
+            else:
+                self._errands.append((do, done))
+                self._changed.notify()
+        return done
+
+    def _run_errands(self) -> None:
+        with self._changed:
+            errands, self._errands = self._errands, []
+        for do, done in errands:
+            if done.set_running_or_notify_cancel():
+                try:
+                    do()
+                except Exception as error:  # for whoever asked; the thread goes on
+                    done.set_exception(error)
+                else:
+                    done.set_result(None)
+
+    def _refuse_errands(self) -> None:
+        """After the end."""
+        for _, done in self._errands:
+            with contextlib.suppress(InvalidStateError):
+                done.set_exception(Stopping())
 
     def _accept(self, items: Sequence[Item]) -> None:
         """Let items wait.

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
@@ -137,9 +138,33 @@ class Writer(Worker[Answer]):
                 answer.cancelled = True
             self._changed.notify()
         self._thread.join()
+        self._refuse_errands()
         for answer in left:
             answer.hear(Piece(error=Stopping()))
         return len(left)
+
+    def load(self, speaker: Speaker) -> "Future[None]":
+        """Bring a model into memory before it is asked."""
+        return self._errand(lambda: self._load(speaker))
+
+    def unload(self, speaker: Speaker | None = None) -> "Future[None]":
+        """Let a model go once its answers are written; without one, those that the registry has removed."""
+        return self._errand(lambda: self._unload(speaker))
+
+    def _load(self, speaker: Speaker) -> None:
+        with self._turn:
+            self.residents.use(speaker)
+
+    def _unload(self, speaker: Speaker | None) -> None:
+        if speaker is not None:
+            self.residents.unload(speaker)
+        self._trim()
+        for number, (key, _) in list(self._kept.items()):
+            if key not in self.residents.recent:
+                del self._kept[number]
+
+    def _trim(self) -> None:
+        self.residents.trim({answer.speaker.key for answer in (*self.running, *self._waiting[:1])})
 
     def _work(self) -> None:
         threads.settle()
@@ -147,13 +172,13 @@ class Writer(Worker[Answer]):
             for base in dict.fromkeys(answer.speaker.base for answer in self.running):
                 with self._turn:
                     self._step([answer for answer in self.running if answer.speaker.base == base])
-            self.residents.trim({answer.speaker.name for answer in (*self.running, *self._waiting[:1])})
+            self._trim()
 
     def _admit(self) -> bool:
         """Let go of answers that nobody waits for, and begin others; False at the end."""
         while True:
             with self._changed:
-                while not self._waiting and not self.running:
+                while not self._waiting and not self.running and not self._errands:
                     if self._stopping:
                         return False
                     self._changed.wait()
@@ -161,6 +186,7 @@ class Writer(Worker[Answer]):
                 self.running = [answer for answer in self.running if not answer.cancelled]
                 self._waiting = [answer for answer in self._waiting if not answer.cancelled]
                 first = self._waiting[0] if self._waiting and len(self.running) < self.at_once else None
+            self._run_errands()
             if first is None or not self._begin(first):
                 if self.running:
                     return True
@@ -176,8 +202,8 @@ class Writer(Worker[Answer]):
             with self._turn:
                 self.residents.use(speaker)
                 decoder = self._decoder(speaker)
-                if speaker.name not in self._ends:
-                    self._ends[speaker.name] = decoder.ends | set(speaker.chat.end_ids() if speaker.chat else ())
+                if speaker.key not in self._ends:
+                    self._ends[speaker.key] = decoder.ends | set(speaker.chat.end_ids() if speaker.chat else ())
         except Exception as error:  # of one model; the others go on
             with self._changed:
                 self._waiting.remove(answer)
@@ -197,7 +223,7 @@ class Writer(Worker[Answer]):
         """Take over the memory of an earlier answer of the same model that begins as this one does."""
         best, known = -1, 0
         for number, (name, memory) in self._kept.items():
-            shared = _shared(memory.ids, answer.ids) if name == answer.speaker.name else 0
+            shared = _shared(memory.ids, answer.ids) if name == answer.speaker.key else 0
             if shared > known:
                 best, known = number, shared
         known = min(known, len(answer.ids) - 1)  # the last token gives the first logits
@@ -225,7 +251,7 @@ class Writer(Worker[Answer]):
                 ids = ids[:room]
                 room -= len(ids)
             if ids:
-                chosen.append((answer, Part(answer.speaker.name, answer.memory, ids)))
+                chosen.append((answer, Part(answer.speaker.key, answer.memory, ids)))
         self.steps += 1
         self._try(sorted(chosen, key=lambda one: one[1].adapter))
 
@@ -247,7 +273,7 @@ class Writer(Worker[Answer]):
             if answer.next_ids:
                 continue  # more of its prompt comes
             try:
-                if answer.take(row, self._ends[answer.speaker.name]):
+                if answer.take(row, self._ends[answer.speaker.key]):
                     self._end(answer)
             except Exception as error:
                 self._end(answer, error)
@@ -257,7 +283,7 @@ class Writer(Worker[Answer]):
         if error is not None:
             answer.hear(Piece(error=error))
         else:
-            self._keep(answer.speaker.name, answer.memory)
+            self._keep(answer.speaker.key, answer.memory)
 
     def _keep(self, name: str, memory: Memory) -> None:
         """Keep a memory for later answers; those that it covers are of no use any more."""

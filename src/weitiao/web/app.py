@@ -1,5 +1,6 @@
 """The ASGI application: pages, jobs, and under the same address what `weitiao serve` answers."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from weitiao.errors import WeitiaoError
 from weitiao.page import STYLE
 from weitiao.version import __version__
 from weitiao.web import guard
+from weitiao.web.api import Api
 from weitiao.web.jobs import Jobs
+from weitiao.web.models import Models
 from weitiao.web.pages import ROUTERS
 from weitiao.web.render import problem
 from weitiao.web.runs import Runs
@@ -23,14 +26,19 @@ from weitiao.web.settings import Settings
 _STATIC = Path(__file__).with_name("static")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Everything that the browser asks for."""
+def create_app(settings: Settings, keys: tuple[str, ...] = ()) -> FastAPI:
+    """Everything that the browser asks for, and what programs ask of the models.
+
+    Args:
+        keys: any of them opens the models to a program where there is a password.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.jobs.begin()
         yield
         app.state.jobs.end()
+        await asyncio.to_thread(app.state.models.end)
 
     app = FastAPI(
         title="weitiao", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
@@ -38,8 +46,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.runs = Runs(settings.root)
     app.state.jobs = Jobs(settings.jobs, settings.root)
+    app.state.models = Models(settings, app.state.runs)
     app.state.version = __version__
     _add_guard(app, settings)
+    app.add_middleware(Api, models=app.state.models, settings=settings, keys=keys)
     _add_errors(app)
 
     @app.get("/")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import uvicorn
 
-from weitiao.serving.server import listener
+from weitiao.serving.server import api_keys, listener
 from weitiao.web.app import create_app
 from weitiao.web.settings import Settings
 
@@ -20,6 +20,8 @@ def serve_pages(root: Path, *, host: str = "127.0.0.1", port: int = 7860, passwo
         host: 127.0.0.1 is this machine alone; for any other address a password is asked for, and one is made where none is given.
         port: 0 takes a free one, which the log says.
 
+    The models answer programs under the same address. With a password they need it, or one of WEITIAO_API_KEYS, as a key.
+
     Raises:
         ConfigError: the port is taken.
     """
@@ -32,7 +34,7 @@ def serve_pages(root: Path, *, host: str = "127.0.0.1", port: int = 7860, passwo
     settings = Settings(root, password=password, hosts=hosts)
     found = listener(host, port)
     config = uvicorn.Config(
-        create_app(settings), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
+        create_app(settings, api_keys()), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
         h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     log.info("pages at http://%s:%d", host, found.getsockname()[1])

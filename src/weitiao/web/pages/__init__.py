@@ -1,13 +1,15 @@
 """The pages, a file each: what a page shows and what its buttons do."""
 
-from weitiao.web.pages import compare, data, entry, machine, new, run, runs
+from weitiao.web.pages import compare, data, entry, machine, new, run, runs, serving, trying
 
 ROUTERS = (
     entry.router,
     runs.router,
-    run.router,
-    compare.router,
     data.router,
     new.router,
+    run.router,
+    compare.router,
+    trying.router,
+    serving.router,
     machine.router,
 )

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import json
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from weitiao.errors import RunError
 from weitiao.rundir.folder import RunDir
 from weitiao.web.jobs import Job
 from weitiao.web.live import stream
+from weitiao.web.mistakes import mistakes
 from weitiao.web.pages.runs import found
 from weitiao.web.render import page
 from weitiao.web.runs import Run
@@ -119,24 +118,7 @@ def _facts(path: Path, one: Run | None) -> dict[str, Any]:
     if one is not None and one.state == "done":
         with contextlib.suppress(RunError):
             values["summary"] = run.summary
-        values |= _examples(path / "predictions.jsonl")
+        missed = mistakes(path / "predictions.jsonl", _EXAMPLES)
+        if missed.rows and "gold" in missed.rows[0]:  # conversations have no right answer to compare with
+            values |= {"examples": missed.rows, "wrong": missed.wrong, "rows": missed.of}
     return values
-
-
-def _examples(path: Path) -> dict[str, Any]:
-    """Held-out rows that the model gets wrong, the surest first; and how many there are."""
-    wrong, rows = [], 0
-    with contextlib.suppress(OSError, ValueError, KeyError), path.open(encoding="utf-8") as file:
-        for line in islice(file, 100_000):
-            row = json.loads(line)
-            rows += 1
-            if "gold" in row and "predicted" in row and row["gold"] != row["predicted"]:
-                wrong.append(row)
-    wrong.sort(
-        key=lambda row: (
-            -max(row.get("probabilities", {}).values(), default=0.0)
-            if isinstance(row.get("probabilities"), dict)
-            else 0.0
-        )
-    )
-    return {"examples": wrong[:_EXAMPLES], "wrong": len(wrong), "rows": rows}
