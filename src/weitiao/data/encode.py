@@ -155,6 +155,8 @@ def encode_texts(
         if not (target / "facts.json").is_file():
             _write(target, source, progress, ids)
         return _read(target, labels)
+    if len(texts) <= _BLOCK_ROWS:
+        return _at_once(source, labels, progress, ids)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "made"
         _write(made, source, progress, ids)
@@ -190,6 +192,10 @@ class _Source:
     tokenizer: Any
     max_length: int = 0
     over_length: OverLength = "truncate"
+
+    @property
+    def has_types(self) -> bool:
+        return self.pairs is not None and "token_type_ids" in self.tokenizer.model_input_names
 
     def blocks(self) -> Iterator[list[_Row]]:
         """The rows, uncut, a block at a time."""
@@ -231,6 +237,30 @@ def cut_block(
     return fit, [(owner, max(0, count - kept[owner])) for owner, count in long.items()]  # windows repeat special tokens
 
 
+def _at_once(
+    source: _Source, labels: Sequence[int] | NDArray[Any], progress: Progress | None, ids: Sequence[str]
+) -> Encoded:
+    """One block, without a file: a server encodes a text at a time."""
+    rows, cut = list[_Row](), list[tuple[int, int]]()
+    for block in source.blocks():
+        rows, cut = _fitted(source, block, ids)
+        if progress is not None:
+            progress(len(block), len(block))
+    flat = np.fromiter((token for row in rows for token in row.tokens), dtype=np.int32)
+    types = (
+        np.fromiter((kind for row in rows for kind in row.types or ()), dtype=np.uint8) if source.has_types else None
+    )
+    arrays = np.cumsum([0, *(len(row.tokens) for row in rows)]), [row.owner for row in rows]
+    return _encoded(flat, types, [*arrays, np.array(cut, dtype=np.int64).reshape(-1, 2)], labels)
+
+
+def _fitted(source: _Source, block: list[_Row], ids: Sequence[str]) -> tuple[list[_Row], list[tuple[int, int]]]:
+    """:func:`cut_block` of a source. Raises DataError where rows that are too long are refused."""
+    if source.over_length == "fail":
+        _refuse_long(block, source.max_length, ids)
+    return cut_block(block, source.max_length, source.fitting)
+
+
 def _write(folder: Path, source: _Source, progress: Progress | None, ids: Sequence[str]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     lengths, owner, cut = list[int](), list[int](), list[tuple[int, int]]()
@@ -238,12 +268,10 @@ def _write(folder: Path, source: _Source, progress: Progress | None, ids: Sequen
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".encoding-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        has_types = source.pairs is not None and "token_type_ids" in source.tokenizer.model_input_names
+        has_types = source.has_types
         with (made / "ids").open("wb") as ids_file, (made / "types").open("wb") as types_file:
             for block in source.blocks():
-                if source.over_length == "fail":
-                    _refuse_long(block, source.max_length, ids)
-                rows, cut_here = cut_block(block, source.max_length, source.fitting)
+                rows, cut_here = _fitted(source, block, ids)
                 done += len(block)
                 cut += cut_here
                 np.fromiter((token for row in rows for token in row.tokens), dtype=np.int32).tofile(ids_file)
@@ -284,13 +312,25 @@ def _read(folder: Path, labels: Sequence[int] | NDArray[Any], in_memory: bool = 
             return np.fromfile(folder / name, dtype=dtype)
         return np.memmap(folder / name, dtype=dtype, mode="r")
 
+    types = flat("types", np.uint8) if facts["types"] else None
+    return _encoded(flat("ids", np.int32), types, [offsets, owner, cut], labels)
+
+
+def _encoded(
+    flat: NDArray[np.int32],
+    types: NDArray[np.uint8] | None,
+    arrays: Sequence[Any],
+    labels: Sequence[int] | NDArray[Any],
+) -> Encoded:
+    """``arrays``: offsets, owner and cut."""
+    offsets, owner, cut = (np.asarray(one, dtype=np.int64) for one in arrays)
     of_rows = labels if isinstance(labels, np.ndarray) else np.array(labels, dtype=np.int64)
     return Encoded(
-        flat=flat("ids", np.int32),
+        flat=flat,
         offsets=offsets,
         labels=of_rows[owner] if len(of_rows) else of_rows,
         owner=owner,
-        types=flat("types", np.uint8) if facts["types"] else None,
+        types=types,
         num_over_length=len(cut),
         tokens_lost=int(cut[:, 1].sum()),
         cut=cut[cut[:, 1] > 0],
