@@ -285,7 +285,7 @@ def equal(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
         "stars": made.numbers(scratch),
     }
     rows = texts(scratch, 24)
-    engine, registry = opened(runs, dtype, tokens_per_batch=1 << 20)
+    engine, registry = opened(runs, dtype, tokens_per_batch=1 << 20, padded_share=9.0)
     found = scored(engine, registry, [(name, rows) for name in runs])
     batches, apart = engine.batches, {}
     engine.stop()

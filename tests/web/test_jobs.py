@@ -19,7 +19,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
     made.end()
     for job in made.all():
         made.stop(job)
-    until(lambda: not any(is_held(job.folder / "lock") for job in made.all()))
+    until(lambda: all(job.state not in ("queued", "running") for job in made.all()))
 
 
 def until(true: Callable[[], bool], seconds: float = 30) -> None:
@@ -92,6 +92,14 @@ def test_a_job_outlives_its_server_and_is_found_again(jobs: Jobs) -> None:
     until(lambda: found.state in ("done", "stopped"))
     other.tick()
     until(lambda: waiting.state == "done")
+
+
+def test_a_job_that_has_just_begun_is_stopped_too(jobs: Jobs) -> None:
+    job = jobs.add("train", long(jobs))
+    jobs.tick()
+    jobs.stop(job)  # its process does not know yet that it may be asked to stop
+    until(lambda: job.exit_code is not None)
+    assert not is_held(job.folder / "lock")
 
 
 def test_a_killed_job_is_failed_and_not_run_again(jobs: Jobs) -> None:

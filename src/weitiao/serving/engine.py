@@ -26,8 +26,7 @@ from weitiao.training.evaluate import by_owner, places_of
 
 log = logging.getLogger("weitiao")
 Scores = NDArray[np.float32]
-# A batch costs as much as some tokens do, so that few may always be padded; of many rows a share.
-_PADDING, _PADDED_SHARE = 128, 0.15
+_PADDING = 128  # tokens that may always be padded: a batch of its own costs as much
 
 
 @dataclass
@@ -83,6 +82,7 @@ class Engine(Worker[Unit]):
     Args:
         resident: adapters and models of their own that stay in memory; the one that was used longest ago goes first.
         most_waiting: units that may wait; a request that comes later is refused whole.
+        padded_share: of what requests have by themselves, how much a batch may pad beyond it.
         dtype: that bodies, adapters and models of their own compute in; heads and scores are float32.
         turn: who holds it computes; engines of one process take turns.
     """
@@ -93,11 +93,12 @@ class Engine(Worker[Unit]):
         tokens_per_batch: int = 2048,
         resident: int = 1000,
         most_waiting: int = 1024,
+        padded_share: float = 0.15,
         dtype: torch.dtype = torch.float32,
         turn: "threading.Lock | None" = None,
     ) -> None:
         super().__init__("weitiao-engine", most_waiting, turn)
-        self.tokens_per_batch, self.dtype = tokens_per_batch, dtype
+        self.tokens_per_batch, self.padded_share, self.dtype = tokens_per_batch, padded_share, dtype
         opened = (partial(one, dtype=dtype) for one in (Body.load, _adapter, _alone))
         self.residents = Residents(resident, *opened)
         self.batches = self.rows = self.tokens = 0
@@ -177,9 +178,8 @@ class Engine(Worker[Unit]):
                     return []
                 self._changed.wait()
             first = self._waiting[0]
-            chosen = _alike(
-                first, [u for u in self._waiting if u.served.base == first.served.base], self.tokens_per_batch
-            )
+            line = [unit for unit in self._waiting if unit.served.base == first.served.base]
+            chosen = _alike(first, line, self.tokens_per_batch, self.padded_share)
             taken = {id(unit) for unit in chosen}
             self._waiting = [unit for unit in self._waiting if id(unit) not in taken]
         return sorted(chosen, key=lambda unit: unit.served.key)
@@ -245,7 +245,7 @@ class Engine(Worker[Unit]):
                 unit.job.done.set_exception(error)
 
 
-def _alike(first: Unit, waiting: Sequence[Unit], most: int) -> list[Unit]:
+def _alike(first: Unit, waiting: Sequence[Unit], most: int, share: float) -> list[Unit]:
     """``first``, and the units that are closest to it in length, while they fit and little is padded."""
     line = sorted(waiting, key=lambda unit: unit.length)
     low = high = next(place for place, unit in enumerate(line) if unit is first)
@@ -257,7 +257,7 @@ def _alike(first: Unit, waiting: Sequence[Unit], most: int) -> list[Unit]:
                 wider = max(line[high].length, line[place].length)
                 count, own = rows + len(line[place].rows), tokens + line[place].padded_tokens
                 padding = wider * count - own
-                if wider * count <= most and padding <= max(_PADDING, _PADDED_SHARE * own):
+                if wider * count <= most and padding <= max(_PADDING, share * own):
                     nearest.append((padding, place))
         if not nearest:
             return line[low : high + 1]

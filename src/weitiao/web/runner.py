@@ -28,6 +28,8 @@ def main(folder: Path) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
         (folder / "pid").write_text(str(os.getpid()), encoding="ascii")
+        if (folder / "cancelled").exists():  # whoever asked could not know this process yet
+            process.send_signal(signal.SIGINT)
         code = process.wait()
     (folder / "exit.tmp").write_text(str(code), encoding="ascii")
     (folder / "exit.tmp").replace(folder / "exit")
