@@ -145,6 +145,41 @@ def test_a_run_is_merged_measured_downloaded_and_removed(client: TestClient, roo
     assert 'value="merged"' in client.get("/serve/part/merged", params={"run": "reviews"}).text
 
 
+REPORTS = {
+    "gguf": ({"llama_cpp": None}, "llama.cpp was not run"),
+    "gguf-q8_0": ({"llama_cpp": {"same_answers": 3, "answers": 4, "worst": 0.01}}, "3 of 4"),
+    "onnx": ({"worst": 1e-6, "tolerance": 1e-4, "same_predictions": None, "compared": 4, "metrics": {"mse": 0.5}}, "1e-06"),
+    "onnx-int8": (
+        {
+            "worst": 1e-6, "tolerance": 1e-4, "same_predictions": 4, "compared": 4, "metrics": {"accuracy": 0.5},
+            "int8": {
+                "loss": {"accuracy": {"difference": -0.01, "lower": -0.02, "upper": 0.0}},
+                "same_predictions": None,
+            },
+        },
+        "-0.0100",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.hand_written
+def test_reports_of_every_format_are_shown(tmp_path: Path) -> None:
+    """Each format measures something else."""
+    run = tmp_path / "one"
+    run.mkdir()
+    for name in ("config.yaml", "summary.json", "DONE"):
+        (run / name).write_text("{}", encoding="utf-8")
+    common = {"notes": ["llama.cpp was not run"], "metrics_before": {"accuracy": 0.5, "num_rows": 3}}
+    for kind, (report, _) in REPORTS.items():
+        folder = tmp_path / "exports" / "one" / kind
+        folder.mkdir(parents=True)
+        (folder / "export_report.json").write_text(json.dumps(common | report), encoding="utf-8")
+    with TestClient(create_app(Settings(tmp_path)), base_url="http://127.0.0.1:7860") as found:
+        for kind, (_, said) in REPORTS.items():
+            answer = found.get(f"/serve/part/{kind}", params={"run": "one"})
+            assert (answer.status_code, said in html.unescape(answer.text)) == (200, True), kind
+
+
 @pytest.mark.beyond_test
 def test_onnx_says_what_int8_loses(client: TestClient, root: Path) -> None:
     page = made(client, "tags", "onnx-int8")
