@@ -1,0 +1,121 @@
+"""Runs in use, by programs that know nothing of weitiao: python benchmarks/use.py SCRATCH > docs/use.md (about 6 min on two cores).
+
+Trains a short chat adapter and a short classifier, then asks them through OpenAI's client, transformers, onnxruntime and llama.cpp.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import material
+import serving_material as made
+from serving_program import server, texts
+
+QUESTIONS = ("What is the capital of France?", "你好")
+OPENAI = """
+import sys, openai
+client = openai.OpenAI(base_url=f"http://127.0.0.1:{sys.argv[1]}/v1", api_key="none")
+for model in sys.argv[2].split(","):
+    for question in sys.argv[3:]:
+        turns = [{"role": "user", "content": question}]
+        whole = client.chat.completions.create(model=model, messages=turns, temperature=0, max_tokens=24)
+        parts = client.chat.completions.create(model=model, messages=turns, temperature=0, max_tokens=24, stream=True)
+        pieces = [piece.choices[0].delta.content or "" for piece in parts if piece.choices]
+        answer = whole.choices[0].message.content
+        same = "the same" if "".join(pieces) == answer else "ANOTHER ANSWER"
+        print(f"{model} | {question} -> {answer!r} ({whole.usage.completion_tokens} tokens); streamed in {len(pieces)} pieces: {same}")
+"""
+TRANSFORMERS = """
+import sys
+from transformers import pipeline
+asked = pipeline("text-classification", model=sys.argv[1], device="cpu")
+for text in sys.argv[2:]:
+    found = asked(text)[0]
+    print(f"{text} -> {found['label']} {found['score']:.4f}")
+print("weitiao is imported:", "weitiao" in sys.modules)
+"""
+ONNX = """
+import sys, json, numpy, onnxruntime
+from tokenizers import Tokenizer
+folder = sys.argv[1]
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
+labels = json.load(open(f"{folder}/config.json"))["id2label"]
+for text in sys.argv[2:]:
+    found = Tokenizer.from_file(f"{folder}/tokenizer.json").encode(text)
+    known = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
+    given = {one.name: numpy.array([known[one.name]]) for one in session.get_inputs()}
+    logits = session.run(None, given)[0][0]
+    chances = numpy.exp(logits - logits.max()); chances /= chances.sum()
+    print(f"{text} -> {labels[str(chances.argmax())]} {chances.max():.4f}")
+print("weitiao is imported:", "weitiao" in sys.modules, "- torch:", "torch" in sys.modules)
+"""
+LLAMA = """
+import json, os, sys, urllib.request, xllamacpp
+out = os.fdopen(os.dup(1), "w", encoding="utf-8"); os.dup2(os.open(os.devnull, os.O_WRONLY), 1); os.dup2(1, 2)
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.port, params.hostnames = sys.argv[1], 512, 1, False, 0, ["127.0.0.1"]
+params.use_jinja = True
+server = xllamacpp.Server(params)
+for question in sys.argv[2:]:
+    body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 24}
+    asked = urllib.request.Request(f"{server.listening_address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    print(f"{question} -> {json.load(urllib.request.urlopen(asked))['choices'][0]['message']['content']!r}", file=out)
+print("weitiao is imported:", "weitiao" in sys.modules, "- torch:", "torch" in sys.modules, file=out, flush=True)
+os._exit(0)
+"""
+
+
+def told(program: str, *words: str | Path) -> str:
+    """What a program prints, in a process without this project's folder on its path."""
+    command = [sys.executable, "-I", "-W", "ignore", "-c", program, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done.stdout.strip()
+
+
+def main(scratch: Path) -> None:
+    import weitiao
+
+    chat, reviews = made.chats(scratch), made.reviews(scratch, material.E5, f"reviews-{material.E5}")
+    folder = scratch / "use"
+    shutil.rmtree(folder, ignore_errors=True)
+    with server(scratch, "--adapter", f"chat={chat}") as port:
+        talk = told(OPENAI, str(port), f"chat,{material.SMOLLM}", *QUESTIONS)
+    merged = weitiao.merge(reviews, output=folder / "merged", dtype="float32")
+    onnx = weitiao.export(reviews, output=folder / "onnx", format="onnx")
+    gguf = weitiao.export(chat, output=folder / "gguf", format="gguf", quantization="f32")
+    asked = texts(scratch, 3)
+    predicted = weitiao.predict(reviews, text=asked)
+    (file,) = (folder / "gguf").glob("*.gguf")
+    parts = [
+        ("weitiao predict, the reference of the classifier", "\n".join(map(_line, asked, predicted))),
+        (f"A merged folder in transformers (worst logit {merged['worst']:.1e} apart)", told(TRANSFORMERS, folder / "merged", *asked)),
+        (f"An ONNX file in onnxruntime (worst logit {onnx['worst']:.1e} apart)", told(ONNX, folder / "onnx", *asked)),
+        ("OpenAI's client with weitiao serve: an adapter, and its base beside it", talk),
+        (f"A GGUF file of the same adapter in llama.cpp ({_compared(gguf['llama_cpp'])})", told(LLAMA, file, *QUESTIONS)),
+    ]  # fmt: skip
+    print(f"{HEAD}\n" + "\n".join(f"## {title}\n\n```\n{text}\n```\n" for title, text in parts), end="")
+
+
+HEAD = """# Runs in use
+
+`python benchmarks/use.py SCRATCH > docs/use.md` trains a short classifier (multilingual-e5-small) and a short chat adapter
+(SmolLM2-135M-Instruct). It asks them in processes of programs that know nothing of weitiao. The runs are short: what counts is that the
+answers agree.
+"""
+
+
+def _line(text: str, answer: dict[str, object]) -> str:
+    chances = answer["probabilities"]
+    assert isinstance(chances, dict)
+    return f"{text} -> {answer['label']} {max(chances.values()):.4f}"
+
+
+def _compared(found: dict[str, object]) -> str:
+    return f"{found['same_answers']} of {found['answers']} held-out answers equal, worst log probability {found['worst']:.1e} apart"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
