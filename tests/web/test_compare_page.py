@@ -296,6 +296,7 @@ def test_a_picture_holds_its_interval_and_its_margin() -> None:
     assert unequal([{"a": 1, "b": []}, {"a": 2}]) == [("a", [1, 2])]
 
 
+@pytest.mark.beyond_test
 def test_a_walk_in_a_real_browser(root: Path) -> None:
     """The list, the comparison with its report and a check of its evidence; nothing leaves the machine, axe is content."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

@@ -112,6 +112,7 @@ def test_memory_is_what_the_kernel_says() -> None:
     assert 0 < found["available"] < found["total"]
 
 
+@pytest.mark.beyond_test
 def test_a_walk_in_a_real_browser(tmp_path: Path) -> None:
     """A job goes on while the server is killed; the new one has found it again, and stops it. The page follows by itself."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

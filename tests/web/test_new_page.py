@@ -167,6 +167,7 @@ def test_what_a_plan_refuses_is_said(client: TestClient) -> None:
     assert client.get("/new/plan/a00").status_code == 422
 
 
+@pytest.mark.beyond_test
 def test_a_visitor_plans_and_starts_a_run(tmp_path: Path, e5: Path) -> None:
     file = tmp_path / "reviews.csv"
     file.write_text(REVIEWS, encoding="utf-8")

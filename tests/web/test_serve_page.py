@@ -200,6 +200,7 @@ def test_a_job_that_fails_says_why_and_can_be_tried_again(client: TestClient, ro
     assert "Try again" in page
 
 
+@pytest.mark.beyond_test
 def test_a_walk_in_a_browser(root: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     with pages(root) as served, browser(390) as found:

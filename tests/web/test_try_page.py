@@ -298,6 +298,7 @@ def no_fault(found: Any) -> None:
     assert found.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.beyond_test
 def test_a_walk_in_a_browser(root: Path) -> None:
     with pages(root) as served, browser(390) as found:
         page = found.page

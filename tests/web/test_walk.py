@@ -90,7 +90,12 @@ def tried(seen: Browser, server: Pages) -> None:
     page.fill("#text", "很好看，推荐")
     page.click("#ask-button")
     page.locator("table.bars").wait_for(timeout=120_000)
-    entities = {"model": MODEL, "task": "token_classification", "method.type": "lora", "data.train": "peoples-daily-ner"}
+    entities = {
+        "model": MODEL,
+        "task": "token_classification",
+        "method.type": "lora",
+        "data.train": "peoples-daily-ner",
+    }
     sizes = {"data.train_size": "400", "data.test_size": "40", "train.max_steps": "70", "train.eval_strategy": "no"}
     start(page, server, "ner", **entities, **sizes, **{"data.check": "warn"})
     wait_for(page, "done", seconds=600)
@@ -103,7 +108,12 @@ def tried(seen: Browser, server: Pages) -> None:
 def talked(seen: Browser, server: Pages) -> None:
     page = seen.page
     chat = {"model": "SmolLM2-135M-Instruct", "task": "causal_lm", "method.type": "lora", "data.train": "chatterbot-zh"}
-    sizes = {"data.train_size": "60", "data.test_size": "5", "train.generate_rows": "0", "train.tokens_per_batch": "256"}
+    sizes = {
+        "data.train_size": "60",
+        "data.test_size": "5",
+        "train.generate_rows": "0",
+        "train.tokens_per_batch": "256",
+    }
     start(page, server, "chat", **chat, **sizes, **SHORT)
     wait_for(page, "done", seconds=600)
     page.goto(f"{server.url}/try?model=chat&model=SmolLM2-135M-Instruct")
