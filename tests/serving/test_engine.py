@@ -318,3 +318,20 @@ def test_rows_of_very_different_lengths_are_not_padded_to_the_longest(runs: dict
         engine.stop()
     alone = Predictor(runs["reviews"]).scores(texts)[0]
     np.testing.assert_allclose(np.concatenate(scores), alone, atol=1e-5)
+
+
+def test_requests_on_a_model_of_its_own_are_one_batch(runs: dict[str, RunDir], alone: dict[str, Any]) -> None:
+    engine = Engine()
+    try:
+        one, calls = served("full", runs["full"]), []
+        engine.submit(one, one.reader.encode(TEXTS[:1])).result(60)
+        assert one.own is not None
+        forward = one.own.model.forward
+        one.own.model.forward = lambda **given: calls.append(len(given["input_ids"])) or forward(**given)
+        with engine._changed:
+            asked = [engine.submit(one, one.reader.encode(part)) for part in (TEXTS[:2], TEXTS[2:3], TEXTS[3:])]
+        found = np.concatenate([done.result(60) for done in asked])
+    finally:
+        engine.stop()
+    assert calls == [len(TEXTS)]
+    np.testing.assert_allclose(found, alone["full"], atol=1e-5)

@@ -198,6 +198,10 @@ class Engine(Worker[Unit]):
     def _score(self, units: list[Unit]) -> None:
         """A run whose adapter does not fit on the shared body gets a model of its own."""
         ready = [unit for unit in units if self._resident(unit)]
+        own = {id(unit.served): unit.served for unit in ready if unit.served.own is not None}
+        for served in own.values():
+            self._alone([unit for unit in ready if unit.served is served])
+        ready = [unit for unit in ready if unit.served.own is None]
         if not ready:
             return
         batches = [self._collate(unit) for unit in ready]
@@ -209,7 +213,7 @@ class Engine(Worker[Unit]):
             for unit in ready:
                 if unit.served.own is None:
                     self.residents.stand_alone(unit.served, reason)
-                unit.job.take(unit, self._alone(unit))
+                self._alone([unit])
             return
         for unit, batch, output in zip(ready, batches, outputs, strict=True):
             adapter = unit.served.adapter
@@ -222,20 +226,34 @@ class Engine(Worker[Unit]):
         reader = unit.served.reader
         return reader.task.collate(unit.job.encoded, unit.rows, reader.tokenizer.pad_token_id)
 
-    def _alone(self, unit: Unit) -> Scores:
-        assert unit.served.own is not None
-        return unit.served.reader.task.row_scores(unit.served.own.model, self._collate(unit)).numpy()  # type: ignore[no-any-return]
+    def _alone(self, units: list[Unit]) -> None:
+        """Score units of one run with a model of its own; requests of texts that are here whole go through it together."""
+        whole = [u for u in units if u.job.encoded.words is None and len(u.rows) == len(u.job.encoded)]
+        if len(whole) > 1:
+            encoded, rows = whole[0].job.encoded, list(whole[0].rows)
+            for unit in whole[1:]:
+                rows += [len(encoded) + row for row in unit.rows]
+                encoded = encoded.joined(unit.job.encoded)
+            found = self._by_itself(whole[0].served, encoded, rows)
+            bounds = np.cumsum([len(unit.rows) for unit in whole])[:-1]
+            for unit, part in zip(whole, np.split(found, bounds), strict=True):
+                unit.job.take(unit, part)
+        for unit in units:
+            if not unit.answered:
+                unit.job.take(unit, self._by_itself(unit.served, unit.job.encoded, unit.rows))
+
+    def _by_itself(self, served: Served, encoded: Encoded, rows: list[int]) -> Scores:
+        assert served.own is not None
+        batch = served.reader.task.collate(encoded, rows, served.reader.tokenizer.pad_token_id)
+        return served.reader.task.row_scores(served.own.model, batch).numpy()  # type: ignore[no-any-return]
 
     def _resident(self, unit: Unit) -> bool:
-        """Whether the unit's adapter is on its body now; where it cannot be, the unit has been seen to."""
+        """Whether the unit's model is in memory now; where it cannot be, the unit has failed."""
         served = unit.served
         try:
             self.residents.use(served)
         except ModelError as error:
             self._failed([unit], error)
-            return False
-        if served.own is not None:
-            unit.job.take(unit, self._alone(unit))
             return False
         return True
 
