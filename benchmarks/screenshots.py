@@ -17,7 +17,7 @@ PAGES = {
     "serve": "/serve?run=ner",
     "machine": "/machine",
 }
-WAIT = {"new": 45, "data": 20, "try": 20, "machine": 12}  # seconds until what they ask for is there
+WAIT = {"new": 30, "data": 15, "try": 15, "machine": 10}  # seconds until what they ask for is there
 
 
 def main(url: str, out: Path) -> None:
