@@ -129,7 +129,9 @@ def test_a_head_is_not_rounded_with_its_base(served_runs: Any, tiny_model: Path,
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     (base / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}), encoding="utf-8")
     run = RunDir(shutil.copytree(served_runs["reviews"].path, tmp_path / "run"))
-    text = (run.path / "config.yaml").read_text(encoding="utf-8").replace(str(tiny_model), str(base))
+    text = (
+        (run.path / "config.yaml").read_text(encoding="utf-8").replace(served_runs["reviews"].config.model, str(base))
+    )
     (run.path / "config.yaml").write_text(text, encoding="utf-8")
     weitiao.merge(run.path, output=tmp_path / "merged", dtype="float32")
     own = load_file(run.model / "adapter_model.safetensors")["base_model.model.classifier.weight"]

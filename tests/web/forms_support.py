@@ -38,7 +38,7 @@ def end(jobs: Jobs) -> None:
         if job.state == "running":
             jobs.stop(job)
     until = time.monotonic() + 30
-    while any(is_held(job.folder / "lock") for job in jobs.all()):
+    while any(is_held(job.folder) for job in jobs.all()):
         assert time.monotonic() < until
         time.sleep(0.05)
 

@@ -80,3 +80,13 @@ def test_no_script_of_elsewhere_may_run(client: TestClient) -> None:
     assert "default-src 'self'" in policy
     assert "unsafe-eval" not in policy
     assert "script-src" not in policy  # that of default-src
+
+
+def test_nobody_fills_the_disk_before_the_password(client: TestClient) -> None:
+    big = b"x" * (5 << 20)
+    assert client.post("/login", files={"password": ("a", b"x")}).status_code == 413
+    assert (
+        client.post("/login", content=big, headers={"content-type": "application/x-www-form-urlencoded"}).status_code
+        == 413
+    )
+    assert client.post("/new/check", content=iter([b"x"])).status_code == 413

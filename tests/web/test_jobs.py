@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from weitiao.web.jobs import Job, Jobs, is_held
+from weitiao.errors import RunError
+from weitiao.rundir.lock import is_held
+from weitiao.web.jobs import Job, Jobs
 
 
 @pytest.fixture
@@ -48,13 +50,15 @@ def test_the_same_words_have_one_answer(jobs: Jobs) -> None:
     assert (first.folder / "started").stat().st_mtime_ns > stamp
 
 
-def test_a_failed_command_says_why_and_is_tried_again(jobs: Jobs) -> None:
+def test_a_failed_command_says_why_and_is_tried_again_when_asked(jobs: Jobs) -> None:
     job = jobs.ask("plan", ["plan", "model=nothing", "--json"])
     until(lambda: job.state == "failed")
     assert job.exit_code == 2
     assert "data" in job.error()
     stamp = (job.folder / "started").stat().st_mtime_ns
-    assert jobs.ask("plan", ["plan", "model=nothing", "--json"]).id == job.id
+    jobs.ask("plan", ["plan", "model=nothing", "--json"])  # a page that is loaded again
+    assert (job.folder / "started").stat().st_mtime_ns == stamp
+    jobs.ask("plan", ["plan", "model=nothing", "--json"], again=True)
     assert (job.folder / "started").stat().st_mtime_ns > stamp
 
 
@@ -98,23 +102,70 @@ def test_a_job_that_has_just_begun_is_stopped_too(jobs: Jobs) -> None:
     job = jobs.add("train", long(jobs))
     jobs.tick()
     jobs.stop(job)  # its process does not know yet that it may be asked to stop
-    until(lambda: job.exit_code is not None)
-    assert not is_held(job.folder / "lock")
+    until(lambda: job.state == "stopped")
+    assert not is_held(job.folder)
+
+
+def test_a_job_whose_runner_was_killed_runs_until_its_command_ends(jobs: Jobs) -> None:
+    job = jobs.add("train", long(jobs))
+    jobs.tick()
+    until(lambda: "http://" in job.tail())
+    os.kill(int((job.folder / "pid").read_text()), signal.SIGKILL)
+    waiting = jobs.add("train", ["--version"])
+    time.sleep(0.3)
+    jobs.tick()
+    assert (job.state, waiting.state) == ("running", "queued")
+    jobs.stop(job)  # the command itself hears it
+    until(lambda: job.state == "stopped")
+    jobs.tick()
+    until(lambda: waiting.state == "done")
 
 
 def test_a_killed_job_is_failed_and_not_run_again(jobs: Jobs) -> None:
     job = jobs.add("train", long(jobs))
     jobs.tick()
-    until(lambda: (job.folder / "pid").exists() and "http://" in job.tail())
-    runner = int((job.folder / "pid").read_text())
-    children = Path(f"/proc/{runner}/task/{runner}/children").read_text().split()
-    os.kill(runner, signal.SIGKILL)
-    os.utime(job.folder / "started", (0, 0))  # long ago
+    until(lambda: "http://" in job.tail())
+    os.killpg(int((job.folder / "pid").read_text()), signal.SIGKILL)
     until(lambda: job.state == "failed")
-    for child in children:
-        os.kill(int(child), signal.SIGKILL)
     jobs.tick()
     assert not jobs.running()
+
+
+def test_one_job_a_run(jobs: Jobs) -> None:
+    first = jobs.add("train", ["--version"], run="mine")
+    with pytest.raises(RunError, match="mine is queued already"):
+        jobs.add("train", ["--version"], run="mine")
+    assert jobs.busy_with("mine/inside") == first
+    assert jobs.busy_with("min") is None
+    jobs.add("export", ["export", str(jobs.runs / "other")])
+    assert jobs.busy_with("other") is not None
+    jobs.stop(first)
+    assert jobs.busy_with("mine") is None
+
+
+def test_stop_is_said_once(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal would break the saving off."""
+    job = jobs.add("train", long(jobs))
+    jobs.tick()
+    until(lambda: "http://" in job.tail())
+    said: list[int] = []
+    kill = os.killpg
+    monkeypatch.setattr("weitiao.web.jobs.os.killpg", lambda *given: said.append(given[0]) or kill(*given))
+    jobs.stop(job)
+    jobs.stop(job)
+    assert len(said) == 1
+    until(lambda: job.state != "running")
+
+
+def test_a_broken_file_of_one_job_leaves_the_queue_alone(jobs: Jobs) -> None:
+    broken, odd, good = (jobs.add("train", ["--version"]) for _ in range(3))
+    (broken.folder / "exit").write_text("")
+    (broken.folder / "order").write_text("x")
+    (odd.folder / "job.json").write_text("[1]")
+    jobs.begin()
+    until(lambda: good.state == "done")
+    assert broken.state == "failed"
+    assert jobs.get(odd.id) is None
 
 
 def test_a_run_of_a_terminal_is_waited_for(jobs: Jobs, tmp_path: Path) -> None:

@@ -182,3 +182,63 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
         page: Any = client.get("/runs").text
     assert "There is no run yet" in page
     assert 'href="/data"' in page
+
+
+@pytest.mark.parametrize("name", ["h#1", "w?x", "pct%41", "有 空格", "a'b\"c"])
+def test_odd_names_lead_to_their_own_pages(client: TestClient, root: Path, name: str) -> None:
+    shutil.copytree(root / "stopped", root / name)
+    (link,) = [
+        one
+        for one in re.findall(r'href="(/run/[^"]+)"', client.get("/runs").text)
+        if one not in ("/run/stopped", "/run/group/reviews")
+    ]
+    page = client.get(link)
+    assert page.status_code == 200
+    (form,) = re.findall(r'action="(/run/[^"]+/resume)"', page.text)
+    (delete,) = re.findall(r'href="(/delete/[^"]+)"', page.text)
+    client.app.state.jobs.end()  # type: ignore[attr-defined]
+    assert client.post(form, follow_redirects=False).status_code == 303
+    assert client.app.state.jobs.of_run(name) is not None  # type: ignore[attr-defined]
+    assert client.post(delete, data={"typed": name}).status_code == 422  # a job waits for it
+    assert (root / name).is_dir()
+
+
+def test_nothing_is_deleted_by_another_name(client: TestClient, root: Path) -> None:
+    (root / "config.yaml").write_text("model: x\n", encoding="utf-8")  # as where the root is a run itself
+    (root / "exports" / "a").mkdir(parents=True)
+    (root / "exports" / "config.yaml").write_text("model: x\n", encoding="utf-8")
+    for path, typed in (("%2e", "."), ("exports", "exports"), ("exports/a", "exports/a"), ("group%2f.", "group/.")):
+        assert client.post(f"/delete/{path}", data={"typed": typed}).status_code in (404, 405, 422), path
+    assert (root / "exports" / "a").is_dir()
+    assert (root / "stopped").is_dir()
+
+
+@pytest.mark.hand_written
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.yaml", b"- a\n"), ("config.yaml", "模型: x\n".encode("gbk")), ("config.yaml", b"label_names: 3\n"),
+        ("summary.json", b"[1]"), ("summary.json", b'{"total_seconds": NaN, "metrics": {"accuracy": "x"}}'),
+        ("comparison.json", b"[1]"), ("compare.yaml", b"compare: {methods: 3}\n"), ("plan.json", b'{"methods": []}'),
+        ("summary.json", b'{"plan_error": null, "tokens_per_s": null}'), ("predictions.jsonl", b"[1]\n"),
+    ],
+)  # fmt: skip
+def test_a_file_of_somebody_else_breaks_no_page(client: TestClient, root: Path, file: str, content: bytes) -> None:
+    folder = root / "odd"
+    folder.mkdir()
+    if not file.startswith("compar"):
+        (folder / "config.yaml").write_text("model: x\n", encoding="utf-8")
+        (folder / "DONE").touch()
+    (folder / file).write_bytes(content)
+    for path in ("/runs", "/run/odd", "/compare", "/try", "/serve"):
+        assert client.get(path).status_code < 500, path
+
+
+def test_odd_offsets_and_long_names(client: TestClient, root: Path) -> None:
+    assert client.get("/run/group/reviews/events", params={"since": -1}).status_code == 200
+    assert client.get("/run/group/reviews/events", headers={"last-event-id": b"\xb2"}).status_code == 200
+    for path in ("/run/", "/delete/", "/serve?run=", "/new?from=", "/try?model="):
+        assert client.get(path + "x" * 300).status_code < 500, path
+    path = root / "group" / "reviews" / "events.jsonl"
+    path.write_text(json.dumps({"event": "log", "text": "x" * (2 << 20)}) + "\n", encoding="utf-8")
+    assert len(lines_from(path, 0)[0]) == 1

@@ -73,6 +73,8 @@ def _add_guard(app: FastAPI, settings: Settings) -> None:
     async def guarded(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
         if guard.names_another(request, settings.hosts):
             return Response("The Host header names another server.", 400, media_type="text/plain")
+        if guard.is_too_long(request):
+            return Response("The form is too long.", 413, media_type="text/plain")
         if guard.is_foreign(request):
             return Response("This form comes from another site.", 403, media_type="text/plain")
         if not request.url.path.startswith(guard.OPEN) and not guard.knows(settings, request):
@@ -90,6 +92,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(WeitiaoError)
     async def refused(request: Request, error: WeitiaoError) -> Response:
         return problem(request, str(error), 422)
+
+    @app.exception_handler(OSError)
+    async def unreachable(request: Request, error: OSError) -> Response:
+        named = f" ({error.filename})" if error.filename else ""
+        return problem(request, f"A file cannot be reached: {error.strerror or error}{named}.", 422)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:

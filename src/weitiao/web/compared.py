@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from weitiao.rundir.lock import NAME as LOCK
-from weitiao.web.jobs import is_held
+from weitiao.rundir.lock import is_held
 from weitiao.web.live import lines_from
 
 CellState = Literal["done", "running", "failed", "queued", "unfinished"]
@@ -103,7 +102,7 @@ def _cell(folder: Path, path: Path, arm: str, seed: int | None, metric: str, *, 
             facts = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         score = (facts.get("metrics") or {}).get(metric)
         return replace(cell, state="done", share=1.0, score=score, seconds=facts.get("total_seconds"))
-    if is_held(path / LOCK):
+    if is_held(path):
         return replace(cell, state="running", share=_share(path))
     failure = _failure(folder / "logs" / f"{path.name}.log")
     return replace(cell, state="failed", failure=failure) if failure else cell

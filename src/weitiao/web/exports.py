@@ -12,8 +12,8 @@ from weitiao.errors import RunError, WeitiaoError
 from weitiao.exporting.refusals import Wanted, refuse_at_a_glance
 from weitiao.rundir.folder import RunDir
 from weitiao.web.jobs import Job, Jobs
+from weitiao.web.settings import EXPORTS
 
-FOLDER = "exports"
 _REPORTS = ("merge_report.json", "export_report.json")
 KINDS: dict[str, Wanted | None] = {
     "merged": None,
@@ -71,7 +71,7 @@ class Exports:
 
     def __init__(self, root: Path, name: str, jobs: Jobs) -> None:
         self.run, self.jobs = RunDir(root / name), jobs
-        self.folder = root / FOLDER / name
+        self.folder = root / EXPORTS / name
 
     def all(self) -> list[Export]:
         """One of each kind."""

@@ -16,6 +16,8 @@ COOKIE = "weitiao_session"
 OPEN = ("/login", "/static/", "/health", "/ready")
 _LASTS = 30 * 24 * 3600  # seconds that a login lasts
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_FILES = ("/data/upload", "/try/file")  # paths that take files, and count their bytes
+_FORM_BYTES = 4 << 20
 POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
@@ -33,6 +35,15 @@ def is_foreign(request: Request) -> bool:
     if site is not None:
         return site not in ("same-origin", "none")
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+
+
+def is_too_long(request: Request) -> bool:
+    """Whether a form is too long, or is of unknown length or has files, where no file is taken."""
+    if request.method in _SAFE or request.url.path in _FILES:
+        return False
+    length = request.headers.get("content-length", "")
+    has_files = request.url.path == "/login" and request.headers.get("content-type", "").startswith("multipart/")
+    return has_files or "transfer-encoding" in request.headers or (length.isdigit() and int(length) > _FORM_BYTES)
 
 
 def names_another(request: Request, hosts: tuple[str, ...]) -> bool:

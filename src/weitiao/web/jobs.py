@@ -1,8 +1,8 @@
 """Jobs: `weitiao` commands in processes of their own. What they are is in files, so that a new server finds them again.
 
-    .web/jobs/<id>/job.json   words, kind, run, when asked     lock   held while it runs
+    .web/jobs/<id>/job.json   words, kind, run, when asked     .lock  held while a process of it runs
                    out, log   what the command printed         exit   its code, written last
-                   started, cancelled, order                   pid    of runner.py
+                   started, cancelled, order                   pid    of runner.py, and of its group
 
 Training is one at a time, in order; short commands (a plan, a check) run at once, and the same words have one answer.
 """
@@ -23,11 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from weitiao.errors import RunError
 from weitiao.rundir.files import write_atomic
-from weitiao.rundir.lock import NAME as RUN_LOCK
+from weitiao.rundir.lock import NAME as LOCK
+from weitiao.rundir.lock import is_held
 
 log = logging.getLogger("weitiao")
 State = Literal["queued", "running", "done", "failed", "stopped"]
+_FAILURE_STAYS = 30  # seconds in which a failed short command is not tried again by itself
 _KEPT = 500  # finished jobs; older ones are removed
 _CHILDREN: set[int] = set()  # of this process; asked for now and then, so that they do not stay as zombies
 
@@ -42,9 +45,11 @@ class Job:
     queued: bool
     created: float
     run: str | None = None
+    cwd: str = ""  # where its relative paths begin
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
+        """Raises OSError, ValueError, KeyError or TypeError for a folder that holds no job."""
         found = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         return cls(folder, **{**found, "words": tuple(found["words"])})
 
@@ -54,27 +59,30 @@ class Job:
 
     @property
     def exit_code(self) -> int | None:
-        path = self.folder / "exit"
-        return int(path.read_text(encoding="ascii")) if path.is_file() else None
+        text = _read(self.folder / "exit")
+        return None if text is None else int(text) if text.lstrip("-").isdigit() else 1
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        return (self.folder / "cancelled").exists()
 
     @property
     def state(self) -> State:
-        """From the files alone. A job whose runner was killed has no exit code, and nobody holds its lock."""
+        """From the files alone. A job that was killed has no exit code, and nobody holds its lock."""
         code = self.exit_code
         if code is not None:
-            was_stopped = (self.folder / "cancelled").exists()
-            return "stopped" if was_stopped and code != 0 else "done" if code == 0 else "failed"
-        if not (self.folder / "started").exists():
-            return "stopped" if (self.folder / "cancelled").exists() else "queued"
-        if is_held(self.folder / "lock") or time.time() - (self.folder / "started").stat().st_mtime < 2:
-            return "running"
-        return "failed"
+            return "stopped" if self.is_asked_to_stop and code != 0 else "done" if code == 0 else "failed"
+        if (self.folder / "started").exists():
+            return "running" if is_held(self.folder) else "stopped" if self.is_asked_to_stop else "failed"
+        return "stopped" if self.is_asked_to_stop else "queued"
 
     @property
     def order(self) -> float:
         """Its place in the queue."""
-        path = self.folder / "order"
-        return float(path.read_text(encoding="ascii")) if path.is_file() else self.created
+        try:
+            return float(_read(self.folder / "order") or self.created)
+        except ValueError:
+            return self.created
 
     def output(self) -> Any:
         """What the command printed with --json; None while it does not stand there whole."""
@@ -98,19 +106,11 @@ class Job:
         return self.tail(12).strip()
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock; the kernel drops it with its owner."""
+def _read(path: Path) -> str | None:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
 
 
 class Jobs:
@@ -122,13 +122,15 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def ask(self, kind: str, words: Sequence[str], *, again: bool = False) -> Job:
-        """A short command. The same words as before have the answer of before, unless ``again``, or it failed."""
+        """A short command. The same words have the answer of before, a failure for a while, unless ``again``."""
         digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:20]
         folder = self.folder / f"a{digest}"
         with self._alone():
             if (folder / "job.json").is_file():
                 known = Job.read(folder)
-                if known.state == "running" or (known.state == "done" and not again):
+                state = known.state
+                fresh = state == "failed" and time.time() - known.created < _FAILURE_STAYS
+                if state == "running" or (not again and (state == "done" or fresh)):
                     return known
                 shutil.rmtree(folder)
             job = self._write(folder, kind, words, run=None, queued=False)
@@ -136,33 +138,50 @@ class Jobs:
         return job
 
     def add(self, kind: str, words: Sequence[str], run: str | None = None) -> Job:
-        """A long command: it waits until no other one runs."""
-        now = time.time()
-        folder = self.folder / f"j{int(now * 1000):014d}"
-        while folder.exists():
-            folder = folder.with_name(f"j{int(folder.name[1:]) + 1:014d}")
-        job = self._write(folder, kind, words, run=run, queued=True)
+        """A long command: it waits until no other one runs. Raises RunError where another job writes the same run."""
+        with self._alone():
+            if run is not None and (busy := self.busy_with(run)) is not None:
+                raise RunError(
+                    f"{run} is {busy.state} already.\nExpected one job a run.\nWait for it, stop it, or choose another name."
+                )
+            folder = self.folder / f"j{int(time.time() * 1000):014d}"
+            while folder.exists():
+                folder = folder.with_name(f"j{int(folder.name[1:]) + 1:014d}")
+            job = self._write(folder, kind, words, run=run, queued=True)
         self._wake.set()
         return job
 
     def get(self, key: str) -> Job | None:
         folder = self.folder / key
-        is_plain = key[:1] in ("a", "j") and key.isalnum()
-        return Job.read(folder) if is_plain and (folder / "job.json").is_file() else None
+        is_plain = key[:1] in ("a", "j") and key.isalnum() and len(key) < 64
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return Job.read(folder) if is_plain and (folder / "job.json").is_file() else None
+        return None
 
     def all(self, *, queued: bool | None = None) -> list[Job]:
         """By their order; of one kind alone where ``queued`` says which."""
         found = []
         for path in self.folder.glob("*/job.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 job = Job.read(path.parent)
                 if queued is None or job.queued == queued:
                     found.append(job)
         return sorted(found, key=lambda job: job.order)
 
     def of_run(self, name: str) -> Job | None:
-        """The last job that writes a run."""
-        return next((job for job in reversed(self.all(queued=True)) if job.run == name), None)
+        """The job that writes a run: the running one, else one that waits, else the last."""
+        found = [job for job in self.all(queued=True) if job.run == name]
+        rank = {"running": 2, "queued": 1}
+        return max(found, key=lambda job: (rank.get(job.state, 0), job.created), default=None)
+
+    def busy_with(self, name: str) -> Job | None:
+        """A job that runs or waits, and writes or reads the folder of a run, one above it or one below it."""
+        path = str(self.runs / name)
+        for job in (*self.running(), *self.waiting()):
+            own = job.run is not None and (f"{job.run}/".startswith(f"{name}/") or f"{name}/".startswith(f"{job.run}/"))
+            if own or any(word == path or word.startswith(f"{path}/") for word in job.words):
+                return job
+        return None
 
     def waiting(self) -> list[Job]:
         return [job for job in self.all(queued=True) if job.state == "queued"]
@@ -171,11 +190,15 @@ class Jobs:
         return [job for job in self.all(queued=True) if job.state == "running"]
 
     def stop(self, job: Job) -> None:
-        """Take a waiting job out, or let a running one save and end."""
-        (job.folder / "cancelled").touch()
-        with contextlib.suppress(OSError, ValueError):
-            if job.state == "running":
-                os.kill(int((job.folder / "pid").read_text(encoding="ascii")), signal.SIGINT)
+        """Take a waiting job out, or let a running one save and end. Asked again, nothing more happens: that would break the saving off."""
+        try:
+            (job.folder / "cancelled").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        pid = _read(job.folder / "pid")
+        if pid and pid.isdigit() and job.state == "running":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(pid), signal.SIGINT)  # as Ctrl-C in a terminal
 
     def move(self, job: Job, by: int) -> None:
         """Earlier (-1) or later (1) in the queue."""
@@ -203,7 +226,7 @@ class Jobs:
         with self._alone():
             if self.running() or not (line := self.waiting()):
                 return
-            if line[0].run is not None and is_held(self.runs / line[0].run / RUN_LOCK):
+            if line[0].run is not None and is_held(self.runs / line[0].run):
                 return  # somebody trains it from a terminal
             self._start(line[0])
 
@@ -211,23 +234,36 @@ class Jobs:
         while not self._end:
             try:
                 self.tick()
-            except OSError as error:
-                log.warning("jobs: %s", error)
+            except Exception:  # whatever it is, the queue goes on
+                log.exception("the queue of jobs")
             self._wake.wait(0.5)
             self._wake.clear()
 
     def _write(self, folder: Path, kind: str, words: Sequence[str], *, run: str | None, queued: bool) -> Job:
         folder.mkdir(parents=True)
         facts = {"words": list(words), "kind": kind, "queued": queued, "created": time.time(), "run": run}
+        facts["cwd"] = os.getcwd()
         write_atomic(folder / "job.json", json.dumps(facts, ensure_ascii=False))
         self._forget()
         return Job.read(folder)
 
     def _start(self, job: Job) -> None:
-        (job.folder / "started").touch()
-        command = [sys.executable, "-m", "weitiao.web.runner", str(job.folder)]
-        null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-        _CHILDREN.add(os.posix_spawn(sys.executable, command, os.environ, file_actions=null, setsid=True))
+        """Let a runner take the job's lock over: from now on it is held until the last process of the job has ended."""
+        lock = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (job.folder / "started").touch()
+            os.set_inheritable(lock, True)
+            command = [sys.executable, "-m", "weitiao.web.runner", str(job.folder.resolve()), str(lock)]
+            null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+            pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=null, setsid=True)
+        except OSError:
+            (job.folder / "started").unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(lock)
+        write_atomic(job.folder / "pid", str(pid))
+        _CHILDREN.add(pid)
         for pid in list(_CHILDREN):
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0] == 0:

@@ -21,6 +21,7 @@ def lines_from(path: Path, offset: int) -> tuple[list[str], int]:
                 offset = 0
             file.seek(offset)
             found = file.read(_MOST)
+            found += b"" if b"\n" in found else file.readline()  # one line that is longer
     except FileNotFoundError:
         return [], 0
     end = found.rfind(b"\n") + 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from fastapi import Request
@@ -39,7 +40,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
     )  # fmt: skip
     found.filters |= {
-        "bytes": size, "duration": duration, "when": when, "number": number, "command": command, "short": short,
+        "bytes": size, "duration": duration, "when": when, "number": number, "command": command, "short": short, "address": quote,
     }  # fmt: skip
     return found
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ import yaml
 from weitiao.errors import RunError
 from weitiao.rundir.files import size_bytes
 from weitiao.rundir.lock import NAME as LOCK
-from weitiao.web.jobs import is_held
+from weitiao.rundir.lock import is_held
 
 State = Literal["running", "done", "unfinished"]
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -73,7 +75,7 @@ class Runs:
         """Remove a folder that nobody writes to. Raises RunError where somebody does."""
         if run.state == "running":
             raise RunError(f"{run.name} is running.\nExpected a run that has ended.\nStop it first.")
-        inside = [folder for folder, _, files in os.walk(run.path) if LOCK in files and is_held(Path(folder) / LOCK)]
+        inside = [folder for folder, _, files in os.walk(run.path) if LOCK in files and is_held(Path(folder))]
         if inside:
             raise RunError(f"{inside[0]} is running.\nExpected a folder that nobody writes to.\nStop it first.")
         aside = run.path.with_name(f".deleted-{run.path.name}-{os.getpid()}")
@@ -106,7 +108,7 @@ class Runs:
         stamps = tuple(_changed(below + file) for file in files)
         if not any(stamps[:4]):
             return None
-        is_running = stamps[5] > 0 and is_held(path / LOCK)
+        is_running = stamps[5] > 0 and is_held(path)
         key = (*stamps, float(is_running))
         known = self._known.get(path)
         if known is None or known[0] != key:
@@ -117,19 +119,26 @@ class Runs:
         is_run = stamps[0] > 0
         done = (stamps[4] if is_run else stamps[3]) > 0
         state: State = "running" if is_running else "done" if done else "unfinished"
-        facts: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads((path / ("summary.json" if is_run else "comparison.json")).read_text(encoding="utf-8"))
+        facts = _facts(path / ("summary.json" if is_run else "comparison.json"), json.loads)
         if not facts:
-            with contextlib.suppress(OSError, yaml.YAMLError):
-                name = "config.yaml" if is_run else "compare.yaml"
-                facts = yaml.load((path / name).read_text(encoding="utf-8"), Loader=_YAML) or {}
+            facts = _facts(path / ("config.yaml" if is_run else "compare.yaml"), partial(yaml.load, Loader=_YAML))
         name = str(path.relative_to(self.root))
         part = None if comparison is None else str(comparison.relative_to(self.root))
-        shown = _shown(facts) if is_run else _compared(facts)
+        try:
+            shown = _shown(facts) if is_run else _compared(facts)
+        except (TypeError, ValueError, AttributeError, KeyError):  # a file that somebody else wrote
+            facts, shown = {}, {}
         return Run(
             name, path, "run" if is_run else "comparison", state, max(stamps), part_of=part, facts=facts, **shown
         )
+
+
+def _facts(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """A file's object; nothing of a file that is missing, broken or something else."""
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        if isinstance(found := parse(path.read_text(encoding="utf-8")), dict):
+            return found
+    return {}
 
 
 def _changed(path: str) -> float:
@@ -148,16 +157,21 @@ def _shown(facts: dict[str, Any]) -> dict[str, Any]:
     metric = None
     if isinstance(metrics := facts.get("metrics"), dict) and task in TASK_OPTIONS:
         name = next(iter(TASK_OPTIONS[task].metrics))
-        metric = (name, metrics[name]) if isinstance(metrics.get(name), int | float) else None
+        value = _finite(metrics.get(name))
+        metric = None if value is None else (name, value)
     return {
         "task": task,
         "method": str(method.get("type", "full")) if isinstance(method, dict) else str(method or "full"),
         "model": str(facts.get("base_model") or facts.get("model") or ""),
         "data": str(data.get("train", "")) if isinstance(data, dict) else "",
-        "seconds": facts.get("total_seconds"),
+        "seconds": _finite(facts.get("total_seconds")),
         "metric": metric,
         "labels": tuple(facts.get("label_names") or ()),
     }
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _compared(facts: dict[str, Any]) -> dict[str, Any]:

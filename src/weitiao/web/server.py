@@ -30,6 +30,7 @@ def serve_pages(root: Path, *, host: str = "127.0.0.1", port: int = 7860, passwo
         password = secrets.token_urlsafe(9)
         log.warning("other machines can reach the page; its password: %s", password)
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
+    root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
     settings = Settings(root, password=password, hosts=hosts)
     found = listener(host, port)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from weitiao.errors import ConfigError
 
+EXPORTS = "exports"  # the folder of merged and exported models, which no run may have
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -40,7 +42,9 @@ class Settings:
         """The folder of a run by its name, its path below the root. Raises ConfigError for a path that leaves it."""
         parts = Path(name).parts
         path = self.root / name
-        if not name or ".." in parts or name.startswith("/") or any(p.startswith(".") for p in parts) or "\0" in name:
+        # one folder has one name: no x//y, x/. or .
+        is_plain = bool(parts) and name == "/".join(parts) and parts[0] not in ("/", EXPORTS) and "\0" not in name
+        if not is_plain or any(part.startswith(".") or len(part.encode()) > 200 for part in parts):
             raise ConfigError(
                 f"{name!r} is no name of a run.\nExpected its path below {self.root}.\nSee the list of runs."
             )

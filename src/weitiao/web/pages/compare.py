@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import yaml
 from fastapi import APIRouter, Query, Request, Response
@@ -86,7 +87,7 @@ async def verified(request: Request, name: str) -> Response:
     """What the last check of the evidence said."""
     run = found(request, name)
     if not request.headers.get("hx-request"):
-        return RedirectResponse(f"/compare/{name}", 303)
+        return RedirectResponse(f"/compare/{quote(name)}", 303)
     return page(request, "compare_evidence.html", name=name, **_evidence(request, run))
 
 
@@ -111,7 +112,7 @@ async def stop(request: Request, name: str) -> Response:
             "A comparison of a terminal stops there: Ctrl-C keeps what is done."
         )
     request.app.state.jobs.stop(job)
-    return RedirectResponse(f"/compare/{name}", 303)
+    return RedirectResponse(f"/compare/{quote(name)}", 303)
 
 
 @router.post("/compare/{name:path}/resume")
@@ -126,7 +127,7 @@ async def resume(request: Request, name: str) -> Response:
     job = request.app.state.jobs.of_run(name)
     if job is None or job.state not in ("queued", "running"):
         request.app.state.jobs.add("compare", ["compare", str(stored)], run=name)
-    return RedirectResponse(f"/compare/{name}", 303)
+    return RedirectResponse(f"/compare/{quote(name)}", 303)
 
 
 @router.get("/compare/{name:path}")
@@ -138,7 +139,7 @@ async def comparison(request: Request, name: str) -> Response:
     if one is None and job is None:
         found(request, name)  # says which there are
     if one is not None and one.kind == "run":
-        return RedirectResponse(f"/run/{name}", 303)
+        return RedirectResponse(f"/run/{quote(name)}", 303)
     state = _state(request, name)
     values = await asyncio.to_thread(_facts, request, path, one, state)
     return page(

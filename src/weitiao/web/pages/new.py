@@ -34,6 +34,7 @@ from weitiao.web.options import (
 )
 from weitiao.web.pages.runs import found
 from weitiao.web.render import fields_of, language, page
+from weitiao.web.settings import EXPORTS
 from weitiao.web.sources import ask, fault, names, suggestions
 from weitiao.web.uploads import clean
 from weitiao.web.words import text
@@ -190,7 +191,7 @@ def _name(request: Request, values: Mapping[str, str]) -> tuple[str, str]:
     asked = values.get("name", "").strip()
 
     def is_taken(name: str) -> bool:
-        return name in busy or (state.settings.root / name).exists()
+        return name in busy or name == EXPORTS or (state.settings.root / name).exists()
 
     if not asked:
         source = values.get("data.train", "").partition("#")[0]
@@ -198,7 +199,7 @@ def _name(request: Request, values: Mapping[str, str]) -> tuple[str, str]:
         base = f"{stem}-{clean(values.get('method.type') or 'full')}"
         tried = (base if i == 1 else f"{base}-{i}" for i in itertools.count(1))
         return next(name for name in tried if not is_taken(name)), ""
-    if not _NAME.fullmatch(asked):
+    if not _NAME.fullmatch(asked) or len(asked.encode()) > 200:
         return "run", text(own, "new.no_name", name=asked[:60])
     return asked, text(own, "new.name_taken", name=asked) if is_taken(asked) else ""
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
@@ -26,7 +27,7 @@ async def events(request: Request, name: str, since: int = 0) -> Response:
     """The run's events from a byte on; Last-Event-ID goes before ``since``."""
     path = request.app.state.settings.run_path(name)
     last = request.headers.get("last-event-id", "")
-    offset = int(last) if last.isdigit() else since
+    offset = int(last) if last.isascii() and last.isdigit() else max(0, since)
 
     def state() -> str:
         return _state(request, name)
@@ -53,7 +54,7 @@ async def stop(request: Request, name: str) -> Response:
             "A run of a terminal stops there: Ctrl-C saves it."
         )
     request.app.state.jobs.stop(job)
-    return RedirectResponse(f"/run/{name}", 303)
+    return RedirectResponse(f"/run/{quote(name)}", 303)
 
 
 @router.post("/run/{name:path}/resume")
@@ -67,7 +68,7 @@ async def resume(request: Request, name: str) -> Response:
     job = request.app.state.jobs.of_run(name)
     if job is None or job.state not in ("queued", "running"):
         request.app.state.jobs.add("train", ["train", "--resume", str(run.path)], run=name)
-    return RedirectResponse(f"/run/{name}", 303)
+    return RedirectResponse(f"/run/{quote(name)}", 303)
 
 
 @router.get("/run/{name:path}")
@@ -80,7 +81,7 @@ async def run(request: Request, name: str) -> Response:
         found(request, name)  # says which there are
     is_comparison = one.kind == "comparison" if one is not None else job is not None and job.kind == "compare"
     if is_comparison:
-        return RedirectResponse(f"/compare/{name}", 303)
+        return RedirectResponse(f"/compare/{quote(name)}", 303)
     values = await asyncio.to_thread(_facts, path, one)
     if one is not None and one.state == "done":
         size = await asyncio.to_thread(request.app.state.runs.size, one)
@@ -113,7 +114,7 @@ def _facts(path: Path, one: Run | None) -> dict[str, Any]:
     """What the folder says: summary, plan, wrong held-out rows."""
     run = RunDir(path)
     values: dict[str, Any] = {"summary": None, "plan": None, "examples": [], "wrong": 0, "rows": 0}
-    with contextlib.suppress(RunError):
+    with contextlib.suppress(RunError, KeyError, IndexError, TypeError):
         values["plan"] = run.read_json("plan.json")["methods"][0]
     if one is not None and one.state == "done":
         with contextlib.suppress(RunError):

@@ -60,6 +60,10 @@ async def delete(request: Request, name: str, typed: str = Form("")) -> Response
         raise RunError(
             f"The typed name is {typed.strip()[:100]!r}.\nExpected {run.name!r}.\nType it once more: deleting cannot be undone."
         )
+    if (busy := request.app.state.jobs.busy_with(run.name)) is not None:
+        raise RunError(
+            f"A job that is {busy.state} needs {run.name}.\nExpected a folder that nobody waits for.\nStop the job first: /machine"
+        )
     await asyncio.to_thread(request.app.state.runs.delete, run)
     return RedirectResponse("/runs", 303)
 
