@@ -23,7 +23,10 @@ class Mistakes:
 def mistakes(path: Path, most: int) -> Mistakes:
     """The ``most`` rows whose wrong answers are the surest, or whose numbers are the furthest away; of conversations the unlikeliest."""
     wrong, rows = [], 0
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), path.open(encoding="utf-8") as file:
+    with (
+        contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError),
+        path.open(encoding="utf-8") as file,
+    ):
         for line in islice(file, _MOST_ROWS):
             row = json.loads(line)
             rows += 1

@@ -141,7 +141,13 @@ async def comparison(request: Request, name: str) -> Response:
     if one is not None and one.kind == "run":
         return RedirectResponse(f"/run/{quote(name)}", 303)
     state = _state(request, name)
-    values = await asyncio.to_thread(_facts, request, path, one, state)
+    try:
+        values = await asyncio.to_thread(_facts, request, path, one, state)
+    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:  # files that somebody else wrote
+        raise RunError(
+            f"{name} cannot be read as a comparison: {type(error).__name__}: {error}.\nExpected what weitiao compare writes.\n"
+            "Compare again, or move the folder away."
+        ) from None
     return page(
         request,
         "compare.html",
