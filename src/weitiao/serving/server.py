@@ -81,11 +81,7 @@ def serve(
     named = {name: Path(path) for name, path in (adapters or {}).items()}
     listed = find_runs(map(Path, roots), named) if roots or named or not load_from else []
     keys = api_keys()
-    for folder in load_from:
-        if not Path(folder).is_dir():
-            raise ConfigError(
-                f"--load-from {folder} is no folder.\nExpected a folder of runs.\nExample: --load-from runs/"
-            )
+    allowed = _folders(load_from)
     is_local = host in ("127.0.0.1", "localhost", "::1")
     if not is_local and not keys:
         log.warning("whoever reaches %s can use the server: no key is set (%s)", host, KEYS)
@@ -98,7 +94,7 @@ def serve(
     workers.start()
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
     registry = Registry(listed)
-    server = Server(registry, workers, limits, keys=keys, hosts=hosts, load_from=tuple(map(Path, load_from)))
+    server = Server(registry, workers, limits, keys=keys, hosts=hosts, load_from=allowed)
     config = uvicorn.Config(
         create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
         timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
@@ -111,6 +107,16 @@ def serve(
         dropped = workers.stop() - graceful.gone  # clients have gone by now; uvicorn has cancelled some itself
         left = f"{dropped} parts of requests were not answered" if dropped else "every accepted request has its answer"
         log.info("stopped; %s", left)
+
+
+def _folders(load_from: Sequence[str | Path]) -> tuple[Path, ...]:
+    """The folders whose runs may be loaded. Raises ConfigError for what is none."""
+    for folder in load_from:
+        if not Path(folder).is_dir():
+            raise ConfigError(
+                f"--load-from {folder} is no folder.\nExpected a folder of runs.\nExample: --load-from runs/"
+            )
+    return tuple(map(Path, load_from))
 
 
 def _names(names: Iterable[str]) -> str:

@@ -200,6 +200,16 @@ class Jobs:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid), signal.SIGINT)  # as Ctrl-C in a terminal
 
+    def stop_run(self, name: str) -> None:
+        """:meth:`stop` the job that writes a run. Raises RunError where none runs or waits."""
+        job = self.of_run(name)
+        if job is None or job.state not in ("running", "queued"):
+            raise RunError(
+                f"{name[:200]} was not started from this page, or has ended.\nExpected a job of this page.\n"
+                "What a terminal runs stops there: Ctrl-C keeps what is done."
+            )
+        self.stop(job)
+
     def move(self, job: Job, by: int) -> None:
         """Earlier (-1) or later (1) in the queue."""
         line = self.waiting()

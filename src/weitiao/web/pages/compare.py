@@ -20,7 +20,7 @@ from weitiao.errors import RunError
 from weitiao.web import compared
 from weitiao.web.differing import differing
 from weitiao.web.jobs import Job
-from weitiao.web.pages.runs import found
+from weitiao.web.pages.runs import found, state_of
 from weitiao.web.render import page
 from weitiao.web.runs import Run
 
@@ -74,7 +74,7 @@ async def report(request: Request, name: str) -> Response:
 async def cells(request: Request, name: str) -> Response:
     """Its runs and how far they are; the whole page anew where the comparison has begun or ended meanwhile."""
     path = request.app.state.settings.run_path(name)
-    state = _state(request, name)
+    state = state_of(request, name)
     if state != request.query_params.get("state"):
         return Response(headers={"HX-Refresh": "true"})
     return page(
@@ -97,7 +97,7 @@ async def verify(request: Request, name: str) -> Response:
     run = found(request, name)
     request.app.state.jobs.ask("verify", _verify_words(run), again=True)
     if not request.headers.get("hx-request"):
-        return RedirectResponse(f"/compare/{name}#evidence", 303)
+        return RedirectResponse(f"/compare/{quote(name)}#evidence", 303)
     return page(request, "compare_evidence.html", name=name, **_evidence(request, run))
 
 
@@ -105,13 +105,7 @@ async def verify(request: Request, name: str) -> Response:
 async def stop(request: Request, name: str) -> Response:
     """End it; runs that are done are kept, and a waiting comparison leaves the queue."""
     request.app.state.settings.run_path(name)
-    job = request.app.state.jobs.of_run(name)
-    if job is None or job.state not in ("running", "queued"):
-        raise RunError(
-            f"{name[:200]} was not started from this page, or has ended.\nExpected a job of this page.\n"
-            "A comparison of a terminal stops there: Ctrl-C keeps what is done."
-        )
-    request.app.state.jobs.stop(job)
+    request.app.state.jobs.stop_run(name)
     return RedirectResponse(f"/compare/{quote(name)}", 303)
 
 
@@ -140,7 +134,7 @@ async def comparison(request: Request, name: str) -> Response:
         found(request, name)  # says which there are
     if one is not None and one.kind == "run":
         return RedirectResponse(f"/run/{quote(name)}", 303)
-    state = _state(request, name)
+    state = state_of(request, name)
     try:
         values = await asyncio.to_thread(_facts, request, path, one, state)
     except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:  # files that somebody else wrote
@@ -158,17 +152,6 @@ async def comparison(request: Request, name: str) -> Response:
         words=_words(one, job, path),
         **values,
     )
-
-
-def _state(request: Request, name: str) -> str:
-    """That of the folder; before there is one, and where it is unfinished, the job's."""
-    one = request.app.state.runs.get(name)
-    if one is not None and one.state in ("running", "done"):
-        return str(one.state)
-    job = request.app.state.jobs.of_run(name)
-    if job is not None and job.state != "done":
-        return str(job.state)
-    return "unfinished" if one is not None else "failed"
 
 
 def _words(one: Run | None, job: Job | None, path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from weitiao.rundir.folder import RunDir
 from weitiao.web.jobs import Job
 from weitiao.web.live import stream
 from weitiao.web.mistakes import mistakes
-from weitiao.web.pages.runs import found
+from weitiao.web.pages.runs import found, state_of
 from weitiao.web.render import page
 from weitiao.web.runs import Run
 
@@ -30,7 +30,7 @@ async def events(request: Request, name: str, since: int = 0) -> Response:
     offset = int(last) if last.isascii() and last.isdigit() else max(0, since)
 
     def state() -> str:
-        return _state(request, name)
+        return state_of(request, name)
 
     sent = stream(request, path / "events.jsonl", offset, state)
     return StreamingResponse(sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -47,13 +47,7 @@ async def log(request: Request, name: str) -> Response:
 async def stop(request: Request, name: str) -> Response:
     """Save and end; a waiting job leaves the queue."""
     request.app.state.settings.run_path(name)
-    job = request.app.state.jobs.of_run(name)
-    if job is None or job.state not in ("running", "queued"):
-        raise RunError(
-            f"{name} was not started from this page, or has ended.\nExpected a job of this page.\n"
-            "A run of a terminal stops there: Ctrl-C saves it."
-        )
-    request.app.state.jobs.stop(job)
+    request.app.state.jobs.stop_run(name)
     return RedirectResponse(f"/run/{quote(name)}", 303)
 
 
@@ -88,20 +82,9 @@ async def run(request: Request, name: str) -> Response:
     else:
         size = None
     return page(
-        request, "run.html", name=name, run=one, job=job, run_state=_state(request, name), size=size,
+        request, "run.html", name=name, run=one, job=job, run_state=state_of(request, name), size=size,
         words=_words(one, job, path), **values,
     )  # fmt: skip
-
-
-def _state(request: Request, name: str) -> str:
-    """That of the folder; before there is one, and where it is unfinished, the job's."""
-    one = request.app.state.runs.get(name)
-    if one is not None and one.state in ("running", "done"):
-        return str(one.state)
-    job = request.app.state.jobs.of_run(name)
-    if job is not None and job.state != "done":
-        return str(job.state)
-    return "unfinished" if one is not None else "failed"
 
 
 def _words(one: Run | None, job: Job | None, path: Path) -> list[str]:

@@ -81,3 +81,14 @@ def found(request: Request, name: str) -> Run:
             f"There is no run {name[:200]}.\nExpected the name of a folder below {request.app.state.settings.root}.\n{like}"
         )
     return run
+
+
+def state_of(request: Request, name: str) -> str:
+    """That of the folder; before there is one, and where it is unfinished, the job's."""
+    one = request.app.state.runs.get(name)
+    if one is not None and one.state in ("running", "done"):
+        return str(one.state)
+    job = request.app.state.jobs.of_run(name)
+    if job is not None and job.state != "done":
+        return str(job.state)
+    return "unfinished" if one is not None else "failed"
