@@ -118,4 +118,4 @@ def _compared(found: dict[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())  # programs are asked from another folder
