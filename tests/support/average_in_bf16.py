@@ -5,6 +5,7 @@ Of each weight one process has the gradient 256, the others 1. Added up in bfloa
 
 import json
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,8 @@ def main() -> None:
             )
         )
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # as the command ends: a thread of gloo may still hold a tensor, and the interpreter's end would abort
 
 
 if __name__ == "__main__":

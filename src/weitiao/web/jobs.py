@@ -227,9 +227,11 @@ class Jobs:
         self._thread.start()
 
     def end(self) -> None:
-        """Start nothing more; what runs goes on."""
+        """Start nothing more, from when this returns on; what runs goes on."""
         self._end = True
         self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
 
     def tick(self) -> None:
         """Start the first waiting job where none runs. Two servers of one folder start it once."""
