@@ -92,7 +92,7 @@ def fresh(folder: Path) -> Path:
 # Of a page: bytes of all that it loads, as they come over the wire, and when something was first painted.
 _MEASURE = """() => {
   const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')];
-  const loaded = all.filter((one) => !one.name.includes('/events'));
+  const loaded = all.filter((one) => !one.name.includes('/events/'));
   const paint = performance.getEntriesByName('first-contentful-paint')[0];
   return { bytes: loaded.reduce((sum, one) => sum + one.transferSize, 0), paint_ms: paint ? paint.startTime : null };
 }"""
@@ -152,7 +152,7 @@ def curves(scratch: Path, runs: int, curves: int, points: int) -> dict[str, Any]
     for run in made.copies(finished, root, curves):
         made.write_events(run / "events.jsonl", events)
     with server(root) as (port, _):
-        urls = [f"http://127.0.0.1:{port}/run/run-{i:04d}/events" for i in range(curves)]
+        urls = [f"http://127.0.0.1:{port}/events/run-{i:04d}" for i in range(curves)]
         fetched(urls[0])
         together = []
         for _ in range(3):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import weitiao
 from support.fork_server import ForkServer, Process
 from weitiao.errors import RunError
 from weitiao.rundir.folder import RunDir
-from weitiao.rundir.lock import RunLock
+from weitiao.rundir.lock import RunLock, is_held
 from weitiao.training.checkpoint import MAY_CHANGE
 
 
@@ -149,6 +150,29 @@ def test_a_comparison_is_locked_too(options: dict[str, Any], tmp_path: Path) -> 
     config = {k: v for k, v in options.items() if k != "method"} | {"output": {"dir": str(tmp_path / "both")}}
     with RunLock(tmp_path / "both"), pytest.raises(RunError, match="in use by another run"):
         weitiao.compare(config)
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            is_held(tmp_path / "run")
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    looking = [threading.Thread(target=look) for _ in range(4)]
+    for thread in looking:
+        thread.start()
+    try:
+        for _ in range(50):
+            with RunLock(tmp_path / "run"):
+                (tmp_path / "run" / "kept").touch()
+            (tmp_path / "run" / ".lock").touch()
+    finally:
+        ended.set()
+        for thread in looking:
+            thread.join()
 
 
 @pytest.mark.fault("config.yaml changed between stop and resume")

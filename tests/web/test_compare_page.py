@@ -98,7 +98,7 @@ def test_arms_of_many_are_summed_up_in_one_sentence(root: Path) -> None:
 
 
 def test_the_report_may_run_its_scripts_and_nothing_else(client: TestClient) -> None:
-    answer = client.get("/compare/both/report")
+    answer = client.get("/report/both")
     policy = answer.headers["content-security-policy"]
     assert "sandbox allow-scripts;" in policy
     assert "allow-same-origin" not in policy
@@ -112,7 +112,7 @@ def test_evidence_is_checked_by_the_command(root: Path) -> None:
     with TestClient(create_app(Settings(root)), base_url="http://127.0.0.1:7860") as client:
         assert "has not been checked" in client.get("/compare/both").text
         answer = client.post("/compare/both/verify", headers=HTMX).text
-        assert 'hx-get="/compare/both/verify"' in answer
+        assert 'hx-get="/verify/both"' in answer
         assert "The evidence holds." in until_checked(client)
         assert "The evidence holds." in client.get("/compare/both").text
         path = root / "both" / "cells" / "lora-seed2" / "predictions.jsonl"
@@ -125,7 +125,7 @@ def test_evidence_is_checked_by_the_command(root: Path) -> None:
 
 def until_checked(client: TestClient) -> str:
     until = time.monotonic() + 120
-    while "hx-trigger" in (said := client.get("/compare/both/verify", headers=HTMX).text):
+    while "hx-trigger" in (said := client.get("/verify/both", headers=HTMX).text):
         assert time.monotonic() < until
         time.sleep(0.2)
     return said
@@ -146,6 +146,16 @@ def test_an_unfinished_comparison_shows_its_cells_and_resumes_once(client: TestC
     client.post("/compare/both/stop")
     assert not client.app.state.jobs.waiting()
     assert client.post("/compare/both/stop").status_code == 422
+
+
+def test_a_finished_comparison_that_tries_again_says_that_it_waits(client: TestClient) -> None:
+    client.app.state.jobs.end()  # nothing starts
+    client.post("/compare/both/resume", follow_redirects=False)
+    page = client.get("/compare/both").text
+    assert "waits until" in page
+    assert "/compare/both/stop" in page
+    client.post("/compare/both/stop")
+    assert "waits until" not in client.get("/compare/both").text
 
 
 def test_one_that_waits_has_a_page_before_its_folder(client: TestClient) -> None:
@@ -184,11 +194,11 @@ def test_a_running_comparison_says_how_far_each_run_is(client: TestClient, root:
         page = client.get("/compare/both").text
         assert "50 %" in page
         assert "It runs from a terminal" in page
-        part = client.get("/compare/both/cells", params={"state": "running"}, headers=HTMX)
+        part = client.get("/cells/both", params={"state": "running"}, headers=HTMX)
         assert "50 %" in part.text
         assert "hx-refresh" not in part.headers
         assert client.post("/compare/both/resume").status_code == 422
-    ended = client.get("/compare/both/cells", params={"state": "running"}, headers=HTMX)
+    ended = client.get("/cells/both", params={"state": "running"}, headers=HTMX)
     assert ended.headers["hx-refresh"] == "true"
 
 

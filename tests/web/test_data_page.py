@@ -48,7 +48,10 @@ def checked_page(client: TestClient, address: str) -> str:
         ("a*b#5?.jsonl", "a_b_5_.jsonl"),
         ("", "data"),
         ("...", "data"),
-        ("x" * 300 + ".jsonl.gz", "x" * 91 + ".jsonl.gz"),
+        ("_.bashrc", "bashrc"),
+        ("x" * 300 + ".jsonl.gz", "x" * 191 + ".jsonl.gz"),
+        ("评" * 300 + ".csv", "评" * 65 + ".csv"),  # three bytes each
+        ("a." + "论" * 100, "a." + "论" * 16),
     ],
 )
 def test_names_are_cleaned(name: str, expected: str) -> None:

@@ -82,6 +82,33 @@ def test_no_script_of_elsewhere_may_run(client: TestClient) -> None:
     assert "script-src" not in policy  # that of default-src
 
 
+def test_a_failed_page_is_armed_too(tmp_path: Path) -> None:
+    app = create_app(Settings(tmp_path, hosts=("127.0.0.1",)))
+
+    @app.get("/fails")
+    async def fails() -> None:
+        raise ZeroDivisionError
+
+    with TestClient(app, base_url="http://127.0.0.1:7860", raise_server_exceptions=False) as client:
+        answer = client.get("/fails")
+    assert answer.status_code == 500
+    assert answer.headers["content-security-policy"] == guard.POLICY
+    assert "ZeroDivision" not in answer.text
+
+
+def test_a_wrong_key_costs_as_much_as_a_wrong_password(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def note(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("weitiao.web.api.asyncio.sleep", note)
+    assert client.get("/v1/models", headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert slept == [guard.WRONG_SECONDS]
+    assert client.get("/v1/models", headers={"authorization": "Bearer sesame"}).status_code == 200
+    assert slept == [guard.WRONG_SECONDS]
+
+
 def test_nobody_fills_the_disk_before_the_password(client: TestClient) -> None:
     big = b"x" * (5 << 20)
     assert client.post("/login", files={"password": ("a", b"x")}).status_code == 413

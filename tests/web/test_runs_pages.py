@@ -1,5 +1,6 @@
 """The list of runs and the page of a run, from their files."""
 
+import errno
 import json
 import re
 import shutil
@@ -138,17 +139,35 @@ def test_a_running_run_is_not_deleted(client: TestClient, root: Path) -> None:
     assert (root / "both").is_dir()
 
 
+def test_what_a_killed_server_left_is_removed_and_what_cannot_be_is_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(folder))
+
+    left = root / ".web" / "deleted" / "ab"
+    left.mkdir(parents=True)
+    (left / "weights").write_bytes(b"x")
+    with TestClient(create_app(Settings(root)), base_url="http://127.0.0.1:7860") as client:
+        assert not left.exists()
+        monkeypatch.setattr("weitiao.web.runs.shutil.rmtree", refuse)
+        answer = client.post("/delete/stopped", data={"typed": "stopped"})
+        assert answer.status_code == 422
+        assert "cannot be removed" in answer.text
+        assert 'href="/run/stopped"' not in client.get("/runs").text
+
+
 def test_events_go_on_from_a_byte(client: TestClient, root: Path) -> None:
     path = root / "group" / "reviews" / "events.jsonl"
-    whole = client.get("/run/group/reviews/events").text
+    whole = client.get("/events/group/reviews").text
     sent = [json.loads(line[6:]) for line in whole.splitlines() if line.startswith("data: [")]
     assert [row for rows in sent for row in rows] == [json.loads(line) for line in path.read_text().splitlines()]
     last = re.findall(r"^id: (\d+)$", whole, re.M)[-1]
     assert int(last) == path.stat().st_size
-    assert "event: rows" not in client.get("/run/group/reviews/events", headers={"last-event-id": last}).text
+    assert "event: rows" not in client.get("/events/group/reviews", headers={"last-event-id": last}).text
     with path.open("a") as file:
         file.write('{"event": "late"}\n{"event": "half')
-    rest = client.get("/run/group/reviews/events", headers={"last-event-id": last}).text
+    rest = client.get("/events/group/reviews", headers={"last-event-id": last}).text
     assert '[{"event": "late"}]' in rest
     assert "half" not in rest
 
@@ -234,9 +253,17 @@ def test_a_file_of_somebody_else_breaks_no_page(client: TestClient, root: Path, 
         assert client.get(path).status_code < 500, path
 
 
+def test_a_run_may_be_called_as_a_part_of_a_page_is(client: TestClient, root: Path) -> None:
+    for part in ("log", "events", "report", "cells", "verify"):
+        shutil.copytree(root / "stopped", root / "stopped" / part)
+        page = client.get(f"/run/stopped/{part}")
+        assert f"<h1>stopped/{part}" in page.text, part
+        assert f'data-events="/events/stopped/{part}"' in page.text
+
+
 def test_odd_offsets_and_long_names(client: TestClient, root: Path) -> None:
-    assert client.get("/run/group/reviews/events", params={"since": -1}).status_code == 200
-    assert client.get("/run/group/reviews/events", headers={"last-event-id": b"\xb2"}).status_code == 200
+    assert client.get("/events/group/reviews", params={"since": -1}).status_code == 200
+    assert client.get("/events/group/reviews", headers={"last-event-id": b"\xb2"}).status_code == 200
     for path in ("/run/", "/delete/", "/serve?run=", "/new?from=", "/try?model="):
         assert client.get(path + "x" * 300).status_code < 500, path
     path = root / "group" / "reviews" / "events.jsonl"

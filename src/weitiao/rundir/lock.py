@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 from weitiao.errors import RunError
 
 NAME = ".lock"
+_A_LOOK = 0.3  # seconds; is_held holds the lock for less
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network disks: better unlocked than not at all
 
 
@@ -39,10 +41,8 @@ class RunLock:
                 f"Cannot write to {self._folder}: {error.strerror}.\nExpected a writable folder.\n"
                 "Choose another output.dir, or see to its permissions and the space on its disk."
             ) from None
-        import fcntl
-
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(handle)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 owner = os.read(handle, 20).decode("ascii", "replace").strip()
@@ -79,6 +79,22 @@ class RunLock:
         )
 
 
+def can_lock(folder: Path) -> bool:
+    """Whether the disk that ``folder`` is on knows ``flock``."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _UNSUPPORTED
+    finally:
+        os.close(handle)
+    return True
+
+
 def is_held(folder: Path) -> bool:
     """Whether a process writes to ``folder`` at this moment; False where there is no ``flock`` to tell it."""
     if sys.platform == "win32":
@@ -96,6 +112,21 @@ def is_held(folder: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _take(handle: int) -> None:
+    """Lock for this process alone. Somebody who only looks whether it is held must not pass for an owner."""
+    import fcntl
+
+    last = time.monotonic() + _A_LOOK
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > last:
+                raise
+            time.sleep(0.02)
 
 
 def _is_the_same(handle: int, path: Path) -> bool:

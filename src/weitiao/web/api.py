@@ -1,5 +1,6 @@
 """What programs ask: the paths of `weitiao serve`, under the address of the pages."""
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -35,6 +36,8 @@ class Api:
         elif guard.is_foreign(request):
             await refuse(scope, send, 403, "This request comes from a page of another site.")
         elif not self._may(request):
+            if request.headers.get("authorization"):
+                await asyncio.sleep(guard.WRONG_SECONDS)
             said = "No key, or a wrong one. Expected the header: Authorization: Bearer KEY"
             await refuse(scope, send, 401, said, {"www-authenticate": "Bearer"})
         else:

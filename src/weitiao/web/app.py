@@ -36,6 +36,8 @@ def create_app(settings: Settings, keys: tuple[str, ...] = ()) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.jobs.begin()
+        with contextlib.suppress(WeitiaoError, OSError):  # said to whoever deletes
+            await asyncio.to_thread(app.state.runs.sweep)
         yield
         app.state.jobs.end()
         await asyncio.to_thread(app.state.models.end)
@@ -81,11 +83,7 @@ def _add_guard(app: FastAPI, settings: Settings) -> None:
             if request.method == "GET" and not request.headers.get("hx-request"):
                 return RedirectResponse("/login", 303)
             return Response("Log in first: /login", 401, media_type="text/plain")
-        response = await handle(request)
-        response.headers.setdefault("Content-Security-Policy", guard.POLICY)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Referrer-Policy", "same-origin")
-        return response
+        return guard.armed(await handle(request))
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -104,4 +102,4 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Any:
-        return problem(request, "The page has failed. The server's log says why.", 500)
+        return guard.armed(problem(request, "The page has failed. The server's log says why.", 500))

@@ -8,6 +8,7 @@ import time
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from weitiao.rundir.files import write_atomic
 from weitiao.web.settings import Settings
@@ -15,6 +16,7 @@ from weitiao.web.settings import Settings
 COOKIE = "weitiao_session"
 OPEN = ("/login", "/static/", "/health", "/ready")
 _LASTS = 30 * 24 * 3600  # seconds that a login lasts
+WRONG_SECONDS = 1.0  # what a wrong password or key costs
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _FILES = ("/data/upload", "/try/file")  # paths that take files, and count their bytes
 _FORM_BYTES = 4 << 20
@@ -22,6 +24,14 @@ POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
+
+
+def armed(response: Response) -> Response:
+    """With the headers that keep other sites' scripts and frames out; what a page sets itself stays."""
+    response.headers.setdefault("Content-Security-Policy", POLICY)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Referrer-Policy", "same-origin")
+    return response
 
 
 def is_foreign(request: Request) -> bool:

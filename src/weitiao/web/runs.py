@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,9 +79,28 @@ class Runs:
         inside = [folder for folder, _, files in os.walk(run.path) if LOCK in files and is_held(Path(folder))]
         if inside:
             raise RunError(f"{inside[0]} is running.\nExpected a folder that nobody writes to.\nStop it first.")
-        aside = run.path.with_name(f".deleted-{run.path.name}-{os.getpid()}")
-        run.path.rename(aside)  # gone at once from every list, even where removing takes long
-        shutil.rmtree(aside, ignore_errors=True)
+        self._deleted.mkdir(parents=True, exist_ok=True)
+        run.path.rename(
+            self._deleted / secrets.token_hex(8)
+        )  # gone at once from every list, even where removing takes long
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what was deleted, also by a server that was killed meanwhile. Raises RunError where something stays."""
+        for folder in self._deleted.glob("*"):
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:
+                continue  # another server removes it too
+            except OSError as error:
+                raise RunError(
+                    f"{error.filename} cannot be removed: {error.strerror}.\nExpected that its space is free again.\n"
+                    f"It is in no list any more; remove {self._deleted} by hand."
+                ) from None
+
+    @property
+    def _deleted(self) -> Path:
+        return self.root / ".web" / "deleted"
 
     def _folders(self) -> Iterator[tuple[Path, Path | None]]:
         """(folder of a run or a comparison, the comparison that it is a part of)."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import uvicorn
 
+from weitiao.errors import ConfigError
+from weitiao.rundir.lock import can_lock
 from weitiao.serving.server import api_keys, listener
 from weitiao.web.app import create_app
 from weitiao.web.settings import Settings
@@ -23,7 +25,7 @@ def serve_pages(root: Path, *, host: str = "127.0.0.1", port: int = 7860, passwo
     The models answer programs under the same address. With a password they need it, or one of WEITIAO_API_KEYS, as a key.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the disk has no file locks.
     """
     is_local = host in ("127.0.0.1", "localhost", "::1")
     if not is_local and password is None:
@@ -32,6 +34,11 @@ def serve_pages(root: Path, *, host: str = "127.0.0.1", port: int = 7860, passwo
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
     root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
+    if not can_lock(root):
+        raise ConfigError(
+            f"The disk of {root} has no file locks (flock).\nExpected them: they say which job runs.\n"
+            "Choose a folder on a disk of this machine: weitiao web FOLDER"
+        )
     settings = Settings(root, password=password, hosts=hosts)
     found = listener(host, port)
     config = uvicorn.Config(

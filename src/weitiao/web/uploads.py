@@ -17,7 +17,7 @@ from starlette.requests import Request
 from weitiao.errors import ConfigError
 
 MOST_FILES = 20  # of one form
-_NAME = 100  # characters of a name
+_NAME = 200  # bytes of a name; file systems take 255
 _STALE = 24 * 3600  # seconds after which half a file belongs to nobody
 _TWO_ENDINGS = (".gz", ".bz2", ".xz")
 
@@ -34,9 +34,15 @@ class Upload:
 def clean(name: str) -> str:
     """A file name of letters, digits, dots, dashes and underscores; folders and all that a path could mean are gone."""
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
-    kept = re.sub(r"[^\w.+-]+", "_", last).lstrip(".-+").strip("_")
+    kept = re.sub(r"[^\w.+-]+", "_", last).lstrip(".-+_").rstrip("_")
     stem, ending = _parts(kept or "data")
-    return f"{stem[: _NAME - len(ending)]}{ending[:_NAME]}"
+    ending = _cut(ending, _NAME // 4)
+    return _cut(stem, _NAME - len(ending.encode())) + ending
+
+
+def _cut(text: str, most: int) -> str:
+    """At most so many bytes of UTF-8, whole characters."""
+    return text.encode()[:most].decode("utf-8", "ignore")
 
 
 def listing(folder: Path) -> list[Upload]:

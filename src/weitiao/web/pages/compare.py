@@ -59,7 +59,7 @@ async def start(request: Request, runs: Annotated[list[str] | None, Query()] = N
     return page(request, "compare_list.html", comparisons=comparisons, waiting=waiting, verdicts=verdicts)
 
 
-@router.get("/compare/{name:path}/report")
+@router.get("/report/{name:path}")
 async def report(request: Request, name: str) -> Response:
     """report.html as it lies there."""
     path = request.app.state.settings.run_path(name) / "report.html"
@@ -70,7 +70,7 @@ async def report(request: Request, name: str) -> Response:
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
-@router.get("/compare/{name:path}/cells")
+@router.get("/cells/{name:path}")
 async def cells(request: Request, name: str) -> Response:
     """Its runs and how far they are; the whole page anew where the comparison has begun or ended meanwhile."""
     path = request.app.state.settings.run_path(name)
@@ -82,7 +82,7 @@ async def cells(request: Request, name: str) -> Response:
     )
 
 
-@router.get("/compare/{name:path}/verify")
+@router.get("/verify/{name:path}")
 async def verified(request: Request, name: str) -> Response:
     """What the last check of the evidence said."""
     run = found(request, name)

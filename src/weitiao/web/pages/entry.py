@@ -26,7 +26,7 @@ async def enter(request: Request, password: str = Form("")) -> Response:
     """A wrong password costs a second."""
     settings = request.app.state.settings
     if not guard.is_password(settings, password):
-        await asyncio.sleep(1)
+        await asyncio.sleep(guard.WRONG_SECONDS)
         return page(request, "login.html", 403, wrong=True)
     answer = RedirectResponse("/runs", 303)
     answer.set_cookie(

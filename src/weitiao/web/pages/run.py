@@ -22,7 +22,7 @@ router = APIRouter()
 _EXAMPLES = 8
 
 
-@router.get("/run/{name:path}/events")
+@router.get("/events/{name:path}")
 async def events(request: Request, name: str, since: int = 0) -> Response:
     """The run's events from a byte on; Last-Event-ID goes before ``since``."""
     path = request.app.state.settings.run_path(name)
@@ -36,7 +36,7 @@ async def events(request: Request, name: str, since: int = 0) -> Response:
     return StreamingResponse(sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/run/{name:path}/log")
+@router.get("/log/{name:path}")
 async def log(request: Request, name: str) -> Response:
     """The end of what the job printed."""
     job = request.app.state.jobs.of_run(name)

@@ -84,11 +84,13 @@ def found(request: Request, name: str) -> Run:
 
 
 def state_of(request: Request, name: str) -> str:
-    """That of the folder; before there is one, and where it is unfinished, the job's."""
+    """That of the folder; before there is one, and where it is unfinished or done once more, the job's."""
     one = request.app.state.runs.get(name)
+    job = request.app.state.jobs.of_run(name)
+    if one is not None and one.state == "done" and job is not None and job.state in ("queued", "running"):
+        return str(job.state)
     if one is not None and one.state in ("running", "done"):
         return str(one.state)
-    job = request.app.state.jobs.of_run(name)
     if job is not None and job.state != "done":
         return str(job.state)
     return "unfinished" if one is not None else "failed"
