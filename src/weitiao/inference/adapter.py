@@ -1,6 +1,7 @@
 """What a run's adapter is made of, as a shared body takes it: pairs of A and B, modules saved whole, and a head."""
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from weitiao.inference.mixed import CannotShare, Given, Pair
 from weitiao.pretrained.load import head_options
-from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
+from weitiao.pretrained.locate import NO_FOREIGN_CODE
 from weitiao.pretrained.padding import pad_as
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks.task import Task
@@ -31,10 +32,21 @@ class Adapter:
     head: Any
     given: Given
 
-    def cast(self, dtype: torch.dtype) -> "Adapter":
-        """The same, its parts in the body in another dtype; the head stays as it is."""
-        pairs = {path: (a.to(dtype), b.to(dtype)) for path, (a, b) in self.pairs.items()}
-        whole = {path: {name: value.to(dtype) for name, value in state.items()} for path, state in self.whole.items()}
+    def packed(self, dtype: torch.dtype) -> "Adapter":
+        """The same, its parts in the body in ``dtype``, and nothing of the file held any more.
+
+        All of them are one block, and the head another: hundreds of small tensors would leave holes when they go.
+        """
+        own = [t for pair in self.pairs.values() for t in pair] + [
+            t for state in self.whole.values() for t in state.values()
+        ]
+        block = iter(_in_one_block(own, dtype))
+        pairs = {path: (next(block), next(block)) for path in self.pairs}
+        whole = {path: {name: next(block) for name in state} for path, state in self.whole.items()}
+        if self.head is not None:
+            state = self.head.state_dict()
+            values = _in_one_block(list(state.values()), torch.float32)
+            self.head.load_state_dict(dict(zip(state, values, strict=True)), assign=True)
         return replace(self, pairs=pairs, whole=whole)
 
     @property
@@ -46,15 +58,28 @@ class Adapter:
         return sum(t.nbytes for t in [*tensors, *own])
 
 
-def open_adapter(run: RunDir, task: Task, names: list[str], pad_id: int) -> Adapter:
-    """Read a run's adapter.
+def _in_one_block(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Copies in one allocation, each at a multiple of 64 bytes."""
+    step = 64 // dtype.itemsize
+    places = [0]
+    for one in tensors:
+        places.append(places[-1] + -(-one.numel() // step) * step)
+    block = torch.empty(places[-1], dtype=dtype)
+    found = [block[first : first + t.numel()].view(t.shape) for t, first in zip(tensors, places, strict=False)]
+    for place, one in zip(found, tensors, strict=True):
+        place.copy_(one)
+    return found
+
+
+def open_adapter(run: RunDir, base: str, task: Task, names: list[str], pad_id: int) -> Adapter:
+    """Read a run's adapter for the body of ``base``, a folder.
 
     Raises:
         CannotShare: it changes more than linear layers and whole modules.
         OSError, SafetensorError: the files cannot be read.
     """
     config, state = _read(run)
-    head, given, prefix = _head(locate(run.config.model), task, names)
+    head, given, prefix = _head(base, task, names)
     body = f"{prefix}."
     outside = {name for name, _ in head.named_parameters()}
     pairs = _pairs(state, config, body)
@@ -91,13 +116,27 @@ def _head(base: str, task: Task, names: list[str]) -> tuple[Any, Given, str]:
     config = transformers.AutoConfig.from_pretrained(base, **NO_FOREIGN_CODE, **head_options(names))
     if task.PROBLEM_TYPE is not None:
         config.problem_type = task.PROBLEM_TYPE
-    with torch.device("meta"):
-        model = getattr(transformers, task.AUTO_MODEL).from_config(config, **NO_FOREIGN_CODE)
+    model = _on_a_small_body(getattr(transformers, task.AUTO_MODEL), config)
     given = Given()
     setattr(model, model.base_model_prefix, given)
     if any(True for _ in model.buffers()):
         raise CannotShare("its head has buffers")
     return model, given, model.base_model_prefix
+
+
+def _on_a_small_body(kind: Any, config: Any) -> Any:
+    """The model with a body of one layer, where its configuration can say so: the body goes, and to build it takes 20 ms."""
+    small = copy.deepcopy(config)
+    with torch.device("meta"):
+        try:
+            small.num_hidden_layers = 1
+            if getattr(small, "layer_types", None):
+                small.layer_types = small.layer_types[:1]
+            model = kind.from_config(small, **NO_FOREIGN_CODE)
+        except Exception:  # a configuration of several parts, or one that counts its layers elsewhere
+            return kind.from_config(config, **NO_FOREIGN_CODE)
+    model.config = config
+    return model
 
 
 def _pairs(state: Mapping[str, torch.Tensor], config: Any, body: str) -> dict[str, Pair]:

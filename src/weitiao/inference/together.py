@@ -91,7 +91,7 @@ class Writers:
         if method.saves_adapter and not method.merges:
             return None
         try:
-            if shares_base(self.run):
+            if shares_base(self.run.config):
                 try:
                     decoder = Decoder.load(locate(self.run.config.model))
                     adapter = open_writer(self.run)

@@ -297,7 +297,7 @@ def _halves(unit: Unit, error: BaseException) -> list[Unit]:
 def _adapter(served: Served, dtype: torch.dtype) -> Adapter:
     reader = served.reader
     assert served.run is not None
-    return open_adapter(served.run, reader.task, reader.names, reader.tokenizer.pad_token_id).cast(dtype)
+    return open_adapter(served.run, served.base, reader.task, reader.names, reader.tokenizer.pad_token_id).packed(dtype)
 
 
 def _alone(served: Served, dtype: torch.dtype) -> Predictor:

@@ -147,7 +147,7 @@ class Registry:
         key = _tokenizers_key(run.model)
         known = self._tokenizers.get(key)
         reader = Reader(RunDir.open(run.path), None if known is None else known[0])
-        base = locate(reader.config.model) if shares_base(run) else str(run.path)
+        base = locate(reader.config.model) if shares_base(reader.config) else str(run.path)
         # runs of one base have the same one, of 100 MB or more; how it cuts is a setting of its own, so one text at a time
         lock = self._tokenizers.setdefault(key, (reader.tokenizer, threading.Lock()))[1]
         return Served(listed.name, run, base, stamp=listed.stamp, reader=reader, tokenizing=lock)
@@ -164,7 +164,7 @@ class Registry:
         config = AutoConfig.from_pretrained(place, **NO_FOREIGN_CODE).get_text_config()
         chat = Chat.of(tokenizer, None) if tokenizer.chat_template else None
         return Speaker(
-            listed.name, run, base if run is None or shares_base(run) else str(run.path), stamp=listed.stamp,
+            listed.name, run, base if run is None or shares_base(run.config) else str(run.path), stamp=listed.stamp,
             tokenizer=tokenizer, chat=chat, context=context_of(config),
         )  # fmt: skip
 
@@ -237,7 +237,7 @@ def _bases(runs: Iterable[Listed]) -> list[Listed]:
         if (
             not one.writes
             or one.run is None
-            or not shares_base(one.run)
+            or not shares_base(one.run.config)
             or one.base in {b.base for b in found.values()}
         ):
             continue

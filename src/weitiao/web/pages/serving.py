@@ -147,7 +147,7 @@ def _exports(request: Request, name: str) -> Exports:
 def _needs(models: Models, listed: Listed) -> dict[str, Any]:
     """Bytes of the files that would be read, and the base where it is read too."""
     size = 0 if listed.run is None else sum(file.stat().st_size for file in listed.run.model.glob("*.safetensors"))
-    shares = listed.run is None or shares_base(listed.run)
+    shares = listed.run is None or shares_base(listed.run.config)
     base = cached(listed.base) if listed.base in ENTRIES else Path(listed.base)
     if (
         shares
