@@ -261,7 +261,9 @@ def test_stopping_finishes_what_was_accepted(runs: dict[str, RunDir], alone: dic
 def test_rows_that_a_layer_does_not_see_one_by_one(runs: dict[str, RunDir]) -> None:
     from weitiao.inference.mixed import CannotShare, MixedLinear, Segments
 
-    layer = MixedLinear(torch.nn.Linear(4, 4), Segments(["a"], [0, 3]))
+    segments = Segments()
+    segments.names, segments.bounds = ["a"], [0, 3]
+    layer = MixedLinear(torch.nn.Linear(4, 4), segments)
     with pytest.raises(CannotShare, match="sees 6 rows of a batch of 3"):
         layer(torch.zeros(6, 4))
 

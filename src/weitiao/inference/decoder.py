@@ -185,7 +185,7 @@ class Decoder:
             _set(segments, names, [len(part.ids) for part in parts])
             found = inner(input_ids=ids, position_ids=torch.tensor(places)[:, None], use_cache=False)
             ends = torch.tensor(bounds[1:]) - 1
-            self.given.outputs = type(found)(last_hidden_state=found.last_hidden_state[ends])
+            self.given.known.outputs = type(found)(last_hidden_state=found.last_hidden_state[ends])
             _set(segments, names, [1] * len(parts))
             model._modules[place] = self.given  # what the model makes of the states, such as caps, is its own
             try:

@@ -4,6 +4,7 @@ A batch is sorted by adapter. Each layer computes all rows once, and adds to eac
 (as S-LoRA, Sheng et al. 2023, arXiv 2311.03285, on padded rows). Each run's own head then reads its rows' states.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +23,8 @@ _FEW = 4  # segments; more are one batched product, where their ranks agree
 _SAME = 8
 
 
-@dataclass
-class Segments:
-    """Whose rows a batch holds: adapter ``names[i]`` has the rows from ``bounds[i]`` up to ``bounds[i + 1]``."""
+class Segments(threading.local):
+    """Whose rows a thread's batch holds: adapter ``names[i]`` has the rows from ``bounds[i]`` up to ``bounds[i + 1]``."""
 
     names: Sequence[str] = ()
     bounds: Sequence[int] = (0,)
@@ -64,8 +64,9 @@ class MixedLinear(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[N, ..., in] -> [N, ..., out], N as in ``segments``."""
         self.segments.check(rows)
-        if self._summed is not None and list(self.segments.names) == [self._summed[0]]:
-            return linear(rows, self._summed[1], self.own.bias)  # type: ignore[arg-type]
+        summed = self._summed  # another thread may change it
+        if summed is not None and list(self.segments.names) == [summed[0]]:
+            return linear(rows, summed[1], self.own.bias)  # type: ignore[arg-type]
         out: torch.Tensor = self.own(rows)
         found = list(self.segments.parts(self.pairs))
         if len(found) > _FEW and rows.dim() == 3 and len({len(pair[0]) for pair, _, _ in found}) == 1:
@@ -103,15 +104,15 @@ class MixedWhole(nn.Module):
 
 
 class Given(nn.Module):
-    """Stands where a model's body was, and answers with outputs that are known already."""
+    """Stands where a model's body was, and answers with outputs that the same thread has already."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.outputs: Any = None
+        self.known = threading.local()
 
     def forward(self, *_: Any, **__: Any) -> Any:
         """Whatever the arguments."""
-        return self.outputs
+        return self.known.outputs
 
 
 @dataclass
@@ -125,6 +126,7 @@ class Body:
     segments: Segments = field(default_factory=Segments)
     summed: str | None = None
     _last: tuple[str, int] = ("", 0)  # the adapter of the last batches, and how many they are
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     paths: dict[type, set[str]] = field(default_factory=lambda: {MixedLinear: set(), MixedWhole: set()})
 
     @classmethod
@@ -166,9 +168,10 @@ class Body:
 
     def remove(self, name: str) -> None:
         """Let an adapter go."""
-        self._last = ("", 0)
-        if self.summed == name:
-            self._sum_in(None)
+        with self._lock:
+            self._last = ("", 0)
+            if self.summed == name:
+                self._sum_in(None)
         for module in self.model.modules():
             if isinstance(module, MixedLinear):
                 module.pairs.pop(name, None)
@@ -220,12 +223,13 @@ class Body:
 
     def _watch(self, names: Sequence[str]) -> None:
         """Sum an adapter in once it has had some batches to itself, and out when another one has."""
-        if len(names) != 1:
-            self._last = ("", 0)
-            return
-        self._last = (names[0], self._last[1] + 1 if names[0] == self._last[0] else 1)
-        if self._last[1] == _SAME and self.summed != names[0]:
-            self._sum_in(names[0])
+        with self._lock:
+            if len(names) != 1:
+                self._last = ("", 0)
+                return
+            self._last = (names[0], self._last[1] + 1 if names[0] == self._last[0] else 1)
+            if self._last[1] == _SAME and self.summed != names[0]:
+                self._sum_in(names[0])
 
     def _sum_in(self, name: str | None) -> None:
         self.summed = name

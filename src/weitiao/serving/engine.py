@@ -1,6 +1,7 @@
-"""The models of a server: opened when they are first asked for, let go when others need the room, run by one thread."""
+"""The models of a server: opened when they are first asked for, let go when others need the room, run by a few threads."""
 
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -20,13 +21,15 @@ from weitiao.inference.mixed import Body, CannotShare
 from weitiao.inference.predictor import Predictor
 from weitiao.serving.residents import Residents
 from weitiao.serving.served import Served
+from weitiao.serving.turns import Turns
 from weitiao.serving.worker import Stopping, Worker
 from weitiao.system import threads
 from weitiao.training.evaluate import by_owner, places_of
 
 log = logging.getLogger("weitiao")
 Scores = NDArray[np.float32]
-_PADDING = 128  # tokens that may always be padded: a batch of its own costs as much
+_LONG = 64  # tokens from which on a second thread shortens a batch
+_PADDING = 32  # tokens that may always be padded: a batch of its own costs as much
 
 
 @dataclass
@@ -74,17 +77,20 @@ class Job:
 
 
 class Engine(Worker[Unit]):
-    """Scores rows of many runs, batch by batch, in a thread of its own.
+    """Scores rows of many runs, batch by batch, in threads of its own, the lanes.
 
-    A free engine takes what waits: the oldest unit, and of those on the same base the ones closest to it in length, up to
-    ``tokens_per_batch`` padded tokens and 15 % of padding. Nothing waits for a timer.
+    A free lane takes what waits: the oldest unit, and of those on the same base the ones closest to it in length, up to
+    its part of ``tokens_per_batch`` padded tokens and 15 % of padding. Lanes that are free at once share what waits. Nothing waits
+    for a timer.
 
     Args:
         resident: adapters and models of their own that stay in memory; the one that was used longest ago goes first.
         most_waiting: units that may wait; a request that comes later is refused whole.
         padded_share: of what requests have by themselves, how much a batch may pad beyond it.
         dtype: that bodies, adapters and models of their own compute in; heads and scores are float32.
-        turn: who holds it computes; engines of one process take turns.
+        turns: a lane takes one place while it computes.
+        lanes: batches that are computed at the same time.
+        threads_each: threads of a lane; one that works alone on a long batch has those of all.
     """
 
     def __init__(
@@ -95,15 +101,21 @@ class Engine(Worker[Unit]):
         most_waiting: int = 1024,
         padded_share: float = 0.15,
         dtype: torch.dtype = torch.float32,
-        turn: "threading.Lock | None" = None,
+        turns: Turns | None = None,
+        lanes: int = 1,
+        threads_each: int | None = None,
     ) -> None:
-        super().__init__("weitiao-engine", most_waiting, turn)
-        self.tokens_per_batch, self.padded_share, self.dtype = tokens_per_batch, padded_share, dtype
+        super().__init__("weitiao-engine", most_waiting, turns, lanes)
+        self.tokens_per_batch, self.padded_share, self.dtype = tokens_per_batch // lanes, padded_share, dtype
+        self.threads_each = threads_each or torch.get_num_threads()
+        self._free = 0  # lanes that wait for work
+        self._at_work: list[list[Unit]] = []  # a batch each
+        self._memory = threading.RLock()  # of what is resident
         opened = (partial(one, dtype=dtype) for one in (Body.load, _adapter, _alone))
         self.residents = Residents(resident, *opened)
         self.batches = self.rows = self.tokens = 0
         self.mix: Counter[int] = Counter()  # how many batches held so many models
-        self._thread.start()
+        self._start()
 
     def submit(self, served: Served, encoded: Encoded) -> "Future[Scores]":
         """The scores of all rows, in order: [N, C], or of words [W, C].
@@ -127,32 +139,51 @@ class Engine(Worker[Unit]):
             self._stopping = True
             dropped = self._waiting if drop else []
             self._waiting = [] if drop else self._waiting
-            self._changed.notify()
+            self._changed.notify_all()
         self._failed(dropped, Stopping())
-        self._thread.join()
+        self._join()
         self._refuse_errands()
         return len(dropped)
 
     def load(self, served: Served) -> "Future[None]":
         """Bring a model into memory before it is asked."""
-        return self._errand(lambda: self.residents.use(served))
+        return self._errand(lambda: self._use(served))
 
     def unload(self, served: Served | None = None) -> "Future[None]":
         """Let a model go; without one, those that the registry has removed."""
         return self._errand(lambda: self._unload(served))
 
+    def _use(self, served: Served) -> None:
+        with self._memory:
+            self.residents.use(served)
+
     def _unload(self, served: Served | None) -> None:
-        if served is not None:
-            self.residents.unload(served)
-        self.residents.trim()
+        with self._memory:
+            if served is not None:
+                self.residents.unload(served)
+            self._trim()
+
+    def _trim(self, done: Sequence[Unit] = ()) -> None:
+        """Let go of what is too much; not of models whose batch another lane computes."""
+        with self._memory, self._changed:
+            self.residents.trim({unit.served.key for units in self._at_work if units is not done for unit in units})
 
     def _work(self) -> None:
         threads.settle()
         while (units := self._next()) is not None:
-            with self._turn, torch.inference_mode():
+            with self._turns.take(1), torch.inference_mode():
                 self._run_errands()
                 if units:
+                    torch.set_num_threads(self._threads_for(units))  # of this thread
                     self._try(units)
+            if units:
+                with self._changed:
+                    self._at_work = [one for one in self._at_work if one is not units]
+
+    def _threads_for(self, units: Sequence[Unit]) -> int:
+        alone = len(self._at_work) == 1 and not self._waiting
+        is_long = sum(unit.padded_tokens for unit in units) >= _LONG
+        return self.threads_each * (len(self._threads) if alone and is_long else 1)
 
     def _try(self, units: list[Unit]) -> None:
         """Run a batch; where it fails its parts one by one, so that one request's fault is not another's."""
@@ -176,24 +207,32 @@ class Engine(Worker[Unit]):
                     return None
                 if self._errands:
                     return []
+                self._free += 1
                 self._changed.wait()
+                self._free -= 1
             first = self._waiting[0]
             line = [unit for unit in self._waiting if unit.served.base == first.served.base]
-            chosen = _alike(first, line, self.tokens_per_batch, self.padded_share)
+            most = self.tokens_per_batch
+            if self._free:  # others take their share
+                most = min(most, math.ceil(sum(unit.padded_tokens for unit in line) / (1 + self._free)))
+            chosen = _alike(first, line, most, self.padded_share)
             taken = {id(unit) for unit in chosen}
             self._waiting = [unit for unit in self._waiting if id(unit) not in taken]
-        return sorted(chosen, key=lambda unit: unit.served.key)
+            units = sorted(chosen, key=lambda unit: unit.served.key)
+            self._at_work.append(units)
+        return units
 
     def _run(self, units: list[Unit]) -> None:
         """Score one batch, and let go of the adapters that are too many then."""
-        self.batches += 1
-        self.mix[len({unit.served.key for unit in units})] += 1
-        self.rows += sum(len(unit.rows) for unit in units)
-        self.tokens += sum(unit.tokens for unit in units)
+        with self._changed:
+            self.batches += 1
+            self.mix[len({unit.served.key for unit in units})] += 1
+            self.rows += sum(len(unit.rows) for unit in units)
+            self.tokens += sum(unit.tokens for unit in units)
         try:
             self._score(units)
         finally:
-            self.residents.trim()
+            self._trim(units)
 
     def _score(self, units: list[Unit]) -> None:
         """A run whose adapter does not fit on the shared body gets a model of its own."""
@@ -211,16 +250,17 @@ class Engine(Worker[Unit]):
             outputs = body.outputs(inputs, [unit.served.key for unit in ready])
         except CannotShare as reason:
             for unit in ready:
-                if unit.served.own is None:
-                    self.residents.stand_alone(unit.served, reason)
+                with self._memory:
+                    if unit.served.own is None:
+                        self.residents.stand_alone(unit.served, reason)
                 self._alone([unit])
             return
         for unit, batch, output in zip(ready, batches, outputs, strict=True):
             adapter = unit.served.adapter
             assert adapter is not None
-            adapter.given.outputs = output
+            adapter.given.known.outputs = output
             unit.job.take(unit, unit.served.reader.task.row_scores(adapter.head, batch).numpy())
-            adapter.given.outputs = None
+            adapter.given.known.outputs = None
 
     def _collate(self, unit: Unit) -> dict[str, torch.Tensor]:
         reader = unit.served.reader
@@ -251,7 +291,7 @@ class Engine(Worker[Unit]):
         """Whether the unit's model is in memory now; where it cannot be, the unit has failed."""
         served = unit.served
         try:
-            self.residents.use(served)
+            self._use(served)
         except ModelError as error:
             self._failed([unit], error)
             return False

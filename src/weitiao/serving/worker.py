@@ -1,10 +1,12 @@
-"""A thread that takes what waits; requests that are too many, or too late, are refused."""
+"""Threads that take what waits; requests that are too many, or too late, are refused."""
 
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Generic, TypeVar
+
+from weitiao.serving.turns import Turns
 
 Item = TypeVar("Item")
 
@@ -22,17 +24,18 @@ class Worker(Generic[Item]):
 
     Args:
         most_waiting: items that may wait; what comes later is refused whole.
-        turn: who holds it computes; workers of one process take turns.
+        turns: who holds a place computes; workers of one process share them.
+        lanes: threads that work.
     """
 
-    def __init__(self, name: str, most_waiting: int, turn: "threading.Lock | None") -> None:
+    def __init__(self, name: str, most_waiting: int, turns: Turns | None, lanes: int = 1) -> None:
         self.most_waiting = most_waiting
-        self._turn = turn or threading.Lock()
+        self._turns = turns or Turns(lanes)
         self._waiting: list[Item] = []
         self._errands: list[tuple[Callable[[], None], Future[None]]] = []
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(lanes)]
 
     @property
     def waiting(self) -> int:
@@ -47,13 +50,21 @@ class Worker(Generic[Item]):
     @property
     def is_alive(self) -> bool:
         """Whether somebody answers."""
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
+
+    def _start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         raise NotImplementedError
 
     def _errand(self, do: Callable[[], None]) -> "Future[None]":
-        """Let the thread do something between two pieces of work: what is in memory is its own alone."""
+        """Let a thread do something between two pieces of work."""
         done: Future[None] = Future()
         with self._changed:
             if self._stopping or not self.is_alive:
@@ -93,4 +104,4 @@ class Worker(Generic[Item]):
             if self.is_full:
                 raise Full
             self._waiting += items
-            self._changed.notify()
+            self._changed.notify(len(items))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from weitiao.serving.writer import Writer
 
 log = logging.getLogger("weitiao")
+_MOST_LANES = 4  # more would wait for Python's lock
 Dtype = Literal["float32", "bfloat16", "auto"]
 
 
@@ -64,16 +65,18 @@ class Workers:
                     raise Stopping
                 load_libraries()
                 from weitiao.serving.engine import Engine
+                from weitiao.serving.turns import Turns
                 from weitiao.serving.writer import Writer
 
-                turn = threading.Lock()
+                lanes, each = shared_out()
+                turns = Turns(lanes)
                 engine = Engine(
                     tokens_per_batch=self.tokens_per_batch, resident=self.resident, most_waiting=self.waiting,
-                    dtype=_found(self.dtype), turn=turn,
+                    dtype=_found(self.dtype), turns=turns, lanes=lanes, threads_each=each,
                 )  # fmt: skip
                 writer = Writer(
                     resident=self.resident, most_waiting=self.waiting, at_once=self.conversations,
-                    memory_bytes=self.memory_bytes, turn=turn,
+                    memory_bytes=self.memory_bytes, turns=turns,
                 )  # fmt: skip
                 self._both = engine, writer
             return self._both
@@ -93,6 +96,21 @@ class Workers:
         engine, writer = self._both
         writer.stop(drop=True)
         return engine.stop(drop=True) + writer.gone
+
+
+def shared_out() -> tuple[int, int]:
+    """How many batches of labels are computed at a time, and with how many threads each.
+
+    A thread of its own for each is quicker than several threads for one after the other: small batches keep no second thread busy,
+    and threads that wait for each other wait for whoever reads requests too (docs/LOG.md).
+    """
+    import torch
+
+    from weitiao.system import threads
+
+    threads.settle()
+    lanes = min(_MOST_LANES, torch.get_num_threads())
+    return lanes, torch.get_num_threads() // lanes
 
 
 def _found(asked: Dtype) -> "torch.dtype":

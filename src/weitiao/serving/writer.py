@@ -18,6 +18,7 @@ from weitiao.inference.said import Said
 from weitiao.inference.sampling import Asked, Token, pick
 from weitiao.serving.residents import Residents
 from weitiao.serving.served import Speaker
+from weitiao.serving.turns import Turns
 from weitiao.serving.worker import Stopping, Worker
 from weitiao.system import threads
 
@@ -96,7 +97,7 @@ class Writer(Worker[Answer]):
         at_once: answers that are written at the same time.
         memory_bytes: of keys and values: of answers that are written, and of earlier ones whose beginning others may share.
         prompt_tokens: of prompts a step, so that a long prompt does not hold up answers that are on their way.
-        turn: who holds it computes; engines of one process take turns.
+        turns: where answers are written, all places are taken.
     """
 
     def __init__(
@@ -107,9 +108,9 @@ class Writer(Worker[Answer]):
         at_once: int = 16,
         memory_bytes: int = 1 << 30,
         prompt_tokens: int = 256,
-        turn: "threading.Lock | None" = None,
+        turns: Turns | None = None,
     ) -> None:
-        super().__init__("weitiao-writer", most_waiting, turn)
+        super().__init__("weitiao-writer", most_waiting, turns)
         self.residents = Residents(resident, Decoder.load, _adapter, _alone)
         self.at_once, self.memory_bytes = at_once, memory_bytes
         self.prompt_tokens = prompt_tokens
@@ -119,7 +120,8 @@ class Writer(Worker[Answer]):
         self._kept: OrderedDict[int, tuple[str, Memory]] = OrderedDict()
         self._number = count()
         self._ends: dict[str, set[int]] = {}
-        self._thread.start()
+        self._num_threads = torch.get_num_threads()
+        self._start()
 
     def submit(self, answer: Answer) -> None:
         """Begin an answer as soon as there is room.
@@ -137,7 +139,7 @@ class Writer(Worker[Answer]):
             for answer in left:
                 answer.cancelled = True
             self._changed.notify()
-        self._thread.join()
+        self._join()
         self._refuse_errands()
         for answer in left:
             answer.hear(Piece(error=Stopping()))
@@ -152,7 +154,7 @@ class Writer(Worker[Answer]):
         return self._errand(lambda: self._unload(speaker))
 
     def _load(self, speaker: Speaker) -> None:
-        with self._turn:
+        with self._turns.take():
             self.residents.use(speaker)
 
     def _unload(self, speaker: Speaker | None) -> None:
@@ -170,7 +172,8 @@ class Writer(Worker[Answer]):
         threads.settle()
         while self._admit():
             for base in dict.fromkeys(answer.speaker.base for answer in self.running):
-                with self._turn:
+                with self._turns.take():
+                    torch.set_num_threads(self._num_threads)  # lanes of other engines have fewer
                     self._step([answer for answer in self.running if answer.speaker.base == base])
             self._trim()
 
@@ -199,7 +202,7 @@ class Writer(Worker[Answer]):
         """Bring the model and a memory for an answer; whether there is room."""
         speaker = answer.speaker
         try:
-            with self._turn:
+            with self._turns.take():
                 self.residents.use(speaker)
                 decoder = self._decoder(speaker)
                 if speaker.key not in self._ends:
