@@ -17,7 +17,6 @@ from weitiao.inference.packed import PackedLinear
 from weitiao.kernels import attention
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-_FEW = 4  # segments; more are one batched product, where their ranks agree
 # Batches in a row of one adapter after which it is summed into a copy of the layers' weights: its own small products are a third of
 # a batch's time (docs/LOG.md).
 _SAME = 8
@@ -69,16 +68,31 @@ class MixedLinear(nn.Module):
             return linear(rows, summed[1], self.own.bias)  # type: ignore[arg-type]
         out: torch.Tensor = self.own(rows)
         found = list(self.segments.parts(self.pairs))
-        if len(found) > _FEW and rows.dim() == 3 and len({len(pair[0]) for pair, _, _ in found}) == 1:
-            places = [row for _, first, end in found for row in range(first, end)]
-            a, b = (
-                torch.stack([pair[side] for pair, first, end in found for _ in range(first, end)]) for side in (0, 1)
-            )
-            out[places] += torch.bmm(torch.bmm(rows[places], a.mT), b.mT)
+        if not found:
             return out
-        for (a, b), first, end in found:
-            out[first:end] += linear(linear(rows[first:end], a), b)
+        if len({end - first for _, first, end in found}) > 1:  # a product takes equal parts: each row is one
+            found = [(pair, row, row + 1) for pair, first, end in found for row in range(first, end)]
+        count, width = len(found), found[0][2] - found[0][1]
+        a, b = _stacked([pair for pair, _, _ in found])
+        if count * width == len(rows):
+            states, added = rows.reshape(count, -1, rows.shape[-1]), out.view(count, -1, out.shape[-1])
+            added.baddbmm_(torch.bmm(states, a.mT), b.mT)
+            return out
+        places = [row for _, first, end in found for row in range(first, end)]
+        states = rows[places].reshape(count, -1, rows.shape[-1])
+        out[places] += torch.bmm(torch.bmm(states, a.mT), b.mT).view(-1, *out.shape[1:])
         return out
+
+
+def _stacked(pairs: Sequence[Pair]) -> Pair:
+    """A [N, r, in] and B [N, out, r] of all, r the highest rank; what a lower one lacks is zero."""
+    if len(pairs) == 1:
+        return pairs[0][0][None], pairs[0][1][None]
+    most = max(len(a) for a, _ in pairs)
+    if any(len(a) < most for a, _ in pairs):
+        pad = nn.functional.pad
+        pairs = [(pad(a, (0, 0, 0, most - len(a))), pad(b, (0, most - len(a)))) for a, b in pairs]
+    return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
 
 
 class MixedWhole(nn.Module):
