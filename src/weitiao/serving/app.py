@@ -3,7 +3,6 @@
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +15,7 @@ from weitiao.serving import schemas
 from weitiao.serving.guard import Guard, problem
 from weitiao.serving.labelling import ENTITIES, LABELS, NUMBERS, Read, read_texts, scores_of, worded
 from weitiao.serving.loading import add_loading
-from weitiao.serving.metrics import Metrics
+from weitiao.serving.metrics import Measured, Metrics
 from weitiao.serving.openai import add_writing
 from weitiao.serving.page import page
 from weitiao.serving.state import FAILED, Refused, Server
@@ -36,13 +35,7 @@ def create_app(server: Server) -> Any:
     if server.load_from:
         add_loading(app, server, _ERRORS)
 
-    @app.middleware("http")
-    async def measured(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.perf_counter()
-        response = await handle(request)
-        metrics.answered(request, response.status_code, time.perf_counter() - started)
-        return response
-
+    app.add_middleware(Measured, metrics=metrics)
     return Guard(app, keys=server.keys, most_bytes=server.limits.body_bytes, hosts=server.hosts)
 
 

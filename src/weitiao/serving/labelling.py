@@ -14,6 +14,7 @@ from weitiao.serving.worker import Full, Stopping
 if TYPE_CHECKING:
     from weitiao.serving.engine import Scores
 
+_SHORT = 2000  # characters: to hand them to another thread takes as long as to encode them
 LABELS, NUMBERS, ENTITIES = ("classification", "multi_label"), ("regression",), ("token_classification",)
 
 
@@ -52,9 +53,17 @@ async def read_texts(
     one = listed(server, name)
     if one.task not in tasks:
         raise Refused(400, f"{one.name} is a model of task={one.task}. Expected one of: {', '.join(tasks)}.", "model")
-    engine, _ = await asyncio.to_thread(started, server)
-    if engine.is_full:  # before any work is done for it
+    if not server.workers.started:  # seconds of imports
+        await asyncio.to_thread(started, server)
+    if started(server)[0].is_full:  # before any work is done for it
         raise Refused(429, FULL)
+    opened = server.registry.opened(one.name)
+    is_short = sum(map(len, (*texts, *(pairs or ())))) <= _SHORT
+    if is_short and isinstance(opened, Served) and opened.tokenizing.acquire(blocking=False):
+        try:
+            return _encoded_alone(opened, texts, pairs, truncate=truncate)
+        finally:
+            opened.tokenizing.release()
     return await asyncio.to_thread(partial(_encoded, server, one.name, texts, pairs, truncate=truncate))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,34 @@ class _OfEngines:
         yield CounterMetricFamily("weitiao_prompt_tokens_known", "Tokens of prompts that were known.", writer.reused)
 
 
+class Measured:
+    """ASGI: how long it takes until an answer begins, and its status."""
+
+    def __init__(self, app: Any, *, metrics: "Metrics") -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, counted = time.perf_counter(), False
+
+        async def noted(message: Any) -> None:
+            nonlocal counted
+            if message["type"] == "http.response.start":
+                counted = True
+                self.metrics.answered(scope, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except Exception:
+            if not counted:  # the server makes it a 500
+                self.metrics.answered(scope, 500, time.perf_counter() - began)
+            raise
+
+
 class Metrics:
     """All figures of one server."""
 
@@ -70,9 +98,9 @@ class Metrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
 
-    def answered(self, request: Any, status: int, seconds: float) -> None:
+    def answered(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
         """A request has been answered. Paths that are none of ours share a name."""
-        route = request.scope.get("route")
+        route = scope.get("route")
         self.count(getattr(route, "path", "other"), status, seconds)
 
     def count(self, path: str, status: int, seconds: float) -> None:

@@ -1,7 +1,6 @@
 """Answers of many conversations at once: each step computes the next tokens of all of them, and new ones join at any step."""
 
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
