@@ -14,7 +14,8 @@ from tests.support.languages import ENCODINGS, table
 import weitiao
 from conftest import write_jsonl
 from weitiao.config.data import DataConfig
-from weitiao.data.read import read_rows
+from weitiao.data.read import Row, read_records, read_rows
+from weitiao.data.source import find
 from weitiao.data.table import build
 from weitiao.data.text_encoding import encoding_of
 from weitiao.errors import DataError
@@ -288,6 +289,20 @@ def test_rows_by_lot_or_the_first(tmp_path: Path) -> None:
     assert 5 <= sum(line <= 50 for line in lines) <= 15, "by lot, a file in the order of its labels gives both"
     assert [row.line for row in read_rows(f"{file}#3:head")] == [1, 2, 3]
     assert len(list(read_rows(f"{file}#500"))) == 100
+
+
+def test_each_source_of_a_list_may_give_some_of_its_rows(tmp_path: Path) -> None:
+    first, second = (
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name}{i}", "label": i % 2} for i in range(10)])
+        for name in "ab"
+    )
+    found = read_records(find([f"{first}#2:head", str(second)]), "fail")
+    assert [row.fields["text"] for row in found if isinstance(row, Row)] == ["a0", "a1", *(f"b{i}" for i in range(10))]
+    by_lot = [row.id for row in read_records(find([str(first), f"{second}#4"]), "fail") if isinstance(row, Row)]
+    assert (len(by_lot), sum(name.startswith("b") for name in by_lot)) == (14, 4)
+    whole = build([str(first), str(second)], DataConfig(train="-"))
+    some = build([str(first), f"{second}#4"], DataConfig(train="-"))
+    assert (len(whole), len(some)) == (20, 14), "the table of all rows is not taken for the other"
 
 
 @pytest.mark.parametrize(

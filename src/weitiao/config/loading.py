@@ -51,15 +51,20 @@ def load(
     known = set(option_paths(kind))
     for key, value in _read(_flatten(given, known), known):
         _assign(tree, key, value)
-    words = []
-    for word in overrides:
+    for key, value in read_words(kind, overrides):
+        _assign(tree, key, value)
+    return validate(kind, tree)
+
+
+def read_words(kind: type[BaseModel], words: Iterable[str]) -> Iterable[tuple[str, Any]]:
+    """(path, value) of ``a.b=value`` words. Raises ConfigError for a word that is none."""
+    pairs = []
+    for word in words:
         key, sep, text = word.partition("=")
         if not sep or not key.strip():
             raise ConfigError(f"Found the word '{word}'.\nExpected key=value.\nExample: train.learning_rate=1e-4")
-        words.append((key.strip(), _parse_value(text)))
-    for key, value in _read(words, known):
-        _assign(tree, key, value)
-    return validate(kind, tree)
+        pairs.append((key.strip(), _parse_value(text)))
+    return _read(pairs, set(option_paths(kind)))
 
 
 def load_case(
@@ -200,7 +205,9 @@ def _read(pairs: Iterable[tuple[str, Any]], known: set[str]) -> Iterable[tuple[s
             log.info("option %s=%s is read as %s=%s", key, value, _PROMPT, not value)
             path, meant = _PROMPT, not value
         else:
-            path, meant = _canonical_key(key, known), value
+            path, meant = canonical_key(key, known), value
+            if path != key:
+                log.info("option %s is read as %s", key, path)
         if path == _PROMPT and isinstance(meant, bool):
             on_prompt.setdefault(meant, key)
             if len(on_prompt) > 1:
@@ -211,7 +218,8 @@ def _read(pairs: Iterable[tuple[str, Any]], known: set[str]) -> Iterable[tuple[s
         yield path, meant
 
 
-def _canonical_key(key: str, known: set[str]) -> str:
+def canonical_key(key: str, known: set[str]) -> str:
+    """The option that ``key`` names, by its path, its own name alone or a name of another tool; ``key`` where none is."""
     if key in known or key.split(".")[0] == "compare":
         return key
     section, _, leaf = key.rpartition(".")
@@ -221,7 +229,6 @@ def _canonical_key(key: str, known: set[str]) -> str:
         target = hits[0] if len(hits) == 1 else None
     if target is None or (target not in known and not target.startswith("method.")):
         return key
-    log.info("option %s is read as %s", key, target)
     return target
 
 

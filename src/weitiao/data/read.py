@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 from weitiao.data.delimited import delimited, dialect_of, holds_table
@@ -45,9 +45,18 @@ def read_records(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterato
     Raises:
         DataError: with ``fail``, at the first bad record; always for a file that cannot be read as a whole.
     """
-    if sources.sample is None or sources.head:
-        return islice(_all(sources, bad_rows), sources.sample)
-    return _by_lot(_all(sources, bad_rows), sources.sample)
+    files = iter(sources.files)
+    return chain.from_iterable(
+        _drawn(tuple(islice(files, count)), sample, head, bad_rows) for count, sample, head in sources.drawn
+    )
+
+
+def _drawn(
+    files: tuple[Source, ...], sample: int | None, head: bool, bad_rows: Literal["fail", "skip"]
+) -> Iterator[Record]:
+    if sample is None or head:
+        return islice(_all(files, bad_rows), sample)
+    return _by_lot(_all(files, bad_rows), sample)
 
 
 def _by_lot(records: Iterator[Record], count: int) -> Iterator[Record]:
@@ -68,8 +77,8 @@ def _by_lot(records: Iterator[Record], count: int) -> Iterator[Record]:
     yield from (record for _, record in sorted(kept, key=lambda pair: pair[0]))
 
 
-def _all(sources: Sources, bad_rows: Literal["fail", "skip"]) -> Iterator[Record]:
-    for source in sources.files:
+def _all(files: tuple[Source, ...], bad_rows: Literal["fail", "skip"]) -> Iterator[Record]:
+    for source in files:
         for item in _parse(source, bad_rows == "skip"):
             if isinstance(item, Bad | Skipped):
                 record: Record = item

@@ -50,6 +50,12 @@ class Sources:
     sample: int | None = None
     head: bool = False  # the first rows (`path#N:head`), instead of rows by lot
     ignored: tuple[str, ...] = ()
+    parts: tuple[tuple[int, int | None, bool], ...] = ()  # of a list with samples in it: files, sample and head of each
+
+    @property
+    def drawn(self) -> tuple[tuple[int, int | None, bool], ...]:
+        """What is taken of how many files, in their order: all that rows depend on besides the files."""
+        return self.parts or ((len(self.files), self.sample, self.head),)
 
 
 def find(spec: str | Sequence[str], encoding: str | None = None, columns: tuple[str, ...] | None = None) -> Sources:
@@ -75,13 +81,10 @@ def find(spec: str | Sequence[str], encoding: str | None = None, columns: tuple[
 def _find(spec: str | Sequence[str]) -> Sources:
     if not isinstance(spec, str):
         parts = [_find(part) for part in spec]
-        if any(part.sample for part in parts):
-            raise DataError(
-                "Found path#N inside a list.\nExpected #N on a single source.\nUse data.train_size instead."
-            )
         return Sources(
             tuple(file for part in parts for file in part.files),
             ignored=tuple(name for part in parts for name in part.ignored),
+            parts=tuple(part.drawn[0] for part in parts) if any(part.sample for part in parts) else (),
         )
     name, sample, head = _sample(spec)
     if not name.strip():

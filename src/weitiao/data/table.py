@@ -160,7 +160,7 @@ def _digest(
         "label_separator",
     )
     identity = [
-        *(code_hash(), asked, known, sources.sample, sources.head, class_names(config.label_names)),
+        *(code_hash(), asked, known, sources.drawn, class_names(config.label_names)),
         {name: getattr(config, name) for name in names},
         sorted(map(str, (config.label_map or {}).items())),
         [(s.name, s.ending, s.label, hashes[s.name]) for s in sources.files],

@@ -27,7 +27,7 @@ _LINE = b'{"id": '
 
 def stamp_of(run: RunDir, sources: Sources, **options: Any) -> dict[str, Any]:
     """What answers depend on, as JSON holds it. The input counts by its content, the weights by size and time."""
-    rows = [sources.sample, sources.head]
+    rows = sources.drawn
     hashes = {source.name: sha256_of(source.path) for source in sources.files}
     files = [
         run.path / "config.yaml",
