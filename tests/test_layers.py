@@ -19,6 +19,7 @@ LAYERS = (
     "rundir",
     "pretrained",
     "data",
+    "converting",
     "tasks",
     "methods",
     "training",

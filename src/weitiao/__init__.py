@@ -1,6 +1,6 @@
 """weitiao (微调): full fine-tuning and LoRA on the same work, measured.
 
-Commands that are functions too: ``train``, ``eval``, ``predict``, ``merge``, ``export``, ``serve``, ``compare``, ``plan``, ``advise``, ``models``, ``env``.
+Commands that are functions too: ``train``, ``eval``, ``predict``, ``merge``, ``export``, ``serve``, ``compare``, ``plan``, ``advise``, ``convert``, ``models``, ``env``.
 Importing this package loads no torch; each function loads what it needs.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from weitiao.comparison.runner import compare
     from weitiao.config.comparison import CompareConfig
     from weitiao.config.run import RunConfig
+    from weitiao.converting.convert import convert
     from weitiao.errors import WeitiaoError
     from weitiao.exporting.export import export
     from weitiao.inference.predict import predict
@@ -34,6 +35,7 @@ _HOMES = {
     "WeitiaoError": "weitiao.errors",
     "advise": "weitiao.advice.advise",
     "compare": "weitiao.comparison.runner",
+    "convert": "weitiao.converting.convert",
     "env": "weitiao.system.environment",
     "eval": "weitiao.inference.score",
     "export": "weitiao.exporting.export",
@@ -52,6 +54,7 @@ __all__ = [
     "WeitiaoError",
     "advise",
     "compare",
+    "convert",
     "env",
     "eval",
     "export",

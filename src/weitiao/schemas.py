@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from weitiao.comparison.schema import Comparison
+from weitiao.converting.schema import Conversion
 from weitiao.data.report import DataReport, RunDataReport
 from weitiao.planning.schema import Plan
 from weitiao.rundir.summary import Summary
@@ -21,6 +22,7 @@ TYPES: dict[str, Any] = {
     "data_report.json": RunDataReport,
     "data_check.json": DataReport,  # what weitiao data check --output writes
     "comparison.json": Comparison,
+    "conversion.json": Conversion,  # what weitiao convert --json prints
 }
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from weitiao.commands.adapters import adapters_app
 from weitiao.commands.advise import advise
 from weitiao.commands.compare import compare_app
+from weitiao.commands.convert import convert
 from weitiao.commands.data import data_app
 from weitiao.commands.env import env
 from weitiao.commands.eval import eval
@@ -38,6 +39,7 @@ ORDER = (
     "compare",
     "plan",
     "advise",
+    "convert",
     "data",
     "eval",
     "predict",
@@ -87,7 +89,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(compare_app, name="compare")
 app.add_typer(adapters_app, name="adapters")
-for verb in (advise, methods, train, eval, predict, merge, export, serve, web, plan, env):
+for verb in (advise, convert, methods, train, eval, predict, merge, export, serve, web, plan, env):
     app.command()(verb)
 
 

@@ -1,0 +1,141 @@
+"""A file of another tool -> its keys. YAML, JSON, or a shell script with one training command."""
+
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weitiao.converting.shell import command_of, is_script
+from weitiao.converting.tool import Tool
+from weitiao.errors import ConfigError
+
+_LARGEST = 1_000_000  # bytes; a configuration has thousands
+_MOST = 10_000  # keys and elements
+_DEEPEST = 12
+
+
+@dataclass(frozen=True)
+class Source:
+    """The keys of a file, and of a script what it sets besides."""
+
+    keys: dict[str, Any]
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()  # commands of a script that train nothing
+
+
+class _Twice(yaml.YAMLError):
+    """A key that stands twice in one mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without repeated keys, of which YAML's own reader keeps the last."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set[Hashable]()
+    for key, _ in node.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge" else None
+        if name is not None and name in seen:
+            raise _Twice(f"the key '{name}' stands twice, again in line {key.start_mark.line + 1}")
+        seen.add(name)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read(path: Path, tool: Tool) -> Source:
+    """The keys of a file.
+
+    Raises:
+        ConfigError: no such file, no text, no mapping, a key twice, or values inside each other without end.
+    """
+    text = _text(path)
+    if is_script(path, text):
+        script = command_of(path, text, tool)
+        keys = _files(script.files, path) | script.keys
+        return Source(_checked(path, keys), path.parent, script.environment, script.unused)
+    return Source(_checked(path, _parsed(path, text)), path.parent)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _wrong(path, f"Cannot read it: {error.strerror}") from None
+    if len(content) > _LARGEST:
+        raise _wrong(path, f"Found {len(content):,} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _wrong(path, "Found bytes that are no UTF-8 text") from None
+    if "\0" in text:
+        raise _wrong(path, "Found zero bytes, so no text")
+    if not text.strip():
+        raise _wrong(path, "Found an empty file")
+    return text
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        if path.suffix.lower() == ".json":
+            return json.loads(text, object_pairs_hook=_pairs)
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        reason = " ".join(str(error).split()) if not isinstance(error, RecursionError) else "values inside each other"
+        raise _wrong(path, f"Found no valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'}: {reason}") from None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key '{twice}' stands twice")
+    return found
+
+
+def _checked(path: Path, keys: Any) -> dict[str, Any]:
+    if not isinstance(keys, dict):
+        raise _wrong(path, f"Found {_kind(keys)} at the top")
+    if bad := [key for key in keys if not isinstance(key, str)]:
+        raise _wrong(path, f"Found the key {bad[0]!r}, which is no name")
+    if not keys:
+        raise _wrong(path, "Found no keys")
+    left = [_MOST]
+    _walk(path, keys, 0, left)
+    return keys
+
+
+def _walk(path: Path, value: Any, depth: int, left: list[int]) -> None:
+    left[0] -= 1
+    if depth > _DEEPEST or left[0] < 0:
+        raise _wrong(path, "Found values nested too deeply, or too many")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _walk(path, inner, depth + 1, left)
+
+
+def _files(names: tuple[str, ...], path: Path) -> dict[str, Any]:
+    """The keys of configurations that a command names, from here or beside the script."""
+    keys: dict[str, Any] = {}
+    for name in names:
+        found = next((place for place in (Path(name), path.parent / name) if place.is_file()), None)
+        if found is None:
+            raise _wrong(path, f"Its command reads {name}, and there is no such file")
+        keys |= _checked(found, _parsed(found, _text(found)))
+    return keys
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")
+
+
+def _wrong(path: Path, found: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: {found}.\nExpected `key: value` lines (YAML), an object (JSON) or a script with one training command.\n"
+        "Give the file that the other tool is started with; docs/migrate.md lists its keys."
+    )
