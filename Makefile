@@ -46,6 +46,7 @@ format: $(VENV)/.installed-dev
 
 options: $(VENV)/.installed
 	$(BIN)/python -m weitiao.config.options > docs/options.md
+	$(BIN)/python -m weitiao.converting.page > docs/migrate.md
 
 schemas: $(VENV)/.installed
 	$(BIN)/python -m weitiao.schemas docs/schemas

@@ -176,10 +176,10 @@ _LORA: Rules = {
     "peft_use_rslora": to("method.use_rslora", yes),
     "peft_init_lora_weights": Rule("`method.init_lora_weights`; refused: loftq and others", _start),
     **refused("LoRA of embeddings has one rate with the others", "loraplus_lr_embedding", off=(1e-6,)),
-    **refused("every layer gets the same rank", "lora_rank_pattern", "lora_alpha_pattern", "peft_layers_to_transform", "peft_layers_pattern",
-              "peft_layer_replication", "peft_trainable_token_indices", "lora_target_parameters", "peft"),
-    **ignored("follows from the model", "lora_fan_in_fan_out", "peft_ensure_weight_tying", "peft_autocast_adapter_dtype"),
-    **ignored(SPEED, "lora_on_cpu", "qlora_sharded_model_loading", "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel",
+    **refused("every layer gets the same rank", "lora_rank_pattern lora_alpha_pattern peft_layers_to_transform peft_layers_pattern "
+              "peft_layer_replication peft_trainable_token_indices lora_target_parameters peft"),
+    **ignored("follows from the model", "lora_fan_in_fan_out peft_ensure_weight_tying peft_autocast_adapter_dtype"),
+    **ignored(SPEED, "lora_on_cpu qlora_sharded_model_loading lora_mlp_kernel lora_qkv_kernel lora_o_kernel "
               "lora_embedding_kernel"),
 }  # fmt: skip
 _DATA: Rules = {
@@ -193,21 +193,23 @@ _DATA: Rules = {
     "chat_template": Rule("`data.chat_template` of `chatml` and `jinja`; differs for others: the tokenizer's own", template),
     "chat_template_jinja": Rule("`data.chat_template`", jinja),
     "dataset_exact_deduplication": to("data.duplicates", lambda value: "drop" if yes(value) else "keep"),
-    **refused("the text that you wrote would be lost: give it in the rows", "default_system_message", "chat_template_kwargs"),
-    **refused("weitiao learns conversations, not plain text", "pretraining_dataset", "pretraining_sample_concatenation", "max_packed_sequence_len"),
+    **refused("the text that you wrote would be lost: give it in the rows", "default_system_message chat_template_kwargs"),
+    **refused("weitiao learns conversations, not plain text", "pretraining_dataset pretraining_sample_concatenation max_packed_sequence_len"),
     **refused("weitiao leaves out no short rows", "min_sample_len"),
     **refused("weitiao always shuffles", "shuffle_merged_datasets", off=(True,)),
-    **refused("weitiao draws rows by lot", "curriculum_sampling", "sample_packing_sequentially"),
-    **refused("weitiao counts positions from 0 in each row", "use_pose", "pose_split_on_token_ids", "pose_max_context_len", "pose_num_chunks"),
+    **refused("weitiao draws rows by lot", "curriculum_sampling sample_packing_sequentially"),
+    **refused("weitiao counts positions from 0 in each row", "use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks"),
     **refused("weitiao prepares rows itself", "skip_prepare_dataset"),
     **ignored("the ends of turns are found in the chat template, and learnt", "eot_tokens"),
-    **ignored("rows are read whole, and cached on disk", "dataset_prepared_path", "streaming", "streaming_multipack_buffer_size",
-              "dataset_keep_in_memory", "dataset_shard_num", "dataset_shard_idx", "num_dataset_shards_to_save", "shuffle_before_merging_datasets"),
-    **ignored("only how rows are packed", "sample_packing_group_size", "sample_packing_bin_size", "sample_packing_mp_start_method",
-              "sample_packing_eff_est", "multipack_real_batches", "batch_flattening", "pad_to_sequence_len", "pad_to_multiple_of",
-              "pretrain_multipack_buffer_size", "pretrain_multipack_attn", "total_num_tokens", "total_supervised_tokens"),
-    **ignored(SCORED, "eval_sample_packing", "eval_sequence_len", "max_prompt_len"),
-    **ignored(LOADER, "dataset_processes", "dataset_num_proc", "is_preprocess", "preprocess_iterable"),
+    **ignored("rows are read whole, and cached on disk", "dataset_prepared_path streaming streaming_multipack_buffer_size dataset_keep_in_memory "
+              "dataset_shard_num dataset_shard_idx num_dataset_shards_to_save "
+              "shuffle_before_merging_datasets"),
+    **ignored("only how rows are packed", "sample_packing_group_size sample_packing_bin_size sample_packing_mp_start_method "
+              "sample_packing_eff_est multipack_real_batches batch_flattening pad_to_sequence_len "
+              "pad_to_multiple_of pretrain_multipack_buffer_size pretrain_multipack_attn total_num_tokens "
+              "total_supervised_tokens"),
+    **ignored(SCORED, "eval_sample_packing eval_sequence_len max_prompt_len"),
+    **ignored(LOADER, "dataset_processes dataset_num_proc is_preprocess preprocess_iterable"),
     **ignored(UPLOAD, "push_dataset_to_hub"),
 }  # fmt: skip
 _MODEL: Rules = {
@@ -215,22 +217,24 @@ _MODEL: Rules = {
     "load_in_4bit": Rule("`method.load_in_4bit`", _bits),
     **refused("weitiao packs the base in 4 bits (NF4) or not at all", "load_in_8bit", settles=("method.load_in_4bit",)),
     "special_tokens.pad_token": Rule("ignored: padding carries no loss and is not seen", _padding_token),
-    **refused("the tokenizer's own tokens are kept", "special_tokens.bos_token", "special_tokens.eos_token", "special_tokens.unk_token",
+    **refused("the tokenizer's own tokens are kept", "special_tokens.bos_token special_tokens.eos_token special_tokens.unk_token "
               "special_tokens.additional_special_tokens"),
-    **refused("weitiao adds no tokens", "tokens", "added_tokens_overrides", "resize_token_embeddings_to_32x", "shrink_embeddings"),
-    **refused("weitiao tunes pretrained models as they are", "reinit_weights", "overrides_of_model_config", "overrides_of_model_kwargs",
-              "rope_scaling", "noisy_embedding_alpha", "scaling_softmax", "scaling_softmax_factor", "scaling_softmax_bias", "s2_attention"),
-    **refused("weitiao packs with bitsandbytes in NF4", "gptq", "bnb_config_kwargs", "loftq_config", "model_quantization_config",
-              "model_quantization_config_kwargs", "quantize_moe_experts", "qat", "quantization", "use_onebitllms"),
+    **refused("weitiao adds no tokens", "tokens added_tokens_overrides resize_token_embeddings_to_32x shrink_embeddings"),
+    **refused("weitiao tunes pretrained models as they are", "reinit_weights overrides_of_model_config overrides_of_model_kwargs rope_scaling "
+              "noisy_embedding_alpha scaling_softmax scaling_softmax_factor scaling_softmax_bias "
+              "s2_attention"),
+    **refused("weitiao packs with bitsandbytes in NF4", "gptq bnb_config_kwargs loftq_config model_quantization_config "
+              "model_quantization_config_kwargs quantize_moe_experts qat quantization use_onebitllms"),
     **refused("weitiao reads the newest version of a model", "revision_of_model", off=("main",)),
     **refused("weitiao trains all parameters, an adapter, or method.top_k layers", "unfrozen_parameters"),
-    **refused("weitiao learns texts: no images, sound or video", "processor_type", "processor_kwargs", "image_size", "image_resize_algorithm",
-              "role_boundaries", "freeze_mm_modules"),
-    **ignored("weitiao reads the model's own files", "base_model_config", "model_type", "type_of_model", "cls_model_config", "tokenizer_config",
-              "tokenizer_type", "tokenizer_use_fast", "tokenizer_legacy", "tokenizer_use_mistral_common", "tokenizer_save_jinja_files",
-              "is_falcon_derived_model", "is_llama_derived_model", "is_mistral_derived_model", "is_qwen_derived_model"),
+    **refused("weitiao learns texts: no images, sound or video", "processor_type processor_kwargs image_size image_resize_algorithm role_boundaries "
+              "freeze_mm_modules"),
+    **ignored("weitiao reads the model's own files", "base_model_config model_type type_of_model cls_model_config tokenizer_config "
+              "tokenizer_type tokenizer_use_fast tokenizer_legacy tokenizer_use_mistral_common "
+              "tokenizer_save_jinja_files is_falcon_derived_model is_llama_derived_model "
+              "is_mistral_derived_model is_qwen_derived_model"),
     **ignored("weitiao runs no code of a model", "trust_remote_code"),
-    **ignored("only new tokens need it", "mean_resizing_embeddings", "fix_untrained_tokens", "embeddings_skip_upcast"),
+    **ignored("only new tokens need it", "mean_resizing_embeddings fix_untrained_tokens embeddings_skip_upcast"),
     **ignored("where models are fetched with", "hf_use_auth_token"),
 }  # fmt: skip
 _TRAIN: Rules = {
@@ -253,7 +257,7 @@ _TRAIN: Rules = {
     "early_stopping_patience": to("train.early_stopping_patience", whole),
     "eval_steps": every("train.eval_steps", "eval_strategy", "steps"),
     "evals_per_epoch": Rule("ignored: weitiao evaluates once a pass, or every `train.eval_steps`", _per_epoch),
-    **ignored(SAVED, "saves_per_epoch", "save_first_step", "auto_resume_from_checkpoints", "dynamic_checkpoint"),
+    **ignored(SAVED, "saves_per_epoch save_first_step auto_resume_from_checkpoints dynamic_checkpoint"),
     "plugins": Rule("ignored: Liger, Cut Cross Entropy and kernels; refused: others", _plugins),
     "use_tensorboard": _tracker("tensorboard"),
     "use_wandb": _tracker("wandb"),
@@ -263,16 +267,16 @@ _TRAIN: Rules = {
     "use_swanlab": _tracker("swanlab"),
     "fsdp": Rule(f"ignored: {trainer.SHARED}", lambda at: Found("ignored", {}, trainer.SHARED)),
     "deepspeed": Rule(f"ignored: {trainer.SHARED}; refused where its file has an optimizer or a schedule", deepspeed),
-    **refused("one rate for all parameters, and weitiao's own schedules", "embedding_lr", "embedding_lr_scale", "lr_quadratic_warmup",
-              "cosine_min_lr_ratio", "cosine_constant_lr_ratio", "lr_div_factor", "lr_groups", "eta_min", "jagged_restart_steps",
-              "jagged_restart_warmup_steps", "jagged_restart_anneal_steps"),
-    **refused("AdamW has two betas and one epsilon", "adam_epsilon2", "adam_beta3"),
-    **refused("weitiao computes in 16 or 32 bits", "fp8", "fp8_enable_fsdp_float8_all_gather"),
-    **refused(_LOSS, "use_eaft", "num_labels"),
+    **refused("one rate for all parameters, and weitiao's own schedules", "embedding_lr embedding_lr_scale lr_quadratic_warmup cosine_min_lr_ratio "
+              "cosine_constant_lr_ratio lr_div_factor lr_groups eta_min jagged_restart_steps "
+              "jagged_restart_warmup_steps jagged_restart_anneal_steps"),
+    **refused("AdamW has two betas and one epsilon", "adam_epsilon2 adam_beta3"),
+    **refused("weitiao computes in 16 or 32 bits", "fp8 fp8_enable_fsdp_float8_all_gather"),
+    **refused(_LOSS, "use_eaft num_labels"),
     **refused("weitiao trains with its own loop", "trainer_cls"),
     **refused("LISA is for full fine-tuning: method.type=lisa", "lisa_n_layers", settles=("method.lisa_layers", "method.type")),
-    **ignored("belongs to LISA", "lisa_step_interval", "lisa_layers_attribute"),
-    **refused("weitiao has no ReLoRA", "relora", "relora_prune_ratio"),
+    **ignored("belongs to LISA", "lisa_step_interval lisa_layers_attribute"),
+    **refused("weitiao has no ReLoRA", "relora relora_prune_ratio"),
 }  # fmt: skip
 
 

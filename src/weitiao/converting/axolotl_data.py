@@ -30,18 +30,18 @@ def entries(group: str, option: str) -> Rules:
         "roles_to_train": Rule("`data.train_on_prompt` is false; refused: others than the assistant", _learnt),
         "chat_template": Rule("as `chat_template` of the whole", template),
         "chat_template_jinja": Rule("as `chat_template_jinja` of the whole", jinja),
-        **refused("every learnt turn has its end, and no other token of that kind", "train_on_eos", "train_on_eot", off=("turn",)),
+        **refused("every learnt turn has its end, and no other token of that kind", "train_on_eos train_on_eot", off=("turn",)),
         **refused("weitiao reads the split train", "split", off=("train",)),
-        **refused("weitiao reads a data set whole and without a name of its own", "name", "shards", "shards_idx", "revision"),
-        **refused("weitiao reads rows as they are", "input_transform", "input_format", "field", "field_human", "field_model", "field_system",
-                  "field_instruction", "field_input", "field_output", "format", "no_input_format", "system_prompt", "system_format",
-                  "drop_system_message", "message_field_training_detail", "logprobs_field"),
+        **refused("weitiao reads a data set whole and without a name of its own", "name shards shards_idx revision"),
+        **refused("weitiao reads rows as they are", "input_transform input_format field field_human field_model field_system field_instruction "
+              "field_input field_output format no_input_format system_prompt system_format "
+              "drop_system_message message_field_training_detail logprobs_field"),
         **refused("weitiao knows the column under its usual name", "field_tools", off=("tools",)),
-        **refused("weitiao knows the key under its usual name", "field_thinking", "template_thinking_key", off=("reasoning_content",)),
+        **refused("weitiao knows the key under its usual name", "field_thinking template_thinking_key", off=("reasoning_content",)),
         **refused("weitiao knows the key under its usual name", "message_field_training", off=("train", "weight", "learn")),
-        **ignored("weitiao finds the kind of a file itself", "ds_type", "preprocess_shards"),
+        **ignored("weitiao finds the kind of a file itself", "ds_type preprocess_shards"),
         **ignored("weitiao runs no code of a data set", "trust_remote_code"),
-        **ignored("the chat template decides on thoughts", "split_thinking", "temperature"),
+        **ignored("the chat template decides on thoughts", "split_thinking temperature"),
     }  # fmt: skip
     return {f"{group}[].{name}": rule for name, rule in keys.items()}
 

@@ -50,16 +50,16 @@ def others() -> Rules:
     machine = "device device_map max_memory gpu_memory_limit gpu gpu_count"
     merged = "merge_lora merge_method relora_prune_method relora_cpu_offload"
     return {
-        **refused(_PREFERENCES, *preferences.split()),
-        **refused("weitiao has AdamW", *optimizers.split()),
+        **refused(_PREFERENCES, preferences),
+        **refused("weitiao has AdamW", optimizers),
         **refused(_LOSS, "liger_use_token_scaling"),
         **refused("weitiao stops at a loss that is not finite, not at a large one", "loss_watchdog_threshold"),
         **ignored("belongs to loss_watchdog_threshold", "loss_watchdog_patience"),
-        **ignored("belongs to an optimizer that is refused", *unused.split()),
-        **ignored(SHOWN, *shown.split()),
-        **ignored(SCORED, *scored.split()),
-        **ignored(SPEED, *fast.split()),
-        **ignored(trainer.SHARED, *shared.split()),
-        **ignored(trainer.MACHINE, *machine.split()),
-        **ignored("see weitiao merge", *merged.split()),
+        **ignored("belongs to an optimizer that is refused", unused),
+        **ignored(SHOWN, shown),
+        **ignored(SCORED, scored),
+        **ignored(SPEED, fast),
+        **ignored(trainer.SHARED, shared),
+        **ignored(trainer.MACHINE, machine),
+        **ignored("see weitiao merge", merged),
     }

@@ -11,6 +11,7 @@ from weitiao.config.loading import read_words, validate
 from weitiao.config.run import RunConfig
 from weitiao.converting import axolotl, llamafactory, swift, trl
 from weitiao.converting.reading import Source, read
+from weitiao.converting.rows import two_kinds
 from weitiao.converting.rules import At, Fate, Found, Refusal
 from weitiao.converting.schema import Conversion, ConvertedKey
 from weitiao.converting.tool import Rest, Tool
@@ -164,13 +165,29 @@ def _merge(work: _Work, keys: list[_Key]) -> None:
             reason = f"{clash} is {said(work.options[clash])} by {others}, and {said(given[clash])} by this key"
             key.found = Found("refused", {}, f"{reason}. Settled by {clash}=VALUE")
             continue
+        if mixed := _mixed(work, given):
+            key.found = Found("refused", {}, f"{mixed[1]}. Settled by {mixed[0]}=VALUE")
+            continue
         for path, value in given.items():
             if path in _LISTS and path in work.options:
-                value = list(dict.fromkeys([*_listed(work.options[path]), *_listed(value)]))
+                value = _joined(work, path, value)
             work.options[path] = value
             work.origins.setdefault(path, []).append(key.name)
             if key.found.fate == "differs":
                 work.notes.setdefault(path, []).append(f"differs: {key.found.reason}")
+
+
+def _joined(work: _Work, path: str, value: Any) -> list[Any]:
+    return list(dict.fromkeys([*_listed(work.options.get(path, [])), *_listed(value)]))
+
+
+def _mixed(work: _Work, given: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The option whose sources hold rows of two kinds, and which."""
+    asked = "sft" if work.options.get("task", "causal_lm") == "causal_lm" else "classification"
+    for path in _LISTS[:2]:
+        if path in given and (why := two_kinds(_joined(work, path, given[path]), asked)):
+            return path, why
+    return None
 
 
 def _listed(value: Any) -> list[Any]:

@@ -134,7 +134,7 @@ _LORA: Rules = {
     "use_dora": to("method.use_dora", yes),
     "loraplus_lr_ratio": to("method.loraplus_lr_ratio", number),
     "pissa_init": Rule("`method.init_lora_weights`: pissa; differs: an exact SVD unless `pissa_iter` is -1", _pissa),
-    **ignored("read with pissa_init; the adapter is saved as it is", "pissa_iter", "pissa_convert"),
+    **ignored("read with pissa_init; the adapter is saved as it is", "pissa_iter pissa_convert"),
     **refused("LoRA of embeddings has one rate with the others", "loraplus_lr_embedding", off=(1e-6,)),
     **refused("weitiao merges an adapter with weitiao merge first", "create_new_adapter"),
 }
@@ -166,11 +166,11 @@ _DATA: Rules = {
     **refused("the text that you wrote would be lost: give it in a `system` column", "default_system"),
     **refused("the chat template decides how tools are written", "tool_format"),
     **refused("weitiao always shuffles", "disable_shuffling"),
-    **ignored("the chat template decides on thoughts", "enable_thinking", "preserve_thinking"),
-    **ignored("rows are read whole, and cached on disk", "streaming", "buffer_size", "tokenized_path", "overwrite_cache",
-              "preprocessing_batch_size", "preprocessing_num_workers", "data_shared_file_system"),
+    **ignored("the chat template decides on thoughts", "enable_thinking preserve_thinking"),
+    **ignored("rows are read whole, and cached on disk", "streaming buffer_size tokenized_path overwrite_cache preprocessing_batch_size "
+              "preprocessing_num_workers data_shared_file_system"),
     **refused("padding never carries loss", "ignore_pad_token_for_loss", off=(True,)),
-    **ignored(SCORED, "eval_num_beams", "eval_on_each_dataset", "compute_accuracy"),
+    **ignored(SCORED, "eval_num_beams eval_on_each_dataset compute_accuracy"),
 }  # fmt: skip
 _MODEL: Rules = {
     **named({"model_name_or_path": text}),
@@ -183,20 +183,20 @@ _MODEL: Rules = {
     **refused("weitiao packs in NF4", "quantization_type", off=("nf4",)),
     **refused("weitiao quantizes twice", "double_quantization", off=(True,)),
     **refused("weitiao reads the newest version of a model", "model_revision", off=("main",)),
-    **refused("weitiao adds no tokens", "resize_vocab", "add_tokens", "add_special_tokens", "new_special_tokens_config"),
+    **refused("weitiao adds no tokens", "resize_vocab add_tokens add_special_tokens new_special_tokens_config"),
     **refused("weitiao never splits special tokens", "split_special_tokens"),
     **refused("weitiao takes positions as the model has them", "rope_scaling"),
     **refused("weitiao has no such attention", "shift_attn"),
-    **refused("weitiao does not change a model's layers", "mixture_of_depths", "use_llama_pro", "moe_aux_loss_coef"),
+    **refused("weitiao does not change a model's layers", "mixture_of_depths use_llama_pro moe_aux_loss_coef"),
     **refused("weitiao tunes pretrained models", "train_from_scratch"),
-    **ignored("follows from the other keys", "compute_dtype", "device_map", "model_max_length", "block_diag_attn", "adapter_folder",
-              "init_special_tokens", "quantization_device_map"),
+    **ignored("follows from the other keys", "compute_dtype device_map model_max_length block_diag_attn adapter_folder "
+              "init_special_tokens quantization_device_map"),
     **ignored("weitiao runs no code of a model", "trust_remote_code"),
-    **ignored(SPEED, "use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_reentrant_gc", "use_v1_kernels", "low_cpu_mem_usage",
-              "offload_folder", "use_fast_tokenizer", "upcast_layernorm", "upcast_lmhead_output"),
-    **refused("weitiao computes in 16 or 32 bits", "fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather", off=("auto",)),
-    **ignored(GENERATION, "infer_backend", "infer_dtype", "use_kv_cache"),
-    **ignored("where models are kept and fetched with; see WEITIAO_HUB", "cache_dir", "hf_hub_token", "ms_hub_token", "om_hub_token"),
+    **ignored(SPEED, "use_unsloth use_unsloth_gc enable_liger_kernel use_reentrant_gc use_v1_kernels "
+              "low_cpu_mem_usage offload_folder use_fast_tokenizer upcast_layernorm upcast_lmhead_output"),
+    **refused("weitiao computes in 16 or 32 bits", "fp8 fp8_backend fp8_enable_fsdp_float8_all_gather", off=("auto",)),
+    **ignored(GENERATION, "infer_backend infer_dtype use_kv_cache"),
+    **ignored("where models are kept and fetched with; see WEITIAO_HUB", "cache_dir hf_hub_token ms_hub_token om_hub_token"),
     **ignored(SHOWN, "print_param_status"),
 }  # fmt: skip
 
@@ -236,6 +236,7 @@ def finish(top: Mapping[str, Any], options: Mapping[str, Any], rest: Rest) -> No
     rest.default("train.warmup_ratio", 0.0, default)
     rest.default("train.eval_strategy", "no", default)
     shared_defaults(TITLE, {"task": "causal_lm", **options}, rest)
+    rest.default("output.dir", "trainer_output", default)
     if not top.get("dataset"):
         rest.ask("data.train", "no data set is named")
     if not top.get("model_name_or_path"):

@@ -121,6 +121,9 @@ def _same_rows(name: str, entry: Mapping[str, Any], source: str) -> None:
         named = _ALPACA if columns is None else {key: columns[key] for key in (*_ALPACA, *_BESIDE) if columns.get(key)}
         wanted = {str(column) for column in named.values()} & set(first)
         _compare(name, wanted, {column for column in form.columns if column in first})
+        if (named.get("prompt"), named.get("response")) != form.columns[:2]:
+            asked, answered = form.columns[:2]
+            raise Refusal(f"'{name}': weitiao reads the columns {asked} as questions and {answered} as answers", TRAIN)
         return
     messages = str((columns or {}).get("messages", "conversations"))
     wanted = {messages, *(str(columns[key]) for key in _BESIDE if columns and columns.get(key))} & set(first)

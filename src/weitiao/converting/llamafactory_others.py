@@ -49,16 +49,16 @@ def others() -> Rules:
     )
     sharing = "ray_num_workers ray_init_kwargs ray_run_name ray_storage_path ray_storage_filesystem resources_per_worker placement_strategy master_addr master_port"
     return {
-        **refused(_PREFERENCES, *preferences.split()),
-        **refused("weitiao has AdamW, and GaLore", *optimizers.split()),
-        **refused("weitiao has the cross entropy alone", *losses.split()),
-        **refused("weitiao trains with torch alone", *backends.split()),
-        **refused(_NO_MEDIA, *media.split()),
-        **refused("belongs to a method that weitiao does not have for causal_lm", *parts.split()),
-        **ignored("see weitiao merge and weitiao export", *export.split()),
-        **ignored(GENERATION, *engines.split()),
-        **ignored(SHOWN, *shown.split()),
-        **ignored(trainer.SHARED, *sharing.split()),
+        **refused(_PREFERENCES, preferences),
+        **refused("weitiao has AdamW, and GaLore", optimizers),
+        **refused("weitiao has the cross entropy alone", losses),
+        **refused("weitiao trains with torch alone", backends),
+        **refused(_NO_MEDIA, media),
+        **refused("belongs to a method that weitiao does not have for causal_lm", parts),
+        **ignored("see weitiao merge and weitiao export", export),
+        **ignored(GENERATION, engines),
+        **ignored(SHOWN, shown),
+        **ignored(trainer.SHARED, sharing),
         **ignored(SAVED, "adapter_save_format"),
         **ignored(UPLOAD, "hub_model_name"),
     }

@@ -63,7 +63,8 @@ comment says so. A table below lists these values for a LoRA run of each tool.
 names of their own. Most of them say the same, but not all do. `data.chat_template` takes another one.
 
 **Held-out rows.** weitiao always holds out rows. A file without a validation set gets one held-out row, so that all others
-are trained on. Raise `data.test_size` for figures that mean something.
+are trained on. Raise `data.test_size` for figures that mean something. Training rows equal to a row of `data.eval` are left out
+and counted.
 
 **Hub data sets.** Their columns are not known before they are fetched. `weitiao data check NAME` shows how they are read.
 weitiao takes them from Hugging Face, also where ms-swift takes them from ModelScope.

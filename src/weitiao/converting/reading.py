@@ -85,7 +85,7 @@ def _parsed(path: Path, text: str) -> Any:
     try:
         if path.suffix.lower() == ".json":
             return json.loads(text, object_pairs_hook=_pairs)
-        return yaml.load(text, _Loader)
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         reason = " ".join(str(error).split()) if not isinstance(error, RecursionError) else "values inside each other"
         raise _wrong(path, f"Found no valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'}: {reason}") from None

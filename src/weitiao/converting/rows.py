@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,19 @@ def form_of(spec: str, asked: str) -> tuple[Format | None, Mapping[str, Any]]:
         return (columns.form(), rows[0]) if rows else (None, {})
     except (DataError, OSError):
         return None, {}
+
+
+def two_kinds(specs: Sequence[str], asked: str) -> str | None:
+    """Why sources cannot be one list: weitiao reads one kind of rows in a list. None where they can, as far as they lie here."""
+    kinds: dict[tuple[str, ...], str] = {}
+    for spec in specs:
+        form = form_of(spec, asked)[0] if Path(spec.partition("#")[0]).exists() else None
+        if form is not None:
+            kinds.setdefault((form.name, *form.columns[:2]), spec)
+    if len(kinds) < 2:
+        return None
+    shown = " and ".join(f"{spec} is {kind[0]}" for kind, spec in kinds.items())
+    return f"{shown}: weitiao reads rows of one kind in a list"
 
 
 def count(spec: str) -> int:

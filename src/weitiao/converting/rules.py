@@ -85,13 +85,13 @@ def named(changes: Mapping[str, Callable[[Any], Any]]) -> Rules:
     return {name: to(ours(name), change) for name, change in changes.items()}
 
 
-def ignored(reason: str, *names: str) -> Rules:
-    """Keys without a part in what is trained."""
-    return dict.fromkeys(names, Rule(f"ignored: {reason}", lambda at: Found("ignored", {}, reason)))
+def ignored(reason: str, names: str) -> Rules:
+    """Keys, with blanks between them, without a part in what is trained."""
+    return dict.fromkeys(names.split(), Rule(f"ignored: {reason}", lambda at: Found("ignored", {}, reason)))
 
 
-def refused(reason: str, *names: str, off: Sequence[Any] = (), settles: Sequence[str] = ()) -> Rules:
-    """Keys that change what is trained, in a way that weitiao does not have. ``off``: values that ask for nothing."""
+def refused(reason: str, names: str, off: Sequence[Any] = (), settles: Sequence[str] = ()) -> Rules:
+    """Keys, with blanks between them, that change what is trained, in a way that weitiao does not have. ``off``: values that ask for nothing."""
     besides = f", unless {' or '.join(f'`{said(value)}`' for value in off)}" if off else ""
 
     def read(at: At) -> Found:
@@ -99,7 +99,7 @@ def refused(reason: str, *names: str, off: Sequence[Any] = (), settles: Sequence
             return Found("ignored", {}, "asks for nothing that weitiao would do otherwise")
         raise Refusal(reason, settles)
 
-    return dict.fromkeys(names, Rule(f"refused{besides}: {reason}", read))
+    return dict.fromkeys(names.split(), Rule(f"refused{besides}: {reason}", read))
 
 
 def only_if(condition: Callable[[Mapping[str, Any]], bool], otherwise: str, rules: Rules) -> Rules:

@@ -2,9 +2,13 @@
 
 from typing import Any, Literal
 
+from pydantic import with_config
 from typing_extensions import TypedDict
 
+from weitiao.rundir.summary import STRICT
 
+
+@with_config(STRICT)
 class ConvertedKey(TypedDict):
     """A key of the other tool, and what became of it. Every key of the file stands here once."""
 
@@ -18,6 +22,7 @@ class ConvertedKey(TypedDict):
     reason: str
 
 
+@with_config(STRICT)
 class WrittenDefault(TypedDict):
     """An option that no key gave, written since the other tool's default differs from weitiao's."""
 
@@ -26,6 +31,7 @@ class WrittenDefault(TypedDict):
     reason: str
 
 
+@with_config(STRICT)
 class OpenQuestion(TypedDict):
     """An option that nothing decides: the command line must."""
 
@@ -33,6 +39,7 @@ class OpenQuestion(TypedDict):
     reason: str
 
 
+@with_config(STRICT)
 class Conversion(TypedDict):
     """A configuration of another tool, and what became of each of its keys."""
 

@@ -30,20 +30,18 @@ def others() -> Rules:
     saved = "add_version create_checkpoint_symlink safe_serialization max_shard_size use_flash_ckpt"
     rlhf = "rlhf_type ref_model ref_model_type ref_adapters beta rpo_alpha reward_model reward_funcs teacher_model center_rewards_coefficient"
     return {
-        **refused("weitiao trains all parameters, an adapter, or method.top_k layers", *kept.split()),
-        **refused(_NO_MEDIA, *media.split()),
-        **refused(_NO_MEDIA, "freeze_vit", "freeze_aligner", off=(True,)),
-        **refused(_NO_METHOD, *methods.split()),
-        **refused("weitiao learns no preferences or rewards", *rlhf.split()),
-        **refused(
-            "weitiao has the cross entropy alone", "enable_dft_loss", "loss_type", "mrl_dims", "router_aux_loss_coef"
-        ),
+        **refused("weitiao trains all parameters, an adapter, or method.top_k layers", kept),
+        **refused(_NO_MEDIA, media),
+        **refused(_NO_MEDIA, "freeze_vit freeze_aligner", off=(True,)),
+        **refused(_NO_METHOD, methods),
+        **refused("weitiao learns no preferences or rewards", rlhf),
+        **refused("weitiao has the cross entropy alone", "enable_dft_loss loss_type mrl_dims router_aux_loss_coef"),
         **refused("weitiao has AdamW; see optim", "optimizer", off=("default",)),
-        **ignored(SHOWN, *shown.split()),
-        **ignored(SCORED, *scored.split()),
-        **ignored(GENERATION, *written.split()),
-        **ignored(trainer.SHARED, *shared.split()),
-        **ignored(SAVED, *saved.split()),
+        **ignored(SHOWN, shown),
+        **ignored(SCORED, scored),
+        **ignored(GENERATION, written),
+        **ignored(trainer.SHARED, shared),
+        **ignored(SAVED, saved),
         **ignored("nothing is resumed", "resume_only_model"),
-        **ignored("only how ms-swift reads its own arguments", "load_args", "load_data_args", "ignore_args_error"),
+        **ignored("only how ms-swift reads its own arguments", "load_args load_data_args ignore_args_error"),
     }

@@ -229,7 +229,7 @@ def rules() -> Rules:
         "dataloader_drop_last": Rule("differs: the last, smaller batch trains as well", _drop_last),
         **refused("weitiao has no label smoothing", "label_smoothing_factor"),
         **refused("weitiao adds no noise to embeddings", "neftune_noise_alpha"),
-        **refused("arguments that weitiao's optimizer does not have", "optim_args", "optim_target_modules"),
+        **refused("arguments that weitiao's optimizer does not have", "optim_args optim_target_modules"),
         **refused("arguments that weitiao's schedule does not have", "lr_scheduler_kwargs"),
         **refused("weitiao counts rows of a batch", "per_gpu_train_batch_size"),
     }
@@ -269,5 +269,5 @@ def _without_part() -> Rules:
     }  # fmt: skip
     table: Rules = {}
     for reason, names in groups.items():
-        table |= ignored(reason, *names.split())
+        table |= ignored(reason, names)
     return table

@@ -145,14 +145,14 @@ _LORA: Rules = {
 _DATA: Rules = {
     "dataset_name": Rule("`data.train`: a local path or a hub name", _dataset),
     "datasets[].path": Rule("`data.train`, one of several", _entry),
-    **refused(_SPLIT, "dataset_config", "datasets[].name", "datasets[].data_dir", "datasets[].data_files"),
-    **refused(_SPLIT, "dataset_train_split", "datasets[].split", off=("train",)),
+    **refused(_SPLIT, "dataset_config datasets[].name datasets[].data_dir datasets[].data_files"),
+    **refused(_SPLIT, "dataset_train_split datasets[].split", off=("train",)),
     **refused("weitiao takes #N rows of a source", "datasets[].fraction"),
     **ignored("columns are recognised by their names", "datasets[].columns"),
     **ignored("evaluation rows are held out of the training rows; give others with data.eval", "dataset_test_split"),
     "test_split_size": Rule("`data.test_size`", lambda at: Found("mapped", {"data.test_size": number(at.value)})),
-    **ignored("rows are read whole, and cached on disk", "dataset_streaming", "streaming"),
-    **ignored("only how rows are tokenized", "dataset_num_proc", "pad_to_multiple_of", "ignore_bias_buffers"),
+    **ignored("rows are read whole, and cached on disk", "dataset_streaming streaming"),
+    **ignored("only how rows are tokenized", "dataset_num_proc pad_to_multiple_of ignore_bias_buffers"),
     **refused("plain text is not learnt: weitiao learns conversations", "dataset_text_field", off=("text",)),
     **refused("rows are prepared by weitiao", "dataset_kwargs"),
     "max_length": Rule("`data.max_length`; refused: null", _length, null=True),
@@ -200,7 +200,7 @@ RULES: Rules = {
     **_MODEL,
     **_DATA,
     **only_if(_is_lora, "belongs to LoRA, and this run trains fully", _LORA),
-    **refused("weitiao learns no preferences or rewards", *_ELSEWHERE.split()),
+    **refused("weitiao learns no preferences or rewards", _ELSEWHERE),
     "per_device_train_batch_size": Rule("the same; with `packing` `train.tokens_per_batch`", _batch),
 }
 
