@@ -129,3 +129,21 @@ def test_a_script_that_trains_something_else(tmp_path: Path) -> None:
     script.write_text("swift rlhf --rlhf_type dpo --model m\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="swift rlhf"):
         convert(script, "swift")
+
+
+def test_sums_redirections_and_commands_inside_a_command(tmp_path: Path) -> None:
+    script = tmp_path / "run.sh"
+    start = "N=4\nNPROC_PER_NODE=$N swift sft --model m --dataset x/y --max_length 64 "
+    script.write_text(
+        start + "--gradient_accumulation_steps $(expr 32 / $N) --save_steps $((10 * 5)) --seed 3 2>&1 | tee log.txt\n",
+        encoding="utf-8",
+    )
+    found = {key["key"]: key["value"] for key in examine(script, "swift")["keys"]}
+    assert (found["gradient_accumulation_steps"], found["save_steps"], found["seed"]) == (8, 50, 3)
+    assert found["NPROC_PER_NODE"] == "4"
+    for inner in ("$(date +%F)", "`date`", "$(expr 1 / 0)"):
+        script.write_text(start + f"--output_dir {inner} --lora_rank 8\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match="a command inside the command"):
+            convert(script, "swift")
+    script.write_text(start + "--model_type 'a > b' > log.txt\n", encoding="utf-8")
+    assert {key["key"]: key["value"] for key in examine(script, "swift")["keys"]}["model_type"] == "a > b"

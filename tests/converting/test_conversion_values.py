@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from weitiao.config.loading import flat
-from weitiao.converting.convert import convert, examine
+from weitiao.config.loading import flat, option_paths
+from weitiao.config.run import RunConfig
+from weitiao.converting.convert import TOOLS, convert, examine
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -264,3 +265,70 @@ def test_repeated_rows_of_swift_are_no_sample(tmp_path: Path) -> None:
     file = EXAMPLES / "rows" / "messages.jsonl"
     assert fates(tmp_path, "swift", {"dataset": f"{file}#12"})["dataset"] == "mapped"
     assert fates(tmp_path, "swift", {"dataset": f"{file}#13"})["dataset"] == "refused"
+
+
+ODD = [
+    True,
+    False,
+    0,
+    1,
+    -1,
+    0.5,
+    "auto",
+    "none",
+    "",
+    "a,b",
+    "{",
+    "[1",
+    [],
+    {},
+    [1, [2]],
+    {"a": {"b": 1}},
+    [{"a": 1}],
+    "é" * 300,
+]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_whatever_a_value_is_its_key_has_a_fate(tool: str, tmp_path: Path) -> None:
+    """No value of any key ends in a traceback, and what is mapped is an option."""
+    known = set(option_paths(RunConfig))
+    plain = [name for name in TOOLS[tool].rules if "." not in name]
+    file = tmp_path / "c.json"
+    for value in ODD:
+        file.write_text(json.dumps(dict.fromkeys(plain, value)), encoding="utf-8")
+        made = examine(file, tool)
+        assert {key["key"].partition("[")[0].partition(".")[0] for key in made["keys"]} == set(plain)
+        assert {path for key in made["keys"] for path in key["options"]} <= known
+        assert made["config"] is None
+        groups = {name.partition(".")[0] for name in TOOLS[tool].rules if "." in name}
+        for group in groups:
+            inner = {name.partition(".")[2]: value for name in TOOLS[tool].rules if name.startswith(f"{group}.")}
+            file.write_text(
+                json.dumps({group.removesuffix("[]"): [inner] if "[]" in group else inner}), encoding="utf-8"
+            )
+            made = examine(file, tool)
+            assert {key["key"].partition(".")[2] for key in made["keys"]} == set(inner)
+            assert made["counts"]["unknown"] == 0
+    for name in plain:
+        file.write_text(json.dumps({name: {"a": 1}}), encoding="utf-8")
+        assert examine(file, tool)["keys"][0]["fate"] != "unknown"
+
+
+def test_axolotl_takes_the_first_rows(tmp_path: Path) -> None:
+    rows = str(EXAMPLES / "rows" / "messages.jsonl")
+
+    def train(entry: dict[str, Any]) -> Any:
+        file = tmp_path / "c.yaml"
+        file.write_text(
+            yaml.safe_dump({"base_model": "m", "learning_rate": 1e-4, "datasets": [entry]}), encoding="utf-8"
+        )
+        made = examine(file, "axolotl")
+        return made["config"]["data"]["train"] if made["config"] else {key["key"]: key["fate"] for key in made["keys"]}
+
+    assert train({"path": rows, "split": "train[:5]"}) == f"{rows}#5:head"
+    assert train({"path": rows, "split": "train[:50%]"}) == f"{rows}#6:head"
+    assert train({"path": "a/b", "split": "train[:7]"}) == "a/b#7:head"
+    assert train({"path": "a/b", "split": "train"}) == "a/b"
+    assert train({"path": "a/b", "split": "train[:7%]"})["datasets[0].path"] == "refused"
+    assert train({"path": "a/b", "split": "test"})["datasets[0].split"] == "refused"

@@ -12,8 +12,9 @@ from weitiao.converting.trainer import LOADER, SAVED, SCORED, SPEED, UPLOAD, att
 from weitiao.converting.values import is_off, names, number, optimizer, said, schedule, text, whole, yes
 
 TITLE = "axolotl"
+_WATCHED = "weitiao stops at a loss that is not finite, not at a large one"
 _LOSS = "weitiao has the cross entropy alone"
-_HARMLESS = ("liger", "cut_cross_entropy", "spectrum_off", "kernels")
+_HARMLESS = ("liger", "cut_cross_entropy", "kernels", "swanlab")
 
 
 def _adapter(top: Mapping[str, Any]) -> str:
@@ -56,13 +57,14 @@ def _dropout(at: At) -> Found:
 def _linear(at: At) -> Found:
     if not yes(at.value):
         return Found("ignored", {}, "the modules are named")
-    if at.top.get("lora_target_modules"):
-        settles = ("method.target_modules",)
-        raise Refusal("both all linear layers and names of modules", settles)
     return Found("mapped", {"method.target_modules": "all-linear"})
 
 
 def _targets(at: At) -> Found:
+    if not is_off(at.top.get("lora_target_linear")):
+        if others := [name for name in names(at.value) if not name.endswith("_proj")]:
+            raise Refusal(f"{', '.join(others)} besides every linear layer", ("method.target_modules",))
+        return Found("ignored", {}, "lora_target_linear takes every linear layer")
     if isinstance(at.value, str):
         return Found("mapped", {"method.target_modules": at.value}, "all-linear or a regular expression")
     found = names(at.value)
@@ -89,7 +91,7 @@ def _batch(at: At) -> Found:
 
 def _all_rows(at: At) -> Found:
     rows, each = whole(at.value), whole(at.top.get("micro_batch_size", 1))
-    if rows % each:
+    if rows < 1 or each < 1 or rows % each:
         raise Refusal(f"no multiple of micro_batch_size {each}", ("train.gradient_accumulation_steps",))
     return Found("mapped", {"train.gradient_accumulation_steps": rows // each}, "of one process")
 
@@ -129,7 +131,7 @@ def _held_out(at: At) -> Found:
 
 def _too_long(at: At) -> Found:
     known = {"drop": "drop", "truncate": "truncate", "raise": "fail"}
-    if at.value not in known:
+    if str(at.value) not in known:
         raise Refusal("expected drop, truncate or raise", ("data.over_length",))
     return Found("mapped", {"data.over_length": known[str(at.value)]})
 
@@ -252,6 +254,10 @@ _TRAIN: Rules = {
     "gradient_checkpointing": Rule("`train.gradient_checkpointing`; offload: `train.activation_offloading` too", _checkpointing),
     "activation_offloading": Rule("`train.activation_offloading`", _offloading),
     "attn_implementation": Rule("`train.attention`, of `eager` and `sdpa`; the others give the same result", attention),
+    **dict.fromkeys(
+        ("loss_watchdog_threshold", "loss_watchdog_patience"),
+        Rule(f"differs: {_WATCHED}", lambda at: Found("differs", {}, _WATCHED)),
+    ),
     "eager_attention": Rule("`train.attention`", _kind_of_attention),
     "sdp_attention": Rule("`train.attention`", _kind_of_attention),
     "early_stopping_patience": to("train.early_stopping_patience", whole),

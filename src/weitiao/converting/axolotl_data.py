@@ -1,9 +1,11 @@
 """axolotl's `datasets`: a list of sources, each with a type and the names of its columns."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from weitiao.converting.rows import form_of, hub_name, place
+from weitiao.converting.rows import count, form_of, hub_name, is_there, place
 from weitiao.converting.rules import At, Found, Refusal, Rule, Rules, ignored, refused
 from weitiao.converting.values import is_off, mapping, names, said, text
 from weitiao.data.turns import message_of
@@ -31,13 +33,14 @@ def entries(group: str, option: str) -> Rules:
         "chat_template": Rule("as `chat_template` of the whole", template),
         "chat_template_jinja": Rule("as `chat_template_jinja` of the whole", jinja),
         **refused("every learnt turn has its end, and no other token of that kind", "train_on_eos train_on_eot", off=("turn",)),
-        **refused("weitiao reads the split train", "split", off=("train",)),
+        "split": Rule("`#N:head` of `train[:N]`; refused: others than train", _split(option)),
         **refused("weitiao reads a data set whole and without a name of its own", "name shards shards_idx revision"),
         **refused("weitiao reads rows as they are", "input_transform input_format field field_human field_model field_system field_instruction "
               "field_input field_output format no_input_format system_prompt system_format "
               "drop_system_message message_field_training_detail logprobs_field"),
         **refused("weitiao knows the column under its usual name", "field_tools", off=("tools",)),
-        **refused("weitiao knows the key under its usual name", "field_thinking template_thinking_key", off=("reasoning_content",)),
+        **refused("weitiao knows the key under its usual names", "field_thinking", off=("reasoning_content", "reasoning", "thinking")),
+        **refused("weitiao gives thoughts to the template as reasoning_content", "template_thinking_key", off=("reasoning_content",)),
         **refused("weitiao knows the key under its usual name", "message_field_training", off=("train", "weight", "learn")),
         **ignored("weitiao finds the kind of a file itself", "ds_type preprocess_shards"),
         **ignored("weitiao runs no code of a data set", "trust_remote_code"),
@@ -50,7 +53,35 @@ def _path(option: str) -> Callable[[At], Found]:
     def read(at: At) -> Found:
         if at.beside.get("data_files"):
             return Found("mapped", {}, "read with data_files", option)
-        return Found("mapped", {option: [source(text(at.value), at, option)]}, "")
+        name = source(text(at.value), at, option)
+        return Found("mapped", {option: [name + _first_rows(str(at.beside.get("split") or "train"), name, option)]})
+
+    return read
+
+
+_SLICE = re.compile(r"train(?:\[:(\d+)(%?)\])?")
+
+
+def _first_rows(split: str, name: str, option: str) -> str:
+    """#N:head of `train[:N]`, and of `train[:N%]` where the rows can be counted."""
+    found = _SLICE.fullmatch(split)
+    if found is None or found[1] is None:
+        return ""  # the rule of `split` refuses what is no train
+    rows = int(found[1])
+    if found[2]:
+        if not is_there(Path(name)):
+            raise Refusal(f"{rows} % of rows that lie on a hub, whose number is not known", (option,))
+        rows = count(name) * rows // 100
+    return f"#{rows}:head" if rows else ""
+
+
+def _split(option: str) -> Callable[[At], Found]:
+    def read(at: At) -> Found:
+        if not _SLICE.fullmatch(text(at.value)):
+            raise Refusal("weitiao reads the split train, or its first rows (train[:N])", (option,))
+        if at.beside.get("data_files") and at.value != "train":
+            raise Refusal("the first rows of several files", (option,))
+        return Found("mapped", {}, "read with path", option)
 
     return read
 

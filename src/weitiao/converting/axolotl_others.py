@@ -53,8 +53,6 @@ def others() -> Rules:
         **refused(_PREFERENCES, preferences),
         **refused("weitiao has AdamW", optimizers),
         **refused(_LOSS, "liger_use_token_scaling"),
-        **refused("weitiao stops at a loss that is not finite, not at a large one", "loss_watchdog_threshold"),
-        **ignored("belongs to loss_watchdog_threshold", "loss_watchdog_patience"),
         **ignored("belongs to an optimizer that is refused", unused),
         **ignored(SHOWN, shown),
         **ignored(SCORED, scored),

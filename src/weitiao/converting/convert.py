@@ -122,8 +122,11 @@ def _decide(work: _Work, at: At) -> Found:
     """What becomes of one key, before keys meet."""
     label = at.name
     rule = work.tool.rules.get(label)
-    if at.value is None and (rule is None or not rule.null):
-        return Found("ignored", {}, "null, so not set") if rule is not None else _unknown(at)
+    opens = any(name.startswith((f"{label}.", f"{label}[].")) for name in work.tool.rules)
+    if at.value is None and (opens or (rule is not None and not rule.null)):
+        return Found("ignored", {}, "null, so not set")
+    if opens and at.value in ({}, []):
+        return Found("ignored", {}, "empty, so not set")
     if rule is None:
         return _unknown(at)
     try:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weitiao.converting.rows import TRAIN, form_of, hub_name
+from weitiao.converting.rows import TRAIN, form_of, hub_name, is_there
 from weitiao.converting.rules import At, Found, Refusal
 from weitiao.converting.values import names, said, whole
 from weitiao.data.turns import message_of
@@ -51,7 +51,7 @@ def registry(at: At) -> tuple[Mapping[str, Any], Path]:
     near = [at.folder.resolve(), *list(at.folder.resolve().parents)[:3]]
     for folder in (wanted, *(above / wanted for above in near), at.folder):
         path = folder / _FILE
-        if path.is_file():
+        if is_there(path):
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
@@ -79,7 +79,7 @@ def _one(name: str, found: Mapping[str, Any], folder: Path, top: Mapping[str, An
         source, note = hub_name(url), f"{url} comes from a hub: check its columns with weitiao data check"
     else:
         path = folder / str(entry.get("file_name", ""))
-        if "file_name" not in entry or not path.exists():
+        if "file_name" not in entry or not is_there(path):
             raise Refusal(f"'{name}': no file {path}", TRAIN)
         source = str(path)
         _same_rows(name, entry, source)

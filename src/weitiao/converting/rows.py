@@ -21,10 +21,18 @@ _SEEN = 200  # rows that show the columns
 
 def place(name: str, folder: Path) -> str | None:
     """A file or folder of this name as a path from here: beside the configuration, or in the folder of the command; else None."""
-    for path in (Path(name).expanduser(), folder / name):
-        if path.exists():
+    for path in (Path(name), folder / name):
+        if is_there(path):
             return str(path)
     return None
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path leads somewhere; a name that is too long leads nowhere."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def hub_name(name: str) -> str:
@@ -49,7 +57,7 @@ def two_kinds(specs: Sequence[str], asked: str) -> str | None:
     """Why sources cannot be one list: weitiao reads one kind of rows in a list. None where they can, as far as they lie here."""
     kinds: dict[tuple[str, ...], str] = {}
     for spec in specs:
-        form = form_of(spec, asked)[0] if Path(spec.partition("#")[0]).exists() else None
+        form = form_of(spec, asked)[0] if is_there(Path(spec.partition("#")[0])) else None
         if form is not None:
             kinds.setdefault((form.name, *form.columns[:2]), spec)
     if len(kinds) < 2:

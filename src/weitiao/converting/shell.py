@@ -13,7 +13,9 @@ from weitiao.errors import ConfigError
 
 _SET = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_ENDS = re.compile(r"[;&|()<>]+")
+_ENDS = re.compile(r"[;&|]+")
+_SUM = re.compile(r"\$\(\(\s*(\S+?)\s*([-+*/])\s*(\S+?)\s*\)\)|\$\(\s*expr\s+(\S+)\s+([-+/]|\\\*)\s+(\S+?)\s*\)")
+_REDIRECTED = re.compile(r"\s(?:\d|&)?>{1,2}\s*(?:&\d|[^\s;|&]+)")
 _CONFIGS = (".yaml", ".yml", ".json")
 
 
@@ -40,7 +42,8 @@ def command_of(path: Path, text: str, tool: Tool) -> Script:
     """
     variables, exported = dict[str, str](), dict[str, str]()
     found, unused = list[Script](), list[str]()
-    for words in _commands(path, text):
+    commands = (part for line in _lines(path, text) for part in _parts(_words(path, _plain(line, variables))))
+    for words in commands:
         own = dict[str, str]()
         if words[0] == "export":
             words = words[1:]
@@ -68,8 +71,8 @@ def command_of(path: Path, text: str, tool: Tool) -> Script:
     return found[0]
 
 
-def _commands(path: Path, text: str) -> Iterator[list[str]]:
-    """The words of each command. A line goes on behind a backslash or inside quotation marks."""
+def _lines(path: Path, text: str) -> Iterator[str]:
+    """Whole lines. One goes on behind a backslash or inside quotation marks."""
     held = ""
     for line in text.replace("\r\n", "\n").splitlines():
         if held and line.lstrip().startswith("#") and not _open_mark(held):
@@ -81,15 +84,30 @@ def _commands(path: Path, text: str) -> Iterator[list[str]]:
             held = whole + "\n"
         else:
             held = ""
-            yield from _parts(_words(path, whole))
+            yield whole
     if held.strip():
         if _open_mark(held):
             raise _wrong(path, "Found a quotation mark that is not closed", "whole commands")
-        yield from _parts(_words(path, held))
+        yield held
+
+
+def _plain(line: str, variables: dict[str, str]) -> str:
+    """A line without redirections, and with sums of numbers computed: $((16 / $N)) and $(expr 16 / $N)."""
+
+    def computed(match: re.Match[str]) -> str:
+        one, sign, other = (part for part in match.groups() if part is not None)
+        numbers = [_VARIABLE.sub(lambda m: variables.get(m[1] or m[2], "?"), part) for part in (one, other)]
+        if not all(number.isdecimal() for number in numbers) or (sign == "/" and int(numbers[1]) == 0):
+            return match[0]
+        a, b = map(int, numbers)
+        return str({"+": a + b, "-": a - b, "*": a * b, "/": a // b if b else 0}[sign.lstrip("\\")])
+
+    line = _SUM.sub(computed, line)
+    return _REDIRECTED.sub(lambda match: match[0] if _open_mark(line[: match.start()]) else " ", line)
 
 
 def _words(path: Path, line: str) -> list[str]:
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
     lexer.whitespace_split, lexer.commenters = True, ""
     try:
         return list(lexer)
@@ -207,6 +225,8 @@ def _filled(path: Path, word: str, variables: dict[str, str], needed: bool = Tru
             raise _wrong(path, f"Found the variable ${name}, which the script does not set", "its value in the script")
         return variables.get(name, match[0])
 
+    if needed and ("$(" in word or "`" in word):
+        raise _wrong(path, f"Found a command inside the command, {word}", "its value in the script")
     return _VARIABLE.sub(value, word)
 
 

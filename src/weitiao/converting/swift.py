@@ -65,9 +65,9 @@ def _template(at: At) -> Found:
 
 
 def _method(at: At) -> Found:
-    if at.value not in _TYPES:
+    if str(at.value) not in _TYPES:
         raise Refusal(f"weitiao has no {said(at.value)}; it has {', '.join(_TYPES)} of these", ("method.type",))
-    return Found("mapped", {"method.type": _TYPES[at.value]})
+    return Found("mapped", {"method.type": _TYPES[str(at.value)]})
 
 
 def _targets(at: At) -> Found:
@@ -118,9 +118,9 @@ def _length(at: At) -> Found:
 
 
 def _too_long(at: At) -> Found:
-    if at.value not in _LENGTHS:
+    if str(at.value) not in _LENGTHS:
         raise Refusal("weitiao cuts the end, leaves rows out or refuses them", ("data.over_length",))
-    return Found("mapped", {"data.over_length": _LENGTHS[at.value]})
+    return Found("mapped", {"data.over_length": _LENGTHS[str(at.value)]})
 
 
 def _scale(at: At) -> Found:

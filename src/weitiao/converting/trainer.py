@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weitiao.converting.rows import is_there
 from weitiao.converting.rules import At, Found, Refusal, Rule, Rules, ignored, named, ours, refused, to
 from weitiao.converting.values import is_off, mapping, number, optimizer, said, schedule, whole, yes
 
@@ -155,7 +156,7 @@ def deepspeed(at: At) -> Found:
         value = mapping(value)
     if isinstance(value, str):
         for path in (Path(value), at.folder / value):
-            if path.is_file():
+            if is_there(path):
                 try:
                     value = json.loads(path.read_text(encoding="utf-8"))
                 except (OSError, ValueError):
