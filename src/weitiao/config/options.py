@@ -90,7 +90,7 @@ A comparison takes the same options, without `method` and `train.learning_rate`.
 
 ## Names of other tools
 
-These names are read as ours, and the log says so:
+These names are read as ours, and the log says so. [migrate.md](migrate.md) converts whole configurations.
 
 {synonyms()}
 """
