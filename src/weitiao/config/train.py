@@ -75,7 +75,7 @@ class TrainConfig(Section):
         "installed, for models with which it is tested to equal ours (llama, mistral, qwen2, qwen3).",
     )
     compile: bool = Field(
-        False, description="Compile the model with torch.compile: minutes at the start, and no gain measured on a CPU."
+        False, description="Compile the layers with torch.compile: minutes at the start; on a CPU slower than without."
     )
     dropout: float | Literal["model"] = Field(
         0.0, description="Dropout inside the model: a rate, or `model` to keep the checkpoint's own."

@@ -239,7 +239,18 @@ def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
         count = checkpoint_layers(model, checkpointing, options.dropout != 0)
         log.info("gradient checkpointing: %d of %d layers keep their inputs alone", count, len(layers(model)[1]))
     if options.compile:
-        model.compile(dynamic=True)  # in place: names in the state dict stay
+        _compile(model)
+
+
+def _compile(model: Any) -> None:
+    """Layer by layer: they share their code, so one is compiled and the others take it. In place: names in the state dict stay."""
+    try:
+        parts = list(layers(model)[1])
+    except ConfigError:  # no single stack of layers
+        parts = [model]
+    for part in parts:
+        part.compile(dynamic=True)
+    log.info("torch.compile: %s", f"each of {len(parts)} layers" if len(parts) > 1 else "the model")
 
 
 def _fuse_adapters(model: Any, config: RunConfig, dtype: str) -> None:
