@@ -1,11 +1,11 @@
-# make demo | lint | check | test | test-all | test-faults | bench: each complete on a fresh machine with Python 3.11+ and make.
+# make demo | lint | check | test | test-all | test-faults | bench | docs: each complete on a fresh machine with Python 3.11+ and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo lint check test test-all test-faults audit format options schemas results bench clean gpu
+.PHONY: demo lint check test test-all test-faults audit format options schemas results bench clean gpu docs reference tutorials
 
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/demo.yaml
@@ -51,6 +51,13 @@ options: $(VENV)/.installed
 schemas: $(VENV)/.installed
 	$(BIN)/python -m weitiao.schemas docs/schemas
 
+# The documentation as a site in site/, which opens from the folder.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+reference: $(VENV)/.installed-dev
+	$(BIN)/python tools/reference.py
+
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme.py
 	$(BIN)/python benchmarks/page.py > docs/RESULTS.md
@@ -85,5 +92,9 @@ $(VENV)/.installed-bench: $(VENV)/.torch
 	$(INSTALL) --editable ".[bench]"
 	touch $(VENV)/.installed $@
 
+$(VENV)/.installed-docs: $(VENV)/.torch
+	$(INSTALL) --editable ".[docs]"
+	touch $(VENV)/.installed $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

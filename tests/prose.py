@@ -32,8 +32,9 @@ def length(sentence: str) -> int:
 
 
 def pages() -> list[Path]:
-    """README, the other pages at the top, and docs/, without what is generated from option declarations alone."""
-    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+    """README, the other pages at the top, and docs/, without the reference, which is made from the code."""
+    docs = ROOT / "docs"
+    return [*sorted(ROOT.glob("*.md")), *(p for p in sorted(docs.rglob("*.md")) if p.parent != docs / "reference")]
 
 
 def mean_length(path: Path) -> float:

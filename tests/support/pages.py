@@ -81,7 +81,8 @@ def browser(width: int = 1280, locale: str = "en-US", **options: Any) -> Iterato
         found.page.set_default_timeout(30_000)
 
         def route(route: Any) -> None:
-            if urlsplit(route.request.url).hostname in ("127.0.0.1", "localhost"):
+            url = urlsplit(route.request.url)
+            if url.scheme == "file" or url.hostname in ("127.0.0.1", "localhost"):
                 route.continue_()
             else:
                 found.left.append(route.request.url)

@@ -55,7 +55,8 @@ def plan(
             shown by its own name, also where its type is asked for: ``lora`` is qlora of a configuration with load_in_4bit.
         device: a name of measure/devices.py instead of this machine.
         calibrate: run a few real steps of each method in a process of its own, and correct time and memory by them.
-        rows, tokens: so many rows of so many tokens instead of data; of the model its config.json is then enough.
+        rows: so many rows instead of data; of the model its config.json is then enough.
+        tokens: of each of these rows.
 
     Raises:
         ConfigError: no such method or device, or ``calibrate`` for another device or without data.

@@ -1,0 +1,161 @@
+"""The documentation site: complete, whole without a network, and searchable from a folder."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import weitiao
+from support.pages import browser
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+BUILDERS = ("material", "mkdocs_static_i18n", "mkdocstrings", "jieba")
+
+
+class _Loader(yaml.SafeLoader):
+    """mkdocs.yml names a Python function for anchors; here it is of no interest."""
+
+
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
+
+
+def settings() -> dict[str, Any]:
+    return yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), _Loader)  # type: ignore[no-any-return]
+
+
+def entries(nav: list[dict[str, Any]]) -> Iterator[tuple[str, str | None]]:
+    """(title, page) of every entry; a section has no page."""
+    for entry in nav:
+        for title, below in entry.items():
+            yield title, below if isinstance(below, str) else None
+            if not isinstance(below, str):
+                yield from entries(below)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    named = Counter(page for _, page in entries(settings()["nav"]) if page)
+    written = {p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if not p.name.endswith(".zh.md")}
+    assert set(named) == written
+    assert set(named.values()) == {1}
+
+
+def test_every_chinese_page_has_an_english_one() -> None:
+    chinese = list(DOCS.rglob("*.zh.md"))
+    assert chinese
+    for page in chinese:
+        assert page.with_name(page.name.replace(".zh.md", ".md")).exists(), page.name
+
+
+def test_every_title_has_a_translation() -> None:
+    i18n = next(p["i18n"] for p in settings()["plugins"] if isinstance(p, dict) and "i18n" in p)
+    chinese = next(language for language in i18n["languages"] if language["locale"] == "zh")
+    titles = {title for title, _ in entries(settings()["nav"])}
+    assert titles == set(chinese["nav_translations"])
+
+
+def test_reference_is_current(tmp_path: Path) -> None:
+    """The pages that the code makes."""
+    subprocess.run([sys.executable, ROOT / "tools" / "reference.py", tmp_path], check=True)
+    made = sorted(tmp_path.glob("*.md"))
+    assert len(made) == 3
+    for page in made:
+        assert page.read_text(encoding="utf-8") == (DOCS / "reference" / page.name).read_text(encoding="utf-8"), (
+            f"{page.name}: run: make reference"
+        )
+
+
+def test_python_page_names_every_public_name() -> None:
+    page = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^::: weitiao\.(\w+)$", page, flags=re.MULTILINE))
+    assert set(weitiao.__all__) - named == {"WeitiaoError"}  # which stands with all errors
+    assert "::: weitiao.errors" in page
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built strictly: a broken link or anchor, or a page that is nowhere, ends it."""
+    missing = [name for name in BUILDERS if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"the extra docs is not installed: {', '.join(missing)} (make docs installs it)")
+    folder = tmp_path_factory.mktemp("site") / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class _Loads(HTMLParser):
+    """What a page makes the browser fetch, and the classes that make the theme fetch more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        names = ["src", "srcset", "data", "poster"] + (["href"] if tag in ("link", "use", "image") else [])
+        self.found += [values[name] or "" for name in names if name in values]
+        self.found += re.findall(r"url\(['\"]?([^'\")]+)", values.get("style") or "")
+        assert "mermaid" not in (values.get("class") or ""), "the theme fetches mermaid from the network"
+
+
+@pytest.mark.beyond_check
+def test_site_loads_nothing_from_the_network(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 60
+    outside = re.compile(r"(https?:)?//")
+    for page in pages:
+        reader = _Loads()
+        reader.feed(page.read_text(encoding="utf-8"))
+        assert not [url for url in reader.found if outside.match(url)], page.relative_to(site)
+        assert reader.found or "files" in page.parts
+    for sheet in site.rglob("*.css"):
+        loaded = re.findall(r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", sheet.read_text(encoding="utf-8"))
+        assert not loaded, sheet.name
+    # what scripts name as text: mermaid for pages that draw with it, a stand-in for browsers of before 2020, and the
+    # repository's figures where mkdocs.yml names a repository
+    quoted = {
+        url
+        for file in site.rglob("*.js")
+        for url in re.findall(r"""["'`]https?://([\w.-]*)""", file.read_text("utf-8"))
+    }
+    assert quoted <= {"unpkg.com", "api.github.com", "", "127.0.0.1"}, quoted
+    assert "repo_url" not in settings()
+
+
+@pytest.mark.beyond_check
+@pytest.mark.parametrize(
+    ("start", "asked", "expected"),
+    [("index.html", "adapter", "merge.html"), ("zh/index.html", "适配器", "zh/index.html")],
+)
+def test_search_works_from_the_folder(site: Path, start: str, asked: str, expected: str) -> None:
+    with browser() as opened:
+        page = opened.page
+        page.goto((site / start).as_uri())
+        page.fill("input.md-search__input", asked)
+        page.wait_for_selector(".md-search-result__link")
+        links = [link.get_attribute("href") for link in page.query_selector_all(".md-search-result__link")]
+        assert any(expected in link for link in links)
+        assert not opened.left
+
+
+@pytest.mark.beyond_check
+def test_languages_lead_to_each_other(site: Path) -> None:
+    for one, other in (("plan.html", "zh/plan.html"), ("reference/cli.html", "zh/reference/cli.html")):
+        for page, language, aim in ((one, "zh", other), (other, "en", one)):
+            text = (site / page).read_text(encoding="utf-8")
+            found = re.search(rf'<a href="([^"]+)" hreflang="{language}"', text)
+            assert found
+            assert ((site / page).parent / found[1]).resolve() == (site / aim).resolve()
