@@ -45,7 +45,7 @@ def test_readme_shows_what_was_measured(name: str) -> None:
 
 def commands(text: str) -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
 def test_readme_names_every_command() -> None:
@@ -77,23 +77,58 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in commands((ROOT / page).read_text(encoding="utf-8"))]
 
 
+def understand(words: list[str]) -> None:
+    """Fails where a command, an option or a configuration is none that exists."""
+    if words[-1] == "--help":  # which ends where it is understood
+        return
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("weitiao", list(words))
+    while isinstance(command, TyperGroup) and (left := context._protected_args + context.args):
+        name, command, rest = command.resolve_command(context, left)
+        context = command.make_context(name, rest, parent=context)
+    if {"config", "overrides"} <= context.params.keys() and not context.params.get("resume"):
+        config, overrides = split_words(context.params["config"], context.params["overrides"])
+        data = ASSUMED_ROWS if context.params.get("tokens") else None
+        load_case(config, [word for word in overrides if "=" in word], data)
+
+
 @pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
 def test_readme_commands_are_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command, option and configuration is one that exists; make test-all runs them."""
+    """make test-all runs them."""
     monkeypatch.chdir(ROOT)
     assert len(commands_of(page)) >= 8
     for words in commands_of(page):
-        if words[-1] == "--help":  # which ends where it is understood
-            continue
-        command: Any = typer.main.get_command(app)
-        context = command.make_context("weitiao", list(words))
-        while isinstance(command, TyperGroup) and (left := context._protected_args + context.args):
-            name, command, rest = command.resolve_command(context, left)
-            context = command.make_context(name, rest, parent=context)
-        if {"config", "overrides"} <= context.params.keys():
-            config, overrides = split_words(context.params["config"], context.params["overrides"])
-            data = ASSUMED_ROWS if context.params.get("tokens") else None
-            load_case(config, [word for word in overrides if "=" in word], data)
+        understand(words)
+
+
+GUIDES = sorted(page for folder in ("howto", "explain") for page in (ROOT / "docs" / folder).glob("*.md"))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_commands_of_guides_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They speak of a file of reviews, the recipes, a finished run, and a configuration that the page itself shows."""
+    text = page.read_text(encoding="utf-8")
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "reviews.csv").write_text("text,label\n很好看,positive\n", encoding="utf-8")
+    (tmp_path / "runs" / "lora").mkdir(parents=True)
+    shutil.copy(ROOT / "recipes" / "reviews-lora.yaml", tmp_path / "runs" / "lora" / "config.yaml")
+    lines = commands(text)
+    for shown in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
+        (name,) = {word for line in lines for word in shlex.split(line) if re.fullmatch(r"\w+\.yaml", word)}
+        (tmp_path / name).write_text(shown, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert lines or page.parent.name == "explain"
+    for line in lines:
+        words = shlex.split(line)
+        assert words[0] == "weitiao", line
+        understand(words[1:])
+
+
+@pytest.mark.parametrize("page", [p for p in GUIDES if p.parent.name == "howto"], ids=lambda page: page.name)
+def test_guides_are_short_and_lead_on(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert 15 <= len(lines) <= 50
+    assert lines[-1].startswith(("See also:", "另见："))
 
 
 @pytest.mark.beyond_test

@@ -207,6 +207,12 @@ def test_stale_evidence_is_refused(comparison: Path, options: dict[str, Any], tm
         weitiao.advise(copy, probe=False)
 
 
+def test_the_command_takes_a_comparison_folder(comparison: Path, fork_server: ForkServer) -> None:
+    done = fork_server.run("advise", str(comparison), "--no-probe", "--goal", "quality", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["facts"]["compared"]["num_seeds"] == 2
+
+
 def test_command_line(options: dict[str, Any], fork_server: ForkServer) -> None:
     words = [f"model={options['model']}", f"data.train={options['data']['train']}", "data.test_size=16", "output.dir=x"]
     command = ["advise", *words, "train.bf16=false", "--no-probe"]

@@ -35,7 +35,9 @@ def advise(
     from weitiao.system.imports import load_libraries
 
     source, words = split_words(config, overrides)
-    case: Any = source if source is not None and source.is_dir() and not words else load_case(source, words)
+    if config is not None and comparison is None and (config / "comparison.json").is_file():
+        comparison = str(config)
+    case = load_case(source, words)
     with Progress() as progress:
         progress.say("loading torch and transformers")
         load_libraries()

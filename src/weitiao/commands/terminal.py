@@ -31,7 +31,7 @@ def print_json(value: object) -> None:
 
 
 def split_words(config: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
-    """A first word may be a YAML file, a run's folder, data, or an option like the others.
+    """A first word may be a YAML file, a run's or a comparison's folder, data, or an option like the others.
 
     Returns the configuration's file, if there is one, and the options; data become the option data.train.
     """
@@ -43,8 +43,9 @@ def split_words(config: Path | None, overrides: list[str] | None) -> tuple[Path 
         return None, words
     if "=" in str(config) and not config.exists():
         return None, [str(config), *words]
-    if (config / "config.yaml").is_file():
-        return config / "config.yaml", words
+    for name in ("config.yaml", "compare.yaml"):
+        if (config / name).is_file():
+            return config / name, words
     if is_config(config) or not (config.exists() or "#" in str(config) or str(config) in ENTRIES):
         return config, words
     return None, [f"data.train={config}", *words]

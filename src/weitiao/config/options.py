@@ -16,7 +16,8 @@ def options_table(kind: type[BaseModel], prefix: str = "") -> str:
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
     for path, field in option_paths(kind, prefix).items():
         default = "**required**" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
-        lines.append(f"| `{path}` | {_type(field)} | {default} | {field.description or ''} |")
+        meaning = (field.description or "").replace("|", "\\|")  # a bar would end the cell
+        lines.append(f"| `{path}` | {_type(field)} | {default} | {meaning} |")
     return "\n".join(lines)
 
 
