@@ -58,6 +58,10 @@ docs: $(VENV)/.installed-docs
 reference: $(VENV)/.installed-dev
 	$(BIN)/python tools/reference.py
 
+# make tutorials TUTORIALS="reviews chat" runs these anew; without it the kept output is put into the pages.
+tutorials: $(VENV)/.installed-dev
+	$(BIN)/python tools/tutorials.py $(TUTORIALS)
+
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme.py
 	$(BIN)/python benchmarks/page.py > docs/RESULTS.md

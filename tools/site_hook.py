@@ -20,7 +20,11 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#:]+)(#[^)\s]*)?\
 CODE = re.compile(r"(^[ ]*```.*?^[ ]*```[ ]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 OTHER_LANGUAGE = re.compile(r"^\[(中文|English)\]\(README[^)]*\)\n", re.MULTILINE)  # the site has a menu for it
 LIST_AFTER_TEXT = re.compile(r"^((?![ ]*(?:[-*]|\d+\.) )[^\s|#>].*\n)(?=(?:[-*]|\d+\.) )", re.MULTILINE)
-FOLDERS = {DOCS / "schemas": DOCS / "reference" / "schemas.md"}  # folders that a page describes
+# The page that a link to a folder leads to; from there the menu shows the others.
+FOLDERS = {
+    DOCS / "schemas": DOCS / "reference" / "schemas.md",
+    DOCS / "howto": DOCS / "howto" / "rows-refused.md",
+}
 
 _copied: set[Path] = set()
 
