@@ -141,6 +141,7 @@ class Body:
     summed: str | None = None
     _last: tuple[str, int] = ("", 0)  # the adapter of the last batches, and how many they are
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _held: dict[str, object] = field(default_factory=dict)  # adapters, each with a mark of its own
     paths: dict[type, set[str]] = field(default_factory=lambda: {MixedLinear: set(), MixedWhole: set()})
 
     @classmethod
@@ -179,9 +180,11 @@ class Body:
             copied = _like(self._plain(path))
             copied.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
             self._mixed(path, MixedWhole).copies[name] = copied.eval()
+        self._held[name] = object()
 
     def remove(self, name: str) -> None:
         """Let an adapter go."""
+        self._held.pop(name, None)  # first: a batch of another thread that still needs it must not go unseen
         with self._lock:
             self._last = ("", 0)
             if self.summed == name:
@@ -218,11 +221,17 @@ class Body:
         Args:
             batches: input_ids [n, L] and what belongs to them; one after another by adapter.
             names: the adapter of each batch.
+
+        Raises:
+            CannotShare: an adapter is not here, or has gone meanwhile, or a layer does not see the batch row by row.
         """
+        marks = [self._held.get(name) for name in names]
         joined = _joined(batches)
         self.segments.names, self.segments.bounds = grouped(names, [len(batch["input_ids"]) for batch in batches])
         self._watch(self.segments.names)
         found = self.model(**joined)
+        if gone := [name for name, mark in zip(names, marks, strict=True) if mark is None or mark is not self._held.get(name)]:
+            raise CannotShare(f"{gone[0]} is not on the shared body any more")
         outputs, first = [], 0
         for batch in batches:
             rows, length = batch["input_ids"].shape

@@ -6,12 +6,10 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from weitiao.data.batch import plan_evaluation
 from weitiao.data.encode import Encoded
@@ -19,61 +17,15 @@ from weitiao.errors import ModelError
 from weitiao.inference.adapter import Adapter, open_adapter
 from weitiao.inference.mixed import Body, CannotShare
 from weitiao.inference.predictor import Predictor
+from weitiao.serving.jobs import Job, Scores, Unit, alike
 from weitiao.serving.residents import Residents
 from weitiao.serving.served import Served
 from weitiao.serving.turns import Turns
 from weitiao.serving.worker import Stopping, Worker
 from weitiao.system import threads
-from weitiao.training.evaluate import by_owner, places_of
 
 log = logging.getLogger("weitiao")
-Scores = NDArray[np.float32]
 _LONG = 64  # tokens from which on a second thread shortens a batch
-_PADDING = 32  # tokens that may always be padded: a batch of its own costs as much
-
-
-@dataclass
-class Unit:
-    """Rows of one request that go into one batch."""
-
-    job: "Job"
-    rows: list[int]
-    length: int  # tokens of its longest row
-    answered: bool = False
-
-    @property
-    def tokens(self) -> int:
-        lengths = self.job.encoded.lengths
-        return sum(lengths[row] for row in self.rows)
-
-    @property
-    def padded_tokens(self) -> int:
-        return self.length * len(self.rows)
-
-    @property
-    def served(self) -> Served:
-        return self.job.served
-
-
-@dataclass
-class Job:
-    """One request's rows, and the scores that come back."""
-
-    served: Served
-    encoded: Encoded
-    done: "Future[Scores]" = field(default_factory=Future)
-    scores: Scores | None = None
-    left: int = 0
-
-    def take(self, unit: Unit, found: Scores) -> None:
-        """The scores of a unit have come; the last ones end the job."""
-        if self.scores is None:
-            self.scores = np.zeros((self.encoded.scored[2], found.shape[1]), dtype=np.float32)
-        self.scores[places_of(self.encoded, unit.rows)] = found
-        unit.answered = True
-        self.left -= 1
-        if self.left == 0 and not self.done.done():  # another unit of it may have failed
-            self.done.set_result(by_owner(self.encoded, self.scores))
 
 
 class Engine(Worker[Unit]):
@@ -128,7 +80,7 @@ class Engine(Worker[Unit]):
         units = [
             Unit(job, rows, max(lengths[i] for i in rows)) for rows in plan_evaluation(lengths, self.tokens_per_batch)
         ]
-        job.left = len(units)
+        job.expect(len(units))
         job.done.set_running_or_notify_cancel()  # a client that has gone must not end it in the middle
         self._accept(units)
         return job.done
@@ -147,7 +99,7 @@ class Engine(Worker[Unit]):
 
     def load(self, served: Served) -> "Future[None]":
         """Bring a model into memory before it is asked."""
-        return self._errand(lambda: self._use(served))
+        return self._errand(lambda: self._load(served))
 
     def unload(self, served: Served | None = None) -> "Future[None]":
         """Let a model go; without one, those that the registry has removed."""
@@ -157,16 +109,22 @@ class Engine(Worker[Unit]):
         with self._memory:
             self.residents.use(served)
 
+    def _load(self, served: Served) -> None:
+        with self._memory:
+            self.residents.use(served)
+            self._trim()
+
     def _unload(self, served: Served | None) -> None:
         with self._memory:
             if served is not None:
                 self.residents.unload(served)
             self._trim()
+            self.residents.drop_idle_bodies()
 
-    def _trim(self, done: Sequence[Unit] = ()) -> None:
-        """Let go of what is too much; not of models whose batch another lane computes."""
+    def _trim(self) -> None:
+        """Let go of what is too much; not of models whose batch a lane computes."""
         with self._memory, self._changed:
-            self.residents.trim({unit.served.key for units in self._at_work if units is not done for unit in units})
+            self.residents.trim({unit.served.key for units in self._at_work for unit in units})
 
     def _work(self) -> None:
         threads.settle()
@@ -179,6 +137,7 @@ class Engine(Worker[Unit]):
             if units:
                 with self._changed:
                     self._at_work = [one for one in self._at_work if one is not units]
+                self._trim()  # the last of the lanes that have had a model lets it go
 
     def _threads_for(self, units: Sequence[Unit]) -> int:
         alone = len(self._at_work) == 1 and not self._waiting
@@ -191,7 +150,7 @@ class Engine(Worker[Unit]):
             self._run(units)
         except BaseException as error:  # whatever it is: a dead engine would let every request wait for ever
             left = [unit for unit in units if not unit.answered and not unit.job.done.done()]
-            parts = left if len(units) > 1 else [half for unit in left for half in _halves(unit, error)]
+            parts = left if len(units) > 1 else [half for unit in left for half in unit.halves(error)]
             if not parts:
                 self._failed(left, error)
                 return
@@ -215,7 +174,7 @@ class Engine(Worker[Unit]):
             most = self.tokens_per_batch
             if self._free:  # others take their share
                 most = min(most, math.ceil(sum(unit.padded_tokens for unit in line) / (1 + self._free)))
-            chosen = _alike(first, line, most, self.padded_share)
+            chosen = alike(first, line, most, self.padded_share)
             taken = {id(unit) for unit in chosen}
             self._waiting = [unit for unit in self._waiting if id(unit) not in taken]
             units = sorted(chosen, key=lambda unit: unit.served.key)
@@ -223,41 +182,36 @@ class Engine(Worker[Unit]):
         return units
 
     def _run(self, units: list[Unit]) -> None:
-        """Score one batch, and let go of the adapters that are too many then."""
+        """Score one batch."""
         with self._changed:
             self.batches += 1
             self.mix[len({unit.served.key for unit in units})] += 1
             self.rows += sum(len(unit.rows) for unit in units)
             self.tokens += sum(unit.tokens for unit in units)
-        try:
-            self._score(units)
-        finally:
-            self._trim(units)
-
-    def _score(self, units: list[Unit]) -> None:
-        """A run whose adapter does not fit on the shared body gets a model of its own."""
         ready = [unit for unit in units if self._resident(unit)]
-        own = {id(unit.served): unit.served for unit in ready if unit.served.own is not None}
+        with self._memory:  # another lane may give a run a model of its own
+            shared = [(unit, adapter) for unit in ready if (adapter := unit.served.adapter) is not None]
+            own = {unit.served.key: unit.served for unit in ready if unit.served.adapter is None}
+            body = self.residents.bodies[shared[0][0].served.base] if shared else None
         for served in own.values():
             self._alone([unit for unit in ready if unit.served is served])
-        ready = [unit for unit in ready if unit.served.own is None]
-        if not ready:
-            return
-        batches = [self._collate(unit) for unit in ready]
-        body = self.residents.bodies[ready[0].served.base]
+        if body is not None:
+            self._share(body, [unit for unit, _ in shared], [adapter for _, adapter in shared])
+
+    def _share(self, body: Body, units: list[Unit], adapters: Sequence[Adapter]) -> None:
+        """Score units on one body; a run whose adapter does not fit there gets a model of its own."""
+        batches = [self._collate(unit) for unit in units]
         inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
         try:
-            outputs = body.outputs(inputs, [unit.served.key for unit in ready])
+            outputs = body.outputs(inputs, [unit.served.key for unit in units])
         except CannotShare as reason:
-            for unit in ready:
+            for unit in units:
                 with self._memory:
                     if unit.served.own is None:
                         self.residents.stand_alone(unit.served, reason)
                 self._alone([unit])
             return
-        for unit, batch, output in zip(ready, batches, outputs, strict=True):
-            adapter = unit.served.adapter
-            assert adapter is not None
+        for unit, adapter, batch, output in zip(units, adapters, batches, outputs, strict=True):
             adapter.given.known.outputs = output
             unit.job.take(unit, unit.served.reader.task.row_scores(adapter.head, batch).numpy())
             adapter.given.known.outputs = None
@@ -299,39 +253,7 @@ class Engine(Worker[Unit]):
 
     def _failed(self, units: Sequence[Unit], error: BaseException) -> None:
         for unit in units:
-            if not unit.job.done.done():
-                unit.job.done.set_exception(error)
-
-
-def _alike(first: Unit, waiting: Sequence[Unit], most: int, share: float) -> list[Unit]:
-    """``first``, and the units that are closest to it in length, while they fit and little is padded."""
-    line = sorted(waiting, key=lambda unit: unit.length)
-    low = high = next(place for place, unit in enumerate(line) if unit is first)
-    rows, tokens = len(first.rows), first.padded_tokens
-    while True:
-        nearest: list[tuple[int, int]] = []  # padding beyond what units have by themselves, and a neighbour's place
-        for place in (low - 1, high + 1):
-            if 0 <= place < len(line):
-                wider = max(line[high].length, line[place].length)
-                count, own = rows + len(line[place].rows), tokens + line[place].padded_tokens
-                padding = wider * count - own
-                if wider * count <= most and padding <= max(_PADDING, share * own):
-                    nearest.append((padding, place))
-        if not nearest:
-            return line[low : high + 1]
-        place = min(nearest)[1]
-        low, high = min(low, place), max(high, place)
-        rows, tokens = rows + len(line[place].rows), tokens + line[place].padded_tokens
-
-
-def _halves(unit: Unit, error: BaseException) -> list[Unit]:
-    """A unit in two, where memory was too small for it; none where that would not help."""
-    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-    if not no_memory or len(unit.rows) < 2:
-        return []
-    unit.job.left += 1
-    half = len(unit.rows) // 2
-    return [Unit(unit.job, rows, unit.length) for rows in (unit.rows[:half], unit.rows[half:])]
+            unit.job.fail(error)
 
 
 def _adapter(served: Served, dtype: torch.dtype) -> Adapter:

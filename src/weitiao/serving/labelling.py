@@ -12,7 +12,7 @@ from weitiao.serving.state import FULL, STOPPING, Refused, Server, is_unicode, l
 from weitiao.serving.worker import Full, Stopping
 
 if TYPE_CHECKING:
-    from weitiao.serving.engine import Scores
+    from weitiao.serving.jobs import Scores
 
 _SHORT = 2000  # characters: to hand them to another thread takes as long as to encode them
 LABELS, NUMBERS, ENTITIES = ("classification", "multi_label"), ("regression",), ("token_classification",)

@@ -74,6 +74,11 @@ class Residents:
         if served.key in self.recent:
             self._leaving.add(served.key)
 
+    def drop_idle_bodies(self) -> None:
+        """Let go of bodies without a resident adapter: those of a run that is removed may have gone earlier."""
+        for base in set(self.bodies) - {one.base for one in self.recent.values()}:
+            del self.bodies[base]
+
     def evict(self, key: str) -> None:
         """Let a model go."""
         served = self.recent.pop(key)
@@ -89,6 +94,7 @@ class Residents:
             self.evict(served.key)
         served.base = served.place
         self._keep_alone(served)
+        self.drop_idle_bodies()
 
     def _open(self, served: Opened) -> None:
         _refuse_replaced(served.stamp, served)

@@ -1,0 +1,174 @@
+"""Several lanes at once: parts of one request, models that come and go, a run that finds out that it cannot share."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weitiao.inference.mixed import Body, CannotShare
+from weitiao.inference.predictor import Predictor
+from weitiao.rundir.folder import RunDir
+from weitiao.serving import jobs
+from weitiao.serving.engine import Engine
+from weitiao.serving.jobs import Job, Unit
+from weitiao.serving.registry import Registry, find_runs
+from weitiao.serving.served import Served
+
+TEXTS = ["很好看的书", "太差了", "服务好，下次再来看看吧", "好", "物流太慢，酒店又脏又差"]
+Runs = dict[str, RunDir]
+
+
+def served(name: str, run: RunDir) -> Served:
+    return Registry(find_runs([], {name: run.path})).open(name)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_parts_of_a_request_that_come_at_once_are_all_kept(
+    served_runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lanes that both find no table of scores yet must not make one each."""
+    one = served("reviews", served_runs["reviews"])
+    encoded = one.reader.encode(TEXTS[:2])
+    made = np.zeros
+    both = threading.Barrier(2)
+
+    def slow(*shape: Any, **more: Any) -> Any:
+        try:
+            both.wait(0.5)  # a lock lets one come alone
+        except threading.BrokenBarrierError:
+            pass
+        return made(*shape, **more)
+
+    monkeypatch.setattr(jobs.np, "zeros", slow)
+    job = Job(one, encoded)
+    job.expect(2)
+    rows = [np.full((1, 2), number, dtype=np.float32) for number in (1, 2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda i: job.take(Unit(job, [i], 9), rows[i]), (0, 1)))
+    np.testing.assert_array_equal(job.done.result(0), np.concatenate(rows))
+
+
+def test_two_lanes_that_fail_on_one_request_both_live(served_runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = served("reviews", served_runs["reviews"])
+    both = threading.Barrier(2)
+
+    def broken(self: Body, batches: Any, names: Any) -> Any:
+        both.wait(5)
+        raise RuntimeError("both parts of it")
+
+    monkeypatch.setattr(Body, "outputs", broken)
+    engine = Engine(lanes=2, tokens_per_batch=2)
+    try:
+        for _ in range(20):
+            with pytest.raises(RuntimeError, match="both parts"):
+                engine.submit(one, one.reader.encode(TEXTS[:2])).result(10)
+            until(lambda: not engine._at_work)
+            assert engine.is_alive
+    finally:
+        engine.stop()
+
+
+def test_a_model_that_gets_one_of_its_own_while_another_lane_uses_it(
+    served_runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One lane finds that a layer mixes up rows while the other one is in the middle of its batch."""
+    right, first = Body.outputs, threading.Event()
+    one = served("reviews", served_runs["reviews"])
+    alone = Predictor(served_runs["reviews"]).scores(TEXTS)[0]
+
+    def slow(self: Body, batches: Any, names: Any) -> Any:
+        if len(batches[0]["input_ids"]) > 1:
+            raise CannotShare("a layer sees 12 rows of a batch of 3")
+        first.set()
+        found = right(self, batches, names)
+        until(lambda: one.own is not None)
+        return found
+
+    monkeypatch.setattr(Body, "outputs", slow)
+    engine = Engine(lanes=2)
+    try:
+        engine.load(one).result(30)
+        waits = engine.submit(one, one.reader.encode(TEXTS[:1]))
+        first.wait(10)
+        goes = engine.submit(one, one.reader.encode(TEXTS))
+        np.testing.assert_allclose(goes.result(30), alone, atol=1e-5)
+        np.testing.assert_allclose(waits.result(30), alone[:1], atol=1e-5)
+        assert not engine.residents.bodies  # nobody is left on it
+    finally:
+        engine.stop()
+
+
+def test_an_adapter_that_goes_in_the_middle_of_a_batch_is_no_silent_base(served_runs: Runs) -> None:
+    one = served("reviews", served_runs["reviews"])
+    engine = Engine()
+    try:
+        engine.load(one).result(30)
+        (body,) = engine.residents.bodies.values()
+        forward = body.model.forward
+
+        def leaving(**given: Any) -> Any:
+            body.remove("reviews")
+            return forward(**given)
+
+        body.model.forward = leaving
+        batch = {"input_ids": np.array([[2, 5, 3]])}
+        import torch
+
+        given = {name: torch.from_numpy(value) for name, value in batch.items()}
+        with torch.inference_mode(), pytest.raises(CannotShare, match="not on the shared body"):
+            body.outputs([given], ["reviews"])
+    finally:
+        engine.stop()
+
+
+def test_loading_lets_others_go(served_runs: Runs) -> None:
+    """Nobody asks the models that are loaded: there is no batch after which too many would go."""
+    engine = Engine(resident=1)
+    try:
+        for name in ("reviews", "full", "five"):
+            engine.load(served(name, served_runs[name])).result(30)
+        assert list(engine.residents.recent) == ["five"]
+    finally:
+        engine.stop()
+
+
+def test_the_last_lane_lets_a_removed_model_go(served_runs: Runs) -> None:
+    """Two lanes end with the same model, and no batch comes later that would look."""
+    engine = Engine(lanes=2, tokens_per_batch=2)
+    try:
+        for number in range(8):
+            registry = Registry(find_runs([], {"reviews": served_runs["reviews"].path}), engine.unload)
+            one = registry.open("reviews")
+            one.key = f"reviews{number}"
+            asked = [engine.submit(one, one.reader.encode(TEXTS)) for _ in range(4)]
+            registry.refresh([])
+            for done in asked:
+                done.result(30)
+            until(lambda: not engine.residents.recent and not engine._at_work)
+        assert not engine.residents.bodies
+    finally:
+        engine.stop()
+
+
+def test_a_body_goes_with_its_last_run_even_if_that_one_was_evicted(served_runs: Runs) -> None:
+    engine = Engine(resident=1)
+    registry = Registry(find_runs([], {name: served_runs[name].path for name in ("reviews", "full")}), engine.unload)
+    try:
+        for name in ("reviews", "full"):
+            engine.load(registry.open(name)).result(30)
+        assert (list(engine.residents.recent), len(engine.residents.bodies)) == (["full"], 1)
+        registry.remove("reviews")
+        engine.unload().result(30)
+        assert not engine.residents.bodies
+    finally:
+        engine.stop()
