@@ -1,22 +1,29 @@
 """Several lanes at once: parts of one request, models that come and go, a run that finds out that it cannot share."""
 
+import gc
+import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from weitiao.errors import ModelError
 from weitiao.inference.mixed import Body, CannotShare
 from weitiao.inference.predictor import Predictor
 from weitiao.rundir.folder import RunDir
 from weitiao.serving import jobs
 from weitiao.serving.engine import Engine
 from weitiao.serving.jobs import Job, Unit
-from weitiao.serving.registry import Registry, find_runs
+from weitiao.serving.registry import Registry, find_runs, listed_run
 from weitiao.serving.served import Served
+from weitiao.serving.workers import Workers
 
 TEXTS = ["很好看的书", "太差了", "服务好，下次再来看看吧", "好", "物流太慢，酒店又脏又差"]
 Runs = dict[str, RunDir]
@@ -121,12 +128,9 @@ def test_an_adapter_that_goes_in_the_middle_of_a_batch_is_no_silent_base(served_
             return forward(**given)
 
         body.model.forward = leaving
-        batch = {"input_ids": np.array([[2, 5, 3]])}
-        import torch
-
-        given = {name: torch.from_numpy(value) for name, value in batch.items()}
+        batch = {"input_ids": torch.tensor([[2, 5, 3]])}
         with torch.inference_mode(), pytest.raises(CannotShare, match="not on the shared body"):
-            body.outputs([given], ["reviews"])
+            body.outputs([batch], ["reviews"])
     finally:
         engine.stop()
 
@@ -172,3 +176,62 @@ def test_a_body_goes_with_its_last_run_even_if_that_one_was_evicted(served_runs:
         assert not engine.residents.bodies
     finally:
         engine.stop()
+
+
+def test_a_run_that_is_replaced_while_it_is_read_is_refused(
+    served_runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The labels were those of the earlier run."""
+    copies = {name: RunDir(shutil.copytree(served_runs[name].path, tmp_path / name)) for name in ("reviews", "full")}
+    engine = Engine()
+    try:
+        for name, opens in (("reviews", "_open_adapter"), ("full", "_load_alone")):
+            one, right = served(name, copies[name]), getattr(engine.residents, opens)
+
+            def late(model: Served, right: Any = right, name: str = name) -> Any:
+                found = right(model)
+                shutil.copy(served_runs["five"].path / "DONE", copies[name].path)
+                return found
+
+            monkeypatch.setattr(engine.residents, opens, late)
+            with pytest.raises(ModelError, match=name):
+                engine.submit(one, one.reader.encode(TEXTS)).result(30)
+            assert (one.adapter, one.own) == (None, None)
+    finally:
+        engine.stop()
+
+
+def test_no_two_models_have_one_key(served_runs: Runs) -> None:
+    """A name may look like the key of another model that was opened again."""
+    first, second = (listed_run("one", served_runs[name].path) for name in ("reviews", "rs"))
+    odd = listed_run("one#2", served_runs["five"].path)
+    for order in ((odd, first, second), (first, second, odd)):
+        registry, keys = Registry([]), []
+        for one in order:
+            registry.add(one, replace=True)
+            keys.append(registry.open(one.name).key)
+        assert len(set(keys)) == 3, keys
+
+
+def test_a_tokenizer_goes_with_the_last_run_that_has_it(served_runs: Runs) -> None:
+    registry = Registry(listed_run(name, served_runs[name].path) for name in ("reviews", "five"))
+    reader = weakref.ref(registry.open("reviews").reader.tokenizer)
+    assert registry.open("five").reader.tokenizer is reader()
+    registry.remove("reviews")
+    gc.collect()
+    assert reader() is not None
+    registry.remove("five")
+    gc.collect()
+    assert reader() is None
+
+
+def test_a_signal_that_comes_while_the_engines_are_asked_for() -> None:
+    """Its handler runs in the thread that holds the lock, and asks for them as well."""
+    workers = Workers()
+    both = workers.start()
+    try:
+        with workers._lock:
+            asked = ThreadPoolExecutor(1).submit(workers.start)
+            assert asked.result(10) == both
+    finally:
+        workers.stop()

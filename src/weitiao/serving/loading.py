@@ -1,6 +1,7 @@
 """POST /v1/load_lora_adapter and /v1/unload_lora_adapter, in the shapes of vLLM's, for finished runs below folders that were allowed."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.rundir.folder import RunDir
 from weitiao.serving.registry import NO_PLACE, Listed, can_be_served, listed_run
-from weitiao.serving.state import Refused, Server
+from weitiao.serving.state import STOPPING, Refused, Server
+from weitiao.serving.worker import Stopping
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -66,9 +68,12 @@ def _load(server: Server, asked: Load) -> None:
     try:
         opened = server.registry.open_writer(one.name) if one.writes else server.registry.open(one.name)
         (server.writer if one.writes else server.engine).load(opened).result()  # type: ignore[arg-type]
+    except Stopping:
+        raise Refused(503, STOPPING) from None
     except (WeitiaoError, KeyError, ValueError) as error:
         if server.registry.listed.get(one.name) == one:
-            server.registry.remove(one.name)
+            with contextlib.suppress(KeyError):  # somebody else has removed it meanwhile
+                server.registry.remove(one.name)
         raise Refused(400, f"The run cannot be loaded: {str(error).partition(chr(10))[0]}", "lora_path") from None
 
 

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Registry:
         self.listed: Mapping[str, Listed] = {}  # replaced whole, never changed
         self._opened: dict[str, Opened] = {}
         self._times: Counter[str] = Counter()  # how often a name was opened
+        self._number = count(2)
         self._tokenizers: dict[str, tuple[Any, threading.Lock]] = {}
         self._lock, self._change = threading.Lock(), threading.Lock()
         self.refresh(listed)
@@ -95,6 +97,8 @@ class Registry:
         before, self.listed = self.listed, found
         with self._lock:
             gone = [self._opened.pop(n, None) for n, one in before.items() if not _same(found.get(n), one)]
+            used = {id(one.tokenizing) for one in self._opened.values() if isinstance(one, Served)}
+            self._tokenizers = {key: one for key, one in self._tokenizers.items() if id(one[1]) in used}
         for opened in gone:
             if opened is not None:
                 opened.removed = True
@@ -131,8 +135,8 @@ class Registry:
                         f"{where} cannot be read: {error}\nExpected a complete folder.\nTrain the run again."
                     ) from None
                 self._times[name] += 1
-                if self._times[name] > 1:
-                    made.key = f"{name}#{self._times[name]}"  # engines may still work for the earlier one
+                if self._times[name] > 1 or "#" in name:  # engines may still work for the earlier one
+                    made.key = f"{name}#{next(self._number)}"  # no name and no other key ends like this
                 if self.listed.get(name) != listed:  # it was removed meanwhile
                     made.removed = True
                     return made

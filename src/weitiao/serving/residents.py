@@ -97,7 +97,7 @@ class Residents:
         self.drop_idle_bodies()
 
     def _open(self, served: Opened) -> None:
-        _refuse_replaced(served.stamp, served)
+        _refuse_replaced(served)
         if not served.shares:
             self._keep_alone(served)
             return
@@ -109,18 +109,21 @@ class Residents:
         except CannotShare as reason:
             self.stand_alone(served, reason)
             return
+        _refuse_replaced(served)  # while it was read
         served.adapter = adapter
         self.recent[served.key] = served
         self.loaded += 1
 
     def _keep_alone(self, served: Opened) -> None:
-        served.own = self._load_alone(served)
+        own = self._load_alone(served)
+        _refuse_replaced(served)
+        served.own = own
         self.recent[served.key] = served
         self.loaded += 1
 
 
-def _refuse_replaced(stamp: Stamp, served: Opened) -> None:
-    if served.run is not None and stamp_of(served.run) != stamp:
+def _refuse_replaced(served: Opened) -> None:
+    if served.run is not None and stamp_of(served.run) != served.stamp:
         raise ModelError(f"{served.run.path} has changed since the server listed it")
 
 

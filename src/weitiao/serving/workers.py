@@ -56,6 +56,8 @@ class Workers:
         Raises:
             Stopping: after :meth:`stop`.  ModelError: bfloat16, and the machine has none.
         """
+        if self._both is not None:  # without the lock: a signal's handler asks too, in the middle of whoever holds it
+            return self._both
         with self._lock:
             if self._both is None:
                 from weitiao.serving.worker import Stopping
