@@ -126,15 +126,15 @@ def _head(base: str, task: Task, names: list[str]) -> tuple[Any, Given, str]:
 
 def _on_a_small_body(kind: Any, config: Any) -> Any:
     """The model with a body of one layer, where its configuration can say so: the body goes, and to build it takes 20 ms."""
-    small = copy.deepcopy(config)
+    small = copy.deepcopy(config)  # the dtype: from_config makes the base's the whole process's default while it builds
     with torch.device("meta"):
         try:
             small.num_hidden_layers = 1
             if getattr(small, "layer_types", None):
                 small.layer_types = small.layer_types[:1]
-            model = kind.from_config(small, **NO_FOREIGN_CODE)
+            model = kind.from_config(small, dtype=torch.float32, **NO_FOREIGN_CODE)
         except Exception:  # a configuration of several parts, or one that counts its layers elsewhere
-            return kind.from_config(config, **NO_FOREIGN_CODE)
+            return kind.from_config(config, dtype=torch.float32, **NO_FOREIGN_CODE)
     model.config = config
     return model
 

@@ -14,12 +14,14 @@ from torch import nn
 from torch.nn.functional import linear
 
 from weitiao.inference.packed import PackedLinear
+from weitiao.inference.sharing import turn_of
 from weitiao.kernels import attention
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 # Batches in a row of one adapter after which it is summed into a copy of the layers' weights: its own small products are a third of
 # a batch's time (docs/LOG.md).
 _SAME = 8
+_OF_A_BATCH = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Segments(threading.local):
@@ -124,8 +126,10 @@ class Given(nn.Module):
         super().__init__()
         self.known = threading.local()
 
-    def forward(self, *_: Any, **__: Any) -> Any:
-        """Whatever the arguments."""
+    def forward(self, *_: Any, **more: Any) -> Any:
+        """Whatever the arguments, but for what a shared body is not given: CannotShare."""
+        if own := [name for name, value in more.items() if isinstance(value, torch.Tensor) and name not in _OF_A_BATCH]:
+            raise CannotShare(f"its head gives the body {own[0]}")
         return self.known.outputs
 
 
@@ -142,7 +146,11 @@ class Body:
     _last: tuple[str, int] = ("", 0)  # the adapter of the last batches, and how many they are
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: dict[str, object] = field(default_factory=dict)  # adapters, each with a mark of its own
+    _seen: int = 0  # mixed modules of which is known that they see a batch row by row
     paths: dict[type, set[str]] = field(default_factory=lambda: {MixedLinear: set(), MixedWhole: set()})
+
+    def __post_init__(self) -> None:
+        self._turn = turn_of(self.model)
 
     @classmethod
     def load(cls, base: str, dtype: torch.dtype = torch.float32) -> "Body":
@@ -226,10 +234,12 @@ class Body:
             CannotShare: an adapter is not here, or has gone meanwhile, or a layer does not see the batch row by row.
         """
         marks = [self._held.get(name) for name in names]
+        self._see_rows()
         joined = _joined(batches)
         self.segments.names, self.segments.bounds = grouped(names, [len(batch["input_ids"]) for batch in batches])
         self._watch(self.segments.names)
-        found = self.model(**joined)
+        with self._turn:
+            found = self.model(**joined)
         if gone := [name for name, mark in zip(names, marks, strict=True) if mark is None or mark is not self._held.get(name)]:
             raise CannotShare(f"{gone[0]} is not on the shared body any more")
         outputs, first = [], 0
@@ -243,6 +253,21 @@ class Body:
             outputs.append(type(found)(**own))
             first += rows
         return outputs
+
+    def _see_rows(self) -> None:
+        """Raise CannotShare where a layer does not see a batch row by row, which a batch of as many rows by chance hides."""
+        mixed = sum(map(len, self.paths.values()))
+        if mixed == self._seen:
+            return
+        self.segments.names, self.segments.bounds = [""], [0, 3]
+        try:
+            with self._turn:
+                self.model(input_ids=torch.full((3, 5), 2))
+        except CannotShare:
+            raise
+        except Exception as error:  # a body that wants more than tokens
+            raise CannotShare(f"its body cannot be asked by itself: {error}") from error
+        self._seen = mixed
 
     def _watch(self, names: Sequence[str]) -> None:
         """Sum an adapter in once it has had some batches to itself, and out when another one has."""

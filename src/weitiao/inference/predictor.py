@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from weitiao.config.run import RunConfig
 from weitiao.data.encode import Encoded
+from weitiao.inference.sharing import turn_of
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
 from weitiao.pretrained.padding import pad_as
 from weitiao.pretrained.resolve import resolve
@@ -92,6 +93,7 @@ class Predictor(Reader):
         pad_as(model, self.tokenizer.pad_token_id)
         # a checkpoint in 16 bits is exact in fp32, and CPUs compute fp32 best
         self.model = model.float() if wanted == "cpu" else model.to(wanted)
+        self.turn = turn_of(self.model)  # of threads that share it
 
     def scores(
         self,

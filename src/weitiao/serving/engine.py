@@ -204,17 +204,17 @@ class Engine(Worker[Unit]):
         inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
         try:
             outputs = body.outputs(inputs, [unit.served.key for unit in units])
+            for unit, adapter, batch, output in zip(units, adapters, batches, outputs, strict=True):
+                adapter.given.known.outputs = output
+                unit.job.take(unit, unit.served.reader.task.row_scores(adapter.head, batch).numpy())
+                adapter.given.known.outputs = None
         except CannotShare as reason:
             for unit in units:
                 with self._memory:
                     if unit.served.own is None:
                         self.residents.stand_alone(unit.served, reason)
-                self._alone([unit])
-            return
-        for unit, adapter, batch, output in zip(units, adapters, batches, outputs, strict=True):
-            adapter.given.known.outputs = output
-            unit.job.take(unit, unit.served.reader.task.row_scores(adapter.head, batch).numpy())
-            adapter.given.known.outputs = None
+                if not unit.answered:
+                    self._alone([unit])
 
     def _collate(self, unit: Unit) -> dict[str, torch.Tensor]:
         reader = unit.served.reader
@@ -239,7 +239,8 @@ class Engine(Worker[Unit]):
     def _by_itself(self, served: Served, encoded: Encoded, rows: list[int]) -> Scores:
         assert served.own is not None
         batch = served.reader.task.collate(encoded, rows, served.reader.tokenizer.pad_token_id)
-        return served.reader.task.row_scores(served.own.model, batch).numpy()  # type: ignore[no-any-return]
+        with served.own.turn:
+            return served.reader.task.row_scores(served.own.model, batch).numpy()  # type: ignore[no-any-return]
 
     def _resident(self, unit: Unit) -> bool:
         """Whether the unit's model is in memory now; where it cannot be, the unit has failed."""
