@@ -76,11 +76,10 @@ def look(pid: int) -> dict[str, int]:
 
 async def ask(port: int, chosen: list[Case], clients: int, pid: int) -> dict[str, Any]:
     """All requests, each client one after the other."""
-    numbers, done = iter(range(len(chosen))), 0
+    numbers = iter(range(len(chosen)))
     result: dict[str, Any] = {"answered": 0, "wrong": 0, "largest_difference": 0.0, "at": {}}
 
     async def client() -> None:
-        nonlocal done
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for number in numbers:
             path, body, right = chosen[number]
@@ -92,8 +91,7 @@ async def ask(port: int, chosen: list[Case], clients: int, pid: int) -> dict[str
             result["answered"] += 1
             result["wrong"] += far > 1e-5
             result["largest_difference"] = max(result["largest_difference"], far)
-            done += 1
-            if done in {int(part * len(chosen)) for part in LOOKS}:
+            if (done := result["answered"]) in {int(part * len(chosen)) for part in LOOKS}:
                 result["at"][str(done)] = look(pid)
         writer.close()
 
@@ -109,12 +107,12 @@ def main() -> None:
     process = subprocess.Popen([sys.executable, "-m", "weitiao", *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     port = next(int(found[1]) for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:(\d+)", line)))
-    began = time.perf_counter()
-    chosen = chance.choices(known, k=given["requests"])
+    chosen, began = chance.choices(known, k=given["requests"]), time.perf_counter()
     found = asyncio.run(ask(port, chosen, given["clients"], process.pid))
     found["seconds"] = round(time.perf_counter() - began, 1)
     process.send_signal(signal.SIGTERM)
-    print(json.dumps({**given, "runs": len({body[:40] for _, body, _ in known}), **found, "exit_code": process.wait(60)}, indent=1))
+    runs = {"runs": len({json.loads(body)["model"] for _, body, _ in known})}
+    print(json.dumps({**given, **runs, **found, "exit_code": process.wait(60)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -17,14 +17,9 @@ PLAIN = {
 }  # fmt: skip
 GROUPED = {**PLAIN, "num_key_value_heads": 2, "head_dim": 8}
 FAMILIES: dict[str, dict[str, Any]] = {
-    **{
-        name: PLAIN
-        for name in (
-            "bert", "roberta", "xlm-roberta", "electra", "deberta-v2", "albert", "ernie", "mpnet", "camembert", "roformer",
-            "convbert", "mobilebert", "xlm-roberta-xl",
-        )
-    },
-    **{name: GROUPED for name in ("qwen2", "qwen3", "llama", "mistral", "gemma3_text", "phi3", "gpt_neox", "smollm3")},
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "deberta-v2", "albert", "ernie", "mpnet"), PLAIN),
+    **dict.fromkeys(("camembert", "roformer", "convbert", "mobilebert", "xlm-roberta-xl"), PLAIN),
+    **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral", "gemma3_text", "phi3", "gpt_neox", "smollm3"), GROUPED),
     "distilbert": {"vocab_size": 60, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
     "modernbert": {**PLAIN, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
     "longformer": {**PLAIN, "attention_window": [8, 8, 8]},

@@ -1,5 +1,6 @@
 """Several lanes at once: parts of one request, models that come and go, a run that finds out that it cannot share."""
 
+import contextlib
 import gc
 import shutil
 import threading
@@ -40,9 +41,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_parts_of_a_request_that_come_at_once_are_all_kept(
-    served_runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_of_a_request_that_come_at_once_are_all_kept(served_runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lanes that both find no table of scores yet must not make one each."""
     one = served("reviews", served_runs["reviews"])
     encoded = one.reader.encode(TEXTS[:2])
@@ -50,10 +49,8 @@ def test_parts_of_a_request_that_come_at_once_are_all_kept(
     both = threading.Barrier(2)
 
     def slow(*shape: Any, **more: Any) -> Any:
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             both.wait(0.5)  # a lock lets one come alone
-        except threading.BrokenBarrierError:
-            pass
         return made(*shape, **more)
 
     monkeypatch.setattr(jobs.np, "zeros", slow)
@@ -158,8 +155,7 @@ def test_the_last_lane_lets_a_removed_model_go(served_runs: Runs) -> None:
             registry.refresh([])
             for done in asked:
                 done.result(30)
-            until(lambda: not engine.residents.recent and not engine._at_work)
-        assert not engine.residents.bodies
+            until(lambda: not engine.residents.recent and not engine.residents.bodies)
     finally:
         engine.stop()
 

@@ -240,7 +240,9 @@ class Body:
         self._watch(self.segments.names)
         with self._turn:
             found = self.model(**joined)
-        if gone := [name for name, mark in zip(names, marks, strict=True) if mark is None or mark is not self._held.get(name)]:
+        if gone := [
+            name for name, mark in zip(names, marks, strict=True) if mark is None or mark is not self._held.get(name)
+        ]:
             raise CannotShare(f"{gone[0]} is not on the shared body any more")
         outputs, first = [], 0
         for batch in batches:

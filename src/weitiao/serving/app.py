@@ -36,7 +36,9 @@ def create_app(server: Server) -> Any:
         add_loading(app, server, _ERRORS)
 
     app.add_middleware(Measured, metrics=metrics)
-    return Guard(app, keys=server.keys, most_bytes=server.limits.body_bytes, hosts=server.hosts)
+    return Guard(
+        app, keys=server.keys, most_bytes=server.limits.body_bytes, hosts=server.hosts, stopping=lambda: server.stopping
+    )
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -106,7 +108,7 @@ def _add_reads(app: FastAPI, server: Server, metrics: Metrics) -> None:
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Error} for status in (400, 401, 404, 413, 422, 424, 429, 503)
+    status: {"model": schemas.Error} for status in (400, 401, 404, 408, 413, 422, 424, 429, 503)
 }
 _PREDICT_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.PredictError} for status in _ERRORS}
 

@@ -1,5 +1,6 @@
-"""What a request must pass before its body is read: its key, its size. Pure ASGI: a body that is too long is never held."""
+"""What a request must pass before its body is read: its key, its size, its time. Pure ASGI: a body that is too long is never held."""
 
+import asyncio
 import contextlib
 import hmac
 import json
@@ -10,24 +11,43 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 OPEN = ("/health", "/ready")  # for probes, which carry no key
+STOPPING = "The server is stopping. Ask another one."
 
 
 class TooLong(Exception):
     """A body has more bytes than are allowed."""
 
 
+class TooSlow(Exception):
+    """A body has not come in time."""
+
+
+BODY_SECONDS = 60.0  # that a body may take
+_LOOK_SECONDS = 0.5
+
+
 class Guard:
-    """Refuses requests without a key (401) and bodies that are too long (413).
+    """Refuses requests without a key (401), bodies that are too long (413), and those that do not come (408, at the end 503).
 
     Args:
         keys: any of them opens; none: no key is asked for.
         most_bytes: of a body.
         hosts: what the Host header may name; none: anything. A page of another origin cannot choose it, even where that
             origin's name leads to this machine (DNS rebinding).
+        stopping: whether the server ends, and waits for no body any more.
     """
 
-    def __init__(self, app: Any, *, keys: Sequence[str], most_bytes: int, hosts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: Any,
+        *,
+        keys: Sequence[str],
+        most_bytes: int,
+        hosts: Sequence[str] = (),
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.app, self.keys, self.most_bytes, self.hosts = app, [key.encode() for key in keys], most_bytes, hosts
+        self.stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -54,12 +74,24 @@ class Guard:
         if declared.isdigit() and int(declared) > self.most_bytes:
             await refuse(scope, send, 413, too_long)
             return
+        await self._read(scope, receive, send, too_long)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send, too_long: str) -> None:
+        """Let the application read a body, whose bytes and seconds are counted."""
+        until = asyncio.get_running_loop().time() + BODY_SECONDS
         seen = 0
-        started = False
+        more, started, late = True, False, False
 
         async def counted() -> Any:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, more, late
+            if not more:  # what comes now is the client's end
+                return await receive()
+            try:
+                message = await self._in_time(receive, until)
+            except TooSlow:
+                late = True
+                raise
+            more = message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self.most_bytes:
                 raise TooLong
@@ -67,14 +99,30 @@ class Guard:
 
         async def noted(message: Any) -> None:
             nonlocal started
-            if started or seen <= self.most_bytes:  # what the application makes of a broken body is not sent
+            is_broken = late or seen > self.most_bytes  # what the application makes of such a body is not sent
+            if started or not is_broken:
                 started = True
                 await send(message)
 
-        with contextlib.suppress(TooLong):
+        with contextlib.suppress(TooLong, TooSlow):
             await self.app(scope, counted, noted)
-        if seen > self.most_bytes and not started:
+        if late and not started:
+            seconds = f"The body has not come within {BODY_SECONDS:g} seconds. Send it again."
+            status, why = (503, STOPPING) if self.stopping() else (408, seconds)
+            await refuse(scope, send, status, why)
+        elif seen > self.most_bytes and not started:
             await refuse(scope, send, 413, too_long)
+
+    async def _in_time(self, receive: Receive, until: float) -> Any:
+        """The next part of a body. Raises TooSlow."""
+        task = asyncio.ensure_future(receive())
+        try:
+            while not (await asyncio.wait({task}, timeout=_LOOK_SECONDS))[0]:
+                if self.stopping() or asyncio.get_running_loop().time() >= until:
+                    raise TooSlow
+            return task.result()
+        finally:
+            task.cancel()
 
 
 def bears(headers: Mapping[bytes, bytes], keys: Sequence[bytes]) -> bool:
@@ -96,6 +144,7 @@ TYPES = {
     401: ("AuthenticationError", "Unauthorized"),
     404: ("NotFoundError", "Validation"),
     405: ("MethodNotAllowedError", "Validation"),
+    408: ("RequestTimeoutError", "Validation"),
     413: ("RequestTooLargeError", "Validation"),
     422: ("UnprocessableEntityError", "Tokenizer"),
     424: ("FailedDependencyError", "Backend"),

@@ -1,5 +1,6 @@
 """serve(roots): the HTTP server, from the list of runs to the last answer before the end."""
 
+import asyncio
 import logging
 import os
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from weitiao.errors import ConfigError
 from weitiao.serving.app import create_app
@@ -27,6 +29,38 @@ def api_keys() -> tuple[str, ...]:
             f"{KEYS} holds no key.\nExpected keys, separated by commas.\nLeave it out for a server without keys."
         )
     return keys
+
+
+class Impatient(H11Protocol):
+    """Closes a connection whose next request does not begin, or whose head does not end: uvicorn waits for ever."""
+
+    SECONDS = 60.0
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """asyncio."""
+        super().connection_made(transport)
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        """uvicorn, after each answer."""
+        super().on_response_complete()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio."""
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _wait(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self.loop.call_later(self.SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # else it has a request, whose body has its own time
+            self.transport.close()
 
 
 class _Graceful(uvicorn.Server):
@@ -97,7 +131,7 @@ def serve(
     server = Server(registry, workers, limits, keys=keys, hosts=hosts, load_from=allowed)
     config = uvicorn.Config(
         create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
-        timeout_keep_alive=5, h11_max_incomplete_event_size=64 * 1024,
+        timeout_keep_alive=5, http=Impatient, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     log.info("%s at http://%s:%d", _names(registry.listed), host, found.getsockname()[1])
     graceful = _Graceful(config, server)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from weitiao.serving.guard import STOPPING
 from weitiao.serving.metrics import Metrics
 from weitiao.serving.registry import Listed, Registry
 from weitiao.serving.worker import Stopping
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 FULL = "Too many requests are waiting. Ask again in a second."
 FAILED = "The server has failed on this request. Its log says why."
-STOPPING = "The server is stopping. Ask another one."
 
 
 @dataclass(frozen=True)
