@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from weitiao.data.keys import is_visible
+from weitiao.serving.guard import STOPPING
 from weitiao.serving.served import Served
-from weitiao.serving.state import FULL, STOPPING, Refused, Server, is_unicode, listed, started
+from weitiao.serving.state import FULL, Refused, Server, is_unicode, listed, started
 from weitiao.serving.worker import Full, Stopping
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.rundir.folder import RunDir
+from weitiao.serving.guard import STOPPING
 from weitiao.serving.registry import NO_PLACE, Listed, can_be_served, listed_run
-from weitiao.serving.state import STOPPING, Refused, Server
+from weitiao.serving.state import Refused, Server
 from weitiao.serving.worker import Stopping
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]

@@ -17,9 +17,9 @@ from weitiao.data.conversations import Conversation
 from weitiao.errors import DataError, WeitiaoError
 from weitiao.inference.said import HALF
 from weitiao.serving import chat_schemas as schemas
-from weitiao.serving.guard import problem
+from weitiao.serving.guard import STOPPING, problem
 from weitiao.serving.served import Speaker
-from weitiao.serving.state import FAILED, FULL, STOPPING, Refused, Server, is_unicode, listed, started
+from weitiao.serving.state import FAILED, FULL, Refused, Server, is_unicode, listed, started
 from weitiao.serving.worker import Full, Stopping
 
 if TYPE_CHECKING:
