@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from weitiao.errors import WeitiaoError
 from weitiao.serving.guard import OPEN as UNGUARDED
 from weitiao.serving.guard import bears, refuse
 from weitiao.web import guard
@@ -42,10 +43,14 @@ class Api:
             await refuse(scope, send, 401, said, {"www-authenticate": "Bearer"})
         else:
             if scope["path"] not in UNGUARDED:
-                await self.models.look()
+                try:
+                    await self.models.look()
+                except (WeitiaoError, OSError) as error:
+                    await refuse(scope, send, 503, str(error).replace("\n", " "))
+                    return
             await self.models.app(scope, receive, send)
 
     def _may(self, request: Request) -> bool:
-        if self.settings.password is None or request.url.path in UNGUARDED:
+        if self.settings.password is None or request.scope["path"] in UNGUARDED:
             return True
         return bears(dict(request.scope["headers"]), self.keys) or guard.knows(self.settings, request)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -19,7 +20,7 @@ from weitiao.web.api import Api
 from weitiao.web.jobs import Jobs
 from weitiao.web.models import Models
 from weitiao.web.pages import ROUTERS
-from weitiao.web.render import problem
+from weitiao.web.render import problem, said
 from weitiao.web.runs import Runs
 from weitiao.web.settings import Settings
 
@@ -45,6 +46,7 @@ def create_app(settings: Settings, keys: tuple[str, ...] = ()) -> FastAPI:
     app = FastAPI(
         title="weitiao", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
+    settings.root.mkdir(parents=True, exist_ok=True)
     app.state.settings = settings
     app.state.runs = Runs(settings.root)
     app.state.jobs = Jobs(settings.jobs, settings.root)
@@ -74,15 +76,16 @@ def _add_guard(app: FastAPI, settings: Settings) -> None:
     @app.middleware("http")
     async def guarded(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
         if guard.names_another(request, settings.hosts):
-            return Response("The Host header names another server.", 400, media_type="text/plain")
+            return guard.armed(problem(request, said(request, "host"), 400))
         if guard.is_too_long(request):
-            return Response("The form is too long.", 413, media_type="text/plain")
+            return guard.armed(problem(request, said(request, "too_long"), 413))
         if guard.is_foreign(request):
-            return Response("This form comes from another site.", 403, media_type="text/plain")
-        if not request.url.path.startswith(guard.OPEN) and not guard.knows(settings, request):
+            return guard.armed(problem(request, said(request, "foreign"), 403))
+        # the routes go by the path of the scope; that of the address is made with the Host header in older versions of starlette
+        if not request.scope["path"].startswith(guard.OPEN) and not guard.knows(settings, request):
             if request.method == "GET" and not request.headers.get("hx-request"):
                 return RedirectResponse("/login", 303)
-            return Response("Log in first: /login", 401, media_type="text/plain")
+            return guard.armed(problem(request, said(request, "login"), 401))
         return guard.armed(await handle(request))
 
 
@@ -93,13 +96,25 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def unreachable(request: Request, error: OSError) -> Response:
-        named = f" ({error.filename})" if error.filename else ""
-        return problem(request, f"A file cannot be reached: {error.strerror or error}{named}.", 422)
+        named = f" ({str(error.filename)[:200]})" if error.filename else ""
+        return problem(request, said(request, "file", reason=f"{error.strerror or error}{named}"), 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def unreadable(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        field, given = str(first["loc"][-1])[:60], repr(first.get("input"))[:60]
+        is_missing = first["type"] == "missing"
+        found = (
+            said(request, "missing", field=field) if is_missing else said(request, "value", field=field, given=given)
+        )
+        return problem(request, found, 422)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return problem(request, str(error.detail), error.status_code)
+        key = {404: "not_found", 405: "not_allowed"}.get(error.status_code, "refused")
+        message = said(request, key, path=request.scope["path"][:200], method=request.method, reason=str(error.detail))
+        return problem(request, message, error.status_code)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Any:
-        return guard.armed(problem(request, "The page has failed. The server's log says why.", 500))
+        return guard.armed(problem(request, said(request, "failed"), 500))

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from weitiao.adapters.refusals import refuse_merge, refuse_unmergeable
 from weitiao.errors import RunError, WeitiaoError
 from weitiao.exporting.refusals import Wanted, refuse_at_a_glance
+from weitiao.rundir.files import remove_folder
 from weitiao.rundir.folder import RunDir
 from weitiao.web.jobs import Job, Jobs
 from weitiao.web.settings import EXPORTS
@@ -94,14 +94,14 @@ class Exports:
         if found.state in ("done", "queued", "running"):
             return
         found.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.jobs.add(found.words[0], found.words)
+        self.jobs.add(found.words[0], found.words, once=True)
 
     def remove(self, kind: str) -> None:
         """Take its folder away. Raises RunError where it is not there."""
         found = self.one(kind)
         if found.report is None:
             raise RunError(f"{found.folder} is not there.\nExpected an export that is done.\nMake it first.")
-        shutil.rmtree(found.folder)
+        remove_folder(found.folder)  # at once: half an export would pass for a whole one
 
     def file(self, kind: str, name: str) -> Path:
         """A file of it. Raises RunError for a name that is none of its files."""

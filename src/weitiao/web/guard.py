@@ -44,15 +44,18 @@ def is_foreign(request: Request) -> bool:
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         return site not in ("same-origin", "none")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    try:
+        return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    except ValueError:  # no address at all
+        return True
 
 
 def is_too_long(request: Request) -> bool:
     """Whether a form is too long, or is of unknown length or has files, where no file is taken."""
-    if request.method in _SAFE or request.url.path in _FILES:
+    if request.method in _SAFE or request.scope["path"] in _FILES:
         return False
     length = request.headers.get("content-length", "")
-    has_files = request.url.path == "/login" and request.headers.get("content-type", "").startswith("multipart/")
+    has_files = request.scope["path"] == "/login" and request.headers.get("content-type", "").startswith("multipart/")
     return has_files or "transfer-encoding" in request.headers or (length.isdigit() and int(length) > _FORM_BYTES)
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from weitiao.errors import RunError
+from weitiao.errors import ConfigError, RunError, WeitiaoError
 from weitiao.rundir.files import write_atomic
 from weitiao.rundir.lock import NAME as LOCK
 from weitiao.rundir.lock import is_held
+from weitiao.web.runs import gone
 
 log = logging.getLogger("weitiao")
 State = Literal["queued", "running", "done", "failed", "stopped"]
@@ -46,6 +48,7 @@ class Job:
     created: float
     run: str | None = None
     cwd: str = ""  # where its relative paths begin
+    stamp: str = ""  # of the files that it reads, as they were
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
@@ -73,7 +76,10 @@ class Job:
         if code is not None:
             return "stopped" if self.is_asked_to_stop and code != 0 else "done" if code == 0 else "failed"
         if (self.folder / "started").exists():
-            return "running" if is_held(self.folder) else "stopped" if self.is_asked_to_stop else "failed"
+            if is_held(self.folder):
+                return "running"
+            code = self.exit_code  # once more: it may have ended between the two looks
+            return "done" if code == 0 else "stopped" if self.is_asked_to_stop else "failed"
         return "stopped" if self.is_asked_to_stop else "queued"
 
     @property
@@ -83,6 +89,11 @@ class Job:
             return float(_read(self.folder / "order") or self.created)
         except ValueError:
             return self.created
+
+    def names(self, path: Path) -> bool:
+        """Whether its words name a path, or one below it: whole, after ``option=``, or in a list."""
+        wanted = re.compile(rf"(?<![^\s=\"'\[,]){re.escape(str(path))}(?![^/\s\"'\],#])")
+        return any(wanted.search(word) for word in self.words)
 
     def output(self) -> Any:
         """What the command printed with --json; None while it does not stand there whole."""
@@ -121,25 +132,36 @@ class Jobs:
         self._wake, self._end = threading.Event(), False
         self._thread: threading.Thread | None = None
 
-    def ask(self, kind: str, words: Sequence[str], *, again: bool = False) -> Job:
-        """A short command. The same words have the answer of before, a failure for a while, unless ``again``."""
+    def ask(self, kind: str, words: Sequence[str], *, again: bool = False, stamp: str = "") -> Job:
+        """A short command. The same words have the answer of before, a failure for a while, unless ``again``.
+
+        Args:
+            stamp: of the files that it reads; with another one it is asked anew.
+        """
         digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:20]
         folder = self.folder / f"a{digest}"
         with self._alone():
-            if (folder / "job.json").is_file():
-                known = Job.read(folder)
+            if (known := self.get(folder.name)) is not None:
                 state = known.state
-                fresh = state == "failed" and time.time() - known.created < _FAILURE_STAYS
-                if state == "running" or (not again and (state == "done" or fresh)):
+                fresh = state == "failed" and abs(time.time() - known.created) < _FAILURE_STAYS
+                same = not again and known.stamp == stamp
+                if state == "running" or (same and (state == "done" or fresh)):
                     return known
-                shutil.rmtree(folder)
-            job = self._write(folder, kind, words, run=None, queued=False)
+            shutil.rmtree(folder, ignore_errors=True)  # also what a full disk or a power cut left of a job
+            job = self._write(folder, kind, words, run=None, queued=False, stamp=stamp)
             self._start(job)
         return job
 
-    def add(self, kind: str, words: Sequence[str], run: str | None = None) -> Job:
-        """A long command: it waits until no other one runs. Raises RunError where another job writes the same run."""
+    def add(self, kind: str, words: Sequence[str], run: str | None = None, *, once: bool = False) -> Job:
+        """A long command: it waits until no other one runs. Raises RunError where another job writes the same run.
+
+        Args:
+            once: where a job with these words waits or runs, it is that one.
+        """
         with self._alone():
+            same = [job for job in (*self.running(), *self.waiting()) if once and job.words == tuple(words)]
+            if same:
+                return same[0]
             if run is not None and (busy := self.busy_with(run)) is not None:
                 raise RunError(
                     f"{run} is {busy.state} already.\nExpected one job a run.\nWait for it, stop it, or choose another name."
@@ -176,12 +198,15 @@ class Jobs:
 
     def busy_with(self, name: str) -> Job | None:
         """A job that runs or waits, and writes or reads the folder of a run, one above it or one below it."""
-        path = str(self.runs / name)
         for job in (*self.running(), *self.waiting()):
             own = job.run is not None and (f"{job.run}/".startswith(f"{name}/") or f"{name}/".startswith(f"{job.run}/"))
-            if own or any(word == path or word.startswith(f"{path}/") for word in job.words):
+            if own or job.names(self.runs / name):
                 return job
         return None
+
+    def reader_of(self, path: Path) -> Job | None:
+        """A job that runs or waits, and names a file or folder."""
+        return next((job for job in (*self.running(), *self.waiting()) if job.names(path)), None)
 
     def waiting(self) -> list[Job]:
         return [job for job in self.all(queued=True) if job.state == "queued"]
@@ -191,10 +216,11 @@ class Jobs:
 
     def stop(self, job: Job) -> None:
         """Take a waiting job out, or let a running one save and end. Asked again, nothing more happens: that would break the saving off."""
-        try:
-            (job.folder / "cancelled").touch(exist_ok=False)
-        except FileExistsError:
-            return
+        with self._alone():  # not while it is being started: the signal would reach nobody
+            try:
+                (job.folder / "cancelled").touch(exist_ok=False)
+            except FileExistsError:
+                return
         pid = _read(job.folder / "pid")
         if pid and pid.isdigit() and job.state == "running":
             with contextlib.suppress(ProcessLookupError):
@@ -243,19 +269,36 @@ class Jobs:
             self._start(line[0])
 
     def _watch(self) -> None:
+        said = ""
         while not self._end:
             try:
                 self.tick()
-            except Exception:  # whatever it is, the queue goes on
-                log.exception("the queue of jobs")
+                said = ""
+            except Exception as error:  # whatever it is, the queue goes on; what lasts is said once
+                if said != str(error):
+                    log.exception("the queue of jobs")
+                said = str(error)
             self._wake.wait(0.5)
             self._wake.clear()
 
-    def _write(self, folder: Path, kind: str, words: Sequence[str], *, run: str | None, queued: bool) -> Job:
-        folder.mkdir(parents=True)
-        facts = {"words": list(words), "kind": kind, "queued": queued, "created": time.time(), "run": run}
-        facts["cwd"] = os.getcwd()
-        write_atomic(folder / "job.json", json.dumps(facts, ensure_ascii=False))
+    def _write(
+        self, folder: Path, kind: str, words: Sequence[str], *, run: str | None, queued: bool, stamp: str = ""
+    ) -> Job:
+        if any("\0" in word for word in words):
+            raise ConfigError(
+                "A value holds the character NUL.\nExpected text that a command line takes.\nType the value again."
+            )
+        now = time.time()
+        if queued:  # a clock that was set back does not put the last job first
+            now = max((now, *(job.created + 1e-3 for job in self.all(queued=True))))
+        facts = {"words": list(words), "kind": kind, "queued": queued, "created": now, "run": run}
+        facts |= {"cwd": os.getcwd(), "stamp": stamp}
+        try:
+            folder.mkdir(parents=True)
+            write_atomic(folder / "job.json", json.dumps(facts, ensure_ascii=False))
+        except (OSError, WeitiaoError):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         self._forget()
         return Job.read(folder)
 
@@ -274,7 +317,8 @@ class Jobs:
             raise
         finally:
             os.close(lock)
-        write_atomic(job.folder / "pid", str(pid))
+        with contextlib.suppress(OSError, WeitiaoError):  # it runs, and writes its number itself too
+            write_atomic(job.folder / "pid", str(pid))
         _CHILDREN.add(pid)
         for pid in list(_CHILDREN):
             with contextlib.suppress(ChildProcessError):
@@ -289,6 +333,8 @@ class Jobs:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
+        if not self.runs.is_dir():
+            raise RunError(gone(self.runs))
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

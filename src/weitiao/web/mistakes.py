@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,26 @@ class Mistakes:
     rows: list[dict[str, Any]] = field(default_factory=list)
     wrong: int = 0
     of: int = 0
+    is_cut: bool = False  # the file has more rows
 
 
 def mistakes(path: Path, most: int) -> Mistakes:
     """The ``most`` rows whose wrong answers are the surest, or whose numbers are the furthest away; of conversations the unlikeliest."""
-    wrong, rows = [], 0
+    wrong, rows, is_cut = [], 0, False
     with (
-        contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError),
+        contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
         path.open(encoding="utf-8") as file,
     ):
-        for line in islice(file, _MOST_ROWS):
+        for line in file:
+            if rows == _MOST_ROWS:
+                is_cut = True
+                break
             row = json.loads(line)
             rows += 1
             if row.get("num_targets") or ("gold" in row and row["gold"] != row["predicted"]):
                 wrong.append((_badness(row), row))
     wrong.sort(key=lambda one: -one[0])
-    return Mistakes([row for _, row in wrong[:most]], len(wrong), rows)
+    return Mistakes([row for _, row in wrong[:most]], len(wrong), rows, is_cut)
 
 
 def text_of(row: dict[str, Any]) -> str:

@@ -89,6 +89,11 @@ def short(value: str, most: int = 80) -> str:
     return f"…{value[-most:]}" if "/" in value else f"{value[:most]}…"
 
 
+def said(request: Request, key: str, /, **values: Any) -> str:
+    """What the server itself refuses, in the visitor's language: found, expected, what to do next, a line each."""
+    return text(language(request), f"problems.{key}", **values)
+
+
 def problem(request: Request, message: str, status: int) -> HTMLResponse:
     """A message of found, expected and what to do next, as a page, or as a part of one that asked for a part."""
     found, *rest = message.split("\n")

@@ -53,6 +53,8 @@ class Runs:
 
     def all(self, *, parts: bool = False) -> list[Run]:
         """The newest first. Runs of comparisons are left out unless ``parts``."""
+        if not self.root.is_dir():
+            raise RunError(gone(self.root))
         found = [run for path, comparison in self._folders() if (run := self._run(path, comparison)) is not None]
         return sorted((run for run in found if parts or run.part_of is None), key=lambda run: -run.changed)
 
@@ -89,7 +91,7 @@ class Runs:
         """Remove what was deleted, also by a server that was killed meanwhile. Raises RunError where something stays."""
         for folder in self._deleted.glob("*"):
             try:
-                shutil.rmtree(folder)
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
             except FileNotFoundError:
                 continue  # another server removes it too
             except OSError as error:
@@ -153,9 +155,14 @@ class Runs:
         )
 
 
+def gone(root: Path) -> str:
+    """What to say where the folder of runs is not there any more: an empty list would be a lie."""
+    return f"{root} is not there any more.\nExpected the folder of runs.\nBring it or its disk back, then load the page again."
+
+
 def _facts(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """A file's object; nothing of a file that is missing, broken or something else."""
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+    with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
         if isinstance(found := parse(path.read_text(encoding="utf-8")), dict):
             return found
     return {}

@@ -1,9 +1,13 @@
-"""What a visitor names as data: catalogue names, uploads, paths of this machine; and when it was last changed."""
+"""What a visitor names as data: catalogue names, uploads, paths of this machine; and a stamp of what is in them."""
 
+import contextlib
 import glob
+import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from weitiao import catalogue
 from weitiao.errors import ConfigError
@@ -26,6 +30,8 @@ def suggestions(settings: Settings) -> list[str]:
 
 def refuse_option(text: str) -> str:
     """The text; raises ConfigError where a command would read it as an option."""
+    if "\0" in text:
+        raise ConfigError("The name holds the character NUL.\nExpected a file, a folder or a name.\nType it again.")
     if text.startswith("-"):
         raise ConfigError(
             f"{text!r} begins like an option.\nExpected a file, a folder or a name.\nWrite ./{text} for a file of that name."
@@ -39,32 +45,40 @@ def file_of(source: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def changed(sources: Sequence[str]) -> float:
-    """When the files were last changed, in seconds since 1970; 0 where none is here."""
-    times = [0.0]
+def stamp(sources: Sequence[str]) -> str:
+    """Of the files that are named: which they are, their sizes and times. A file of an older time in the place of another is another one."""
+    found = sorted({line for source in _each(sources) for line in _lines(source)})
+    return hashlib.sha256("\n".join(found).encode("utf-8", "surrogateescape")).hexdigest() if found else ""
+
+
+def _each(sources: Sequence[str]) -> Iterator[str]:
+    """Also those of a list in a form's field."""
     for source in filter(None, sources):
-        path = file_of(source) or Path(source).expanduser()
-        found = (
-            [path]
-            if path.is_file()
-            else path.rglob("*")
-            if path.is_dir()
-            else map(Path, glob.iglob(source) if glob.has_magic(source) else ())
-        )
-        for one in itertools.islice(found, _LOOKED_AT):
-            try:
-                times.append(one.stat().st_mtime)
-            except OSError:
-                continue
-    return max(times)
+        several = None
+        if source.startswith("["):
+            with contextlib.suppress(yaml.YAMLError):
+                several = yaml.safe_load(source)
+        yield from map(str, several) if isinstance(several, list) else (source,)
+
+
+def _lines(source: str) -> Iterator[str]:
+    path = file_of(source) or Path(source).expanduser()
+    found = (
+        [path]
+        if path.is_file()
+        else path.rglob("*")
+        if path.is_dir()
+        else map(Path, glob.iglob(source) if glob.has_magic(source) else ())
+    )
+    for one in itertools.islice(found, _LOOKED_AT):
+        with contextlib.suppress(OSError):
+            facts = one.stat()
+            yield f"{one}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ino}"
 
 
 def ask(jobs: Jobs, kind: str, words: Sequence[str], sources: Sequence[str], *, again: bool = False) -> Job:
-    """The job with these words; a new one where the files were changed after it was asked for, or ``again``."""
-    job = jobs.ask(kind, words)
-    if job.state == "done" and (again or changed(sources) > job.created):
-        job = jobs.ask(kind, words, again=True)
-    return job
+    """The job with these words; a new one where the files are not what they were when it was asked for, or ``again``."""
+    return jobs.ask(kind, words, again=again, stamp=stamp(sources))
 
 
 def fault(job: Job) -> list[str]:

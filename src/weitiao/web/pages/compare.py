@@ -20,7 +20,7 @@ from weitiao.errors import RunError
 from weitiao.web import compared
 from weitiao.web.differing import differing
 from weitiao.web.jobs import Job
-from weitiao.web.pages.runs import found, state_of
+from weitiao.web.pages.runs import found, reading, state_of
 from weitiao.web.render import page
 from weitiao.web.runs import Run
 
@@ -130,28 +130,16 @@ async def comparison(request: Request, name: str) -> Response:
     job = request.app.state.jobs.of_run(name)
     path = request.app.state.settings.run_path(name)
     one = request.app.state.runs.get(name)
-    if one is None and job is None:
+    if one is None and (job is None or job.state == "done"):
         found(request, name)  # says which there are
     if one is not None and one.kind == "run":
         return RedirectResponse(f"/run/{quote(name)}", 303)
     state = state_of(request, name)
-    try:
+    with reading(name, "compare"):
         values = await asyncio.to_thread(_facts, request, path, one, state)
-    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:  # files that somebody else wrote
-        raise RunError(
-            f"{name} cannot be read as a comparison: {type(error).__name__}: {error}.\nExpected what weitiao compare writes.\n"
-            "Compare again, or move the folder away."
-        ) from None
-    return page(
-        request,
-        "compare.html",
-        name=name,
-        run=one,
-        job=job,
-        compare_state=state,
-        words=_words(one, job, path),
-        **values,
-    )
+        return page(
+            request, "compare.html", name=name, run=one, job=job, compare_state=state, words=_words(one, job, path), **values
+        )  # fmt: skip
 
 
 def _words(one: Run | None, job: Job | None, path: Path) -> list[str]:
@@ -265,7 +253,8 @@ async def _side_by_side(request: Request, names: list[str]) -> Response:
         raise RunError(
             f"{wrong.name} is {kind}.\nExpected two finished runs.\nWait for it or resume it, or choose another one."
         )
-    return page(request, "compare_two.html", pair=pair, **await asyncio.to_thread(_two, pair))
+    with reading(" or ".join(names), "train"):
+        return page(request, "compare_two.html", pair=pair, **await asyncio.to_thread(_two, pair))
 
 
 def _two(pair: list[Run]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from weitiao.config.task import TASK_OPTIONS
-from weitiao.errors import ConfigError, WeitiaoError
+from weitiao.errors import ConfigError, RunError, WeitiaoError
 from weitiao.web.charts import histogram
 from weitiao.web.findings import checked, meant, policies, readings, rows_of
 from weitiao.web.jobs import Job
@@ -40,7 +40,7 @@ async def data(request: Request, again: str = "") -> Response:
         return page(request, "data.html", 422, **values)
     if _is_embedded(request):  # another site's page must not start a check by naming it as a picture
         return page(request, "data.html", **values)
-    files = [*sources, options.get("data.eval", "")]
+    files = [*sources, options.get("data.eval", ""), model]
     job = await asyncio.to_thread(ask, request.app.state.jobs, "check", words, files, again=bool(again))
     values |= await asyncio.to_thread(_result, job, sources, options, model)
     return page(request, "data.html", **values)
@@ -89,6 +89,10 @@ async def delete(request: Request, name: str = Form()) -> Response:
     if path.name != name or not path.is_file():
         raise ConfigError(
             f"There is no upload {name[:200]!r}.\nExpected the name of one.\nThe page of data lists them."
+        )
+    if (busy := request.app.state.jobs.reader_of(path)) is not None:
+        raise RunError(
+            f"A job that is {busy.state} needs {name[:200]}.\nExpected a file that nobody waits for.\nStop the job first: /machine"
         )
     path.unlink()
     return RedirectResponse("/data", 303)

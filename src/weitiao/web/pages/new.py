@@ -42,7 +42,7 @@ from weitiao.web.words import text
 router = APIRouter()
 _REQUIRED = ["required, and not given"]
 _NAME = re.compile(r"\w[\w.+-]{0,119}")
-_SOURCES = ("data.train", "data.eval")
+_SOURCES = ("data.train", "data.eval", "model")  # what a plan reads
 
 
 @router.get("/new")
@@ -83,12 +83,12 @@ async def plan(request: Request) -> Response:
 
 
 @router.get("/new/plan/{key}")
-async def planned(request: Request, key: str, advice: str = "") -> Response:
+async def planned(request: Request, key: str) -> Response:
     """The same plan a second later; once it stands, the advice is asked for."""
     job: Job | None = request.app.state.jobs.get(key)
     if job is None or job.kind != "plan":
         raise ConfigError("This plan is gone.\nExpected one that was asked for.\nAsk for it again.")
-    return page(request, "new_plan.html", missing=[], **await asyncio.to_thread(_shown, request, job, advice))
+    return page(request, "new_plan.html", missing=[], **await asyncio.to_thread(_shown, request, job))
 
 
 @router.post("/new/start")
@@ -209,14 +209,14 @@ def _planned(request: Request, view: dict[str, Any], *, again: bool = False) -> 
     jobs, values, config = request.app.state.jobs, view["values"], view["config"]
     before = [job for key in ("plan_job", "advice_job") if (job := jobs.get(values.get(key, ""))) and not job.queued]
     wanted = [] if config is None else _plan_words(config, view["planned_words"])
+    files = [values.get(path, "") for path in _SOURCES]
     if before and list(before[0].words) == wanted and not again:
-        return _shown(request, before[0], values.get("advice_job", ""))
+        return _shown(request, ask(jobs, "plan", wanted, files))
     for job in before:
         if job.state == "running" and job.kind in ("plan", "advise"):
             jobs.stop(job)
     if config is None:
         return {}
-    files = [values.get(path, "") for path in _SOURCES]
     return _shown(request, ask(jobs, "plan", wanted, files, again=again))
 
 
@@ -227,7 +227,7 @@ def _plan_words(config: RunConfig, words: list[str]) -> list[str]:
     return ["plan", *words, "--methods", ",".join(methods), "--json"]
 
 
-def _shown(request: Request, job: Job, advice: str = "") -> dict[str, Any]:
+def _shown(request: Request, job: Job) -> dict[str, Any]:
     """A plan, and the advice that is asked for once it stands."""
     jobs = request.app.state.jobs
     values: dict[str, Any] = {
@@ -237,9 +237,8 @@ def _shown(request: Request, job: Job, advice: str = "") -> dict[str, Any]:
     if job.state != "done":
         return values | {"fault": fault(job) if job.state == "failed" else []}
     words = ["advise", *job.words[1:-3], "--json"]
-    known = jobs.get(advice)
-    files = [one.partition("=")[2] for one in words if one.startswith(("data.train=", "data.eval="))]
-    asked = known if known is not None and list(known.words) == words else ask(jobs, "advise", words, files)
+    files = [one.partition("=")[2] for one in words if one.partition("=")[0] in _SOURCES]
+    asked = ask(jobs, "advise", words, files)
     found = asked.output() if asked.state == "done" else None
     sources = {rule["name"]: rule["source"] for rule in found["rules"]} if found else {}
     said = fault(asked) if asked.state == "failed" else []

@@ -14,7 +14,7 @@ from weitiao.rundir.folder import RunDir
 from weitiao.web.jobs import Job
 from weitiao.web.live import stream
 from weitiao.web.mistakes import mistakes
-from weitiao.web.pages.runs import found, state_of
+from weitiao.web.pages.runs import found, reading, state_of
 from weitiao.web.render import page
 from weitiao.web.runs import Run
 
@@ -27,7 +27,7 @@ async def events(request: Request, name: str, since: int = 0) -> Response:
     """The run's events from a byte on; Last-Event-ID goes before ``since``."""
     path = request.app.state.settings.run_path(name)
     last = request.headers.get("last-event-id", "")
-    offset = int(last) if last.isascii() and last.isdigit() else max(0, since)
+    offset = int(last) if last.isascii() and last.isdigit() and len(last) < 20 else max(0, since)
 
     def state() -> str:
         return state_of(request, name)
@@ -69,13 +69,19 @@ async def resume(request: Request, name: str) -> Response:
 async def run(request: Request, name: str) -> Response:
     """The page of a run, also of one whose folder is not there yet."""
     job = request.app.state.jobs.of_run(name)
-    path = request.app.state.settings.run_path(name)
+    request.app.state.settings.run_path(name)
     one = request.app.state.runs.get(name)
-    if one is None and job is None:
+    if one is None and (job is None or job.state == "done"):  # what was deleted has not failed
         found(request, name)  # says which there are
     is_comparison = one.kind == "comparison" if one is not None else job is not None and job.kind == "compare"
     if is_comparison:
         return RedirectResponse(f"/compare/{quote(name)}", 303)
+    with reading(name, "train"):
+        return await _shown(request, name, one, job)
+
+
+async def _shown(request: Request, name: str, one: Run | None, job: Job | None) -> Response:
+    path = request.app.state.settings.run_path(name)
     values = await asyncio.to_thread(_facts, path, one)
     if one is not None and one.state == "done":
         size = await asyncio.to_thread(request.app.state.runs.size, one)
@@ -96,7 +102,7 @@ def _words(one: Run | None, job: Job | None, path: Path) -> list[str]:
 def _facts(path: Path, one: Run | None) -> dict[str, Any]:
     """What the folder says: summary, plan, wrong held-out rows."""
     run = RunDir(path)
-    values: dict[str, Any] = {"summary": None, "plan": None, "examples": [], "wrong": 0, "rows": 0}
+    values: dict[str, Any] = {"summary": None, "plan": None, "examples": [], "wrong": 0, "rows": 0, "rows_cut": False}
     with contextlib.suppress(RunError, KeyError, IndexError, TypeError):
         values["plan"] = run.read_json("plan.json")["methods"][0]
     if one is not None and one.state == "done":
@@ -104,5 +110,5 @@ def _facts(path: Path, one: Run | None) -> dict[str, Any]:
             values["summary"] = run.summary
         missed = mistakes(path / "predictions.jsonl", _EXAMPLES)
         if missed.rows and "gold" in missed.rows[0]:  # conversations have no right answer to compare with
-            values |= {"examples": missed.rows, "wrong": missed.wrong, "rows": missed.of}
+            values |= {"examples": missed.rows, "wrong": missed.wrong, "rows": missed.of, "rows_cut": missed.is_cut}
     return values

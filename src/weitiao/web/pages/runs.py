@@ -1,10 +1,13 @@
 """/runs: every run and comparison, filtered and sorted here and not in the browser."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
+from jinja2 import UndefinedError
 
 from weitiao.errors import RunError
 from weitiao.web.render import page
@@ -66,6 +69,18 @@ async def delete(request: Request, name: str, typed: str = Form("")) -> Response
         )
     await asyncio.to_thread(request.app.state.runs.delete, run)
     return RedirectResponse("/runs", 303)
+
+
+@contextlib.contextmanager
+def reading(name: str, what: str) -> Iterator[None]:
+    """Around what shows files that somebody else may have written or a disk has damaged. Raises RunError that says so."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, ValueError, RecursionError, UndefinedError) as error:
+        raise RunError(
+            f"{name} cannot be read: {type(error).__name__}: {str(error)[:200]}.\nExpected what weitiao {what} writes.\n"
+            f"Run weitiao {what} again, or move the folder away."
+        ) from None
 
 
 def found(request: Request, name: str) -> Run:
