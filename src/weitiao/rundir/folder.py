@@ -117,7 +117,7 @@ class RunDir:
         """A JSON object of the folder. Raises RunError if it is missing or broken."""
         try:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(
                 f"Cannot read {self.path / name}: {error}.\nExpected a complete run folder.\n"
                 "Train again in another output.dir."

@@ -25,7 +25,21 @@ def lines_from(path: Path, offset: int) -> tuple[list[str], int]:
     except FileNotFoundError:
         return [], 0
     end = found.rfind(b"\n") + 1
-    return found[:end].decode("utf-8", "replace").splitlines(), offset + end
+    return found[:end].decode("utf-8", "replace").split("\n")[
+        :-1
+    ], offset + end  # no other character ends a line of JSON
+
+
+def line_start(path: Path, offset: int) -> int:
+    """``offset`` where a line begins there; else 0: the file is another one than when a browser was there."""
+    try:
+        with path.open("rb") as file:
+            if offset == 0 or file.seek(0, 2) < offset:
+                return 0
+            file.seek(offset - 1)
+            return offset if file.read(1) == b"\n" else 0
+    except FileNotFoundError:
+        return 0
 
 
 async def stream(request: Request, path: Path, offset: int, state: Callable[[], str]) -> AsyncIterator[str]:
@@ -33,16 +47,18 @@ async def stream(request: Request, path: Path, offset: int, state: Callable[[], 
     last, quiet = "", 0.0
     yield f"retry: {_RETRY}\n\n"
     while not await request.is_disconnected():
-        found, end = await asyncio.to_thread(lines_from, path, offset)
-        if end < offset:
+        start = await asyncio.to_thread(line_start, path, offset)
+        if start != offset:
             yield "event: reset\ndata: {}\n\n"
+        lines, end = await asyncio.to_thread(lines_from, path, start)
+        found = [line for line in lines if line.startswith("{") and line.endswith("}")]  # one torn line spoils no other
         if found:
             yield f"id: {end}\nevent: rows\ndata: [{','.join(found)}]\n\n"
         offset, now = end, await asyncio.to_thread(state)
         if now != last:
             last = now
             yield f"event: state\ndata: {json.dumps(now)}\n\n"
-        if found:
+        if lines:
             quiet = 0.0
             continue
         if now not in ("running", "queued"):

@@ -83,5 +83,7 @@ def ask(jobs: Jobs, kind: str, words: Sequence[str], sources: Sequence[str], *, 
 
 def fault(job: Job) -> list[str]:
     """What a failed command said, line by line: found, expected, what to do; empty where it was killed."""
+    if job.exit_code is None:  # what it said last is no reason
+        return []
     _, mark, message = job.error().rpartition("Error: ")
     return message.strip().split("\n") if mark else [job.error()] if job.error() else []

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
-from weitiao.errors import RunError
+from weitiao.errors import RunError, WeitiaoError
 from weitiao.rundir.lock import NAME as LOCK
 from weitiao.system.cpu_use import usable_cores
 from weitiao.web.jobs import Job
@@ -92,9 +92,12 @@ def _capability(request: Request) -> dict[str, Any]:
     """What `weitiao env` says: asked once a server, in a process of its own, since it loads torch."""
     jobs = request.app.state.jobs
     words = ["env", "--json"]
-    job = jobs.ask("env", words)
-    if job.created < _BEGAN and job.state != "running":
-        job = jobs.ask("env", words, again=True)
+    try:
+        job = jobs.ask("env", words)
+        if job.created < _BEGAN and job.state != "running":
+            job = jobs.ask("env", words, again=True)
+    except (WeitiaoError, OSError) as error:  # a full disk: this page says how full, and must not miss
+        return {"env": None, "env_state": "failed", "env_error": str(error), "bf16": None, "int8": None}
     env = job.output() if job.state == "done" else None
     features = env["cpu"]["features"] if env else []
     return {
