@@ -12,7 +12,7 @@ import jinja2
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 
-from weitiao.web.words import choose, language_of, text
+from weitiao.web.words import choose, language_of, own, text
 
 LANGUAGE = "weitiao_language"
 PAGES = ("runs", "data", "new", "try", "serve", "machine")  # of the navigation
@@ -25,9 +25,10 @@ def language(request: Request) -> str:
 
 def page(request: Request, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
     """A template in the visitor's language. It has t(key, **values) for texts and ``settings``, ``runs``, ``jobs`` of the server."""
-    own = language(request)
+    tongue = language(request)
     values |= {
-        "request": request, "language": own, "t": partial(text, own), "choose": partial(choose, own),
+        "request": request, "language": tongue, "t": partial(text, tongue), "choose": partial(choose, tongue),
+        "own": partial(own, tongue),
         "state": request.app.state, "pages": PAGES, "here": request.url.path.strip("/").partition("/")[0],
     }  # fmt: skip
     return HTMLResponse(_environment().get_template(template).render(values), status)
@@ -96,7 +97,7 @@ def said(request: Request, key: str, /, **values: Any) -> str:
 
 def problem(request: Request, message: str, status: int) -> HTMLResponse:
     """A message of found, expected and what to do next, as a page, or as a part of one that asked for a part."""
-    found, *rest = message.split("\n")
+    found, *rest = own(language(request), message).split("\n")
     template = "problem_part.html" if request.headers.get("hx-request") else "problem.html"
     return page(request, template, status, found=found, rest=rest)
 

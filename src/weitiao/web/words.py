@@ -1,12 +1,14 @@
 """The page's texts in English and Chinese: texts/*.json, one file a page, {"key": {"en": ..., "zh": ...}}."""
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 LANGUAGES = ("en", "zh")
+_MOST = 4000  # characters of a message that is looked up
 _FOLDER = Path(__file__).with_name("texts")
 
 
@@ -24,6 +26,35 @@ def text(language: str, key: str, /, **values: Any) -> str:
     """One text, its {names} filled in. Raises KeyError for a key that is not there."""
     found = texts()[key][language]
     return found.format_map(values) if values else found
+
+
+def own(language: str, message: str) -> str:
+    """What the pages refuse in English, in the visitor's language; what the library says stays as it is."""
+    if language == "en" or len(message) > _MOST:
+        return message
+    for pattern, to in _refusals(language):
+        if match := pattern.fullmatch(message):
+            return to.format_map({name: own(language, value) for name, value in match.groupdict().items()})
+    return message
+
+
+@cache
+def _refusals(language: str) -> list[tuple[re.Pattern[str], str]]:
+    """Each message as a pattern whose groups are its values. Most values are a line or less, and come again as they were."""
+    found = []
+    for key, both in texts().items():
+        if key.startswith("refusals."):
+            seen: set[str] = set()
+            pattern = ""
+            for part in re.split(r"(\{\w+\})", both["en"]):
+                name = part[1:-1]
+                is_value = part.startswith("{")
+                pattern += (
+                    (f"(?P={name})" if name in seen else f"(?P<{name}>[^\\n]+?)") if is_value else re.escape(part)
+                )
+                seen |= {name} if is_value else set()
+            found.append((re.compile(pattern), both[language]))
+    return found
 
 
 def language_of(cookie: str | None, accepted: str | None) -> str:
