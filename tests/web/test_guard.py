@@ -117,3 +117,13 @@ def test_nobody_fills_the_disk_before_the_password(client: TestClient) -> None:
         == 413
     )
     assert client.post("/new/check", content=iter([b"x"])).status_code == 413
+
+
+def test_two_servers_have_one_secret_that_nobody_else_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard.os, "chmod", lambda *_: None)  # what is open for a moment is open
+    settings = Settings(tmp_path, password="sesame")
+    first = guard.session(settings, 4e9)
+    assert settings.own.joinpath("secret").stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(Path, "is_file", lambda _: False)  # both looked before either wrote
+    assert guard.session(settings, 4e9) == first
+    assert [path.name for path in settings.own.iterdir()] == ["secret"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -302,3 +303,11 @@ def test_a_run_that_was_killed_says_so_whatever_its_log_says(client: TestClient,
         page = client.get(path).text
         assert "killed" in page
         assert "encoding 77 training rows" in page
+
+
+def test_the_best_metric_is_first_also_where_low_is_good(client: TestClient, tmp_path: Path) -> None:
+    for name, loss in (("middle", 2.0), ("best", 1.0), ("worst", 3.0)):
+        make_run(tmp_path / "runs", name, task="causal_lm", metrics={"log_loss": loss})
+    make_run(tmp_path / "runs", "none", task="causal_lm", metrics={})
+    page = client.get("/runs?sort=metric").text
+    assert re.findall(r'href="/run/([^"]+)"', page) == ["best", "middle", "worst", "none"]

@@ -1,16 +1,17 @@
 """Who may ask: the right host, the password, and no form of another site."""
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 import time
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from weitiao.rundir.files import write_atomic
 from weitiao.web.settings import Settings
 
 COOKIE = "weitiao_session"
@@ -101,6 +102,12 @@ def _secret(settings: Settings) -> bytes:
     path = settings.own / "secret"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, secrets.token_hex(32))
-        os.chmod(path, 0o600)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=".secret-"
+        ) as file:  # nobody else may read it, at no moment
+            file.write(secrets.token_hex(32).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another server of this folder was first
+                os.link(file.name, path)
     return path.read_bytes()

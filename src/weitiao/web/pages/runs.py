@@ -17,7 +17,7 @@ router = APIRouter()
 _SORTS: dict[str, Any] = {
     "changed": lambda run: -run.changed,
     "name": lambda run: run.name,
-    "metric": lambda run: -(run.metric[1] if run.metric else float("-inf")),
+    "metric": lambda run: _rank(run),
     "seconds": lambda run: run.seconds if run.seconds is not None else float("inf"),
 }
 _A_PAGE = 100
@@ -32,6 +32,7 @@ async def runs(
     known = await asyncio.to_thread(app.runs.all)
     found = [run for run in known if _fits(run, text, state, task)]
     found.sort(key=_SORTS.get(sort, _SORTS["changed"]))
+    first = max(0, first)
     shown = found[first : first + _A_PAGE]
     failed = {job.run: job.state for job in app.jobs.all(queued=True) if job.run and job.state in ("failed", "stopped")}
     template = "runs_list.html" if request.headers.get("hx-request") else "runs.html"
@@ -40,6 +41,16 @@ async def runs(
         task=task, sort=sort, sorts=list(_SORTS), tasks=sorted({run.task for run in known}), failed=failed,
         waiting=app.jobs.waiting(),
     )  # fmt: skip
+
+
+def _rank(run: Run) -> float:
+    """The best first, also of a metric whose low values are the good ones; runs without one last."""
+    from weitiao.config.task import TASK_OPTIONS
+
+    if run.metric is None:
+        return float("inf")
+    name, value = run.metric
+    return -value if TASK_OPTIONS[run.task].metrics[name] else value
 
 
 def _fits(run: Run, text: str, state: str, task: str) -> bool:
