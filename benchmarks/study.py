@@ -1,53 +1,53 @@
-"""The study of docs/study.md: python benchmarks/study.py [--only 300 1000] [--render]
+"""The study of docs/study.md: python benchmarks/study.py [--minutes 60] [--data FOLDER] [--render]
 
-Runs recipes/reviews-study.yaml with all its arms on 1,000 training rows, and full against LoRA on the other sizes. Stopped
-and started again, it goes on. Each finished size is kept in results/study_<rows>.json, and the page is rendered from those.
+Runs the cells that are missing, one at a time, the cheapest and most informative first, and keeps each in
+results/study/<data>-<rows>.json as it comes. Stopped and started again, it goes on. The page is rendered at the end.
+
+    python benchmarks/study.py --minutes 60             start no cell after an hour
+    python benchmarks/study.py --data FOLDER            also the data sets whose files are not part of the project
+    python benchmarks/study.py --only ner pairs         some data sets
+    python benchmarks/study.py --rows 300               one size
+    python benchmarks/study.py --advice                 ask `weitiao advise` about every data set and size
+    python benchmarks/study.py --list                   what is missing, in order
+    python benchmarks/study.py --render                 run nothing, render docs/study.md and its plots
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from study_page import SIZES, kept, page
-from study_plots import drawings
+from record import ROOT
+from study_cells import DATA, LARGE, MIDDLE, SMALL, ordered
+from study_run import missing, nice, run_missing
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-ALL_ARMS = 1000
+SIZES = (SMALL, MIDDLE, LARGE)
 
 
-def words_of(rows: int) -> list[str]:
-    """The options that a size adds to the recipe."""
-    fewer = [] if rows == ALL_ARMS else ["compare.methods=[full,lora]"]
-    return [f"data.train_size={rows}", *fewer, f"output.dir=runs/study/{rows}"]
-
-
-def keep(rows: int) -> None:
-    """The comparison without the paths of this machine."""
-    found: dict[str, Any] = json.loads((ROOT / "runs/study" / str(rows) / "comparison.json").read_text("utf-8"))
-    found["environment"].pop("cache", None)
-    (RESULTS / f"study_{rows}.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8")
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, help="start no cell after so many minutes")
+    parser.add_argument("--data", type=Path, help="folder of the files that are not part of the project")
+    parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), help="only these data sets")
+    parser.add_argument("--rows", type=int, nargs="+", choices=SIZES, default=SIZES, help="only these sizes")
+    parser.add_argument("--advice", action="store_true", help="train nothing, ask the advisor")
+    parser.add_argument("--list", action="store_true", help="run nothing, list what is missing")
+    parser.add_argument("--render", action="store_true", help="run nothing, render the page")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, nargs="+", choices=SIZES, default=SIZES, help="only these sizes")
-    parser.add_argument("--render", action="store_true", help="run nothing, render docs/study.md")
-    options = parser.parse_args()
-    for rows in () if options.render else options.only:
-        command = [sys.executable, "-m", "weitiao", "compare", "recipes/reviews-study.yaml", *words_of(rows)]
-        if subprocess.run(command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}).returncode != 0:
-            sys.exit(f"The comparison on {rows} rows did not finish; the same command goes on with it.")
-        keep(rows)
-    text = page(RESULTS)
-    (ROOT / "docs" / "study.md").write_text(text, "utf-8")
-    for name, drawing in drawings(kept(RESULTS)).items():
-        (ROOT / "docs" / "plots").mkdir(exist_ok=True)
-        (ROOT / "docs" / "plots" / name).write_text(drawing, "utf-8")
+    options = parse()
+    folder = options.data.resolve() if options.data else None
+    names = [name for name in options.only if folder or not DATA[name].outside]
+    cells = ordered(names, options.rows)
+    if options.list:
+        print("\n".join(cell.name for cell in missing(cells)))
+        return
+    if not (options.render or options.advice):
+        nice()
+        failed = run_missing(cells, folder, ROOT / "runs" / "study", options.minutes)[1]
+        if failed:
+            sys.exit(f"{failed} cells failed. The same command tries them again.")
 
 
 if __name__ == "__main__":

