@@ -16,7 +16,7 @@ from pathlib import Path
 
 from figures import machine_line
 from record import RESULTS, ROOT, code_version, machine
-from study_page import by_size, kept
+from study_reviews import by_size, kept
 from weitiao.catalogue import fetch
 
 STORED = RESULTS / "readme.json"

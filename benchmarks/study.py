@@ -16,7 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from record import ROOT
+from record import RESULTS, ROOT
+from study_advice import ask
 from study_cells import DATA, LARGE, MIDDLE, SMALL, ordered
 from study_run import missing, nice, run_missing
 
@@ -35,6 +36,22 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def render() -> None:
+    """docs/study.md, docs/study-reviews.md and their plots. The plots need matplotlib (extra `bench`)."""
+    import study_forest
+    import study_page
+    import study_reviews
+    from study_plots import drawings
+
+    docs = ROOT / "docs"
+    (docs / "study.md").write_text(study_page.page(RESULTS), "utf-8")
+    (docs / "study-reviews.md").write_text(study_reviews.page(RESULTS), "utf-8")
+    drawn = {**drawings(study_reviews.kept(RESULTS)), study_page.FOREST: study_forest.forest(RESULTS)}
+    for name, drawing in drawn.items():
+        (docs / "plots").mkdir(exist_ok=True)
+        (docs / "plots" / name).write_text(drawing, "utf-8")
+
+
 def main() -> None:
     options = parse()
     folder = options.data.resolve() if options.data else None
@@ -43,11 +60,16 @@ def main() -> None:
     if options.list:
         print("\n".join(cell.name for cell in missing(cells)))
         return
-    if not (options.render or options.advice):
+    failed = 0
+    if options.advice:
+        nice()
+        ask(names, options.rows, folder)
+    elif not options.render:
         nice()
         failed = run_missing(cells, folder, ROOT / "runs" / "study", options.minutes)[1]
-        if failed:
-            sys.exit(f"{failed} cells failed. The same command tries them again.")
+    render()
+    if failed:
+        sys.exit(f"{failed} cells failed. The same command tries them again.")
 
 
 if __name__ == "__main__":

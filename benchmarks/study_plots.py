@@ -1,10 +1,10 @@
-"""docs/plots/study-*.svg: every seed of the study's arms, what quality costs, and full against LoRA as rows grow."""
+"""docs/plots/study-*.svg: the forest of data sets, and of the first comparisons arms, costs and sizes."""
 
 import io
 import statistics
 from typing import Any
 
-from study_page import Comparison, arm_of
+from study_reviews import Comparison, arm_of
 
 INK, ACCENT, OTHER = "#1f77b4", "#d62728", "#888888"
 MARKERS = "os^Dv<>ph"
