@@ -13,6 +13,7 @@ results/study/<data>-<rows>.json as it comes. Stopped and started again, it goes
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def render() -> None:
 
 def main() -> None:
     options = parse()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("Stopped. The same command goes on.")
+    )  # and the running cell with it
     folder = options.data.resolve() if options.data else None
     names = [name for name in options.only if folder or not DATA[name].outside]
     cells = ordered(names, options.rows)
@@ -61,13 +65,15 @@ def main() -> None:
         print("\n".join(cell.name for cell in missing(cells)))
         return
     failed = 0
-    if options.advice:
+    if not options.render:
         nice()
-        ask(names, options.rows, folder)
-    elif not options.render:
-        nice()
-        failed = run_missing(cells, folder, ROOT / "runs" / "study", options.minutes)[1]
-    render()
+    try:
+        if options.advice:
+            ask(names, options.rows, folder)
+        elif not options.render:
+            failed = run_missing(cells, folder, ROOT / "runs" / "study", options.minutes)[1]
+    finally:
+        render()  # the page shows what has come so far, also after a stop
     if failed:
         sys.exit(f"{failed} cells failed. The same command tries them again.")
 

@@ -2,15 +2,13 @@
 
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS, ROOT
-from study_cells import DATA, FULL, LORA, RATES, SMALL
+from record import RESULTS
+from study_cells import DATA, FULL, LORA, RATES, SMALL, compare_config
 from study_results import Pair, pairs, stored_files
 from study_statistics import pooled
 from weitiao.rundir.files import to_json, write_atomic
@@ -75,6 +73,9 @@ def answers(results: Path) -> dict[str, Any]:
 
 def ask(names: Iterable[str], sizes: Sequence[int], folder: Path | None) -> None:
     """Ask about every data set and size that has no answer yet; each answer is kept at once."""
+    from weitiao.system.imports import load_libraries
+
+    load_libraries()
     found = answers(RESULTS)
     for data in (DATA[name] for name in names):
         for rows in (size for size in sizes if size in data.sizes):
@@ -87,15 +88,10 @@ def ask(names: Iterable[str], sizes: Sequence[int], folder: Path | None) -> None
 
 
 def _answer(name: str, rows: int, folder: Path | None) -> dict[str, Any]:
-    from study_cells import compare_config
+    """What `weitiao advise` says of the recipe, without its paths."""
+    from weitiao.advice.advise import advise
 
-    words = [f"data.train_size={rows}"]
-    if DATA[name].outside:
-        words.append(f"data.train={compare_config(DATA[name], rows, folder).data.train}")
-    recipe = ROOT / "recipes" / DATA[name].recipe
-    command = [sys.executable, "-m", "weitiao", "advise", str(recipe), *words, "--json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    said = json.loads(done.stdout)
+    said = advise(compare_config(DATA[name], rows, folder))
     facts = {key: said["facts"][key] for key in KEPT}
     held = [rule["name"] for rule in said["rules"] if rule["holds"]]
     return {"method": said["method"], "sure": said["sure"], "points": said["points"], "rules": held, "facts": facts}
@@ -152,6 +148,4 @@ def _regret(stored: dict[str, Any], method: str, cells: dict[str, Any], seeds: l
     lost = [sign * (value[best([t for t in seeds if t != s])][s] - value[method][s]) for s in seeds]
     rate = {arm: by_seed[seeds[0]]["learning_rate"] for arm, by_seed in cells.items()}
     means = {rate[arm]: statistics.mean(value[arm].values()) for arm in sorted(value, key=lambda a: rate[a])}
-    return Regret(
-        stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], tuple(lost)
-    )
+    return Regret(stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], tuple(lost))

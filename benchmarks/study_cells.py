@@ -5,6 +5,7 @@ A data set is a recipe. An arm is a method with its options, or an option of tra
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,14 @@ class Cell:
         return f"{self.data}-{self.rows}-{self.arm}-seed{self.seed}"
 
 
+@cache
+def _loaded(recipe: str, rows: int) -> CompareConfig:
+    return load(CompareConfig, RECIPES / recipe, [f"data.train_size={rows}"])
+
+
 def compare_config(data: DataSet, rows: int, folder: Path | None) -> CompareConfig:
     """The recipe with so many training rows. ``folder``: where files lie that are not part of the project."""
-    found = load(CompareConfig, RECIPES / data.recipe, [f"data.train_size={rows}"])
+    found = _loaded(data.recipe, rows)
     if data.outside and folder is not None:
         source = found.data.model_copy(update={"train": str(folder / str(found.data.train))})
         found = found.model_copy(update={"data": source})
@@ -105,7 +111,9 @@ def run_config(cell: Cell, folder: Path | None, output: Path) -> RunConfig:
     found = compare_config(DATA[cell.data], cell.rows, folder)
     run = found.cell_config(arm_of(cell.arm), cell.seed, str(output))
     train = run.train.model_copy(update=TRAIN.get(cell.arm, {}))
-    return RunConfig.model_validate({**run.model_dump(exclude_unset=True), "train": train.model_dump(exclude_unset=True)})
+    return RunConfig.model_validate(
+        {**run.model_dump(exclude_unset=True), "train": train.model_dump(exclude_unset=True)}
+    )
 
 
 def ordered(names: Sequence[str], sizes: Sequence[int]) -> Iterator[Cell]:

@@ -135,7 +135,11 @@ def _close(results: Evidence) -> tuple[str, str]:
     if results.main is None:
         return NOT_YET, "no pair of full and LoRA"
     found, own = results.pooled(results.main), results.shares(results.main)
-    near = [p.data for p in own if p.outcome in ("equivalent within margin", "second better", "non-inferior") and p.keep != FULL]
+    near = [
+        p.data
+        for p in own
+        if p.outcome in ("equivalent within margin", "second better", "non-inferior") and p.keep != FULL
+    ]
     text = f"not worse than full by more than the margin on {len(near)} of {sets(len(own))}"
     if found is None:
         return NOT_YET, text
@@ -200,7 +204,10 @@ def _stored(results: Evidence) -> tuple[str, str]:
     found = results.ratios("artifact_bytes")
     if not found:
         return NOT_YET, "no pair of full and LoRA"
-    return "holds", f"an adapter is {_span([1 / ratio for ratio in found.values()], ',.0f')} times smaller, {sets(len(found))}"
+    return (
+        "holds",
+        f"an adapter is {_span([1 / ratio for ratio in found.values()], ',.0f')} times smaller, {sets(len(found))}",
+    )
 
 
 def _tasks(results: Evidence) -> tuple[str, str]:
@@ -212,13 +219,29 @@ def _tasks(results: Evidence) -> tuple[str, str]:
     return "holds", f"{n} tasks take {share} of what {n} whole models take, {sets(len(found))}"
 
 
+def _limited(results: Evidence) -> tuple[str, str]:
+    """Memory and time: the weaker of the two verdicts, with the figures of both."""
+    both = [_cost(results.ratios("peak_memory_bytes"), "peak memory"), _times(results)]
+    strength = ("holds", "holds on all", "holds where", "does not hold", NOT_YET)
+    verdict = max(
+        (said for said, _ in both), key=lambda said: max(i for i, word in enumerate(strength) if said.startswith(word))
+    )
+    return verdict, "; ".join(text for _, text in both)
+
+
 def table_lines(results: Evidence) -> list[Claim]:
     """The six lines of the article's table; the line of quality has two parts."""
     trained = [pair.trained_percent for pair in results.lora]
-    share = f"LoRA trains {_span(trained, '.2f')} % of the parameters, a new head included" if trained else "nothing"
+    share = (
+        f"LoRA trains {_span(trained, '.2f')} % of the parameters, a new head included; counts are exact, so there is no interval"
+        if trained
+        else "nothing"
+    )
     memory, times, stored = _cost(results.ratios("peak_memory_bytes"), "peak memory"), _times(results), _stored(results)
     return [
-        Claim("trained parameters (训练参数)", "all / the low-rank matrices alone", "holds" if trained else NOT_YET, share),
+        Claim(
+            "trained parameters (训练参数)", "all / the low-rank matrices alone", "holds" if trained else NOT_YET, share
+        ),
         Claim("memory (显存占用)", "high / low", *memory),
         Claim("speed (训练速度)", "slow / fast", *times),
         Claim("storage (存储需求)", "large / small", *stored),
@@ -230,13 +253,12 @@ def table_lines(results: Evidence) -> list[Claim]:
 
 def advice_lines(results: Evidence) -> list[Claim]:
     """The seven pieces of advice."""
-    memory, times = _cost(results.ratios("peak_memory_bytes"), "peak memory"), _times(results)
     return [
         Claim("enough compute (有充足的计算资源)", FULL, *_better(results)),
         Claim("a task far from pre-training (下游任务与预训练任务差异较大)", FULL, *_far(results)),
         Claim("the best quality (追求最佳模型性能)", FULL, *_best(results)),
-        Claim("limited compute (计算资源有限)", "LoRA", *memory),
-        Claim("quick experiments (需要快速实验和迭代)", "LoRA", *times),
+        Claim("limited compute (计算资源有限)", "LoRA", *_limited(results)),
+        Claim("quick experiments (需要快速实验和迭代)", "LoRA", *_times(results)),
         Claim("several tasks (需要微调多个不同任务)", "LoRA", *_tasks(results)),
         Claim(
             "a shared base (需要共享基础模型)",

@@ -12,6 +12,12 @@ from study_run import missing
 SIZES = (SMALL, MIDDLE, LARGE)
 FOREST = "study-forest.svg"
 NOTHING = "Not measured yet."
+COMMANDS = """```
+python benchmarks/study.py --minutes 60                  # start no cell after an hour
+python benchmarks/study.py --minutes 60 --data FOLDER    # also with the files from outside
+python benchmarks/study.py --advice                      # ask the advisor
+python benchmarks/study.py --list                        # what is missing, in order
+```"""
 
 
 def lead_text(pair: Pair, value: float | None) -> str:
@@ -31,7 +37,11 @@ def pairs_table(own: list[Pair]) -> str:
     """A line a pair of full and another arm."""
     rows = []
     for pair in own:
-        interval = "fewer than 3 pairs" if pair.lower is None else f"{lead_text(pair, pair.lower)} to {lead_text(pair, pair.upper)}"
+        interval = (
+            "fewer than 3 pairs"
+            if pair.lower is None
+            else f"{lead_text(pair, pair.lower)} to {lead_text(pair, pair.upper)}"
+        )
         time = pair.ratios.get("cpu_seconds")
         seconds = pair.ratios.get("train_seconds")
         shown = f"{time:.2f}" if time is not None else f"{seconds:.2f} (seconds)" if seconds is not None else ""
@@ -44,7 +54,20 @@ def pairs_table(own: list[Pair]) -> str:
                 f"{pair.ratios['artifact_bytes']:.4f}" if "artifact_bytes" in pair.ratios else "",
             ]
         )  # fmt: skip
-    head = ["data", "rows", "arm", "metric", "pairs", FULL, "arm's", "full's lead", "95 % interval", "p", "quality", "keep"]
+    head = [
+        "data",
+        "rows",
+        "arm",
+        "metric",
+        "pairs",
+        FULL,
+        "arm's",
+        "full's lead",
+        "95 % interval",
+        "p",
+        "quality",
+        "keep",
+    ]
     return table([*head, "CPU / full", "peak memory / full", "stored / full"], rows)
 
 
@@ -56,12 +79,25 @@ def pooled_table(found: Evidence) -> str:
             one = found.pooled(size, arm)
             if one is None:
                 continue
-            new = "" if one.new_lower is None or one.new_upper is None else f"{points(one.new_lower)} to {points(one.new_upper)}"
+            new = (
+                ""
+                if one.new_lower is None or one.new_upper is None
+                else f"{points(one.new_lower)} to {points(one.new_upper)}"
+            )
             interval = f"{points(one.lower)} to {points(one.upper)}"
             rows.append([f"{size:,}", arm, str(one.num), points(one.mean), interval, f"{100 * one.tau:.2f}", f"{100 * one.i2:.0f} %", new])  # fmt: skip
     if not rows:
         return "Fewer than two data sets have an interval."
-    head = ["rows", "arm", "data sets", "full's lead, points", "95 % interval", "sd between data sets", "I²", "a new data set, 95 %"]
+    head = [
+        "rows",
+        "arm",
+        "data sets",
+        "full's lead, points",
+        "95 % interval",
+        "sd between data sets",
+        "I²",
+        "a new data set, 95 %",
+    ]
     return table(head, rows)
 
 
@@ -73,7 +109,16 @@ def advisor_table(found: list[Judged]) -> str:
         ]
         for one in found
     ]  # fmt: skip
-    head = ["data left out", "rows", "advice", "how sure (full : LoRA)", "the study keeps", "pairs", "advice", "the other data sets alone"]
+    head = [
+        "data left out",
+        "rows",
+        "advice",
+        "how sure (full : LoRA)",
+        "the study keeps",
+        "pairs",
+        "advice",
+        "the other data sets alone",
+    ]
     return table(head, rows)
 
 
@@ -92,10 +137,25 @@ def regret_table(found: list[Regret]) -> str:
     rows = []
     for one in found:
         share = one.metric != "log_loss"
-        tried = ", ".join(f"{rate:g}: {100 * mean:.2f}" if share else f"{rate:g}: {mean:.4f}" for rate, mean in one.rates.items())
-        each = [points(lost) if share else f"{lost:+.4f} nats" for lost in (one.mean, min(one.by_seed), max(one.by_seed))]
+        tried = ", ".join(
+            f"{rate:g}: {100 * mean:.2f}" if share else f"{rate:g}: {mean:.4f}" for rate, mean in one.rates.items()
+        )
+        each = [
+            points(lost) if share else f"{lost:+.4f} nats" for lost in (one.mean, min(one.by_seed), max(one.by_seed))
+        ]
         rows.append([one.data, f"{one.rows:,}", one.method, one.metric, tried, f"{one.default:g}", f"{one.best:g}", each[0], f"{each[1]} to {each[2]}", str(len(one.by_seed))])  # fmt: skip
-    head = ["data", "rows", "method", "metric", "rate: mean", "default", "best", "regret of the default", "over seeds", "seeds"]
+    head = [
+        "data",
+        "rows",
+        "method",
+        "metric",
+        "rate: mean",
+        "default",
+        "best",
+        "regret of the default",
+        "over seeds",
+        "seeds",
+    ]
     return table(head, rows)
 
 
@@ -110,7 +170,9 @@ def left(results: Path) -> str:
             main = [cell for cell in own if cell.arm in (FULL, LORA)]
             if own:
                 needs = "`--data`" if data.outside else ""
-                rows.append([data.name, f"{size:,}", f"{len(main)} of {2 * len(SEEDS)}", str(len(own) - len(main)), needs])
+                rows.append(
+                    [data.name, f"{size:,}", f"{len(main)} of {2 * len(SEEDS)}", str(len(own) - len(main)), needs]
+                )
     said = f"{len(open_ones):,} of {total:,} cells are not measured yet. The same command goes on with them."
     return said + "\n\n" + table(["data", "rows", "full and LoRA missing", "other cells missing", "needs"], rows) if rows else "Everything is measured."  # fmt: skip
 
@@ -166,8 +228,10 @@ def page(results: Path) -> str:
     found = Evidence(results)
     parts = [
         "# Full fine-tuning against LoRA over several data sets",
-        "`python benchmarks/study.py` runs the cells that are missing and renders this page. The results are in "
+        "`python benchmarks/study.py` runs the cells that are missing, one at a time, and renders this page. A cell is one arm "
+        "on one data set, size and seed. Stopped and started again, the command goes on. The results are in "
         "`benchmarks/results/study/`.",
+        COMMANDS,
         about(results),
         data_table(),
         "## What articles say, line by line",

@@ -69,7 +69,9 @@ def pairs(results: Path) -> tuple[Pair, ...]:
         if key not in found or len(one.seeds) >= len(found[key].seeds):
             found[key] = one
     names, arms = list(DATA), [*ARMS, *RATES]
-    order = sorted(found.values(), key=lambda p: (p.rows, names.index(p.data), arms.index(p.arm) if p.arm in arms else 99))
+    order = sorted(
+        found.values(), key=lambda p: (p.rows, names.index(p.data), arms.index(p.arm) if p.arm in arms else 99)
+    )
     return tuple(order)
 
 
@@ -159,7 +161,9 @@ def _first_pairs(results: Path) -> list[Pair]:
             tests, arm, full = pair["metrics"][pair["metric"]], arms[pair["second"]], arms[FULL]
             rows = tests["hierarchical"] or {"lower": None, "upper": None}
             ratios = {
-                cost: statistics.median(arm["by_seed"][cost][s] / full["by_seed"][cost][s] for s in full["by_seed"][cost])
+                cost: statistics.median(
+                    arm["by_seed"][cost][s] / full["by_seed"][cost][s] for s in full["by_seed"][cost]
+                )
                 for cost in ("train_seconds", "peak_memory_bytes")
             }
             ratios["artifact_bytes"] = arm["artifact_bytes"] / full["artifact_bytes"]

@@ -152,7 +152,9 @@ def run_missing(cells: Iterable[Cell], folder: Path | None, scratch: Path, minut
     for place, cell in enumerate(left, start=1):
         spent = (time.monotonic() - began) / 60
         if minutes is not None and spent >= minutes:
-            print(f"Stopped after {spent:.0f} minutes; {len(left) - place + 1} cells are left. The same command goes on.")
+            print(
+                f"Stopped after {spent:.0f} minutes; {len(left) - place + 1} cells are left. The same command goes on."
+            )
             break
         if DATA[cell.data].outside and folder is None:
             continue
@@ -162,14 +164,26 @@ def run_missing(cells: Iterable[Cell], folder: Path | None, scratch: Path, minut
             keep(cell, result)
         except CellFailed as error:
             failed += 1
-            keep(cell, {"failure": str(error).strip().splitlines()[-1][:300]})
+            keep(cell, {"failure": reason(str(error), folder)})
             print(f"[{place}/{len(left)}] FAILED {cell.name}: {error}", flush=True)
             continue
         ran += 1
         shown = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items() if name != "num_rows")
         cpu = result.get("cpu_seconds") or 0.0
-        print(f"[{place}/{len(left)}] {cell.name}: {shown} ({time.monotonic() - start:.0f} s, CPU {cpu:.0f} s)", flush=True)
+        print(
+            f"[{place}/{len(left)}] {cell.name}: {shown} ({time.monotonic() - start:.0f} s, CPU {cpu:.0f} s)",
+            flush=True,
+        )
     return ran, failed
+
+
+def reason(said: str, folder: Path | None) -> str:
+    """One line of what a failed run said, without paths of this machine."""
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    line = next((line for line in lines if line.startswith("Error: ")), lines[-1])
+    for path, name in ((ROOT, "."), (folder, "FOLDER")):
+        line = line if path is None else line.replace(str(path), name)
+    return line[:300]
 
 
 def nice() -> None:

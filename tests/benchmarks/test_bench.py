@@ -36,14 +36,6 @@ def test_performance_page_is_current() -> None:
     assert kept == page(), "run: python benchmarks/bench.py --render"
 
 
-def test_study_page_is_current() -> None:
-    from record import RESULTS
-    from study_page import page
-
-    kept = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
-    assert kept == page(RESULTS), "run: python benchmarks/study.py --render"
-
-
 def test_plots_are_current() -> None:
     """Each file carries the digest of the points it was drawn from, so this needs no matplotlib."""
     import plots
@@ -51,7 +43,8 @@ def test_plots_are_current() -> None:
 
     wanted = plots.figures(RESULTS)
     folder = ROOT / "docs" / "plots"
-    study = set(re.findall(r"plots/(study-\S+\.svg)", (ROOT / "docs" / "study.md").read_text(encoding="utf-8")))
+    pages = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("study.md", "study-reviews.md"))
+    study = set(re.findall(r"plots/(study-\S+\.svg)", pages))
     assert {path.name for path in folder.glob("*.svg")} == set(wanted) | study
     for name, figure in wanted.items():
         assert figure.digest in (folder / name).read_text(encoding="utf-8"), "run: python benchmarks/bench.py --render"

@@ -116,7 +116,14 @@ def test_counts_survive_their_packing() -> None:
 
 def stored(folder: Path, data: str, cells: list[dict[str, Any]], **facts: Any) -> None:
     """A results file of the study."""
-    base = {"data": data, "rows": 300, "model": "m", "task": "classification", "metric": "accuracy", "higher_is_better": True}
+    base = {
+        "data": data,
+        "rows": 300,
+        "model": "m",
+        "task": "classification",
+        "metric": "accuracy",
+        "higher_is_better": True,
+    }
     base |= {"margin": 0.01, "machines": [{}], "sha256": ["1"], "cells": cells} | facts
     (folder / "study").mkdir(parents=True, exist_ok=True)
     (folder / "study" / f"{data}-300.json").write_text(json.dumps(base), encoding="utf-8")
@@ -125,7 +132,9 @@ def stored(folder: Path, data: str, cells: list[dict[str, Any]], **facts: Any) -
 def cell(arm: str, seed: int, metrics: dict[str, float], counts: Any, cost: float = 1.0) -> dict[str, Any]:
     from study_run import packed
 
-    costs = dict.fromkeys(("cpu_seconds", "train_seconds", "peak_memory_bytes", "artifact_bytes", "total_seconds"), cost)
+    costs = dict.fromkeys(
+        ("cpu_seconds", "train_seconds", "peak_memory_bytes", "artifact_bytes", "total_seconds"), cost
+    )
     facts = {"num_params": 100, "num_trainable_params": 1, "learning_rate": 1e-4, "machine": 0}
     return {"arm": arm, "seed": seed, "metrics": metrics, "counts": packed(np.asarray(counts, float)), **facts, **costs}
 
@@ -142,7 +151,10 @@ def test_a_pair_is_read_from_its_cells(tmp_path: Path) -> None:
     cells = []
     for seed in range(1, 7):
         full, lora = 0.80 + 0.005 * seed, 0.85 + 0.005 * (seed % 3)
-        cells += [cell("full", seed, {"accuracy": full}, right(full)), cell("lora", seed, {"accuracy": lora}, right(lora), 0.5)]
+        cells += [
+            cell("full", seed, {"accuracy": full}, right(full)),
+            cell("lora", seed, {"accuracy": lora}, right(lora), 0.5),
+        ]
     cells.append({"arm": "bitfit", "seed": 1, "failure": "exit code 1"})
     stored(tmp_path, "ner", cells)
     (one,) = pairs(tmp_path)
@@ -232,12 +244,18 @@ def test_advice_and_regret(tmp_path: Path) -> None:
     """A regret is chosen at the other seeds: what wins at one seed alone is no gain there."""
     from study_advice import judged, regrets
 
-    assert [judged(*pair) for pair in (("lora", "lora"), ("full", "lora"), ("full", "undecided"))] == ["right", "wrong", "undecided"]
+    assert [judged(*pair) for pair in (("lora", "lora"), ("full", "lora"), ("full", "undecided"))] == [
+        "right",
+        "wrong",
+        "undecided",
+    ]
     values = {"full": (0.80, 0.80, 0.80), "full-slower": (0.70, 0.70, 0.90), "full-faster": (0.82, 0.82, 0.79)}
     cells = []
     for place, (arm, by_seed) in enumerate(values.items()):
         for seed, value in enumerate(by_seed, start=1):
-            cells.append({**cell(arm, seed, {"accuracy": value}, right(value)), "learning_rate": (3e-5, 1e-5, 1e-4)[place]})
+            cells.append(
+                {**cell(arm, seed, {"accuracy": value}, right(value)), "learning_rate": (3e-5, 1e-5, 1e-4)[place]}
+            )
     stored(tmp_path, "ner", cells)
     (one,) = regrets(tmp_path)
     assert (one.default, one.best) == (3e-5, 1e-4)

@@ -210,6 +210,15 @@ def test_kinds_and_ratings_are_all_there() -> None:
 
 
 @pytest.mark.beyond_check
+def test_news_texts_are_all_there() -> None:
+    rows = [json.loads(line) for line in catalogue.fetch("bbc-news").read_text(encoding="utf-8").splitlines()]
+    counts = collections.Counter(row["label"] for row in rows)
+    assert counts == {"business": 510, "entertainment": 386, "politics": 417, "sports": 511, "tech": 401}
+    assert any("fer fee for Mutu, a £15.8m signing" in row["text"] for row in rows)  # the one file in Latin-1
+    assert rows[0]["text"].startswith("Ad sales boost Time Warner profit\n")
+
+
+@pytest.mark.beyond_check
 def test_pairs_are_halves_of_sentences() -> None:
     rows, tagged = (
         [json.loads(line) for line in catalogue.fetch(name).read_text(encoding="utf-8").splitlines()]
