@@ -16,6 +16,7 @@ SAME = 0.95  # a cost within 5 % of full's is full's
 NOT_YET = "not measured yet"
 NOT_SHOWN = "not shown"
 TASKS_OF_ONE_BASE = 5
+EXACT = "counts are exact, so there is no interval"
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,8 @@ def _stored(results: Evidence) -> tuple[str, str]:
     found = results.ratios("artifact_bytes")
     if not found:
         return NOT_YET, "no pair of full and LoRA"
-    return (
-        "holds",
-        f"an adapter is {_span([1 / ratio for ratio in found.values()], ',.0f')} times smaller, {sets(len(found))}",
-    )
+    times = _span([1 / ratio for ratio in found.values()], ",.0f")
+    return "holds", f"an adapter is {times} times smaller, {sets(len(found))}; {EXACT}"
 
 
 def _tasks(results: Evidence) -> tuple[str, str]:
@@ -233,7 +232,7 @@ def table_lines(results: Evidence) -> list[Claim]:
     """The six lines of the article's table; the line of quality has two parts."""
     trained = [pair.trained_percent for pair in results.lora]
     share = (
-        f"LoRA trains {_span(trained, '.2f')} % of the parameters, a new head included; counts are exact, so there is no interval"
+        f"LoRA trains {_span(trained, '.2f')} % of the parameters, a new head included; {EXACT}"
         if trained
         else "nothing"
     )

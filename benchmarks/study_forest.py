@@ -40,7 +40,7 @@ def forest(results: Path) -> str:
 
     plt.rcParams.update({"svg.hashsalt": "weitiao", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})  # fmt: skip
     drawn = lines(results)
-    drawing, ax = plt.subplots(figsize=(7.2, 0.36 * len(drawn) + 1.1), layout="constrained")
+    drawing, ax = plt.subplots(figsize=(7.2, 0.36 * len(drawn) + 1.3), layout="constrained")
     ax.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.15, linewidth=0)
     ax.axvline(0, color=GREY, linewidth=1)
     labels = []
@@ -53,7 +53,7 @@ def forest(results: Path) -> str:
         pairs = "" if together else f" ({line['pairs']} pairs)"
         labels.append(f"{line['size']:,} rows, {line['name']}{pairs}")
     ax.set_yticks(range(len(drawn)), labels[::-1])
-    ax.set_xlabel("full's lead over LoRA, points of accuracy or F1; left of 0 LoRA is better; grey: the margin")
+    ax.set_xlabel("full's lead over LoRA, points of accuracy or F1\nleft of 0 LoRA is better; grey: within the margin")
     ax.grid(axis="x", alpha=0.3)
     out = io.StringIO()
     drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})

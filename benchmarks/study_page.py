@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from figures import document, table
+from figures import document, machine_line, table
 from study_advice import Judged, Regret, judgements, regrets
 from study_cells import ARMS, DATA, FULL, LARGE, LORA, MIDDLE, SEEDS, SMALL, ordered
 from study_claims import Claim, Evidence, advice_lines, points, table_lines
@@ -207,6 +207,13 @@ def data_table() -> str:
     return table(["data", "what it is", "recipe", "from"], rows)
 
 
+def machines(results: Path) -> str:
+    """Each machine that measured cells, once."""
+    found = [machine for stored in stored_files(results) for machine in stored["machines"]]
+    lines = [machine_line(machine, None, ("torch", "transformers", "peft")) for machine in found]
+    return "\n".join(f"- {line}" for line in dict.fromkeys(lines))
+
+
 def tested(results: Path) -> list[str]:
     """The sections on the advisor and on default learning rates."""
     found, lost = judgements(results), regrets(results)
@@ -253,6 +260,7 @@ def page(results: Path) -> str:
         f"![full's lead over LoRA, by data set and size](plots/{FOREST})",
         "## Full against LoRA on each data set",
         pairs_table([pair for pair in pairs(results) if pair.arm == LORA]),
+        machines(results),
     ]
     others = [pair for pair in pairs(results) if pair.arm in ARMS and pair.arm not in (FULL, LORA)]
     parts += ["## Full against the other arms", pairs_table(others) if others else NOTHING]
