@@ -20,11 +20,15 @@ class Mistakes:
     is_cut: bool = False  # the file has more rows
 
 
+# what reading a file that somebody else wrote raises
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
 def mistakes(path: Path, most: int) -> Mistakes:
     """The ``most`` rows whose wrong answers are the surest, or whose numbers are the furthest away; of conversations the unlikeliest."""
     wrong, rows, is_cut = [], 0, False
     with (
-        contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        contextlib.suppress(*_BROKEN),
         path.open(encoding="utf-8") as file,
     ):
         for line in file:
