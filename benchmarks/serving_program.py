@@ -25,13 +25,20 @@ def texts(scratch: Path, count: int = ROWS) -> list[str]:
 
 
 def opened(names: dict[str, Path], dtype: str, **options: Any) -> tuple[Any, Any]:
-    """An engine, and its registry."""
+    """An engine as a server has it, and its registry."""
+    from weitiao.serving.registry import Registry, find_runs
+
+    return engine_of(dtype, **options), Registry(find_runs([], names))
+
+
+def engine_of(dtype: str, **options: Any) -> Any:
     import torch
 
     from weitiao.serving.engine import Engine
-    from weitiao.serving.registry import Registry, find_runs
+    from weitiao.serving.workers import shared_out
 
-    return Engine(dtype=getattr(torch, dtype), **options), Registry(find_runs([], names))
+    lanes, each = shared_out()
+    return Engine(**{"dtype": getattr(torch, dtype), "lanes": lanes, "threads_each": each, **options})
 
 
 def scored(engine: Any, registry: Any, asked: Sequence[tuple[str, list[str]]]) -> list[Any]:
@@ -237,11 +244,7 @@ def thousand(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
     began = time.perf_counter()
     registry = Registry(find_runs([paths[0].parent], {}))
     listed = time.perf_counter() - began
-    import torch
-
-    from weitiao.serving.engine import Engine
-
-    engine = Engine(resident=1000, dtype=getattr(torch, dtype))
+    engine = engine_of(dtype, resident=1000)
     rows = texts(scratch)
     scored(engine, registry, [(paths[-1].name, rows[:1])])  # the base
     before, cold = resident_bytes(), []
@@ -285,7 +288,7 @@ def equal(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
         "stars": made.numbers(scratch),
     }
     rows = texts(scratch, 24)
-    engine, registry = opened(runs, dtype, tokens_per_batch=1 << 20, padded_share=9.0)
+    engine, registry = opened(runs, dtype, tokens_per_batch=1 << 20, padded_share=9.0, lanes=1)
     found = scored(engine, registry, [(name, rows) for name in runs])
     batches, apart = engine.batches, {}
     engine.stop()
