@@ -61,6 +61,7 @@ def cleaned_output(text: str, folder: Path) -> str:
     """Without the places of one machine, and without what a terminal overwrites."""
     for place, name in ((folder, "."), (Path.home(), "~")):
         text = text.replace(str(place), name)
+    text = re.sub(rf"{re.escape(tempfile.gettempdir())}/tmp\w+", "TEMP", text)
     lines = (line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines())
     return "\n".join(lines).strip("\n")
 
