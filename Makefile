@@ -56,7 +56,7 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 reference: $(VENV)/.installed-dev
-	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/reference_pages.py
 
 # make tutorials TUTORIALS="reviews chat" runs these anew; without it the kept output is put into the pages.
 tutorials: $(VENV)/.installed-dev

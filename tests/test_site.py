@@ -65,7 +65,7 @@ def test_every_title_has_a_translation() -> None:
 
 def test_reference_is_current(tmp_path: Path) -> None:
     """The pages that the code makes."""
-    subprocess.run([sys.executable, ROOT / "tools" / "reference.py", tmp_path], check=True)
+    subprocess.run([sys.executable, ROOT / "tools" / "reference_pages.py", tmp_path], check=True)
     made = sorted(tmp_path.glob("*.md"))
     assert len(made) == 3
     for page in made:

@@ -1,4 +1,4 @@
-"""Reference pages made from the code: python tools/reference.py [FOLDER]
+"""Reference pages made from the code: python tools/reference_pages.py [FOLDER]
 
 Writes cli.md (every command's --help), http.md (the server's own description) and schemas.md (the files of runs) into
 docs/reference, or into FOLDER. A test compares them.
