@@ -76,9 +76,10 @@ class MixedLinear(nn.Module):
             found = [(pair, row, row + 1) for pair, first, end in found for row in range(first, end)]
         count, width = len(found), found[0][2] - found[0][1]
         a, b = _stacked([pair for pair, _, _ in found])
-        if count * width == len(rows):
-            states, added = rows.reshape(count, -1, rows.shape[-1]), out.view(count, -1, out.shape[-1])
-            added.baddbmm_(torch.bmm(states, a.mT), b.mT)
+        first, end = found[0][1], found[-1][2]
+        if count * width == end - first:  # no other rows among them
+            states, added = rows[first:end].reshape(count, -1, rows.shape[-1]), out[first:end]
+            added.view(count, -1, out.shape[-1]).baddbmm_(torch.bmm(states, a.mT), b.mT)
             return out
         places = [row for _, first, end in found for row in range(first, end)]
         states = rows[places].reshape(count, -1, rows.shape[-1])
