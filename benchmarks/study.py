@@ -7,6 +7,7 @@ results/study/<data>-<rows>.json as it comes. Stopped and started again, it goes
     python benchmarks/study.py --data FOLDER            also the data sets whose files are not part of the project
     python benchmarks/study.py --only ner pairs         some data sets
     python benchmarks/study.py --rows 300               one size
+    python benchmarks/study.py --arms full lora         some arms
     python benchmarks/study.py --advice                 ask `weitiao advise` about every data set and size
     python benchmarks/study.py --list                   what is missing, in order
     python benchmarks/study.py --render                 run nothing, render docs/study.md and its plots
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from record import RESULTS, ROOT
 from study_advice import ask
-from study_cells import DATA, LARGE, MIDDLE, SMALL, ordered
+from study_cells import ARMS, DATA, LARGE, MIDDLE, RATES, SMALL, ordered
 from study_run import missing, nice, run_missing
 
 SIZES = (SMALL, MIDDLE, LARGE)
@@ -31,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of the files that are not part of the project")
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), help="only these data sets")
     parser.add_argument("--rows", type=int, nargs="+", choices=SIZES, default=SIZES, help="only these sizes")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *RATES], metavar="ARM", help="only these arms")
     parser.add_argument("--advice", action="store_true", help="train nothing, ask the advisor")
     parser.add_argument("--list", action="store_true", help="run nothing, list what is missing")
     parser.add_argument("--render", action="store_true", help="run nothing, render the page")
@@ -60,7 +62,7 @@ def main() -> None:
     )  # and the running cell with it
     folder = options.data.resolve() if options.data else None
     names = [name for name in options.only if folder or not DATA[name].outside]
-    cells = ordered(names, options.rows)
+    cells = (cell for cell in ordered(names, options.rows) if not options.arms or cell.arm in options.arms)
     if options.list:
         print("\n".join(cell.name for cell in missing(cells)))
         return

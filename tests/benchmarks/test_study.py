@@ -277,3 +277,35 @@ def test_every_claim_is_judged_or_said_to_be_open(tmp_path: Path) -> None:
     assert "Not measured yet." in page(tmp_path)
     text = page(BENCHMARKS / "results")
     assert all(f"| {name} |" in text for name in DATA)
+
+
+@pytest.mark.beyond_test
+@pytest.mark.parametrize(
+    ("data", "arm"), [("chat", "lora-int8"), ("ner", "full-top6"), ("pairs", "dora"), ("news", "bitfit")]
+)
+def test_a_cell_is_trained_and_kept(data: str, arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real run of two steps of every task: its counts give the metric that its summary has."""
+    import study_run
+    from study_cells import Cell
+    from weitiao.tasks import TASKS
+
+    whole = study_run.run_config
+
+    def short(*words: Any) -> Any:
+        run = whole(*words)
+        train = run.train.model_copy(update={"max_steps": 2})
+        return run.model_copy(
+            update={"train": train, "data": run.data.model_copy(update={"train_size": 32, "test_size": 24})}
+        )
+
+    monkeypatch.setattr(study_run, "run_config", short)
+    one = Cell(data, 300, arm, 1)
+    study_run.keep(one, study_run.measure(one, None, tmp_path / "runs"), tmp_path)
+    found = study_run.read_stored(data, 300, tmp_path)
+    (kept,) = found["cells"]
+    sums = study_run.unpacked(kept["counts"]).sum(axis=0)
+    from_rows = float(TASKS[found["task"]].from_counts(sums)[found["metric"]])
+    assert from_rows == pytest.approx(kept["metrics"][found["metric"]], rel=1e-5)
+    assert kept["cpu_seconds"] > 0
+    assert not (tmp_path / "runs" / one.name).exists()  # weights are not kept
+    assert str(tmp_path) not in study_run.stored_path(data, 300, tmp_path).read_text("utf-8")
