@@ -113,7 +113,7 @@ def advisor_table(found: list[Judged]) -> str:
         "data left out",
         "rows",
         "advice",
-        "how sure (full : LoRA)",
+        "confidence (full : LoRA)",
         "the study keeps",
         "pairs",
         "advice",
@@ -123,7 +123,7 @@ def advisor_table(found: list[Judged]) -> str:
 
 
 def counts(found: list[Judged]) -> str:
-    """How often the advice was right, by how sure it was."""
+    """How often the advice was right, by its confidence."""
     lines = []
     for sure in ("clear", "likely", "toss-up"):
         own = [one.outcome for one in found if one.sure == sure]
