@@ -55,6 +55,11 @@ class Regret:
     def mean(self) -> float:
         return statistics.mean(self.by_seed)
 
+    @property
+    def edge(self) -> str:
+        """Said where the best rate is the lowest or highest that was tried."""
+        return " (edge)" if self.best in (min(self.rates), max(self.rates)) else ""
+
 
 def judged(said: str | None, keep: str) -> str:
     return "undecided" if keep == "undecided" else "right" if said == keep else "wrong"

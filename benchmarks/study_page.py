@@ -143,7 +143,7 @@ def regret_table(found: list[Regret]) -> str:
         each = [
             points(lost) if share else f"{lost:+.4f} nats" for lost in (one.mean, min(one.by_seed), max(one.by_seed))
         ]
-        rows.append([one.data, f"{one.rows:,}", one.method, one.metric, tried, f"{one.default:g}", f"{one.best:g}", each[0], f"{each[1]} to {each[2]}", str(len(one.by_seed))])  # fmt: skip
+        rows.append([one.data, f"{one.rows:,}", one.method, one.metric, tried, f"{one.default:g}", f"{one.best:g}{one.edge}", each[0], f"{each[1]} to {each[2]}", str(len(one.by_seed))])  # fmt: skip
     head = [
         "data",
         "rows",
@@ -226,7 +226,7 @@ def tested(results: Path) -> list[str]:
         "## What a default learning rate costs",
         "Each method has a default rate, whatever the data. Half a power of ten less and more are tried on 300 rows. *Regret* is "
         "what the best of the three would bring. The best rate of a seed is chosen at the other seeds, so chance does not "
-        "count as a gain; the test rows are the same ones.",
+        "count as a gain; the test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
         *([regret_table(lost)] if lost else [NOTHING]),
     ]
 
