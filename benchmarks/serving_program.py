@@ -221,6 +221,7 @@ def arrivals(model: str, dtype: str, scratch: Path) -> dict[str, Any]:
     folder = scratch / "serving" / f"zipf-{model.split()[0]}"
     names = [path.name for path in made.many(run, folder, 100, (2, 50))]
     chance, rows = random.Random(3), texts(scratch, 2000)
+    chance.shuffle(rows)  # as they come, the last ones are four times as long: the load would rise in the middle
     chosen = chance.choices(names, [1 / rank for rank in range(1, 101)], k=len(rows))
     bodies = scratch / "serving" / "zipf.jsonl"
     bodies.write_text(

@@ -25,7 +25,7 @@ from weitiao.serving.worker import Stopping, Worker
 from weitiao.system import threads
 
 log = logging.getLogger("weitiao")
-_LONG = 64  # tokens from which on a second thread shortens a batch
+_WORTH = 256  # tokens below which a request is not divided among lanes
 
 
 class Engine(Worker[Unit]):
@@ -42,7 +42,7 @@ class Engine(Worker[Unit]):
         dtype: that bodies, adapters and models of their own compute in; heads and scores are float32.
         turns: a lane takes one place while it computes.
         lanes: batches that are computed at the same time.
-        threads_each: threads of a lane; one that works alone on a long batch has those of all.
+        threads_each: threads of a lane.
     """
 
     def __init__(
@@ -77,9 +77,8 @@ class Engine(Worker[Unit]):
         """
         job = Job(served, encoded)
         lengths = encoded.lengths
-        units = [
-            Unit(job, rows, max(lengths[i] for i in rows)) for rows in plan_evaluation(lengths, self.tokens_per_batch)
-        ]
+        most = min(self.tokens_per_batch, max(_WORTH, math.ceil(sum(lengths) / len(self._threads))))
+        units = [Unit(job, rows, max(lengths[i] for i in rows)) for rows in plan_evaluation(lengths, most)]
         job.expect(len(units))
         job.done.set_running_or_notify_cancel()  # a client that has gone must not end it in the middle
         self._accept(units)
@@ -128,21 +127,16 @@ class Engine(Worker[Unit]):
 
     def _work(self) -> None:
         threads.settle()
+        torch.set_num_threads(self.threads_each)  # of this thread
         while (units := self._next()) is not None:
             with self._turns.take(1), torch.inference_mode():
                 self._run_errands()
                 if units:
-                    torch.set_num_threads(self._threads_for(units))  # of this thread
                     self._try(units)
             if units:
                 with self._changed:
                     self._at_work = [one for one in self._at_work if one is not units]
                 self._trim()  # the last of the lanes that have had a model lets it go
-
-    def _threads_for(self, units: Sequence[Unit]) -> int:
-        alone = len(self._at_work) == 1 and not self._waiting
-        is_long = sum(unit.padded_tokens for unit in units) >= _LONG
-        return self.threads_each * (len(self._threads) if alone and is_long else 1)
 
     def _try(self, units: list[Unit]) -> None:
         """Run a batch; where it fails its parts one by one, so that one request's fault is not another's."""
