@@ -35,10 +35,11 @@ def engine_of(dtype: str, **options: Any) -> Any:
     import torch
 
     from weitiao.serving.engine import Engine
+    from weitiao.serving.turns import Turns
     from weitiao.serving.workers import shared_out
 
-    lanes, each = shared_out()
-    return Engine(**{"dtype": getattr(torch, dtype), "lanes": lanes, "threads_each": each, **options})
+    lanes = options.pop("lanes", shared_out()[0])
+    return Engine(dtype=getattr(torch, dtype), lanes=lanes, turns=Turns(lanes), **options)
 
 
 def scored(engine: Any, registry: Any, asked: Sequence[tuple[str, list[str]]]) -> list[Any]:

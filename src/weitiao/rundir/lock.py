@@ -81,37 +81,29 @@ class RunLock:
 
 def can_lock(folder: Path) -> bool:
     """Whether the disk that ``folder`` is on knows ``flock``."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in _UNSUPPORTED
-    finally:
-        os.close(handle)
-    return True
+    return sys.platform != "win32" and _refusal(folder, os.O_RDONLY) not in _UNSUPPORTED
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process writes to ``folder`` at this moment; False where there is no ``flock`` to tell it."""
-    if sys.platform == "win32":
+    """Whether a process writes to ``folder`` at this moment; False where there is no ``flock`` to say it."""
+    try:
+        return sys.platform != "win32" and _refusal(folder / NAME, os.O_RDWR) not in (None, *_UNSUPPORTED)
+    except OSError:  # there is no lock
         return False
+
+
+def _refusal(path: Path, flags: int) -> int | None:
+    """The number of the error with which a shared lock is refused; None where it is given, and let go at once."""
     import fcntl
 
-    try:
-        handle = os.open(folder / NAME, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
+    handle = os.open(path, flags | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in _UNSUPPORTED
+        return error.errno
     finally:
         os.close(handle)
-    return False
+    return None
 
 
 def _take(handle: int) -> None:

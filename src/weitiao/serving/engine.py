@@ -40,9 +40,8 @@ class Engine(Worker[Unit]):
         most_waiting: units that may wait; a request that comes later is refused whole.
         padded_share: of what requests have by themselves, how much a batch may pad beyond it.
         dtype: that bodies, adapters and models of their own compute in; heads and scores are float32.
-        turns: a lane takes one place while it computes.
+        turns: a lane takes one place while it computes, and has its threads.
         lanes: batches that are computed at the same time.
-        threads_each: threads of a lane.
     """
 
     def __init__(
@@ -55,11 +54,9 @@ class Engine(Worker[Unit]):
         dtype: torch.dtype = torch.float32,
         turns: Turns | None = None,
         lanes: int = 1,
-        threads_each: int | None = None,
     ) -> None:
         super().__init__("weitiao-engine", most_waiting, turns, lanes)
         self.tokens_per_batch, self.padded_share, self.dtype = tokens_per_batch // lanes, padded_share, dtype
-        self.threads_each = threads_each or torch.get_num_threads()
         self._free = 0  # lanes that wait for work
         self._at_work: list[list[Unit]] = []  # a batch each
         self._memory = threading.RLock()  # of what is resident
@@ -127,7 +124,6 @@ class Engine(Worker[Unit]):
 
     def _work(self) -> None:
         threads.settle()
-        torch.set_num_threads(self.threads_each)  # of this thread
         while (units := self._next()) is not None:
             with self._turns.take(1), torch.inference_mode():
                 self._run_errands()

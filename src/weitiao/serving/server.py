@@ -63,6 +63,18 @@ class Impatient(H11Protocol):
             self.transport.close()
 
 
+def quiet(app: Any, *, end_seconds: int) -> uvicorn.Config:
+    """How uvicorn runs an application of ours: no log of requests, and no connection that waits for ever.
+
+    Args:
+        end_seconds: that requests have at the end.
+    """
+    return uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=end_seconds,
+        timeout_keep_alive=5, http=Impatient, h11_max_incomplete_event_size=64 * 1024,
+    )  # fmt: skip
+
+
 class _Graceful(uvicorn.Server):
     """Says that it stops, and answers what it has accepted, before it closes."""
 
@@ -129,10 +141,7 @@ def serve(
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
     registry = Registry(listed)
     server = Server(registry, workers, limits, keys=keys, hosts=hosts, load_from=allowed)
-    config = uvicorn.Config(
-        create_app(server), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=60,
-        timeout_keep_alive=5, http=Impatient, h11_max_incomplete_event_size=64 * 1024,
-    )  # fmt: skip
+    config = quiet(create_app(server), end_seconds=60)
     log.info("%s at http://%s:%d", _names(registry.listed), host, found.getsockname()[1])
     graceful = _Graceful(config, server)
     try:

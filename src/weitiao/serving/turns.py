@@ -5,16 +5,23 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
+import torch
+
 
 class Turns:
     """Places, given in the order in which they are asked for, so that nobody waits for ever.
 
+    A place brings its share of torch's threads. Their number is the process's, but for products, which go by the thread that asks for
+    them: so it is set where a place is taken, and whoever holds one place has company of its kind alone.
+
     Args:
         places: how many there are.
+        threads_each: of a place; else torch's are shared out.
     """
 
-    def __init__(self, places: int = 1) -> None:
+    def __init__(self, places: int = 1, threads_each: int | None = None) -> None:
         self.places = self._free = places
+        self.threads_each = threads_each or max(1, torch.get_num_threads() // places)
         self._line: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -27,10 +34,13 @@ class Turns:
             self._changed.wait_for(lambda: self._line[0] is mine and self._free >= count)
             self._line.popleft()
             self._free -= count
+            torch.set_num_threads(count * self.threads_each)
             self._changed.notify_all()  # the next one may fit too
         try:
             yield
         finally:
             with self._changed:
                 self._free += count
+                if self._free == self.places:  # as it was, for whoever else computes in this process
+                    torch.set_num_threads(self.places * self.threads_each)
                 self._changed.notify_all()

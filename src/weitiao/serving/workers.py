@@ -70,11 +70,10 @@ class Workers:
                 from weitiao.serving.turns import Turns
                 from weitiao.serving.writer import Writer
 
-                lanes, each = shared_out()
-                turns = Turns(lanes)
+                turns = Turns(*shared_out())
                 engine = Engine(
                     tokens_per_batch=self.tokens_per_batch, resident=self.resident, most_waiting=self.waiting,
-                    dtype=_found(self.dtype), turns=turns, lanes=lanes, threads_each=each,
+                    dtype=_found(self.dtype), turns=turns, lanes=turns.places,
                 )  # fmt: skip
                 writer = Writer(
                     resident=self.resident, most_waiting=self.waiting, at_once=self.conversations,
@@ -111,8 +110,9 @@ def shared_out() -> tuple[int, int]:
     from weitiao.system import threads
 
     threads.settle()
-    lanes = min(_MOST_LANES, torch.get_num_threads())
-    return lanes, torch.get_num_threads() // lanes
+    count = torch.get_num_threads()
+    each = -(-count // _MOST_LANES)
+    return count // each, each
 
 
 def _found(asked: Dtype) -> "torch.dtype":

@@ -119,7 +119,6 @@ class Writer(Worker[Answer]):
         self._kept: OrderedDict[int, tuple[str, Memory]] = OrderedDict()
         self._number = count()
         self._ends: dict[str, set[int]] = {}
-        self._num_threads = torch.get_num_threads()
         self._start()
 
     def submit(self, answer: Answer) -> None:
@@ -172,7 +171,6 @@ class Writer(Worker[Answer]):
         while self._admit():
             for base in dict.fromkeys(answer.speaker.base for answer in self.running):
                 with self._turns.take():
-                    torch.set_num_threads(self._num_threads)  # lanes of other engines have fewer
                     self._step([answer for answer in self.running if answer.speaker.base == base])
             self._trim()
 

@@ -11,13 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import yaml
-
+from weitiao.config.loading import quick_yaml
 from weitiao.rundir.lock import is_held
 from weitiao.web.live import lines_from
 
 CellState = Literal["done", "running", "failed", "queued", "unfinished"]
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAIL = 1 << 16  # bytes of a log or of events that are looked at
 
 
@@ -45,7 +43,7 @@ def options(folder: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=32)
 def _options(path: Path, changed: float) -> dict[str, Any]:
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML) or {}  # nosec B506: a safe loader
+    return quick_yaml(path.read_text(encoding="utf-8")) or {}
 
 
 def result(folder: Path) -> dict[str, Any] | None:

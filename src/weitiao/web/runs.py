@@ -8,19 +8,18 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from weitiao.config.loading import quick_yaml
 from weitiao.errors import RunError
 from weitiao.rundir.files import size_bytes
 from weitiao.rundir.lock import NAME as LOCK
 from weitiao.rundir.lock import is_held
 
 State = Literal["running", "done", "unfinished"]
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Runs:
         state: State = "running" if is_running else "done" if done else "unfinished"
         facts = _facts(path / ("summary.json" if is_run else "comparison.json"), json.loads)
         if not facts:
-            facts = _facts(path / ("config.yaml" if is_run else "compare.yaml"), partial(yaml.load, Loader=_YAML))
+            facts = _facts(path / ("config.yaml" if is_run else "compare.yaml"), quick_yaml)
         name = str(path.relative_to(self.root))
         part = None if comparison is None else str(comparison.relative_to(self.root))
         try:

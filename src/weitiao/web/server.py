@@ -8,7 +8,7 @@ import uvicorn
 
 from weitiao.errors import ConfigError
 from weitiao.rundir.lock import can_lock
-from weitiao.serving.server import api_keys, listener
+from weitiao.serving.server import api_keys, listener, quiet
 from weitiao.web.app import create_app
 from weitiao.web.settings import Settings
 
@@ -41,9 +41,6 @@ def serve_pages(root: Path, *, host: str = "127.0.0.1", port: int = 7860, passwo
         )
     settings = Settings(root, password=password, hosts=hosts)
     found = listener(host, port)
-    config = uvicorn.Config(
-        create_app(settings, api_keys()), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
-        h11_max_incomplete_event_size=64 * 1024,
-    )  # fmt: skip
+    config = quiet(create_app(settings, api_keys()), end_seconds=3)
     log.info("pages at http://%s:%d", host, found.getsockname()[1])
     uvicorn.Server(config).run(sockets=[found])
