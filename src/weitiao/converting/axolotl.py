@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weitiao.converting import trainer
+from weitiao.converting.adapters import lora_dropout, packed_base
 from weitiao.converting.axolotl_data import entries, held_out, jinja, template
 from weitiao.converting.axolotl_others import others
 from weitiao.converting.rules import At, Found, Refusal, Rule, Rules, ignored, named, only_if, ours, refused, to
@@ -43,15 +44,7 @@ def _method(at: At) -> Found:
 def _bits(at: At) -> Found:
     if not yes(at.value):
         return Found("ignored", {}, "off")
-    if not _is_lora(at.top):
-        raise Refusal("only adapters train on a packed base", ("method.load_in_4bit",))
-    return Found("mapped", {"method.load_in_4bit": True}, "NF4 with double quantization")
-
-
-def _dropout(at: At) -> Found:
-    if number(at.value) and _has_4_bits(at.top):
-        raise Refusal("weitiao has no dropout on a base in 4 bits", ("method.lora_dropout",))
-    return Found("mapped", {"method.lora_dropout": number(at.value)})
+    return packed_base(at, _is_lora)
 
 
 def _linear(at: At) -> Found:
@@ -169,7 +162,7 @@ def _kind_of_attention(at: At) -> Found:
 
 _LORA: Rules = {
     **named({"lora_r": whole, "lora_alpha": number, "lora_modules_to_save": names}),
-    "lora_dropout": Rule("`method.lora_dropout`; refused above 0 with 4 bits", _dropout),
+    "lora_dropout": lora_dropout(_has_4_bits),
     "lora_target_linear": Rule("`method.target_modules`: all-linear", _linear),
     "lora_target_modules": Rule("`method.target_modules`", _targets),
     "lora_model_dir": to("method.init_from", text, note="it must have the same shape"),

@@ -4,9 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from weitiao.converting import trainer
+from weitiao.converting.adapters import lora_dropout, packed_base
 from weitiao.converting.llamafactory_data import datasets
 from weitiao.converting.llamafactory_others import others
-from weitiao.converting.rules import At, Found, Refusal, Rule, Rules, ignored, named, only_if, ours, refused, to
+from weitiao.converting.rules import (
+    TEMPLATE,
+    At,
+    Found,
+    Refusal,
+    Rule,
+    Rules,
+    ignored,
+    named,
+    only_if,
+    ours,
+    refused,
+    to,
+)
 from weitiao.converting.tool import Rest, Tool, shared_defaults
 from weitiao.converting.trainer import GENERATION, SCORED, SHOWN, SPEED, attention
 from weitiao.converting.values import is_off, names, number, said, text, whole, yes
@@ -52,15 +66,7 @@ def _targets(at: At) -> Found:
 def _bits(at: At) -> Found:
     if whole(at.value) != 4:
         raise Refusal("weitiao packs the base in 4 bits (NF4) or not at all", ("method.load_in_4bit",))
-    if not _is_lora(at.top):
-        raise Refusal("only adapters train on a packed base", ("method.load_in_4bit",))
-    return Found("mapped", {"method.load_in_4bit": True}, "NF4 with double quantization")
-
-
-def _dropout(at: At) -> Found:
-    if number(at.value) and _has_4_bits(at.top):
-        raise Refusal("weitiao has no dropout on a base in 4 bits", ("method.lora_dropout",))
-    return Found("mapped", {"method.lora_dropout": number(at.value)})
+    return packed_base(at, _is_lora)
 
 
 def _pissa(at: At) -> Found:
@@ -128,7 +134,7 @@ def _samples(at: At) -> Found:
 
 _LORA: Rules = {
     **named({"lora_rank": whole, "lora_alpha": number, "additional_target": names}),
-    "lora_dropout": Rule("`method.lora_dropout`; refused above 0 with 4 bits", _dropout),
+    "lora_dropout": lora_dropout(_has_4_bits),
     "lora_target": Rule("`method.target_modules`; `all` is `all-linear`", _targets),
     "use_rslora": to("method.use_rslora", yes),
     "use_dora": to("method.use_dora", yes),
@@ -154,10 +160,7 @@ _DATA: Rules = {
     "val_size": Rule("`data.test_size`; 0: see below", _held_out),
     "cutoff_len": to(ours("cutoff_len"), whole, differs=_MARGIN),
     "train_on_prompt": to("data.train_on_prompt", yes),
-    "template": Rule(
-        "differs: the chat template of the model's own tokenizer, or `data.chat_template`",
-        lambda at: Found("differs", {}, "weitiao takes the tokenizer's own chat template", "data.chat_template"),
-    ),
+    "template": TEMPLATE,
     "packing": Rule("`train.packing`; differs without `neat_packing`: packed rows do not see each other", _packing),
     **ignored("read with packing", "neat_packing"),
     **refused("weitiao learns every turn of the assistant", "mask_history"),

@@ -113,3 +113,9 @@ def only_if(condition: Callable[[Mapping[str, Any]], bool], otherwise: str, rule
         )
 
     return {name: wrapped(rule) for name, rule in rules.items()}
+
+
+TEMPLATE = Rule(
+    "differs: the chat template of the model's own tokenizer, or `data.chat_template`",
+    lambda at: Found("differs", {}, "weitiao takes the tokenizer's own chat template", "data.chat_template"),
+)

@@ -5,7 +5,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from weitiao.converting import trainer
-from weitiao.converting.rules import At, Found, Refusal, Rule, Rules, ignored, named, only_if, ours, refused, to
+from weitiao.converting.adapters import lora_dropout, packed_base
+from weitiao.converting.rules import (
+    TEMPLATE,
+    At,
+    Found,
+    Refusal,
+    Rule,
+    Rules,
+    ignored,
+    named,
+    only_if,
+    ours,
+    refused,
+    to,
+)
 from weitiao.converting.swift_data import datasets
 from weitiao.converting.swift_others import others
 from weitiao.converting.tool import Rest, Tool, shared_defaults
@@ -77,12 +91,6 @@ def _targets(at: At) -> Found:
     return Found("mapped", {"method.target_modules": "all-linear" if found == ["all-linear"] else found})
 
 
-def _dropout(at: At) -> Found:
-    if number(at.value) and _has_4_bits(at.top):
-        raise Refusal("weitiao has no dropout on a base in 4 bits", ("method.lora_dropout",))
-    return Found("mapped", {"method.lora_dropout": number(at.value)})
-
-
 def _start(at: At) -> Found:
     value = str(at.value).lower()
     known = {"true": True, "false": False, "gaussian": "gaussian", "pissa": "pissa", "olora": "olora"}
@@ -96,9 +104,7 @@ def _start(at: At) -> Found:
 def _bits(at: At) -> Found:
     if whole(at.value) != 4 or at.top.get("quant_method", "bnb") != "bnb":
         raise Refusal("weitiao packs the base in 4 bits by bitsandbytes or not at all", ("method.load_in_4bit",))
-    if kind(at.top) != "lora":
-        raise Refusal("only LoRA trains on a packed base", ("method.load_in_4bit",))
-    return Found("mapped", {"method.load_in_4bit": True}, "NF4 with double quantization")
+    return packed_base(at, lambda top: kind(top) == "lora")
 
 
 def _dtype(at: At) -> Found:
@@ -179,7 +185,7 @@ _ADAPTER: Rules = {
 }
 _LORA: Rules = {
     **named({"lora_rank": whole, "lora_alpha": number}),
-    "lora_dropout": Rule("`method.lora_dropout`; refused above 0 with 4 bits", _dropout),
+    "lora_dropout": lora_dropout(_has_4_bits),
     "lora_bias": to("method.bias", text),
     "lorap_lr_ratio": to("method.loraplus_lr_ratio", number),
     "use_rslora": to("method.use_rslora", yes),
@@ -226,10 +232,7 @@ _DATA: Rules = {
     **ignored("rows are read whole, and cached on disk", "streaming lazy_tokenize load_from_cache_file download_mode stopping_strategy"),
     **ignored(LOADER, "dataset_num_proc remove_unused_columns disable_auto_column_mapping"),
     **ignored("data.bad_rows decides on rows that cannot be used", "strict"),
-    "template": Rule(
-        "differs: the chat template of the model's own tokenizer, or `data.chat_template`",
-        lambda at: Found("differs", {}, "weitiao takes the tokenizer's own chat template", "data.chat_template"),
-    ),
+    "template": TEMPLATE,
     "use_chat_template": Rule("ignored; differs where a classifier's text is put into it", _template),
     **ignored("the chat template decides on thoughts and tools", "agent_template enable_thinking preserve_thinking add_non_thinking_prefix "
               "disable_ignore_empty_think template_backend"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weitiao.converting import trainer
+from weitiao.converting.adapters import lora_dropout, packed_base
 from weitiao.converting.rows import form_of, hub_name, place
 from weitiao.converting.rules import At, Found, Refusal, Rule, Rules, ignored, named, only_if, ours, refused, to
 from weitiao.converting.tool import Rest, Tool, shared_defaults
@@ -60,18 +61,10 @@ def _targets(at: At) -> Found:
     return Found("mapped", {"method.target_modules": whole_text})
 
 
-def _dropout(at: At) -> Found:
-    if number(at.value) and _has_4_bits(at.top):
-        raise Refusal("weitiao has no dropout on a base in 4 bits", ("method.lora_dropout",))
-    return Found("mapped", {"method.lora_dropout": number(at.value)})
-
-
 def _bits(at: At) -> Found:
     if not yes(at.value):
         return Found("ignored", {}, "off")
-    if not _is_lora(at.top):
-        raise Refusal("only adapters train on a packed base", ("method.load_in_4bit",))
-    return Found("mapped", {"method.load_in_4bit": True}, "NF4 with double quantization")
+    return packed_base(at, _is_lora)
 
 
 def _nested(at: At) -> Found:
@@ -135,7 +128,7 @@ def _environment(at: At) -> Found:
 
 _LORA: Rules = {
     **named({"lora_r": whole, "lora_alpha": number, "lora_modules_to_save": names}),
-    "lora_dropout": Rule("`method.lora_dropout`; refused above 0 with 4 bits", _dropout),
+    "lora_dropout": lora_dropout(_has_4_bits),
     "lora_target_modules": Rule("`method.target_modules`", _targets),
     "use_rslora": to("method.use_rslora", yes),
     "use_dora": to("method.use_dora", yes),
