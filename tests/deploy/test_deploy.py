@@ -20,7 +20,7 @@ from weitiao.commands.app import app
 from weitiao.serving.app import create_app
 from weitiao.serving.metrics import Metrics
 from weitiao.serving.registry import Registry
-from weitiao.serving.server import KEYS
+from weitiao.serving.server import END_SECONDS, KEYS
 from weitiao.serving.state import Server
 from weitiao.serving.workers import Workers
 
@@ -63,11 +63,6 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def paths(server: Server) -> set[str]:
     return {route.path for route in create_app(server).app.routes}
-
-
-def drain_seconds() -> int:
-    source = (ROOT / "src/weitiao/serving/server.py").read_text(encoding="utf-8")
-    return int(re.search(r"timeout_graceful_shutdown=(\d+)", source)[1])  # type: ignore[index]
 
 
 def test_the_image_runs_the_command() -> None:
@@ -128,7 +123,7 @@ def test_compose() -> None:
     assert server["ports"] == [f"127.0.0.1:8000:{said('EXPOSE')[0]}"]
     assert server["volumes"][0].endswith(":/runs:ro")
     assert server["volumes"][1] == f"cache:{said('VOLUME')[0]}"
-    assert int(server["stop_grace_period"].rstrip("s")) > drain_seconds()
+    assert int(server["stop_grace_period"].rstrip("s")) > END_SECONDS
     mounted = [volume.split(":")[0] for volume in prometheus["volumes"] if volume.startswith("./")]
     assert all((DEPLOY / name).is_file() for name in mounted)
     assert set(prometheus["secrets"]) == set(COMPOSE["secrets"])
@@ -182,7 +177,7 @@ def test_kubernetes_probes_and_end(paths: set[str]) -> None:
     assert {probe["path"] for probe in probes.values()} <= paths
     assert {probe["port"] for probe in probes.values()} == {CONTAINER["ports"][0]["name"]}
     waits = int(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert POD["terminationGracePeriodSeconds"] > waits + drain_seconds()
+    assert POD["terminationGracePeriodSeconds"] > waits + END_SECONDS
     own = CONTAINER["securityContext"]
     assert (own["readOnlyRootFilesystem"], own["allowPrivilegeEscalation"]) == (True, False)
     assert {"requests", "limits"} == set(CONTAINER["resources"])

@@ -19,6 +19,7 @@ from weitiao.serving.workers import Dtype, Workers
 
 log = logging.getLogger("weitiao")
 KEYS = "WEITIAO_API_KEYS"
+END_SECONDS = 60  # that accepted requests have once the end has begun
 
 
 def api_keys() -> tuple[str, ...]:
@@ -141,7 +142,7 @@ def serve(
     hosts = ("127.0.0.1", "localhost", "[::1]") if is_local else ()
     registry = Registry(listed)
     server = Server(registry, workers, limits, keys=keys, hosts=hosts, load_from=allowed)
-    config = quiet(create_app(server), end_seconds=60)
+    config = quiet(create_app(server), end_seconds=END_SECONDS)
     log.info("%s at http://%s:%d", _names(registry.listed), host, found.getsockname()[1])
     graceful = _Graceful(config, server)
     try:

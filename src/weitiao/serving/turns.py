@@ -5,8 +5,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
-import torch
-
 
 class Turns:
     """Places, given in the order in which they are asked for, so that nobody waits for ever.
@@ -20,8 +18,11 @@ class Turns:
     """
 
     def __init__(self, places: int = 1, threads_each: int | None = None) -> None:
+        import torch  # takes seconds; pages and lists of models do without
+
         self.places = self._free = places
         self.threads_each = threads_each or max(1, torch.get_num_threads() // places)
+        self._set_threads = torch.set_num_threads
         self._line: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -34,7 +35,7 @@ class Turns:
             self._changed.wait_for(lambda: self._line[0] is mine and self._free >= count)
             self._line.popleft()
             self._free -= count
-            torch.set_num_threads(count * self.threads_each)
+            self._set_threads(count * self.threads_each)
             self._changed.notify_all()  # the next one may fit too
         try:
             yield
@@ -42,5 +43,5 @@ class Turns:
             with self._changed:
                 self._free += count
                 if self._free == self.places:  # as it was, for whoever else computes in this process
-                    torch.set_num_threads(self.places * self.threads_each)
+                    self._set_threads(self.places * self.threads_each)
                 self._changed.notify_all()
