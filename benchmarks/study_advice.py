@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from record import RESULTS
-from study_cells import DATA, FULL, LORA, RATES, SMALL, compare_config
+from study_cells import DATA, FULL, LORA, RATE_SEEDS, RATES, SMALL, compare_config
 from study_results import Pair, pairs, stored_files
 from study_statistics import pooled
 from weitiao.rundir.files import to_json, write_atomic
@@ -37,7 +37,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Regret:
-    """What a default learning rate costs against the best of three, in the unit of the metric; 0: the default is the best.
+    """What a default learning rate costs against the best that was tried, in the unit of the metric; 0: the default is the best.
 
     ``rates`` are the tried ones with their mean metric over ``num_seeds``; ``by_seed`` the regrets.
     """
@@ -137,6 +137,9 @@ def regrets(results: Path) -> list[Regret]:
             cells = {
                 arm: {c["seed"]: c for c in stored["cells"] if c["arm"] == arm and "failure" not in c} for arm in arms
             }
+            cells = {arm: by_seed for arm, by_seed in cells.items() if len(by_seed) >= len(RATE_SEEDS)}
+            if method not in cells or len(cells) == 1:
+                continue
             seeds = sorted(set.intersection(*(set(by_seed) for by_seed in cells.values())))
             if len(seeds) > 1:
                 found.append(_regret(stored, method, cells, seeds, sign))

@@ -62,10 +62,12 @@ ARMS: dict[str, Any] = {
 TRAIN: dict[str, dict[str, Any]] = {"lora-int8": {"int8_base": True}}  # what an arm changes besides its method
 # A causal language model has no layers named query and value, and llama's have no biases to train.
 NOT_FOR = {"causal_lm": {"bitfit", "lora-article"}}
-# Half a power of ten below and above the default rate, for the table of regrets.
+# Powers of ten below and above the default rate, for the table of regrets.
 RATES: dict[str, tuple[str, float]] = {
-    f"{method}-{word}": (method, factor) for method in (FULL, LORA) for word, factor in (("slower", -0.5), ("faster", 0.5))
-}  # fmt: skip
+    f"{method}-{word}": (method, exponent)
+    for word, exponent in (("slower", -0.5), ("faster", 0.5), ("fastest", 1.0))
+    for method in (FULL, LORA)
+}
 
 
 @dataclass(frozen=True)

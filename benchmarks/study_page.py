@@ -224,8 +224,8 @@ def tested(results: Path) -> list[str]:
         "from all other data sets of its size: full where their pooled lead is above zero beyond chance, else LoRA.",
         *([counts(found), advisor_table(found)] if found else [NOTHING]),
         "## What a default learning rate costs",
-        "Each method has a default rate, whatever the data. Half a power of ten less and more are tried on 300 rows. *Regret* is "
-        "what the best of the three would bring. The best rate of a seed is chosen at the other seeds, so chance does not "
+        "Each method has a default rate, whatever the data. A third of it, three times and ten times as much are tried on 300 "
+        "rows. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so chance does not "
         "count as a gain; the test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
         *([regret_table(lost)] if lost else [NOTHING]),
     ]
