@@ -11,22 +11,22 @@ from study_advice import answers, skill
 from study_cells import ARMS, DATA, FULL, LORA
 from study_results import Pair, pairs
 from study_statistics import Pooled, mean_ratio, pooled, slope
+from study_wording import Text, Verdict, points, pooled_text, sets, span, text, weaker
 
 SAME = 0.95  # a cost within 5 % of full's is full's
-NOT_YET = "not measured yet"
-NOT_SHOWN = "not shown"
 TASKS_OF_ONE_BASE = 5
-EXACT = "counts are exact, so there is no interval"
+EXACT = Text("counts are exact, so there is no interval", "数目是精确的，没有区间")
+NO_PAIR = Text("no pair of full and LoRA", "还没有全量和 LoRA 的配对")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One line: what it is about, what articles say, the verdict, and the figures behind it."""
+    """One line: what it is about, what articles say, the verdict, and the figures behind it, in both languages."""
 
-    about: str
-    said: str
-    verdict: str
-    measured: str
+    about: Text
+    said: Text
+    verdict: Verdict
+    measured: Text
 
 
 class Evidence:
@@ -67,93 +67,85 @@ class Evidence:
         return found
 
 
-def points(lead: float) -> str:
-    return f"{100 * lead:+.2f}"
+Found = tuple[Verdict, Text]
 
 
-def sets(number: int) -> str:
-    return f"{number} data set{'' if number == 1 else 's'}"
-
-
-def pooled_text(found: Pooled | None) -> str:
-    if found is None:
-        return "fewer than two data sets have an interval"
-    return f"{points(found.mean)} points ({points(found.lower)} to {points(found.upper)}, {sets(found.num)})"
-
-
-def _span(values: Sequence[float], form: str) -> str:
-    """The least and the most, once where they read the same."""
-    return " to ".join(dict.fromkeys(format(value, form) for value in (min(values), max(values))))
-
-
-def _cost(found: dict[str, float], what: str) -> tuple[str, str]:
+def _cost(found: dict[str, float], what: Text) -> Found:
     """(verdict, figures) of "LoRA takes less"."""
     together = mean_ratio(list(found.values()))
     if together is None:
-        return NOT_YET, f"one data set: {next(iter(found.values())):.2f} of full's {what}" if found else "nothing"
-    less = [name for name, ratio in found.items() if ratio < SAME]
+        one = text("one data set: {ratio:.2f} of full's {what}", "一个数据集：全量{what}的 {ratio:.2f}", ratio=next(iter(found.values())), what=what) if found else NO_PAIR  # fmt: skip
+        return Verdict("not yet"), one
+    less = tuple(name for name, ratio in found.items() if ratio < SAME)
     mean, lower, upper = together
-    text = f"LoRA takes {mean:.2f} of full's {what} ({lower:.2f} to {upper:.2f}, {sets(len(found))})"
+    said = text(
+        "LoRA takes {mean:.2f} of full's {what} ({lower:.2f} to {upper:.2f}, {sets})",
+        "LoRA 的{what}是全量的 {mean:.2f}（{lower:.2f} 到 {upper:.2f}，{sets}）",
+        mean=mean, lower=lower, upper=upper, what=what, sets=sets(len(found)),
+    )  # fmt: skip
     if upper < SAME:
-        return "holds", text
+        return Verdict("holds"), said
     if len(less) == len(found):
-        return f"holds on all {len(less)} data sets; the interval over data sets is wide", text
-    if less:
-        return f"holds where: {', '.join(less)}", text
-    return "does not hold", text
+        return Verdict("everywhere", less), said
+    return (Verdict("where", less) if less else Verdict("no")), said
 
 
-def _times(results: Evidence) -> tuple[str, str]:
-    verdict, text = _cost(results.ratios("cpu_seconds", "train_seconds"), "training time")
+def _memory(results: Evidence) -> Found:
+    return _cost(results.ratios("peak_memory_bytes"), Text("peak memory", "峰值内存"))
+
+
+def _times(results: Evidence) -> Found:
+    verdict, said = _cost(results.ratios("cpu_seconds", "train_seconds"), Text("training time", "训练时间"))
     timed = {p.data for p in results.lora if "cpu_seconds" in p.ratios}
     first = [p.data for p in results.lora if p.data not in timed]
-    return verdict, text + (f"; CPU seconds, but of {first[0]} seconds" if first else "")
+    if first:
+        said = said.then(text("CPU seconds, but of {name} seconds", "用 CPU 秒计，{name} 用秒计", name=first[0]))
+    return verdict, said
 
 
-def _better(results: Evidence) -> tuple[str, str]:
+def _better(results: Evidence) -> Found:
     """Is full usually better?"""
     if results.main is None:
-        return NOT_YET, "no pair of full and LoRA"
+        return Verdict("not yet"), NO_PAIR
     found, own = results.pooled(results.main), results.shares(results.main)
-    text = f"full's lead at {results.main:,} rows: {pooled_text(found)}"
-    ahead = [pair.data for pair in own if pair.outcome == "first better"]
+    said = text("full's lead at {rows:,} rows: {lead}", "{rows:,} 行时全量的领先：{lead}", rows=results.main, lead=pooled_text(found))  # fmt: skip
+    ahead = tuple(pair.data for pair in own if pair.outcome == "first better")
     behind = [pair.data for pair in own if pair.outcome == "second better"]
-    if behind:
-        text += f"; LoRA is better on {', '.join(behind)}"
+    for names, en, zh in ((ahead, "full is better on", "全量更好"), (behind, "LoRA is better on", "LoRA 更好")):
+        if names:
+            said = said.then(Text(f"{en} {', '.join(names)}", f"{zh}：{'、'.join(names)}"))
     if found is None:
-        return NOT_YET, text
+        return Verdict("not yet"), said
     if found.lower > 0:
-        return "holds", text
+        return Verdict("holds"), said
     if ahead:
-        return f"holds where: {', '.join(ahead)}", text
-    if found.upper < _margin(own):
-        return "does not hold", text
-    return NOT_SHOWN, text
+        return Verdict("where", ahead), said
+    return Verdict("no" if found.upper < _margin(own) else "not shown"), said
 
 
-def _close(results: Evidence) -> tuple[str, str]:
+def _close(results: Evidence) -> Found:
     """Is LoRA slightly lower, but close?"""
     if results.main is None:
-        return NOT_YET, "no pair of full and LoRA"
+        return Verdict("not yet"), NO_PAIR
     found, own = results.pooled(results.main), results.shares(results.main)
-    near = [
-        p.data
-        for p in own
-        if p.outcome in ("equivalent within margin", "second better", "non-inferior") and p.keep != FULL
-    ]
-    text = f"not worse than full by more than the margin on {len(near)} of {sets(len(own))}"
+    fine = ("equivalent within margin", "second better", "non-inferior")
+    near = tuple(p.data for p in own if p.outcome in fine and p.keep != FULL)
+    said = text(
+        "not worse than full by more than the margin on {near} of {sets}", "{sets}中有 {near} 个上，LoRA 比全量差不到界限值",
+        near=len(near), sets=sets(len(own)),
+    )  # fmt: skip
     if found is None:
-        return NOT_YET, text
+        return Verdict("not yet"), said
     if found.upper < _margin(own):
-        return "holds", text
-    return (f"holds where: {', '.join(near)}" if near else NOT_SHOWN), text
+        return Verdict("holds"), said
+    return (Verdict("where", near) if near else Verdict("not shown")), said
 
 
 def _margin(own: Sequence[Pair]) -> float:
     return max(pair.margin for pair in own)
 
 
-def _with_rows(results: Evidence) -> tuple[str, str]:
+def _with_rows(results: Evidence) -> Found:
     """Does full's lead grow with rows?"""
     grown: dict[str, tuple[float, float]] = {}
     for name in DATA:
@@ -163,14 +155,22 @@ def _with_rows(results: Evidence) -> tuple[str, str]:
             error = ((first.error or 0.0) ** 2 + (last.error or 0.0) ** 2) ** 0.5
             grown[name] = (last.lead - first.lead, error)
     found = pooled([change for change, _ in grown.values()], [error for _, error in grown.values()])
+    lead = pooled_text(found)
     if found is None:
-        each = "; ".join(f"{name} {points(change)} points" for name, (change, _) in grown.items())
-        return NOT_YET, f"from the smallest to the largest size, full's lead changes by: {each or 'nothing measured'}"
-    text = f"from the smallest to the largest size, full's lead changes by {pooled_text(found)}"
-    return ("holds" if found.lower > 0 else "does not hold" if found.upper < 0 else NOT_SHOWN), text
+        lead = Text(*(mark.join(f"{name} {points(change)}{unit}" for name, (change, _) in grown.items()) or none
+                      for mark, unit, none in (("; ", " points", "nothing measured"), ("；", " 个百分点", "还没有测"))))  # fmt: skip
+    said = text(
+        "from the smallest to the largest size, full's lead changes by: {lead}", "从最少的行数到最多的行数，全量的领先变化：{lead}",
+        lead=lead,
+    )  # fmt: skip
+    return Verdict("not yet" if found is None else _sign(found.lower, found.upper)), said
 
 
-def _far(results: Evidence) -> tuple[str, str]:
+def _sign(lower: float, upper: float) -> str:
+    return "holds" if lower > 0 else "no" if upper < 0 else "not shown"
+
+
+def _far(results: Evidence) -> Found:
     """Is full further ahead where the probe of the frozen model finds less?"""
     rows = results.main
     own = [] if rows is None else results.shares(rows)
@@ -178,91 +178,104 @@ def _far(results: Evidence) -> tuple[str, str]:
     both = [(p, near) for p, near in known if near is not None]
     found = slope([near for _, near in both], [p.lead for p, _ in both], [p.error or 0.0 for p, _ in both])
     if found is None:
-        return NOT_YET, f"with a probe and an interval: {sets(len(both))}; a slope takes four"
-    text = (
-        f"where the probe finds everything, full's lead differs by {points(found.slope)} points "
-        f"({points(found.lower)} to {points(found.upper)}) from where it finds nothing, {sets(found.num)}"
-    )
-    return ("holds" if found.upper < 0 else "does not hold" if found.lower > 0 else NOT_SHOWN), text
+        return Verdict("not yet"), text(
+            "with a probe and an interval: {sets}; a slope takes four", "有探针也有区间的：{sets}；斜率需要四个",
+            sets=sets(len(both)),
+        )  # fmt: skip
+    said = text(
+        "where the probe finds everything, full's lead differs by {slope} points ({lower} to {upper}) from where it finds nothing, {sets}",
+        "探针全对的任务与探针毫无所获的任务相比，全量的领先相差 {slope} 个百分点（{lower} 到 {upper}），{sets}",
+        slope=points(found.slope), lower=points(found.lower), upper=points(found.upper), sets=sets(found.num),
+    )  # fmt: skip
+    return Verdict(_sign(-found.upper, -found.lower)), said
 
 
-def _best(results: Evidence) -> tuple[str, str]:
+def _best(results: Evidence) -> Found:
     """Does the best mean of all arms belong to full?"""
-    verdict, text = _better(results)
-    rows = results.main
+    verdict, said = _better(results)
     own: dict[str, list[Pair]] = {}
     for pair in results.all:
-        if pair.rows == rows and pair.arm in ARMS:
+        if pair.rows == results.main and pair.arm in ARMS:
             own.setdefault(pair.data, []).append(pair)
     several = {name: found for name, found in own.items() if len(found) > 1}
     if several:
         first = [name for name, found in several.items() if all(pair.lead > 0 for pair in found)]
-        text += f"; of {len(several)} data sets with more arms, full has the best mean on {len(first)}"
-    return verdict, text
+        said = said.then(
+            text(
+                "of {num} data sets with more arms, full has the best mean on {first}",
+                "比较了更多方法的 {num} 个数据集中，全量均值最高的有 {first} 个",
+                num=len(several), first=len(first),
+            )
+        )  # fmt: skip
+    return verdict, said
 
 
-def _stored(results: Evidence) -> tuple[str, str]:
+def _stored(results: Evidence) -> Found:
     found = results.ratios("artifact_bytes")
     if not found:
-        return NOT_YET, "no pair of full and LoRA"
-    times = _span([1 / ratio for ratio in found.values()], ",.0f")
-    return "holds", f"an adapter is {times} times smaller, {sets(len(found))}; {EXACT}"
+        return Verdict("not yet"), NO_PAIR
+    times = span([1 / ratio for ratio in found.values()], ",.0f")
+    said = text("an adapter is {times} times smaller, {sets}", "适配器是整个模型的 {times} 分之一，{sets}", times=times, sets=sets(len(found)))  # fmt: skip
+    return Verdict("holds"), said.then(EXACT)
 
 
-def _tasks(results: Evidence) -> tuple[str, str]:
+def _tasks(results: Evidence) -> Found:
     found = results.ratios("artifact_bytes")
     if not found:
-        return NOT_YET, "no pair of full and LoRA"
+        return Verdict("not yet"), NO_PAIR
     n = TASKS_OF_ONE_BASE
-    share = _span([(1 + n * ratio) / n for ratio in found.values()], ".2f")
-    return "holds", f"{n} tasks take {share} of what {n} whole models take, {sets(len(found))}"
+    share = span([(1 + n * ratio) / n for ratio in found.values()], ".2f")
+    return Verdict("holds"), text(
+        "{n} tasks take {share} of what {n} whole models take, {sets}", "{n} 个任务的存储是 {n} 个整模型的 {share}，{sets}",
+        n=n, share=share, sets=sets(len(found)),
+    )  # fmt: skip
 
 
-def _limited(results: Evidence) -> tuple[str, str]:
+def _trained(results: Evidence) -> Found:
+    if not results.lora:
+        return Verdict("not yet"), NO_PAIR
+    share = span([pair.trained_percent for pair in results.lora], ".2f")
+    said = text(
+        "LoRA trains {share} % of the parameters, a new head included", "LoRA 训练 {share} % 的参数，新的分类头也算在内",
+        share=share,
+    )  # fmt: skip
+    return Verdict("holds"), said.then(EXACT)
+
+
+def _limited(results: Evidence) -> Found:
     """Memory and time: the weaker of the two verdicts, with the figures of both."""
-    both = [_cost(results.ratios("peak_memory_bytes"), "peak memory"), _times(results)]
-    strength = ("holds", "holds on all", "holds where", "does not hold", NOT_YET)
-    verdict = max(
-        (said for said, _ in both), key=lambda said: max(i for i, word in enumerate(strength) if said.startswith(word))
-    )
-    return verdict, "; ".join(text for _, text in both)
+    memory, times = _memory(results), _times(results)
+    return weaker(memory[0], times[0]), memory[1].then(times[1])
 
 
 def table_lines(results: Evidence) -> list[Claim]:
     """The six lines of the article's table; the line of quality has two parts."""
-    trained = [pair.trained_percent for pair in results.lora]
-    share = (
-        f"LoRA trains {_span(trained, '.2f')} % of the parameters, a new head included; {EXACT}"
-        if trained
-        else "nothing"
-    )
-    memory, times, stored = _cost(results.ratios("peak_memory_bytes"), "peak memory"), _times(results), _stored(results)
     return [
+        Claim(Text("trained parameters (训练参数)", "训练参数"), Text("all / the low-rank matrices alone", "全部参数 / 仅新增的低秩矩阵"), *_trained(results)),
+        Claim(Text("memory (显存占用)", "显存占用"), Text("high / low", "高 / 低"), *_memory(results)),
+        Claim(Text("speed (训练速度)", "训练速度"), Text("slow / fast", "慢 / 快"), *_times(results)),
+        Claim(Text("storage (存储需求)", "存储需求"), Text("large / small", "大 / 小"), *_stored(results)),
+        Claim(Text("quality of full (效果)", "效果（全量）"), Text("usually better", "通常更好"), *_better(results)),
+        Claim(Text("quality of LoRA (效果)", "效果（LoRA）"), Text("slightly lower but close", "略低但接近"), *_close(results)),
         Claim(
-            "trained parameters (训练参数)", "all / the low-rank matrices alone", "holds" if trained else NOT_YET, share
+            Text("where it fits (适用场景)", "适用场景"), Text("full: plenty of data / LoRA: limited resources", "全量：数据充足、资源丰富 / LoRA：资源有限、快速迭代"),
+            *_with_rows(results),
         ),
-        Claim("memory (显存占用)", "high / low", *memory),
-        Claim("speed (训练速度)", "slow / fast", *times),
-        Claim("storage (存储需求)", "large / small", *stored),
-        Claim("quality of full (效果)", "usually better", *_better(results)),
-        Claim("quality of LoRA (效果)", "slightly lower but close", *_close(results)),
-        Claim("where it fits (适用场景)", "full: plenty of data / LoRA: limited resources", *_with_rows(results)),
-    ]
+    ]  # fmt: skip
 
 
 def advice_lines(results: Evidence) -> list[Claim]:
     """The seven pieces of advice."""
+    full, lora = Text(FULL, "全量"), Text("LoRA", "LoRA")
+    stays = Text("the base's weights stay as they are", "基座的权重不变")
     return [
-        Claim("enough compute (有充足的计算资源)", FULL, *_better(results)),
-        Claim("a task far from pre-training (下游任务与预训练任务差异较大)", FULL, *_far(results)),
-        Claim("the best quality (追求最佳模型性能)", FULL, *_best(results)),
-        Claim("limited compute (计算资源有限)", "LoRA", *_limited(results)),
-        Claim("quick experiments (需要快速实验和迭代)", "LoRA", *_times(results)),
-        Claim("several tasks (需要微调多个不同任务)", "LoRA", *_tasks(results)),
+        Claim(Text("enough compute (有充足的计算资源)", "有充足的计算资源"), full, *_better(results)),
+        Claim(Text("a task far from pre-training (下游任务与预训练任务差异较大)", "下游任务与预训练任务差异较大"), full, *_far(results)),
+        Claim(Text("the best quality (追求最佳模型性能)", "追求最佳模型性能"), full, *_best(results)),
+        Claim(Text("limited compute (计算资源有限)", "计算资源有限"), lora, *_limited(results)),
+        Claim(Text("quick experiments (需要快速实验和迭代)", "需要快速实验和迭代"), lora, *_times(results)),
+        Claim(Text("several tasks (需要微调多个不同任务)", "需要微调多个不同任务"), lora, *_tasks(results)),
         Claim(
-            "a shared base (需要共享基础模型)",
-            "LoRA",
-            "holds by construction",
-            f"the base's weights stay as they are, and {_stored(results)[1]}",
+            Text("a shared base (需要共享基础模型)", "需要共享基础模型"), lora, Verdict("construction"), stays.then(_stored(results)[1])
         ),
     ]  # fmt: skip

@@ -5,9 +5,10 @@ from pathlib import Path
 from figures import document, machine_line, table
 from study_advice import Judged, Regret, judgements, regrets
 from study_cells import ARMS, DATA, FULL, LARGE, LORA, MIDDLE, SEEDS, SMALL, ordered
-from study_claims import Claim, Evidence, advice_lines, points, table_lines
+from study_claims import Claim, Evidence, advice_lines, table_lines
 from study_results import Pair, disturbed, pairs, stored_files
 from study_run import missing
+from study_wording import points
 
 SIZES = (SMALL, MIDDLE, LARGE)
 FOREST = "study-forest.svg"
@@ -30,7 +31,9 @@ def level_text(pair: Pair, value: float) -> str:
 
 
 def claims_table(claims: list[Claim], said: str) -> str:
-    return table(["", said, "verdict", "measured"], [[c.about, c.said, c.verdict, c.measured] for c in claims])
+    return table(
+        ["", said, "verdict", "measured"], [[c.about.en, c.said.en, c.verdict.said.en, c.measured.en] for c in claims]
+    )
 
 
 def pairs_table(own: list[Pair]) -> str:
