@@ -40,7 +40,8 @@ def parse() -> argparse.Namespace:
 
 
 def render() -> None:
-    """docs/study.md, docs/study-reviews.md and their plots. The plots need matplotlib (extra `bench`)."""
+    """docs/study.md, docs/study-reviews.md, docs/article.md and their plots. The plots need matplotlib (extra `bench`)."""
+    import article_page
     import study_forest
     import study_page
     import study_reviews
@@ -49,6 +50,7 @@ def render() -> None:
     docs = ROOT / "docs"
     (docs / "study.md").write_text(study_page.page(RESULTS), "utf-8")
     (docs / "study-reviews.md").write_text(study_reviews.page(RESULTS), "utf-8")
+    article_page.write(RESULTS, docs)
     drawn = {**drawings(study_reviews.kept(RESULTS)), study_page.FOREST: study_forest.forest(RESULTS)}
     for name, drawing in drawn.items():
         (docs / "plots").mkdir(exist_ok=True)

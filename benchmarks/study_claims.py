@@ -131,8 +131,8 @@ def _close(results: Evidence) -> Found:
     fine = ("equivalent within margin", "second better", "non-inferior")
     near = tuple(p.data for p in own if p.outcome in fine and p.keep != FULL)
     said = text(
-        "not worse than full by more than the margin on {near} of {sets}", "{sets}中有 {near} 个上，LoRA 比全量差不到界限值",
-        near=len(near), sets=sets(len(own)),
+        "not worse than full by more than the margin on {near} of {sets}", "在 {total} 个数据集中的 {near} 个上，LoRA 没有比全量差出容限",
+        near=len(near), sets=sets(len(own)), total=len(own),
     )  # fmt: skip
     if found is None:
         return Verdict("not yet"), said
@@ -195,16 +195,16 @@ def _best(results: Evidence) -> Found:
     verdict, said = _better(results)
     own: dict[str, list[Pair]] = {}
     for pair in results.all:
-        if pair.rows == results.main and pair.arm in ARMS:
+        if pair.rows == results.main and pair.arm in ARMS and pair.error:
             own.setdefault(pair.data, []).append(pair)
     several = {name: found for name, found in own.items() if len(found) > 1}
     if several:
         first = [name for name, found in several.items() if all(pair.lead > 0 for pair in found)]
         said = said.then(
             text(
-                "of {num} data sets with more arms, full has the best mean on {first}",
+                "of {sets} with more arms, full has the best mean on {first}",
                 "比较了更多方法的 {num} 个数据集中，全量均值最高的有 {first} 个",
-                num=len(several), first=len(first),
+                num=len(several), sets=sets(len(several)), first=len(first),
             )
         )  # fmt: skip
     return verdict, said

@@ -38,6 +38,7 @@ class Pair:
     metric: str
     margin: float
     seeds: tuple[int, ...]
+    leads: tuple[float, ...]  # of each seed
     means: tuple[float, float]
     lead: float
     lower: float | None
@@ -125,7 +126,7 @@ def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, An
     return _oriented(
         Pair(
             data=stored["data"], rows=stored["rows"], arm=arm, metric=metric, margin=stored["margin"],
-            seeds=tuple(tests["seeds"]), means=(_mean(sides[0]), _mean(sides[1])),
+            seeds=tuple(tests["seeds"]), leads=_leads(tests), means=(_mean(sides[0]), _mean(sides[1])),
             lead=tests["mean_difference"] or 0.0, lower=lower, upper=upper, p=tests["sign_flip"]["p"],
             outcome=tests["verdict"]["outcome"], keep=decide(costs[0], costs[1], tests, ())["keep"],
             trained_percent=100 * last["num_trainable_params"] / last["num_params"], ratios=ratios, source="cells",
@@ -138,6 +139,11 @@ def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, An
 _COSTS_OF_A_VERDICT = {"peak_memory_bytes": "peak_memory_bytes", "train_seconds": "cpu_seconds", "artifact_bytes": "artifact_bytes"}  # fmt: skip
 
 
+def _leads(tests: Mapping[str, Any]) -> tuple[float, ...]:
+    found = {int(seed): float(lead) for seed, lead in tests["differences"].items()}
+    return tuple(found[seed] for seed in tests["seeds"])
+
+
 def _mean(side: Scores) -> float:
     return statistics.mean(side["values"].values())
 
@@ -148,7 +154,8 @@ def _oriented(pair: Pair, higher_is_better: bool) -> Pair:
         return pair
     lower = None if pair.upper is None else -pair.upper
     upper = None if pair.lower is None else -pair.lower
-    return Pair(**{**vars(pair), "lead": -pair.lead, "lower": lower, "upper": upper})
+    leads = tuple(-lead for lead in pair.leads)
+    return Pair(**{**vars(pair), "lead": -pair.lead, "leads": leads, "lower": lower, "upper": upper})
 
 
 def _first_pairs(results: Path) -> list[Pair]:
@@ -170,7 +177,7 @@ def _first_pairs(results: Path) -> list[Pair]:
             found.append(
                 Pair(
                     data=FIRST, rows=one["data"]["num_train_rows"], arm=pair["second"], metric=pair["metric"],
-                    margin=one["margin"], seeds=tuple(tests["seeds"]),
+                    margin=one["margin"], seeds=tuple(tests["seeds"]), leads=_leads(tests),
                     means=(tests["first"]["mean"], tests["second"]["mean"]), lead=tests["mean_difference"],
                     lower=rows["lower"], upper=rows["upper"], p=tests["sign_flip"]["p"],
                     outcome=tests["verdict"]["outcome"], keep=pair["decision"]["keep"],

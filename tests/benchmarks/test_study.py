@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ def _benchmarks_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_study_pages_are_current() -> None:
+    import article_page
     import study_page
     import study_reviews
     from record import RESULTS
 
-    for name, page in (("study.md", study_page.page), ("study-reviews.md", study_reviews.page)):
+    of_article = [(name, partial(article_page.page, language=language)) for name, language in zip(article_page.PAGES, ("en", "zh"), strict=True)]  # fmt: skip
+    for name, page in (("study.md", study_page.page), ("study-reviews.md", study_reviews.page), *of_article):
         kept = (ROOT / "docs" / name).read_text(encoding="utf-8")
         assert kept == page(RESULTS), f"docs/{name} is stale, run: python benchmarks/study.py --render"
 
@@ -309,3 +312,17 @@ def test_a_cell_is_trained_and_kept(data: str, arm: str, tmp_path: Path, monkeyp
     assert kept["cpu_seconds"] > 0
     assert not (tmp_path / "runs" / one.name).exists()  # weights are not kept
     assert str(tmp_path) not in study_run.stored_path(data, 300, tmp_path).read_text("utf-8")
+
+
+def test_the_article_page_says_what_is_open_and_counts_single_seeds(tmp_path: Path) -> None:
+    import article_page
+    from study_claims import Evidence
+
+    for language, word in (("en", "Not measured yet."), ("zh", "还没有测。")):
+        lines = [line for line in article_page.page(tmp_path / "none", language).splitlines() if line.startswith("| `")]
+        assert [word in line for line in lines] == [True, True, False, True, False]
+    # full's lead by seed: +2, +2, -1, 0 points; the mean is above zero
+    values = {"full": (0.82, 0.82, 0.80, 0.80), "lora": (0.80, 0.80, 0.81, 0.80)}
+    stored(tmp_path, "ner", [cell(arm, s, {"accuracy": v}, right(v)) for arm, own in values.items() for s, v in enumerate(own, 1)])  # fmt: skip
+    assert article_page.one_seed(Evidence(tmp_path)).en.startswith("Of 4 single pairs of runs, 1 point the other way")
+    assert "and 1 nowhere" in article_page.one_seed(Evidence(tmp_path)).en

@@ -1,0 +1,235 @@
+"""docs/article.md and docs/article.zh.md: the article's sentences next to what was measured. Nothing here is measured or typed in.
+
+The article is the one that the project grew from: a Chinese post on full fine-tuning and LoRA with Trainer and peft. Its figures
+come from the study (study.py) and from bench.py's suite ``article``.
+"""
+
+import statistics
+from pathlib import Path
+
+from figures import Suite, document, table
+from study_advice import regrets
+from study_cells import ARMS, FULL, LORA
+from study_claims import Evidence, advice_lines, table_lines
+from study_results import Pair
+from study_wording import LANGUAGES, Text, points, sets, text
+
+PAGES = ("article.md", "article.zh.md")
+ARTICLES_LORA = "lora-article"
+EPOCHS, BATCH, SAVE_STEPS = 3, 8, 10_000  # of the article's code
+OPEN = Text("Not measured yet.", "还没有测。")
+INTRO = Text(
+    "weitiao grew from an article: *Fine-tuning a model fully and with LoRA, step by step, and how they differ* "
+    "(模型sft全量微调与Lora微调的详细步骤和区别). It compares the two in six lines and ends with advice. It gives no figure. "
+    "This page puts each of its sentences next to a measurement. The study's terms, data sets and intervals are explained in "
+    "[Full fine-tuning against LoRA](study.md).",
+    "微调（weitiao）源自一篇文章：《模型sft全量微调与Lora微调的详细步骤和区别》。文章用六行对比了两种方法，最后给出建议，但没有一个数字。"
+    "这一页把文章的每一句放在测量结果旁边。数据集、区间和用词的说明见[全量与 LoRA 对比研究](study.md)（英文）。",
+)
+BASE = Text(
+    "The article's model is bert-base-chinese. The study's is multilingual-e5-small, which installs without a model hub. So "
+    "what is measured here are the article's sentences, which name no model, and its settings, on another model.",
+    "文章用的模型是 bert-base-chinese。这里用 multilingual-e5-small，因为它不需要模型仓库就能安装。"
+    "所以，这里检验的是文章的说法（它们不限定模型）和文章的设置，模型不是同一个。",
+)
+TABLE = Text(
+    "*Holds* needs an interval over data sets on the right side. Quality is judged at {rows} rows, where most data sets are measured.",
+    "“成立”是指跨数据集的区间整个落在对的一侧。效果按 {rows} 行判断，因为这个行数测过的数据集最多。",
+)
+HEADS = {
+    "table": Text("## The comparison", "## 对比表"),
+    "advice": Text("## The advice", "## 实际应用建议"),
+    "summary": Text("## The summary", "## 总结"),
+    "code": Text("## The code", "## 文章里的代码"),
+}
+COLUMNS = {
+    "table": (Text("", ""), Text("the article: full / LoRA", "文章：全量 / LoRA"), Text("verdict", "判断"), Text("measured", "测得")),
+    "advice": (Text("when", "条件"), Text("the article chooses", "文章的选择"), Text("verdict", "判断"), Text("measured", "测得")),
+    "summary": (Text("the article", "文章"), Text("measured", "测得")),
+    "code": (Text("in the article", "文章的写法"), Text("what it does", "实际效果"), Text("weitiao", "weitiao 的做法")),
+}  # fmt: skip
+
+
+def _median(values: list[float]) -> str:
+    return f"{statistics.median(values):.0f}"
+
+
+def best_arms(found: Evidence) -> Text:
+    """How often full has the best mean of all arms with an interval."""
+    by_place: dict[tuple[str, int], list[Pair]] = {}
+    for pair in found.all:
+        if pair.arm in ARMS and pair.error:
+            by_place.setdefault((pair.data, pair.rows), []).append(pair)
+    first = [all(pair.lead > 0 for pair in own) for own in by_place.values()]
+    return text(
+        "Full has the best mean in {won} of {all} comparisons (a data set at a size).", "{all} 组比较（一个数据集、一个行数）中，全量均值最高的有 {won} 组。",
+        won=sum(first), all=len(first),
+    )  # fmt: skip
+
+
+def value_for_money(found: Evidence) -> Text:
+    """Where LoRA is kept by the rule of `weitiao compare`."""
+    kept = [pair.keep for pair in found.lora]
+    return text(
+        "By the rule of `weitiao compare`, LoRA is kept in {lora}, full in {full}, and neither in {neither} of {all} comparisons.",
+        "按 `weitiao compare` 的规则，{all} 组比较中保留 LoRA 的有 {lora} 组，保留全量的有 {full} 组，分不出的有 {neither} 组。",
+        lora=kept.count(LORA), full=kept.count(FULL), neither=len(kept) - kept.count(LORA) - kept.count(FULL), all=len(kept),
+    )  # fmt: skip
+
+
+def one_seed(found: Evidence) -> Text:
+    """How often a single pair of runs points the other way than the mean of all."""
+    own = [pair for pair in found.lora if len(pair.leads) > 2 and pair.lead]
+    seeds = sum(len(pair.leads) for pair in own)
+    other = sum(lead * pair.lead < 0 for pair in own for lead in pair.leads)
+    level = sum(lead == 0 for pair in own for lead in pair.leads)
+    return text(
+        "Of {seeds} single pairs of runs, {other} point the other way than the mean of all their seeds, and {level} nowhere.",
+        "{seeds} 个单独的配对中，有 {other} 个与全部种子的平均方向相反，{level} 个不分上下。",
+        seeds=seeds, other=other, level=level,
+    )  # fmt: skip
+
+
+def summary_rows(found: Evidence) -> list[tuple[Text, Text]]:
+    family = [pair for pair in found.all if pair.arm in ARMS and pair.arm not in (LORA,)]
+    return [
+        (
+            Text("Both have strengths; choose by need and resources. (各有优劣，应根据具体需求和资源情况选择)", "全量微调和LoRA微调各有优劣，实际应用中应根据具体需求和资源情况选择"),
+            text(
+                "{keep} `weitiao advise` weighs cost and quality for your data.", "{keep}`weitiao advise` 按你的数据权衡成本和效果。", keep=value_for_money(found),
+            ),
+        ),
+        (
+            Text("In most cases LoRA is good value. (对于大多数场景，LoRA提供了很好的性价比)", "对于大多数场景，LoRA提供了很好的性价比"),
+            table_lines(found)[5].measured,
+        ),
+        (
+            Text("Full is for the utmost performance. (全量微调则适合追求极致性能的情况)", "全量微调则适合追求极致性能的情况"),
+            best_arms(found),
+        ),
+        (
+            Text("LoRA and its variants become the mainstream. (LoRA及其变种正在成为越来越主流的微调方式)", "LoRA及其变种正在成为越来越主流的微调方式"),
+            text(
+                "Nothing here measures what others use. Next to LoRA, {n} comparisons of full with other arms are on the study's page.",
+                "别人用什么，这里测不了。除 LoRA 外，研究页上还有全量与其他方法的 {n} 组比较。", n=len(family),
+            ),
+        ),
+    ]  # fmt: skip
+
+
+def articles_arm(found: Evidence) -> Text:
+    """The article's LoRA next to weitiao's, where both were measured with the same full runs."""
+    ours = {(p.data, p.rows): p for p in found.lora}
+    both = [(p, ours[p.data, p.rows]) for p in found.all if p.arm == ARTICLES_LORA and (p.data, p.rows) in ours and len(p.seeds) > 2]  # fmt: skip
+    if not both:
+        return OPEN
+    each = [
+        text("{data}, {rows:,} rows: {lead} points", "{data}，{rows:,} 行：{lead} 个百分点", data=p.data, rows=p.rows, lead=points(p.lead - own.lead))
+        for p, own in both
+    ]  # fmt: skip
+    return text(
+        "weitiao's LoRA minus the article's, mean metric: {each}.", "weitiao 的 LoRA 减去文章的 LoRA，指标均值：{each}。",
+        each=Text("; ".join(t.en for t in each), "；".join(t.zh for t in each)),
+    )  # fmt: skip
+
+
+def default_rates(results: Path) -> Text:
+    """What the default rates cost on few rows."""
+    lost = [one for one in regrets(results) if one.metric != "log_loss"]
+    if not lost:
+        return OPEN
+    worst = max(lost, key=lambda one: one.mean)
+    return text(
+        "On 300 rows a default rate costs up to {worst} points against the best that was tried ({data}, {method}; {sets}).",
+        "300 行时，默认学习率比试过的最好学习率最多差 {worst} 个百分点（{data}，{method}；{sets}）。",
+        worst=f"{100 * worst.mean:.2f}", data=worst.data, method=Text(worst.method, {FULL: "全量", LORA: "LoRA"}[worst.method]),
+        sets=sets(len({one.data for one in lost})),
+    )  # fmt: skip
+
+
+def code_rows(results: Path, found: Evidence) -> list[tuple[Text | str, Text, Text]]:
+    suite = Suite(results, "article")
+    rows = next((c["settings"]["rows"] for c in suite.cells if "rows" in c["settings"]), 0)
+    faster = {
+        method: suite.ratios({"side": "ours", "method": method}, {"side": "trainer", "method": method}, "samples_per_s")
+        for method in (FULL, LORA)
+    }
+    ratio = {method: _median(values) for method, values in faster.items() if values}
+    steps = -(-rows // BATCH) * EPOCHS
+    return [
+        (
+            '`padding="max_length"`',
+            text(
+                "Every text is padded to 512 tokens. With batches of 8 in fp32, this makes the article's recipe {lora} (LoRA) and {full} (full) times slower than weitiao's on the same {rows:,} reviews.",
+                "每条文本都填充到 512 个 token。再加上 fp32 和大小为 8 的批，在同样的 {rows:,} 条评论上，文章的做法比 weitiao 慢 {lora} 倍（LoRA）和 {full} 倍（全量）。",
+                lora=ratio.get(LORA), full=ratio.get(FULL), rows=rows,
+            ) if len(ratio) == 2 else OPEN,
+            Text("Batches of rows of near-equal length, sized by tokens. See [Performance](performance.md).", "按长度相近分批，按 token 数定批的大小。见[性能](performance.md)（英文）。"),
+        ),
+        (
+            "`save_steps=10_000`",
+            text(
+                "{rows:,} rows, batches of {batch} and {epochs} epochs make {steps:,} steps. So nothing is saved on the way, and a crash loses the run.",
+                "{rows:,} 行、批大小 {batch}、{epochs} 轮，一共 {steps:,} 步。所以中途从不保存，一旦中断就全部白跑。",
+                rows=rows, batch=BATCH, epochs=EPOCHS, steps=steps,
+            ) if 0 < steps < SAVE_STEPS else OPEN,
+            Text("`train.save_steps` saves on the way; Ctrl-C and SIGTERM save too. A resumed run ends with the same weights. See [Faults](faults.md).", "`train.save_steps` 让中途保存，Ctrl-C 和 SIGTERM 也会先保存。恢复后训练完，权重一样。见[故障](faults.md)（英文）。"),
+        ),
+        (
+            '`eval_dataset=dataset["test"]`',
+            Text(
+                "Trainer evaluates only where `eval_strategy` is set, so the article's code prints no quality at all. Whoever then chooses by the test rows has no test rows left.",
+                "Trainer 只有设了 `eval_strategy` 才会评估，所以这段代码不会给出任何效果数字。如果再按测试集来选模型，测试集也就不再是测试集了。",
+            ),
+            Text("Evaluates on held-out rows, once per epoch and at the end. Leaks between both are found first.", "每轮和结束时都在留出的行上评估。训练行和评估行之间的泄漏会先查出来。"),
+        ),
+        (
+            Text("one run of each method", "每种方法只跑一次"),
+            one_seed(found),
+            Text("`compare.seeds`: paired seeds, an interval, and *undecided* where it is so.", "`compare.seeds`：成对的种子，给出区间；分不出就说“未定”。"),
+        ),
+        (
+            Text("no `learning_rate` for full, `1e-3` for LoRA", "全量不设 `learning_rate`，LoRA 用 `1e-3`"),
+            default_rates(results),
+            Text("`compare.lr_search` searches each arm's rate on training rows alone.", "`compare.lr_search` 只用训练行，为每种方法分别搜索学习率。"),
+        ),
+        (
+            '`r=8, lora_alpha=16, target_modules=["query", "value"], lora_dropout=0.1`',
+            articles_arm(found),
+            Text("r=16 on every linear layer, dropout 0. Each is an option. See [Which layers for LoRA](howto/lora-layers.md).", "r=16，作用于所有线性层，dropout 为 0；都可以改。见 [LoRA 作用于哪些层](howto/lora-layers.md)。"),
+        ),
+        (
+            '`task_type="SEQ_CLS"`',
+            text(
+                "peft trains and stores the new head too. So LoRA does not train the matrices alone: {trained}.",
+                "peft 会连同新的分类头一起训练和保存，所以 LoRA 训练的并不只是低秩矩阵：{trained}。",
+                trained=table_lines(found)[0].measured,
+            ),
+            Text("Counts both, before the run (`weitiao plan`) and after it.", "两者都计入，运行前（`weitiao plan`）和运行后各报告一次。"),
+        ),
+    ]  # fmt: skip
+
+
+def page(results: Path, language: str) -> str:
+    """One of the two pages; ``language`` is of ``LANGUAGES``."""
+    i = LANGUAGES.index(language)
+    found = Evidence(results)
+
+    def block(name: str, rows: list[tuple[Text | str, ...]]) -> list[str]:
+        own = [[cell if isinstance(cell, str) else cell[i] for cell in row] for row in rows]
+        return [HEADS[name][i], table([head[i] for head in COLUMNS[name]], own)]
+
+    lines = {name: [(c.about, c.said, c.verdict.said, c.measured) for c in claims] for name, claims in (("table", table_lines(found)), ("advice", advice_lines(found)))}  # fmt: skip
+    title = Text("# The article, sentence by sentence", "# 逐句对照那篇文章")
+    first, *table_ = block("table", lines["table"])
+    parts = [title[i], INTRO[i], BASE[i], first, TABLE[i].format(rows=f"{found.main or 0:,}"), *table_]
+    parts += block("advice", lines["advice"]) + block("summary", summary_rows(found))
+    parts += block("code", code_rows(results, found))
+    return (
+        document(parts) if language == "en" else "\n\n".join(parts) + "\n"
+    )  # a line's end would show as a space in Chinese
+
+
+def write(results: Path, docs: Path) -> None:
+    for name, language in zip(PAGES, LANGUAGES, strict=True):
+        (docs / name).write_text(page(results, language), "utf-8")
