@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from weitiao.kernels.int8 import Int8Linear, Quantised, quantise
+from weitiao.kernels.int8 import Int8Linear, Quantised, largest_channels, quantise
 from weitiao.kernels.nf4 import Nf4Linear, PackedLinear, frozen_layers, pack
 
 Base = Literal["as it is", "int8", "nf4"]  # how a frozen weight is held
@@ -41,7 +41,11 @@ class LoraLinearFunction(torch.autograd.Function):
         else:
             dense = weight.dense(x.dtype) if isinstance(weight, Nf4Linear) else weight
             y = x @ dense.t() if bias is None else torch.addmm(bias, x, dense.t())
-        y.addmm_(narrow, b.t().contiguous(), alpha=scale)  # the copy is tiny, and the product 0.8 of the time
+        apart = None if quantised is None else quantised.apart
+        if apart is None:
+            y.addmm_(narrow, b.t().contiguous(), alpha=scale)  # the copy is tiny, and the product 0.8 of the time
+        else:  # the channels that stay apart are a few ranks more
+            y.addmm_(torch.cat((narrow, apart), 1), torch.cat((b.t() * scale, weight.apart.to(x.dtype))))  # type: ignore[union-attr]
         ctx.save_for_backward(x, a, b, narrow)
         ctx.weight, ctx.scale = weight, scale  # frozen: no version to guard
         return y
@@ -72,13 +76,25 @@ class _SharedInput:
 
     def __init__(self) -> None:
         self._of: weakref.ref[torch.Tensor] | None = None
+        self._channels: torch.Tensor | None = None
         self._quantised: Quantised | None = None
 
-    def quantise(self, x: torch.Tensor) -> Quantised:
+    def quantise(self, x: torch.Tensor, channels: torch.Tensor) -> Quantised:
         """x [..., I], quantised at most once in a row."""
-        if self._quantised is None or self._of is None or self._of() is not x:
-            self._of, self._quantised = weakref.ref(x), quantise(x.detach().reshape(-1, x.shape[-1]))
+        if self._of is None or self._of() is not x or self._channels is not channels or self._quantised is None:
+            self._of, self._channels = weakref.ref(x), channels
+            self._quantised = quantise(x.detach().reshape(-1, x.shape[-1]), channels)
         return self._quantised
+
+    def channels(self, x: torch.Tensor) -> torch.Tensor:
+        """Those of x [..., I] that stay apart: the same tensor for all layers that read x in a row."""
+        if self._of is None or self._of() is not x or self._channels is None:
+            self._of, self._channels, self._quantised = (
+                weakref.ref(x),
+                largest_channels(x.detach().flatten(0, -2)),
+                None,
+            )
+        return self._channels
 
 
 class FusedForward:
@@ -93,36 +109,41 @@ class FusedForward:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.base: nn.Linear = layer.base_layer
-        self.shared = shared if base == "int8" else None
-        self.packed: Int8Linear | Nf4Linear | None = None
-        if base == "int8":
-            self.packed = Int8Linear(self.base.weight.detach().to(dtype))
-            self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
-        elif base == "nf4":
-            self.packed = pack(self.base)
+        self.shared, self.dtype = shared, dtype
+        self.packed: Int8Linear | Nf4Linear | None = pack(self.base) if base == "nf4" else None
         self.a: nn.Linear = layer.lora_A[adapter]
         self.b: nn.Linear = layer.lora_B[adapter]
         self.scale = float(layer.scaling[adapter])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., I] -> [..., O]."""
-        quantised = None if self.shared is None else self.shared.quantise(x)
+        quantised = None
+        if self.shared is not None:
+            quantised = self.shared.quantise(x, self._pack(x))
         flat = x.reshape(-1, x.shape[-1])
         weight = self.packed or self.base.weight  # read now: sharding swaps the parameter
         y = LoraLinearFunction.apply(flat, weight, self.base.bias, self.a.weight, self.b.weight, self.scale, quantised)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
+
+    def _pack(self, x: torch.Tensor) -> torch.Tensor:
+        """The frozen weight goes into int8 with the first x [..., I]. Returns the channels that stay apart."""
+        if self.packed is None:
+            assert self.shared is not None
+            self.packed = Int8Linear(self.base.weight.detach().to(self.dtype), self.shared.channels(x))
+            self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)  # nothing else reads it
+        return self.packed.channels  # type: ignore[union-attr,return-value]
 
 
 def fuse_lora(model: nn.Module, base: Base = "as it is", dtype: torch.dtype | None = None) -> tuple[int, int]:
     """Give every layer that allows it the fused forward; returns (fused, left to peft).
 
     Args:
-        base: keep the frozen weights of these layers in int8 alone (a CPU with VNNI), or in NF4 alone, and with them those
-            of the other frozen linear layers.
+        base: keep the frozen weights of these layers in int8 alone (a CPU with VNNI; each is packed with its first input), or
+            in NF4 alone, and with them those of the other frozen linear layers.
         dtype: what int8 weights are rounded to first; None for their own.
     """
     plain, left = _plain_layers(model)
-    shared = _SharedInput()
+    shared = _SharedInput() if base == "int8" else None
     for layer in plain:
         layer.forward = FusedForward(layer, layer.active_adapters[0], base, shared, dtype)
     if base == "nf4" and not left:

@@ -88,10 +88,10 @@ def product_rates() -> tuple[float, float]:
 
 def _int8_rate(x: Any, weight: Any) -> float:
     """With the cost of quantising x, as the kernel pays it."""
-    from weitiao.kernels.int8 import Int8Weight, quantise
+    from weitiao.kernels.int8 import Int8Weight, largest_channels, quantise
 
-    packed = Int8Weight(weight)
-    return 2 * x.shape[0] * weight.numel() / _seconds(lambda: packed.product(quantise(x)))  # type: ignore[no-any-return]
+    packed, channels = Int8Weight(weight), largest_channels(x)
+    return 2 * x.shape[0] * weight.numel() / _seconds(lambda: packed.product(quantise(x, channels)))  # type: ignore[no-any-return]
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -42,6 +43,7 @@ from weitiao.training.stored_layers import with_states
 from weitiao.training.unpadding import without_padding
 from weitiao.training.world import World
 
+PACKED_WITH = (8, 64)  # rows and tokens that an int8 base sees first
 log = logging.getLogger("weitiao")
 
 
@@ -96,6 +98,7 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
         rows = occurring_rows(model, method, inputs)
     if lora_base(config) == "int8":  # layer by layer from the file, before the others are copied
         _fuse_adapters(model, config, resolved.dtype)
+        _pack_with_tokens(model, inputs)
     if not world.shards:
         place(model, resolved.dtype, device, packed_layers(model, config))
     if method.starts_from_rows and starts_at.type != "cpu":
@@ -257,6 +260,19 @@ def _fuse_adapters(model: Any, config: RunConfig, dtype: str) -> None:
     base = lora_base(config)
     fused, left = fuse_lora(model, base, getattr(torch, dtype))
     log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
+
+
+def _pack_with_tokens(model: Any, inputs: Inputs) -> None:
+    """Let an int8 base meet its first inputs: always the same ones, so that a resumed run packs as the first one did."""
+    if inputs.stream is None:
+        flat = torch.from_numpy(inputs.train.flat[: math.prod(PACKED_WITH)].astype(np.int64))
+        ids = flat.view(PACKED_WITH) if len(flat) == math.prod(PACKED_WITH) else flat[None, : PACKED_WITH[1]]
+    else:
+        ids = torch.randint(model.config.vocab_size, PACKED_WITH, generator=torch.Generator().manual_seed(0))
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    model.train(was_training)
 
 
 def packed_layers(model: Any, config: RunConfig) -> list[torch.nn.Linear]:
