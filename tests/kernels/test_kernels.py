@@ -12,6 +12,7 @@ from weitiao.config.train import TrainConfig
 from weitiao.kernels import attention as kernel
 from weitiao.kernels import int8
 from weitiao.kernels.attention import (
+    DECODERS,
     MODEL_TYPES,
     CausalAttention,
     ChunkedAttention,
@@ -356,9 +357,13 @@ def test_our_attention_equals_eager_in_every_model_that_gets_it(model_type: str)
         "intermediate_size": 64,
         "vocab_size": 60,
     }
-    if model_type in ("llama", "mistral", "qwen2", "qwen3"):
+    if model_type in DECODERS:
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
-    config = AutoConfig.for_model(model_type, **sizes, pad_token_id=0, num_labels=3)
+    # windows of 2 and 3 tokens in every second layer, where a family has them
+    windows = {"gemma3_text": {"sliding_window": 3, "sliding_window_pattern": 2}, "modernbert": {"local_attention": 4, "global_attn_every_n_layers": 2}}  # fmt: skip
+    config = AutoConfig.for_model(model_type, **sizes, **windows.get(model_type, {}), pad_token_id=0, num_labels=3)
+    if model_type in windows:
+        assert set(config.layer_types) == {"full_attention", "sliding_attention"}
     config.bos_token_id = config.eos_token_id = None
     ids = torch.tensor([[2, 5, 6, 7, 8, 3], [2, 9, 10, 3, 0, 0]])
     results = []
@@ -372,7 +377,7 @@ def test_our_attention_equals_eager_in_every_model_that_gets_it(model_type: str)
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("family", ["llama", "mistral", "mistral, sliding", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "mistral, sliding", "qwen2", "qwen3", "gemma"])
 def test_long_rows_of_a_causal_model_go_by_blocks(family: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny random models, logits and gradients; only whole rows without a window need no mask."""
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -21,6 +21,9 @@ def encoder(kind: str, auto: str = "AutoModelForSequenceClassification") -> Any:
     import transformers
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    kind, _, pooling = kind.partition(", ")
+    if kind == "modernbert":  # a layer that sees all, and one that sees a token on each side
+        sizes |= {"local_attention": 2, "global_attn_every_n_layers": 2, "classifier_pooling": pooling or "cls"}  # type: ignore[dict-item]
     config = transformers.AutoConfig.for_model(
         kind, **sizes, vocab_size=60, pad_token_id=0, num_labels=3, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -51,7 +54,7 @@ def batches(kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("has_kernel", [False, True])
-@pytest.mark.parametrize("kind", MODEL_TYPES)
+@pytest.mark.parametrize("kind", [*MODEL_TYPES, "modernbert, mean"])
 def test_without_padding_it_is_the_same_model(kind: str, has_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

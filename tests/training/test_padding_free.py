@@ -1,6 +1,7 @@
 """train.padding_free: a run that computes no padding learns what a padded one does, and says so; where it cannot, it says why."""
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,42 @@ def test_a_run_without_padding_has_the_losses_of_a_padded_one(
     assert free.summary["padding_share"] == 0
     assert found == pytest.approx(expected, abs=1e-4)
     assert set(calls) == {"free"}
+
+
+WINDOWS = {
+    "gemma3_text": {"sliding_window": 5, "sliding_window_pattern": 2},
+    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2, "classifier_pooling": "mean"},
+}
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "qwen3", "modernbert"])
+def test_families_whose_layers_have_windows_learn_the_same(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A tiny random model of the family with the tokenizer of another; rows are longer than the windows."""
+    import transformers
+
+    is_encoder = kind == "modernbert"
+    options = request.getfixturevalue("options" if is_encoder else "chat_options")
+    folder = Path(shutil.copytree(options["model"], tmp_path / "model"))
+    known = transformers.AutoConfig.from_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    if not is_encoder:
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    special = {name: getattr(known, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=known.vocab_size, **sizes, **special, **WINDOWS.get(kind, {})
+    )
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(
+        folder
+    ) if is_encoder else transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    more = {"max_steps": 6} | ({} if is_encoder else {"generate_rows": 0})
+    options = {**options, "model": str(folder), "method": {"type": "lora"}}
+    _, expected = losses(options, tmp_path / "padded", **more)
+    free, found = losses(options, tmp_path / "free", padding_free=True, **more)
+    assert free.summary["padding_free"] is True
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_resumed_run_goes_on_without_padding(options: dict[str, Any], tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ from weitiao.kernels.limits import (
 NAME = "weitiao"
 # Models whose attention this is tested to equal (tests/kernels/test_kernels.py); others keep what transformers chooses: some add
 # biases, caps or sinks that only their own implementation knows.
-MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra", "camembert", "llama", "mistral", "qwen2", "qwen3")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "camembert", "modernbert")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+MODEL_TYPES = ENCODERS + DECODERS
 
 
 class ShortAttention(torch.autograd.Function):

@@ -11,7 +11,6 @@ from weitiao.kernels import attention, unpadded, varlen
 from weitiao.training.inputs import Inputs
 
 log = logging.getLogger("weitiao")
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3")  # of kernels/attention.py, whose mask can be left out
 
 
 def without_padding(model: Any, config: RunConfig, inputs: Inputs, stores_prefix: bool) -> bool:
@@ -53,7 +52,7 @@ def why_padded(model: Any, config: RunConfig, inputs: Inputs, stores_prefix: boo
         return f"method.type={config.method.type} puts vectors in front of each row"
     if config.data.streaming or stores_prefix:
         return "rows come from a stream" if config.data.streaming else "the outputs of frozen layers are stored by row"
-    if kind not in (_DECODERS if inputs.task.OPTIONS.generates else unpadded.MODEL_TYPES):
+    if kind not in (attention.DECODERS if inputs.task.OPTIONS.generates else unpadded.MODEL_TYPES):
         return f"that is not tested with {config.task} and a model of type {kind}"
     return None if resolved.device == "cpu" else _why_no_kernel(model, inputs)
 
