@@ -46,7 +46,7 @@ DATA: dict[str, DataSet] = {
     )
 }  # fmt: skip
 
-FULL, LORA = "full", "lora"
+FULL, LORA, INT8 = "full", "lora", "lora-int8"
 # The arms that are compared with full, as `compare.methods` writes them.
 ARMS: dict[str, Any] = {
     FULL: "full",
@@ -57,9 +57,9 @@ ARMS: dict[str, Any] = {
     "bitfit": "bitfit",
     "dora": {"type": "lora", "use_dora": True},
     "rslora": {"type": "lora", "use_rslora": True},
-    "lora-int8": "lora",
+    INT8: "lora",
 }  # fmt: skip
-TRAIN: dict[str, dict[str, Any]] = {"lora-int8": {"int8_base": True}}  # what an arm changes besides its method
+TRAIN: dict[str, dict[str, Any]] = {INT8: {"int8_base": True}}  # what an arm changes besides its method
 # A causal language model has no layers named query and value, and llama's have no biases to train.
 NOT_FOR = {"causal_lm": {"bitfit", "lora-article"}}
 # Powers of ten below and above the default rate, for the table of regrets.

@@ -1,17 +1,19 @@
 """docs/study.md: what the study found over its data sets, next to what articles say. Nothing here is measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from figures import document, machine_line, table
 from study_advice import Judged, Regret, judgements, regrets
 from study_cells import ARMS, DATA, FULL, LARGE, LORA, MIDDLE, SEEDS, SMALL, ordered
 from study_claims import Claim, Evidence, advice_lines, table_lines
-from study_results import Pair, disturbed, pairs, stored_files
+from study_results import Pair, disturbed, int8_pairs, pairs, stored_files
 from study_run import missing
 from study_wording import points
 
 SIZES = (SMALL, MIDDLE, LARGE)
 FOREST = "study-forest.svg"
+INT8_MARGIN = 0.003
 NOTHING = "Not measured yet."
 COMMANDS = """```
 python benchmarks/study.py --minutes 60                  # start no cell after an hour
@@ -162,6 +164,23 @@ def regret_table(found: list[Regret]) -> str:
     return table(head, rows)
 
 
+def int8_table(found: Sequence[Pair]) -> str:
+    """What LoRA loses on a base in int8, against a margin that is tighter than the study's."""
+    rows = []
+    for pair in found:
+        worst = "" if pair.upper is None else lead_text(pair, pair.upper)
+        fine = (
+            "too few pairs"
+            if pair.upper is None or not pair.is_share
+            else "yes"
+            if pair.upper < INT8_MARGIN
+            else "not shown"
+        )
+        means = [level_text(pair, mean) for mean in pair.means]
+        rows.append([pair.data, f"{pair.rows:,}", pair.metric, str(len(pair.seeds)), *means, lead_text(pair, pair.lead), f"{lead_text(pair, pair.lower)} to {worst}", fine, f"{pair.ratios['cpu_seconds']:.2f}"])  # fmt: skip
+    return table(["data", "rows", "metric", "pairs", "LoRA", "with int8", "int8 loses", "95 % interval", f"less than {100 * INT8_MARGIN:.1f} points", "CPU / without int8"], rows)  # fmt: skip
+
+
 def left(results: Path) -> str:
     """What is missing, by size: cells of each data set, and those of them that are full or LoRA."""
     open_ones = missing(ordered(list(DATA), SIZES), results / "study")
@@ -218,7 +237,7 @@ def machines(results: Path) -> str:
 
 
 def tested(results: Path) -> list[str]:
-    """The sections on the advisor and on default learning rates."""
+    """The sections on the advisor, on default learning rates and on a base in int8."""
     found, lost = judgements(results), regrets(results)
     return [
         "## Does the advisor get it right?",
@@ -231,6 +250,9 @@ def tested(results: Path) -> list[str]:
         "rows. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so chance does not "
         "count as a gain; the test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
         *([regret_table(lost)] if lost else [NOTHING]),
+        "## What a base in int8 costs",
+        "`train.int8_base` against the same LoRA runs without it. The rows and the interval are as above.",
+        int8_table(int8) if (int8 := int8_pairs(results)) else NOTHING,
     ]
 
 

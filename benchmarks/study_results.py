@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from study_cells import ARMS, DATA, FULL, RATES
+from study_cells import ARMS, DATA, FULL, INT8, LORA, RATES
 from study_run import unpacked
 from weitiao.comparison.over_counts import counted_interval
 from weitiao.comparison.over_seeds import MIN_PAIRS
@@ -87,18 +87,25 @@ def disturbed(results: Path) -> tuple[int, int]:
     return sum((cell.get("others_cpu_share") or 0.0) > DISTURBED for cell in cells), len(cells)
 
 
-def _new_pairs(results: Path) -> list[Pair]:
+def _new_pairs(results: Path, first: str = FULL) -> list[Pair]:
+    """``first`` takes the place of full."""
     found = []
     for stored in stored_files(results):
         by_arm: dict[str, dict[int, dict[str, Any]]] = {}
         for cell in stored["cells"]:
             if "failure" not in cell:
                 by_arm.setdefault(cell["arm"], {})[cell["seed"]] = cell
-        full = by_arm.pop(FULL, {})
+        own = by_arm.pop(first, {})
         for arm, cells in by_arm.items():
-            if seeds := sorted(full.keys() & cells.keys()):
-                found.append(_pair(stored, arm, [(full[s], cells[s]) for s in seeds]))
+            if seeds := sorted(own.keys() & cells.keys()):
+                found.append(_pair(stored, arm, [(own[s], cells[s]) for s in seeds]))
     return found
+
+
+@cache
+def int8_pairs(results: Path) -> tuple[Pair, ...]:
+    """LoRA against LoRA on a base in int8; ``lead`` is that of the plain base."""
+    return tuple(pair for pair in _new_pairs(results, LORA) if pair.arm == INT8)
 
 
 def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Pair:
