@@ -33,7 +33,7 @@ from weitiao.rundir.lock import RunLock
 from weitiao.rundir.summary import Summary, TrainingFacts
 from weitiao.system import threads
 from weitiao.system.allocator import large_blocks_mapped
-from weitiao.training.checkpoint import checkpoint_step, refuse_changed_options, tidy
+from weitiao.training.checkpoint import checkpoint_step, drop_checkpoints, refuse_changed_options, tidy
 from weitiao.training.deterministic import deterministic
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog, Listener
@@ -99,7 +99,11 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
         output = config.output.model_copy(update={"dir": str(Path(scratch) / "run")})
         alone = config.train.model_copy(update={"report_to": ()})
         own = config.model_copy(update={"output": output, "train": alone})
-        _run(own, RunDir.create(own), resume is not None, None)
+        try:
+            _run(own, RunDir.create(own), resume is not None, None)
+        except WeitiaoError as error:  # what to do next is about the folder that stays
+            error.args = (str(error).replace(output.dir, str(run)),)
+            raise
     return RunDir(run)
 
 
@@ -183,6 +187,8 @@ def _finish(
     run.write_json("summary.json", summary)
     _write_card(config, run, inputs, summary)
     run.finish()
+    if config.train.save_steps is None:
+        drop_checkpoints(run)
     events.write("eval", step=summary["kept_step"], epoch=summary["epochs"], **inputs.scalars(metrics))
     events.write("done", run_dir=str(run.path), metrics=inputs.scalars(metrics))
 

@@ -8,7 +8,7 @@ import pytest
 
 import weitiao
 from support.run_files import ALWAYS, MODEL, files
-from weitiao.errors import DataError, RunError
+from weitiao.errors import DataError, RunError, Stopped
 from weitiao.rundir.files import read_jsonl
 from weitiao.rundir.folder import RunDir
 
@@ -328,3 +328,18 @@ def test_the_tokenizer_takes_the_place_of_what_a_killed_run_left(tmp_path: Path)
     assert run.add_tokenizer() == 6
     assert {name: (run.model / name).read_text() for name in files(run.model)} == new
     assert files(tmp_path) == {"model/a.json", "model/templates/b.jinja"}
+
+
+def test_another_process_names_the_folder_that_stays(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works in a folder that is thrown away."""
+    from weitiao import run
+
+    def stopped(config: Any, own: Any, resuming: bool, listener: Any) -> None:
+        raise Stopped(f"Continue it: weitiao train --resume {own.path}", 143)
+
+    monkeypatch.setattr(run, "_run", stopped)
+    with pytest.raises(Stopped, match=f"--resume {tmp_path / 'run'}$") as found:
+        run._take_part(options, None)
+    assert found.value.exit_code == 143

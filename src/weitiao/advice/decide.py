@@ -67,7 +67,7 @@ def _changes(f: Facts) -> Iterator[tuple[str, str, Facts]]:
         less = f.full.memory_bytes - 1
         yield (
             f"less than {size(f.full.memory_bytes)} of memory",
-            f"内存不足 {size(f.full.memory_bytes)}",
+            f"可用内存不到 {size(f.full.memory_bytes)}",
             replace(f, room_bytes=less),
         )
     hours = f.full.seconds / 3600
@@ -75,7 +75,7 @@ def _changes(f: Facts) -> Iterator[tuple[str, str, Facts]]:
         yield f"{hours:.2g} h for a run", f"允许训练 {hours:.2g} 小时", replace(f, hours=hours)
     else:
         less_time = 0.99 * hours
-        yield f"less than {hours:.2g} h for a run", f"训练时间不足 {hours:.2g} 小时", replace(f, hours=less_time)
+        yield f"less than {hours:.2g} h for a run", f"允许的训练时间不到 {hours:.2g} 小时", replace(f, hours=less_time)
     if f.skill is not None and f.majority is not None:
         edge = f.majority + NEAR_SKILL * (1 - f.majority)
         if f.skill >= NEAR_SKILL:
@@ -116,6 +116,6 @@ def _changes(f: Facts) -> Iterator[tuple[str, str, Facts]]:
             name = "full" if keep == "full" else "LoRA"
             yield (
                 f"a comparison on these data that keeps {name}",
-                f"在这些数据上的对比结果保留 {'全量微调' if keep == 'full' else 'LoRA'}",
+                f"在这些数据上的对比结果保留{'全量微调' if keep == 'full' else ' LoRA'}",
                 replace(f, compared=compared),
             )

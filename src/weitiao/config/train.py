@@ -167,6 +167,11 @@ class TrainConfig(Section):
         None, ge=1, description="Stop after this many evaluations without a better metric."
     )
     save_steps: int | None = Field(None, ge=1, description="Write a checkpoint every so many steps.")
+    save_minutes: PositiveFloat | None = Field(
+        10,
+        description="Without save_steps: write a checkpoint when so many minutes have passed, over the last one. It goes when the run "
+        "is finished.",
+    )
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep; the oldest goes first.")
 
     @property

@@ -67,7 +67,10 @@ class UnpaddedBody:
         if places is None:
             return self.forward(input_ids, attention_mask, *args, **kwargs)
         batch, length = input_ids.shape
-        kwargs |= {"position_ids": (places % length)[None], "attention_mask": {"full_attention": None, "sliding_attention": None}}
+        kwargs |= {
+            "position_ids": (places % length)[None],
+            "attention_mask": {"full_attention": None, "sliding_attention": None},
+        }
         found = self.forward(input_ids.flatten()[places][None], *args, **kwargs)
         found.last_hidden_state = _put_back(found.last_hidden_state, places, batch, length)
         return found

@@ -12,6 +12,7 @@ remedies for a run that stopped by itself (``auto_batch``, ``non_finite``). Ever
 data; ``num_train_epochs`` and ``max_steps`` too, since the learning rate falls towards the last step.
 """
 
+import contextlib
 import logging
 import os
 import random
@@ -40,7 +41,7 @@ log = logging.getLogger("weitiao")
 _BEST = "best-step-"
 WEIGHTS, MOMENTS, STATE = "trainable", "optimizer", "state.json"  # the first two of files *.safetensors
 MAY_CHANGE = {
-    "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_total_limit",
+    "output.dir", "data.check", "train.logging_steps", "train.save_steps", "train.save_minutes", "train.save_total_limit",
     "train.eval_tokens_per_batch", "train.auto_batch", "train.non_finite", "train.distributed", "train.report_to", "train.gradient_checkpointing", "train.activation_offloading",
 }  # fmt: skip
 
@@ -59,6 +60,16 @@ def save_checkpoint(
         for old in earlier[: max(0, len(earlier) + 1 - keep)]:
             remove_folder(run.checkpoints / f"step-{old}")
     return folder
+
+
+def drop_checkpoints(run: RunDir) -> None:
+    """Of a finished run: what a resumed one would have begun with. The best evaluation's weights stay."""
+    with contextlib.suppress(OSError):  # the run is finished, whatever becomes of them
+        (run.checkpoints / "last").unlink(missing_ok=True)
+        for step in _steps(run):
+            remove_folder(run.checkpoints / f"step-{step}")
+        if run.checkpoints.is_dir() and not any(run.checkpoints.iterdir()):
+            run.checkpoints.rmdir()
 
 
 def save_best(run: RunDir, optimizer: MasterAdamW, world: World, step: int, value: float) -> None:

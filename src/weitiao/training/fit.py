@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from signal import Signals
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +33,7 @@ from weitiao.training.optim import MasterAdamW
 from weitiao.training.packing import refuse_leaks
 from weitiao.training.progress import Progress, Watch
 from weitiao.training.refusals import refuse_metric, refuse_other_dtype
+from weitiao.training.saving import Saving
 from weitiao.training.schedule import Schedule
 from weitiao.training.signals import StopRequest
 from weitiao.training.world import World
@@ -55,6 +57,7 @@ class Fit:
     peak_rate: float
     started_with: int  # processes that the run began with: one that goes on with more or fewer keeps its steps
     progress: Progress = field(repr=False)
+    saving: Saving = field(repr=False)
     cpu_use: CpuUse = field(default_factory=CpuUse, repr=False)
 
     @property
@@ -122,6 +125,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     return Fit(
         config=config, run=run, events=events, adapted=adapted, learner=learner, optimizer=optimizer, schedule=schedule,
         rates=rates, peak_rate=peak, started_with=started_with, progress=progress,
+        saving=Saving(options),
     )  # fmt: skip
 
 
@@ -185,12 +189,13 @@ def _take_steps(fitting: Fit, stop: StopRequest) -> None:
         _take_in(fitting, info)
         if _evaluation_is_due(fitting, info):
             _evaluate(fitting)
-        saves = bool(options.save_steps) and info.step % (options.save_steps or 1) == 0
-        if saves:
-            progress.meter.pause()
+        signal, is_due = stop.agreed(fitting.world, fitting.saving.by_clock())
+        if signal is not None or fitting.saving.by_steps(info.step):
             _save(fitting)
-            progress.meter.resume()
-        _stop_if_asked(fitting, stop, is_saved=saves)
+        elif is_due:
+            _save_unasked(fitting)
+        if signal is not None:
+            raise _stopped(fitting, signal)
         if reason := _reason_to_end(fitting):
             fitting.events.write("stage", message=reason)
             break
@@ -293,7 +298,8 @@ def _evaluate(fitting: Fit) -> None:
 
 def _save(fitting: Fit) -> None:
     """A checkpoint, with what a resumed run must know besides weights, moments and random state."""
-    options, progress, scaling = fitting.config.train, fitting.progress, fitting.optimizer.scaling
+    progress, scaling = fitting.progress, fitting.optimizer.scaling
+    progress.meter.pause()
     _take_overflows(fitting)
     taken = fitting.rates.state()
     state = {
@@ -305,16 +311,24 @@ def _save(fitting: Fit) -> None:
         **({"head_chunk": chunk} if (chunk := fixed_chunk(fitting.adapted.model)) else {}),
         **progress.state(),
     }
-    save_checkpoint(fitting.run, fitting.optimizer, fitting.world, progress.step, state, keep=options.save_total_limit)
+    save_checkpoint(fitting.run, fitting.optimizer, fitting.world, progress.step, state, keep=fitting.saving.keep)
+    fitting.saving.done()
+    progress.meter.resume()
 
 
-def _stop_if_asked(fitting: Fit, stop: StopRequest, *, is_saved: bool) -> None:
-    """Raise Stopped, with a checkpoint written, where a signal has come to any process."""
-    if (signal := stop.agreed(fitting.world)) is None:
-        return
-    if not is_saved:
+def _save_unasked(fitting: Fit) -> None:
+    """Where it cannot be written, the run goes on; several processes must agree, so there it ends as ever."""
+    try:
         _save(fitting)
-    raise Stopped(
+    except RunError as error:
+        if fitting.world.size > 1:
+            raise
+        fitting.saving.forgive(error)
+        fitting.progress.meter.resume()
+
+
+def _stopped(fitting: Fit, signal: Signals) -> Stopped:
+    return Stopped(
         f"Stopped by {signal.name} after step {fitting.progress.step} of {fitting.schedule.total_steps()}; a checkpoint is "
         f"saved.\nExpected to go on later.\nContinue it: weitiao train --resume {fitting.run.path}",
         128 + signal,

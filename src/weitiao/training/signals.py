@@ -18,13 +18,13 @@ class StopRequest:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
-    def agreed(self, world: World) -> signal.Signals | None:
-        """The signal that any of the processes received: all stop after the same step."""
+    def agreed(self, world: World, saves: bool) -> tuple[signal.Signals | None, bool]:
+        """The signal that any of the processes received, and whether the first one ``saves``: all do so after the same step."""
         if world.size == 1:
-            return self.received
+            return self.received, saves
         kinds = (signal.SIGTERM, signal.SIGINT)
-        counts = world.sum(*(float(self.received == kind) for kind in kinds))
-        return next((kind for kind, count in zip(kinds, counts, strict=True) if count), None)
+        *counts, saving = world.sum(*(float(self.received == kind) for kind in kinds), float(saves and world.rank == 0))
+        return next((kind for kind, count in zip(kinds, counts, strict=True) if count), None), bool(saving)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
