@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo lint check test test-all test-faults audit format options schemas results bench clean gpu docs reference tutorials
+.PHONY: demo lint check test test-all test-faults audit format options schemas results bench clean gpu docs reference tutorials notebooks
 
 demo: $(VENV)/.installed
 	$(BIN)/weitiao compare recipes/demo.yaml
@@ -61,6 +61,10 @@ reference: $(VENV)/.installed-dev
 # make tutorials TUTORIALS="reviews chat" runs these anew; without it the kept output is put into the pages.
 tutorials: $(VENV)/.installed-dev
 	$(BIN)/python tools/tutorials.py $(TUTORIALS)
+
+# Executes the notebooks and keeps their output.
+notebooks: $(VENV)/.installed-docs
+	$(BIN)/python tools/notebooks.py
 
 results: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme.py
