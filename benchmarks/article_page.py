@@ -161,10 +161,10 @@ def code_rows(results: Path, found: Evidence) -> list[tuple[Text | str, Text, Te
             '`padding="max_length"`',
             text(
                 "Every text is padded to 512 tokens. With batches of 8 in fp32, this makes the article's recipe {lora} (LoRA) and {full} (full) times slower than weitiao's on the same {rows:,} reviews.",
-                "每条文本都填充到 512 个 token。再加上 fp32 和大小为 8 的批，在同样的 {rows:,} 条评论上，文章的做法比 weitiao 慢 {lora} 倍（LoRA）和 {full} 倍（全量）。",
+                "每条文本都填充到 512 个词元。再加上 fp32 和大小为 8 的批，在同样的 {rows:,} 条评论上，文章的做法比 weitiao 慢 {lora} 倍（LoRA）和 {full} 倍（全量）。",
                 lora=ratio.get(LORA), full=ratio.get(FULL), rows=rows,
             ) if len(ratio) == 2 else OPEN,
-            Text("Batches of rows of near-equal length, sized by tokens. See [Performance](performance.md).", "按长度相近分批，按 token 数定批的大小。见[性能](performance.md)（英文）。"),
+            Text("Batches of rows of near-equal length, sized by tokens. See [Performance](performance.md).", "按长度相近分批，按词元数定批的大小。见[性能](performance.md)（英文）。"),
         ),
         (
             "`save_steps=10_000`",
@@ -173,7 +173,7 @@ def code_rows(results: Path, found: Evidence) -> list[tuple[Text | str, Text, Te
                 "{rows:,} 行、批大小 {batch}、{epochs} 轮，一共 {steps:,} 步。所以中途从不保存，一旦中断就全部白跑。",
                 rows=rows, batch=BATCH, epochs=EPOCHS, steps=steps,
             ) if 0 < steps < SAVE_STEPS else OPEN,
-            Text("`train.save_steps` saves on the way; Ctrl-C and SIGTERM save too. A resumed run ends with the same weights. See [Faults](faults.md).", "`train.save_steps` 让中途保存，Ctrl-C 和 SIGTERM 也会先保存。恢复后训练完，权重一样。见[故障](faults.md)（英文）。"),
+            Text("Saves every ten minutes, and with Ctrl-C and SIGTERM. A resumed run ends with the same weights. See [Faults](faults.md).", "每十分钟保存一次，Ctrl-C 和 SIGTERM 时也会先保存。恢复后训练完，权重一样。见[故障](faults.md)（英文）。"),
         ),
         (
             '`eval_dataset=dataset["test"]`',

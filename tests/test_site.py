@@ -56,6 +56,19 @@ def test_every_chinese_page_has_an_english_one() -> None:
         assert page.with_name(page.name.replace(".zh.md", ".md")).exists(), page.name
 
 
+def shape(page: Path) -> tuple[list[str], list[str], int]:
+    """What a page has whatever its language: commands and code, levels of headings, rows of tables."""
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"^```(?:bash|python|yaml|json)\n.*?^```", text, re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return code, re.findall(r"^#+(?= )", prose, re.MULTILINE), len(re.findall(r"^\|", prose, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.zh.md")), ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_a_chinese_page_keeps_up_with_the_english_one(page: Path) -> None:
+    assert shape(page) == shape(page.with_name(page.name.replace(".zh.md", ".md")))
+
+
 def test_every_title_has_a_translation() -> None:
     i18n = next(p["i18n"] for p in settings()["plugins"] if isinstance(p, dict) and "i18n" in p)
     chinese = next(language for language in i18n["languages"] if language["locale"] == "zh")
