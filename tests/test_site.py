@@ -56,12 +56,16 @@ def test_every_chinese_page_has_an_english_one() -> None:
         assert page.with_name(page.name.replace(".zh.md", ".md")).exists(), page.name
 
 
-def shape(page: Path) -> tuple[list[str], list[str], int]:
-    """What a page has whatever its language: commands and code, levels of headings, rows of tables."""
+def shape(page: Path) -> tuple[list[str], list[str], list[list[str]]]:
+    """What a page has whatever its language: commands and code, levels of headings, rows of tables, with their figures if they have many."""
     text = page.read_text(encoding="utf-8")
     code = re.findall(r"^```(?:bash|python|yaml|json)\n.*?^```", text, re.DOTALL | re.MULTILINE)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    return code, re.findall(r"^#+(?= )", prose, re.MULTILINE), len(re.findall(r"^\|", prose, re.MULTILINE))
+    figures = [
+        sorted(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", row)) for row in re.findall(r"^\|.*", prose, re.MULTILINE)
+    ]
+    many = [found if len(found) > 6 else [] for found in figures]
+    return code, re.findall(r"^#+(?= )", prose, re.MULTILINE), many
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.zh.md")), ids=lambda page: page.relative_to(DOCS).as_posix())

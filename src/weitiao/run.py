@@ -33,6 +33,7 @@ from weitiao.rundir.lock import RunLock
 from weitiao.rundir.summary import Summary, TrainingFacts
 from weitiao.system import threads
 from weitiao.system.allocator import large_blocks_mapped
+from weitiao.tasks.sameness import Sameness
 from weitiao.training.checkpoint import checkpoint_step, drop_checkpoints, refuse_changed_options, tidy
 from weitiao.training.deterministic import deterministic
 from weitiao.training.evaluate import score
@@ -166,6 +167,9 @@ def _finish(
     return_free_memory()  # the saved model is gone: the base takes its place
     metrics, found, before = _with_base(config, run, inputs, seen, events)
     artifact_bytes = size_bytes(run.model) - tokenizer_bytes
+    sameness = Sameness()
+    rows = inputs.task.predictions(inputs.prepared.eval, seen.scores, inputs.label_names)
+    write_jsonl(run.path / "predictions.jsonl", sameness.watch(rows))
     said: Any = {
         **measured.training,
         "memory_before_model_bytes": measured.memory_before_model_bytes,
@@ -180,10 +184,14 @@ def _finish(
     }
     said |= {"metrics_before": before} if before is not None else {}
     said |= {"effects": found} if found else {}
+    if (same := sameness.answer) is not None:
+        said |= {"same_answer": same}
+        log.warning(
+            "every evaluation row gets the same answer (%s), though the right ones differ: nothing that tells rows apart was learnt. Try a "
+            "lower or higher train.learning_rate, more steps, or weitiao compare with compare.lr_search=3",
+            same,
+        )
     summary: Summary = said
-    write_jsonl(
-        run.path / "predictions.jsonl", inputs.task.predictions(inputs.prepared.eval, seen.scores, inputs.label_names)
-    )
     run.write_json("summary.json", summary)
     _write_card(config, run, inputs, summary)
     run.finish()

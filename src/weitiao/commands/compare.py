@@ -106,6 +106,7 @@ def _print_comparison(result: "Comparison") -> None:
     from rich.table import Table
 
     from weitiao.comparison.rows import six_rows
+    from weitiao.comparison.wording import same_answer_text
 
     arms = [arm["name"] for arm in result["arms"]]
     ratios = [f"{name} / {arms[0]}" for name in arms[1:]]
@@ -121,6 +122,9 @@ def _print_comparison(result: "Comparison") -> None:
         print(f"Not comparable: {note['english']}")
     for found in result["unfair"]:
         print(f"Unfair: {found['arm']}: {found['english']}")
+    for cell in result["cells"]:
+        if "same_answer" in cell:
+            print(f"{cell['name']}: {same_answer_text(cell['same_answer'])[0]}")
 
 
 def _print_next(result: "Comparison", wanted: "CompareConfig") -> None:

@@ -5,6 +5,7 @@ import io
 
 from weitiao.comparison.rows import verdict_lines
 from weitiao.comparison.schema import Comparison
+from weitiao.comparison.wording import same_answer_text
 
 _COSTS = ("steps", "num_tokens", "train_seconds", "total_seconds", "samples_per_s", "tokens_per_s", "peak_memory_bytes")
 
@@ -33,6 +34,8 @@ def markdown(result: Comparison) -> str:
     for found in result["unfair"]:
         lines += ["", f"**Unfair: {found['arm']}** {_cell(found['english'])}."]
     for cell in result["cells"]:
+        if "same_answer" in cell:
+            lines += ["", f"**{_cell(cell['name'])}:** {_cell(same_answer_text(cell['same_answer'])[0])}"]
         if cell["failure"]:
             lines += ["", f"**Failed: {_cell(cell['name'])}**", "", "```", cell["failure"].replace("```", "'''"), "```"]
     return "\n".join([*lines, "", "```", result["command"], "```", ""])

@@ -15,7 +15,7 @@ from weitiao.comparison.predictions import disagreements, labelled
 from weitiao.comparison.rows import headline, verdict_lines
 from weitiao.comparison.schema import ArmResult, Budget, Comparison, CostKey, Row
 from weitiao.comparison.values import read_all
-from weitiao.comparison.wording import interval_text, signed
+from weitiao.comparison.wording import interval_text, same_answer_text, signed
 from weitiao.page import style
 from weitiao.tasks import TASKS
 from weitiao.tasks.task import Task
@@ -61,6 +61,7 @@ def report_html(result: Comparison, cells: Sequence[Cell], folder: Path) -> str:
             pair["second"]: {name: interval_text(found, flip=False) for name, found in pair["metrics"].items()}
             for pair in result["pairs"]
         },
+        same_answer_text=same_answer_text,
         selected=any(arm["selected_on_eval"] for arm in arms),
         plots=_plots(result, finished, task.SECTIONS),
         cost_rows=_cost_rows(arms),

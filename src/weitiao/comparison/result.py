@@ -125,7 +125,7 @@ def _one_split(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> CellResult:
-    return {
+    found: CellResult = {
         "name": cell.name,
         "arm": cell.arm.name,
         "seed": cell.seed,
@@ -133,3 +133,5 @@ def _cell(cell: Cell) -> CellResult:
         "failure": cell.failure,
         "command": f"weitiao train {cell.run.path / 'config.yaml'} output.dir=NEW_FOLDER",
     }
+    same = None if cell.failure else cell.run.summary.get("same_answer")
+    return found if same is None else {**found, "same_answer": same}

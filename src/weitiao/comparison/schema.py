@@ -195,6 +195,8 @@ class CellResult(TypedDict):
     seed: int
     run_dir: str
     failure: str | None
+    same_answer: NotRequired[str]
+    """What the run answers for every evaluation row, though the right answers differ."""
     command: str
     """Runs it again, alone."""
 

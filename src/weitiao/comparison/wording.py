@@ -10,6 +10,15 @@ Text = tuple[str, str]  # English, Chinese
 Ratios = Sequence[tuple[str, str, float]]  # of costs: (English, Chinese, kept arm / other)
 
 
+def same_answer_text(answer: str) -> Text:
+    """A run that answers every evaluation row alike."""
+    return (
+        f"This run answers every evaluation row with {answer}: it has learnt nothing that tells rows apart. Its learning rate or its "
+        "number of steps does not suit; compare.lr_search=3 searches a rate for each arm.",
+        f"这次训练对每一条评估数据都回答 {answer}：没有学到任何区分能力。学习率或步数不合适；compare.lr_search=3 会为每组各找一个学习率。",
+    )
+
+
 def decision_text(code: str, keep: str = "", ratios: Ratios = (), foreign: Sequence[str] = ()) -> Text:
     """A decision in a sentence.
 

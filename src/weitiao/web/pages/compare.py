@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from weitiao.comparison.rows import headline, verdict_lines
 from weitiao.comparison.schema import SCHEMA
-from weitiao.comparison.wording import interval_text
+from weitiao.comparison.wording import interval_text, same_answer_text
 from weitiao.config.task import TASK_OPTIONS
 from weitiao.errors import RunError
 from weitiao.web import compared
@@ -189,6 +189,8 @@ def _facts(request: Request, path: Path, one: Run | None, state: str) -> dict[st
             (pair, differing(by_arm.get(pair["first"], {}), by_arm.get(pair["second"], {}))) for pair in pairs
         ],
         "selected": any(arm["selected_on_eval"] for arm in result["arms"]),
+        "same": [cell for cell in result["cells"] if "same_answer" in cell],
+        "same_answer_text": same_answer_text,
         "failed": [cell for cell in result["cells"] if cell["failure"]],
         "links": links,
         "has_report": (path / "report.html").is_file(),
