@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def test_a_head_trains_in_deviations_and_is_saved_in_units(bias: bool, tiny_mode
         model.classifier = torch.nn.Linear(32, 1, bias=False)
     labels, ids = np.array([1980.0, 1990.0, 2000.0]), torch.tensor([[2, 5, 3]])
     drawn = model.classifier.weight.detach().clone()
-    task.start_head(model, ["classifier.weight", "classifier.bias"], labels)
+    train = replace(Encoded.of([[2]] * 3, [0] * 3), labels=labels)
+    task.start_head(model, ["classifier.weight", "classifier.bias"], train)
     with torch.no_grad():
         start = model(ids).logits
         if bias:

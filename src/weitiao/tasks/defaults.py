@@ -18,7 +18,7 @@ def prepare_model(model: "PreTrainedModel") -> None:
     """Nothing to prepare."""
 
 
-def start_head(model: "PreTrainedModel", new: Sequence[str], labels: Any) -> None:
+def start_head(model: "PreTrainedModel", new: Sequence[str], train: Any) -> None:
     """A new head starts as it was drawn."""
 
 

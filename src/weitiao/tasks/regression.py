@@ -89,7 +89,7 @@ def prepare_model(model: "PreTrainedModel") -> str | None:
     return None
 
 
-def start_head(model: "PreTrainedModel", new: Sequence[str], labels: NDArray[np.float64]) -> None:
+def start_head(model: "PreTrainedModel", new: Sequence[str], train: Encoded) -> None:
     """Let a head that was just drawn begin at the mean of the training numbers, in their units.
 
     Args:
@@ -97,7 +97,7 @@ def start_head(model: "PreTrainedModel", new: Sequence[str], labels: NDArray[np.
     """
     for name, head in _heads(model):
         if f"{name}.weight" in new:
-            _to_units(head.weight.data, None if head.bias is None else head.bias.data, *_units(head, labels))
+            _to_units(head.weight.data, None if head.bias is None else head.bias.data, *_units(head, train.labels))
 
 
 def scale_head(model: "PreTrainedModel", labels: NDArray[np.float64]) -> str:

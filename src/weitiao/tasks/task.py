@@ -76,8 +76,8 @@ class Task(Protocol):
     def prepare_model(self, model: "PreTrainedModel") -> str | None:
         """Change the model for training, once. Returns a line for the log."""
 
-    def start_head(self, model: "PreTrainedModel", new: Sequence[str], labels: Any) -> None:
-        """Before the method is applied: the start of a head whose parameters ``new`` were drawn at random."""
+    def start_head(self, model: "PreTrainedModel", new: Sequence[str], train: Encoded) -> None:
+        """Before the method is applied: the start of a head whose parameters ``new`` were drawn at random. A stream has no rows."""
 
     def scale_head(self, model: "PreTrainedModel", labels: Any) -> str | None:
         """After the method is applied: let the head train in units other than the data's. Returns a line for the log."""

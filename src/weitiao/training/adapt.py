@@ -181,7 +181,7 @@ def _apply(
 ) -> Any:
     """The model with the method, and a head that starts and trains in the task's units."""
     task = inputs.task
-    task.start_head(model, new, inputs.train.labels)
+    task.start_head(model, new, inputs.train)
     starts: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if method.reads_weights and device.type != "cpu":
         starts = starts_on(device, getattr(torch, inputs.resolved.dtype), method.packs_base)
