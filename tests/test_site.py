@@ -156,7 +156,7 @@ def test_site_loads_nothing_from_the_network(site: Path) -> None:
 @pytest.mark.beyond_check
 @pytest.mark.parametrize(
     ("start", "asked", "expected"),
-    [("index.html", "adapter", "merge.html"), ("zh/index.html", "适配器", "zh/index.html")],
+    [("index.html", "adapter", "merge.html"), ("zh/index.html", "适配器", "zh/merge.html")],
 )
 def test_search_works_from_the_folder(site: Path, start: str, asked: str, expected: str) -> None:
     with browser() as opened:
