@@ -84,7 +84,7 @@ def one_seed(found: Evidence) -> Text:
     other = sum(lead * pair.lead < 0 for pair in own for lead in pair.leads)
     level = sum(lead == 0 for pair in own for lead in pair.leads)
     return text(
-        "Of {seeds} single pairs of runs, {other} point the other way than the mean of all their seeds, and {level} nowhere.",
+        "Of {seeds} single pairs of runs, {other} point the other way than the mean of all their seeds, and {level} are level.",
         "{seeds} 个单独的配对中，有 {other} 个与全部种子的平均方向相反，{level} 个不分上下。",
         seeds=seeds, other=other, level=level,
     )  # fmt: skip

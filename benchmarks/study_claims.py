@@ -99,7 +99,9 @@ def _times(results: Evidence) -> Found:
     timed = {p.data for p in results.lora if "cpu_seconds" in p.ratios}
     first = [p.data for p in results.lora if p.data not in timed]
     if first:
-        said = said.then(text("CPU seconds, but of {name} seconds", "用 CPU 秒计，{name} 用秒计", name=first[0]))
+        said = said.then(
+            text("in CPU seconds, those of {name} in seconds", "用 CPU 秒计，{name} 用秒计", name=first[0])
+        )
     return verdict, said
 
 

@@ -33,7 +33,7 @@ from weitiao.rundir.lock import RunLock
 from weitiao.rundir.summary import Summary, TrainingFacts
 from weitiao.system import threads
 from weitiao.system.allocator import large_blocks_mapped
-from weitiao.tasks.sameness import Sameness
+from weitiao.tasks.same_answer import SameAnswer
 from weitiao.training.checkpoint import checkpoint_step, drop_checkpoints, refuse_changed_options, tidy
 from weitiao.training.deterministic import deterministic
 from weitiao.training.evaluate import score
@@ -167,9 +167,9 @@ def _finish(
     return_free_memory()  # the saved model is gone: the base takes its place
     metrics, found, before = _with_base(config, run, inputs, seen, events)
     artifact_bytes = size_bytes(run.model) - tokenizer_bytes
-    sameness = Sameness()
+    same_answer = SameAnswer()
     rows = inputs.task.predictions(inputs.prepared.eval, seen.scores, inputs.label_names)
-    write_jsonl(run.path / "predictions.jsonl", sameness.watch(rows))
+    write_jsonl(run.path / "predictions.jsonl", same_answer.watch(rows))
     said: Any = {
         **measured.training,
         "memory_before_model_bytes": measured.memory_before_model_bytes,
@@ -184,11 +184,11 @@ def _finish(
     }
     said |= {"metrics_before": before} if before is not None else {}
     said |= {"effects": found} if found else {}
-    if (same := sameness.answer) is not None:
+    if (same := same_answer.answer) is not None:
         said |= {"same_answer": same}
         log.warning(
-            "every evaluation row gets the same answer (%s), though the right ones differ: nothing that tells rows apart was learnt. Try a "
-            "lower or higher train.learning_rate, more steps, or weitiao compare with compare.lr_search=3",
+            "every evaluation row gets the same answer (%s), though the right ones differ: the learning rate or the number of steps does not "
+            "suit (compare.lr_search=3 searches a rate), or the other answers are too rare to win (train.class_weights=balanced)",
             same,
         )
     summary: Summary = said

@@ -190,7 +190,7 @@ def test_what_only_watches_may_change(options: dict[str, Any], tmp_path: Path) -
     """Every option that may change does, and the weights are those of the undisturbed run."""
     options["train"] = {**options["train"], "save_steps": 2}
     run = stopped_at(5, options, tmp_path / "run")
-    new = {"logging_steps": 3, "save_steps": 5, "save_total_limit": 1, "eval_tokens_per_batch": 999}
+    new = {"logging_steps": 3, "save_steps": 5, "save_minutes": 3, "save_total_limit": 1, "eval_tokens_per_batch": 999}
     new |= {"auto_batch": True, "non_finite": "skip", "distributed": "fsdp2", "report_to": ["tensorboard"]}
     new |= {"gradient_checkpointing": "full"}
     for key, value in new.items():

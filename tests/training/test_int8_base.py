@@ -97,3 +97,11 @@ def test_a_resumed_run_packs_as_the_first_one_did(
     ]  # of each layer: the whole run, the cut one, the resumed one
     assert all(torch.equal(first, again) for first, *others in runs for again in others)
     assert {x.shape[0] for x in seen} == {64 if len(seen[0]) < 512 else 512}  # no batch of the run
+
+
+def test_a_model_with_few_positions(options: dict[str, Any]) -> None:
+    train = {**options["train"], "int8_base": True, "max_steps": 2}
+    run = weitiao.train(
+        {**options, "data": {**options["data"], "max_length": 16}, "method": {"type": "lora"}, "train": train}
+    )
+    assert run.summary["steps"] == 2

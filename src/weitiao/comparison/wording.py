@@ -13,9 +13,9 @@ Ratios = Sequence[tuple[str, str, float]]  # of costs: (English, Chinese, kept a
 def same_answer_text(answer: str) -> Text:
     """A run that answers every evaluation row alike."""
     return (
-        f"This run answers every evaluation row with {answer}: it has learnt nothing that tells rows apart. Its learning rate or its "
-        "number of steps does not suit; compare.lr_search=3 searches a rate for each arm.",
-        f"这次训练对每一条评估数据都回答 {answer}：没有学到任何区分能力。学习率或步数不合适；compare.lr_search=3 会为每组各找一个学习率。",
+        f"This run answers every evaluation row with {answer}, though the right answers differ. Its learning rate or its number of steps "
+        "does not suit (compare.lr_search=3 searches a rate for each arm), or the other answers are too rare to win.",
+        f"这次训练对每一条评估数据都回答 {answer}，而正确答案并不相同。要么学习率或步数不合适（compare.lr_search=3 会为每组各找一个学习率），要么其他答案太少见。",
     )
 
 

@@ -6,7 +6,7 @@ split.json         row ids of train and eval             predictions.jsonl  eval
 plan.json          what was predicted before step 1      summary.json       what was measured
 samples.jsonl      causal_lm: held-out questions, the base's answers and the trained model's
 model/             loads with plain transformers or peft
-checkpoints/       step-N folders (with save_steps)      README.md          model card
+checkpoints/       step-N folders                        README.md          model card
 DONE               written last
 .lock              only while a run is at work           .tokenizer/        until it moves into model/
 .gathered/         while several processes write model/

@@ -110,7 +110,7 @@ class Summary(TrainingFacts):
     metrics: dict[str, Any]
     """Of the saved model on the evaluation rows; which ones is the task's."""
     same_answer: NotRequired[str]
-    """What the saved model answers for every evaluation row, though the right answers differ: it has learnt nothing."""
+    """What the saved model answers for every evaluation row, though the right answers differ."""
     scoring_dtype: NotRequired[str]
     """What the saved model was scored in: that of its file, `float32` but for another tool's base; TF32 is off."""
     metrics_before: NotRequired[dict[str, Any]]

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -264,11 +263,12 @@ def _fuse_adapters(model: Any, config: RunConfig, dtype: str) -> None:
 
 def _pack_with_tokens(model: Any, inputs: Inputs) -> None:
     """Let an int8 base meet its first inputs: always the same ones, so that a resumed run packs as the first one did."""
+    rows, length = PACKED_WITH[0], min(PACKED_WITH[1], inputs.max_length)
     if inputs.stream is None:
-        flat = torch.from_numpy(inputs.train.flat[: math.prod(PACKED_WITH)].astype(np.int64))
-        ids = flat.view(PACKED_WITH) if len(flat) == math.prod(PACKED_WITH) else flat[None, : PACKED_WITH[1]]
+        flat = torch.from_numpy(inputs.train.flat[: rows * length].astype(np.int64))
+        ids = flat.view(rows, length) if len(flat) == rows * length else flat[None, :length]
     else:
-        ids = torch.randint(model.config.vocab_size, PACKED_WITH, generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
     was_training = model.training
     with torch.no_grad():
         model.eval()(input_ids=ids)

@@ -66,8 +66,9 @@ def drop_checkpoints(run: RunDir) -> None:
     """Of a finished run: what a resumed one would have begun with. The best evaluation's weights stay."""
     with contextlib.suppress(OSError):  # the run is finished, whatever becomes of them
         (run.checkpoints / "last").unlink(missing_ok=True)
-        for step in _steps(run):
-            remove_folder(run.checkpoints / f"step-{step}")
+        for folder in (run.checkpoints / f"step-{step}" for step in _steps(run)):
+            if (folder / STATE).is_file():  # else it is somebody else's
+                remove_folder(folder)
         if run.checkpoints.is_dir() and not any(run.checkpoints.iterdir()):
             run.checkpoints.rmdir()
 

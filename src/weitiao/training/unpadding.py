@@ -54,6 +54,8 @@ def why_padded(model: Any, config: RunConfig, inputs: Inputs, stores_prefix: boo
         return "rows come from a stream" if config.data.streaming else "the outputs of frozen layers are stored by row"
     if kind not in (attention.DECODERS if inputs.task.OPTIONS.generates else unpadded.MODEL_TYPES):
         return f"that is not tested with {config.task} and a model of type {kind}"
+    if getattr(model.config.get_text_config(), "use_bidirectional_attention", False):
+        return "the model's attention is bidirectional, which is not tested"
     return None if resolved.device == "cpu" else _why_no_kernel(model, inputs)
 
 

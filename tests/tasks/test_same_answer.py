@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import weitiao
-from weitiao.tasks.sameness import Sameness
+from weitiao.tasks.same_answer import SameAnswer
 
 WORDS = ["a", "b", "c"]
 
@@ -23,16 +23,17 @@ WORDS = ["a", "b", "c"]
         ([(["O", "O"], ["O", "O"]), (["O"], ["O"])], None),  # no entity was there to find
         ([(3.0, 1.0), (3.001, 5.0)], "3"),
         ([(3.0, 1.0), (3.1, 5.0)], None),
+        ([(float(i % 10), float(i % 10)) for i in range(100)] + [(9.0, 10000.0)], None),  # one number far out
         ([(None, None), (None, None)], None),  # texts
     ],
 )
 def test_single_answers(rows: list[tuple[Any, Any]], expected: str | None) -> None:
     lines = [
-        {"predicted": p, "gold": g, **({"tokens": WORDS[: len(p)]} if isinstance(p, list) else {})} for p, g in rows
+        {"predicted": p, "gold": g, **({"tokens": WORDS[: len(p)]} if isinstance(p, list) else {})} for p, g in rows * 5
     ]
-    sameness = Sameness()
-    assert list(sameness.watch(lines)) == lines
-    assert sameness.answer == expected
+    same_answer = SameAnswer()
+    assert list(same_answer.watch(lines)) == lines
+    assert same_answer.answer == expected
 
 
 @pytest.mark.parametrize(
@@ -44,9 +45,9 @@ def test_single_answers(rows: list[tuple[Any, Any]], expected: str | None) -> No
     ],
 )
 def test_several_labels(rows: list[tuple[Any, Any]], expected: str | None) -> None:
-    sameness = Sameness()
-    list(sameness.watch({"predicted": p, "gold": g} for p, g in rows))
-    assert sameness.answer == expected
+    same_answer = SameAnswer()
+    list(same_answer.watch({"predicted": p, "gold": g} for p, g in rows * 5))
+    assert same_answer.answer == expected
 
 
 def test_a_run_and_its_comparison_say_so(
@@ -75,3 +76,9 @@ def test_a_run_and_its_comparison_say_so(
     for page in ("report.html", "comparison.md"):
         assert "This run answers every evaluation row with" in (folder / page).read_text(encoding="utf-8")
     assert "对每一条评估数据都回答" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_of_a_few_rows_nothing_is_said() -> None:
+    same_answer = SameAnswer()
+    list(same_answer.watch({"predicted": "bad", "gold": gold} for gold in ("good", "bad", "bad")))
+    assert same_answer.answer is None
