@@ -1,4 +1,4 @@
-"""A new head of tags begins at the tags' shares, so that no encoder must teach it that most words are outside of entities."""
+"""A new head of tags begins near the tags' shares, so that no encoder must teach it that most words are outside of entities."""
 
 import math
 from typing import Any
@@ -26,11 +26,11 @@ def model(folder: Any, classes: int = 3) -> Any:
     return AutoModelForTokenClassification.from_pretrained(folder, num_labels=classes)
 
 
-def test_the_bias_is_the_log_of_the_shares(tiny_model: Any) -> None:
+def test_the_bias_is_half_the_log_of_the_shares(tiny_model: Any) -> None:
     net = model(tiny_model)
     drawn = net.classifier.weight.detach().clone()
     task.start_head(net, ["classifier.weight", "classifier.bias"], encoded([0] * 89 + [1] * 8))
-    assert net.classifier.bias.exp().tolist() == pytest.approx([0.9, 0.09, 0.01])  # one word more of each class
+    assert net.classifier.bias.mul(2).exp().tolist() == pytest.approx([0.9, 0.09, 0.01])  # one word more of each class
     assert torch.equal(net.classifier.weight, drawn)
 
 
@@ -48,4 +48,4 @@ def test_a_run_begins_with_the_loss_of_the_shares(method: str, tag_options: dict
     train = {**tag_options["train"], "max_steps": 1, "logging_steps": 1}
     run = weitiao.train({**tag_options, "method": {"type": method}, "train": train}, listener=seen.append)
     first = next(event["loss"] for event in seen if event["event"] == "log")
-    assert first < 0.9 * math.log(len(run.summary["label_names"]))
+    assert first < 0.95 * math.log(len(run.summary["label_names"]))
