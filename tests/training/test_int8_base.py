@@ -1,5 +1,6 @@
 """LoRA on a base in int8: channels that stay apart, the same packing in a resumed run, rows that are streamed."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,14 @@ def test_a_resumed_run_packs_as_the_first_one_did(
     assert {x.shape[0] for x in seen} == {64 if len(seen[0]) < 512 else 512}  # no batch of the run
 
 
-def test_a_model_with_few_positions(options: dict[str, Any]) -> None:
+def test_a_model_with_few_positions(options: dict[str, Any], tmp_path: Path) -> None:
+    """Fewer than the tokens of the rows that the base is packed with."""
+    from transformers import BertConfig, BertModel
+
+    folder = Path(shutil.copytree(options["model"], tmp_path / "short"))
+    config = BertConfig.from_pretrained(folder, max_position_embeddings=32)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     train = {**options["train"], "int8_base": True, "max_steps": 2}
-    run = weitiao.train(
-        {**options, "data": {**options["data"], "max_length": 16}, "method": {"type": "lora"}, "train": train}
-    )
+    data = {**options["data"], "max_length": 32}
+    run = weitiao.train({**options, "model": str(folder), "data": data, "method": {"type": "lora"}, "train": train})
     assert run.summary["steps"] == 2

@@ -111,3 +111,15 @@ def test_several_processes_go_by_the_first_ones_clock(saves: bool, monkeypatch: 
     assert stop.agreed(first, saves) == (signal.SIGTERM, saves)
     assert stop.agreed(second, saves) == (signal.SIGTERM, False)
     assert told == [(1.0, 0.0, float(saves)), (1.0, 0.0, 0.0)]
+
+
+def test_a_folder_of_somebody_else_stays(options: dict[str, Any]) -> None:
+    other = Path(options["output"]["dir"]) / "checkpoints" / "step-99" / "notes.txt"
+
+    def write(event: dict[str, Any]) -> None:
+        if event["event"] == "log" and not other.exists():
+            other.parent.mkdir(parents=True)
+            other.write_text("mine", encoding="utf-8")
+
+    weitiao.train({**options, "train": {**options["train"], "max_steps": 2}}, listener=write)
+    assert other.read_text(encoding="utf-8") == "mine"

@@ -107,7 +107,7 @@ class TrainConfig(Section):
     )
     int8_base: bool = Field(
         False,
-        description="LoRA on a CPU with VNNI: multiply with the frozen weights in int8.",
+        description="LoRA on a CPU with VNNI: multiply with the frozen weights in int8. A little less exact; docs/study.md has what it costs.",
     )
     first_token: bool = Field(
         True,
