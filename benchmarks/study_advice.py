@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from record import RESULTS
-from study_cells import DATA, FULL, LORA, RATE_SEEDS, RATES, SMALL, compare_config
+from study_cells import DATA, FULL, LORA, RATE_SEEDS, RATES, compare_config
 from study_results import Pair, pairs, stored_files
 from study_statistics import pooled
 from weitiao.rundir.files import to_json, write_atomic
@@ -128,9 +128,9 @@ def skill(answer: dict[str, Any]) -> float | None:
 
 
 def regrets(results: Path) -> list[Regret]:
-    """For each data set and method with tried rates, on few rows. The best rate of a seed is chosen at the other seeds."""
+    """For each data set, size and method with tried rates. The best rate of a seed is chosen at the other seeds."""
     found = []
-    for stored in (one for one in stored_files(results) if one["rows"] == SMALL):
+    for stored in stored_files(results):
         sign = 1 if stored["higher_is_better"] else -1
         for method in (FULL, LORA):
             arms = [method, *(name for name, (of, _) in RATES.items() if of == method)]

@@ -247,7 +247,7 @@ def tested(results: Path) -> list[str]:
         *([counts(found), advisor_table(found)] if found else [NOTHING]),
         "## What a default learning rate costs",
         "Each method has a default rate, whatever the data. A third of it, three times and ten times as much are tried on 300 "
-        "rows. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so chance does not "
+        "rows, and three times as much on 1,000. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so chance does not "
         "count as a gain; the test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
         *([regret_table(lost)] if lost else [NOTHING]),
         "## What a base in int8 costs",

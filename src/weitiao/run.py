@@ -25,6 +25,7 @@ from weitiao.planning.plan import plan_errors, plan_run
 from weitiao.planning.schema import Plan
 from weitiao.pretrained.load import load_tokenizer
 from weitiao.pretrained.locate import locate
+from weitiao.pretrained.padding import pad_as
 from weitiao.pretrained.place import place
 from weitiao.rundir.card import model_card
 from weitiao.rundir.files import read_jsonl, size_bytes, write_jsonl
@@ -161,6 +162,7 @@ def _finish(
     if inputs.stream is not None:
         report = run.read_json("data_report.json")
         run.write_json("data_report.json", report | {"stream": inputs.stream.counts})
+        log.info("of the stream: %s", ", ".join(f"{name} {count:,}" for name, count in inputs.stream.counts.items()))
     return_free_memory()  # the trained model is gone: what comes now must not need more than training did
     tokenizer_bytes = run.add_tokenizer()
     seen = _look(config, run, inputs, events)
@@ -294,6 +296,7 @@ def _load_artifact(config: RunConfig, run: RunDir, inputs: Inputs, events: Event
     events.write("stage", message="evaluating the saved model")
     load, base = METHODS[config.method.type].load, locate(config.model)
     model, resolved = load(run.model, inputs.task.AUTO_MODEL, inputs.label_names, base), inputs.resolved
+    pad_as(model, inputs.pad_id)  # an adapter's base has its own
     if not config.method.packs_base or resolved.device == "cpu":
         return model.to(resolved.device)
     log.info("evaluated on the base in 4 bits, as it was trained: the device need not hold more")

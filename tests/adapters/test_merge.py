@@ -1,6 +1,7 @@
 """A merged model answers as base and adapter do, opens without weitiao, and is not there where it would not."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import weitiao
 from support.fork_server import ForkServer
 from weitiao.adapters import merge as merging
 from weitiao.config.method_names import ALIASES
 from weitiao.errors import ConfigError, ModelError, RunError
-from weitiao.rundir.files import read_jsonl
+from weitiao.inference.predictor import Predictor
+from weitiao.rundir.files import new_folder, read_jsonl
 from weitiao.rundir.folder import RunDir
 
 Options = dict[str, Any]
@@ -117,17 +120,52 @@ def test_the_kind_of_the_labels_is_kept(name: str, problem: str, served_runs: An
     assert (report["same_predictions"] is None) == (name == "numbers")
 
 
-def test_a_head_is_not_rounded_with_its_base(served_runs: Any, tiny_model: Path, tmp_path: Path) -> None:
-    """A base in 16 bits: the head of the merged model is the trained one, to the bit."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+def in_16_bits(model: Path, folder: Path) -> Path:
+    """A model whose files are in bfloat16."""
+    base = Path(shutil.copytree(model, folder))
     narrow = {name: value.bfloat16() for name, value in load_file(base / "model.safetensors").items()}
     save_file(narrow, base / "model.safetensors", {"format": "pt"})
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     (base / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}), encoding="utf-8")
+    return base
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "prompt"])
+def test_a_prediction_has_the_head_that_was_trained(
+    method: str, options: Options, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A base in 16 bits: peft would round the head to them."""
+    more = METHODS.get(method, {}) if method == "adalora" else {}
+    run = trained({**options, "model": str(in_16_bits(tiny_model, tmp_path / "base"))}, {"type": method, **more})
+    (head,) = (
+        value
+        for name, value in load_file(run.model / "adapter_model.safetensors").items()
+        if name.endswith("classifier.weight")
+    )
+    model = Predictor(run, device="cpu").model
+    assert torch.equal(model.base_model.classifier.modules_to_save["default"].weight, head)
+
+
+def test_two_commands_that_write_one_folder(options: Options, tmp_path: Path) -> None:
+    """The later one is refused, and the first one's model is whole."""
+    run = trained(options, {"type": "lora"})
+    with new_folder(tmp_path / "merged") as scratch:
+        (scratch / "model.safetensors").write_text("of the first")
+        with pytest.raises(RunError, match="in use by another run"):
+            weitiao.merge(run.path, output=tmp_path / "merged")
+    assert (tmp_path / "merged" / "model.safetensors").read_text() == "of the first"
+    assert [path.name for path in (tmp_path / "merged").iterdir()] == ["model.safetensors"]
+    left = tmp_path / ".again.writing" / "again"
+    left.mkdir(parents=True)
+    (left / "left.bin").write_text("by a command that was killed")
+    weitiao.merge(run.path, output=tmp_path / "again")
+    assert not (tmp_path / "again" / "left.bin").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_head_is_not_rounded_with_its_base(served_runs: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """A base in 16 bits: the head of the merged model is the trained one, to the bit."""
+    base = in_16_bits(tiny_model, tmp_path / "base")
     run = RunDir(shutil.copytree(served_runs["reviews"].path, tmp_path / "run"))
     text = (
         (run.path / "config.yaml").read_text(encoding="utf-8").replace(served_runs["reviews"].config.model, str(base))

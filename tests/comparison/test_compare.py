@@ -150,6 +150,23 @@ def test_cells_of_changed_data_are_not_mixed(comparison_options: dict[str, Any],
         weitiao.compare(options)
 
 
+def test_cells_of_a_changed_training_file_are_not_mixed(comparison_options: dict[str, Any], tmp_path: Path) -> None:
+    """Evaluation rows of their own stay the same, and so do the lines of the training rows."""
+    lines = Path(str(comparison_options["data"]["train"])).read_text(encoding="utf-8").splitlines()
+    for name, own in (("train", lines[:48]), ("eval", lines[48:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(own), encoding="utf-8")
+    data = {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "eval.jsonl")}
+    options = {**comparison_options, "compare": {"methods": ["full"]}, "data": data}
+    weitiao.compare(options)
+    names = [json.loads(line)["label"] for line in lines]
+    other = next(name for name in names if name != names[0])
+    (tmp_path / "train.jsonl").write_text(
+        "\n".join([lines[0].replace(f'"{names[0]}"', f'"{other}"'), *lines[1:48]]), encoding="utf-8"
+    )
+    with pytest.raises(RunError, match="data has changed since the cell full-seed42"):
+        weitiao.compare(options)
+
+
 def test_mean_curves_meet_at_the_same_step() -> None:
     """Runs of different length, and one that was scored at other steps."""
     lines = [[(32, 0.8), (64, 0.78)], [(32, 0.79), (48, 0.1), (64, 0.84), (96, 0.86)], []]

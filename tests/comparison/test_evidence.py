@@ -156,6 +156,19 @@ def test_merged_seeds_are_one_arm_and_other_arms_stand_beside(
         comparison.report([finished], tmp_path / "merged")
 
 
+def test_arms_that_read_or_train_otherwise_stand_beside(
+    finished: Path, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """The same files and split, and other tokens: never seeds of one arm, also under another name."""
+    own = {**options, "data": {"train": "rows.jsonl", "test_size": 16, "max_length": 8}}
+    arms = ["full", {"type": "lora", "name": "wide", "r": 8}]
+    config = config_of(own, tmp_path / "short", methods=arms, seeds=[3])
+    finish_cells(config)
+    weitiao.compare(config)
+    result = comparison.report([finished, tmp_path / "short"], tmp_path / "merged")
+    assert [arm["name"] for arm in result["arms"]] == ["full", "lora", "short.full", "short.wide"]
+
+
 def test_other_rows_are_not_merged(finished: Path, options: dict[str, Any], tmp_path: Path) -> None:
     own = {**options, "data": {"train": str(tmp_path / "rows.jsonl"), "test_size": 12}}
     config = config_of(own, tmp_path / "other", methods=["full"], seeds=[5])

@@ -195,3 +195,17 @@ def test_files_that_cannot_be_written_are_a_message(fork_server: ForkServer, tmp
 def test_deepspeed_is_refused_with_a_way_on() -> None:
     with pytest.raises(ConfigError, match="fsdp2"):
         load(RunConfig, None, ["model=m", "data.train=d", "output.dir=o", "train.distributed=deepspeed"])
+
+
+def test_a_key_or_an_option_that_stands_twice(tmp_path: Path) -> None:
+    """Of two YAML keeps the last, and the other is gone."""
+    file = tmp_path / "c.yaml"
+    start = "model: m\ndata: {train: t.jsonl}\noutput: {dir: o}\n"
+    file.write_text(f"{start}train: {{seed: 1}}\ntrain: {{num_train_epochs: 2}}\n")
+    with pytest.raises(ConfigError, match="the key 'train' stands twice, again in line 5"):
+        load(RunConfig, file)
+    file.write_text(f"{start}cutoff_len: 256\nmax_seq_length: 128\n")
+    with pytest.raises(ConfigError, match=r"cutoff_len=256 and max_seq_length=128, two names(.|\n)*data.max_length"):
+        load(RunConfig, file)
+    file.write_text(f"{start}cutoff_len: 256\nmax_seq_length: 256\n")
+    assert load(RunConfig, file, ["data.max_length=64"]).data.max_length == 64

@@ -332,3 +332,32 @@ def test_axolotl_takes_the_first_rows(tmp_path: Path) -> None:
     assert train({"path": "a/b", "split": "train"}) == "a/b"
     assert train({"path": "a/b", "split": "train[:7%]"})["datasets[0].path"] == "refused"
     assert train({"path": "a/b", "split": "test"})["datasets[0].split"] == "refused"
+
+
+def test_packed_rows_have_the_length_that_the_tool_gives_them(tmp_path: Path) -> None:
+    packed = converted(tmp_path, "swift", {"max_length": 8192, "packing": True})
+    assert packed["train.tokens_per_batch"] == 8192
+    packed = converted(tmp_path, "trl", {"max_seq_length": 4096, "packing": True, "per_device_train_batch_size": 4})
+    assert packed["train.tokens_per_batch"] == 4 * 4096
+    assert converted(tmp_path, "trl", {"max_seq_length": 4096, "packing": True})["train.tokens_per_batch"] == 8 * 4096
+
+
+@pytest.mark.parametrize(("schedule", "share"), [("constant", 0.0), ("constant_with_warmup", 0.03), ("cosine", 0.03)])
+def test_axolotl_warms_up_where_its_schedule_does(schedule: str, share: float, tmp_path: Path) -> None:
+    assert converted(tmp_path, "axolotl", {"lr_scheduler": schedule})["train.warmup_ratio"] == share
+    given = converted(tmp_path, "axolotl", {"lr_scheduler": schedule, "warmup_ratio": 0.2})
+    assert given["train.warmup_ratio"] == (0.2 if share else 0.0)
+
+
+def test_swift_adalora_and_galore_have_its_defaults(tmp_path: Path) -> None:
+    plain = converted(tmp_path, "swift", {"tuner_type": "adalora"})
+    assert [plain[f"method.{name}"] for name in ("lora_dropout", "tinit", "tfinal")] == [0.05, 0, 0]
+    given = converted(
+        tmp_path, "swift", {"tuner_type": "adalora", "lora_dropout": 0.1, "use_dora": False, "lora_bias": "none"}
+    )
+    assert given["method.lora_dropout"] == 0.1
+    for key, value in (("use_dora", True), ("use_rslora", True), ("lora_bias", "all"), ("init_weights", "pissa")):
+        assert fates(tmp_path, "swift", {"tuner_type": "adalora", key: value})[key] == "refused"
+        assert fates(tmp_path, "swift", {"tuner_type": "lora", key: value})[key] != "refused"
+    galore = converted(tmp_path, "swift", {"tuner_type": "full", "use_galore": True})
+    assert (galore["method.galore_gap"], galore["method.galore_scale"]) == (50, 1.0)

@@ -16,6 +16,7 @@ from weitiao.config.data import DataConfig
 from weitiao.data.checking import refuse_errors, source_config
 from weitiao.data.near_duplicates import near_pairs, shingles, similarity
 from weitiao.data.page import report_page
+from weitiao.data.prepare import prepare
 from weitiao.data.suspicious import has_control, is_mojibake, script_of
 from weitiao.errors import DataError, WeitiaoError
 
@@ -120,6 +121,27 @@ def test_overlap_between_sides(tmp_path: Path) -> None:
     where = {f.code: f.where for f in report.findings}
     assert where["overlap"] == ("a.jsonl:6",)
     assert where["near_overlap"] == ("a.jsonl:12",)
+
+
+def test_how_evaluation_rows_were_read_is_said_too(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "a.jsonl", [sound(i) for i in range(30)])
+    held = write_jsonl(tmp_path / "b.jsonl", [{**sound(i), "system": "x"} for i in range(50, 60)])
+    findings = weitiao.data.check(DataConfig(train=str(train), eval=str(held))).findings
+    assert [(f.code, f.count) for f in findings if f.message.startswith("evaluation rows: ")] == [
+        ("unused_columns", 10)
+    ]
+
+
+@pytest.mark.parametrize("sides", [(True, False), (False, True)])
+def test_pairs_on_one_side_alone_are_refused(sides: tuple[bool, bool], tmp_path: Path) -> None:
+    for name, has_two, start in zip(("a", "b"), sides, (0, 50), strict=True):
+        second = {"text_pair": "second"} if has_two else {}
+        write_jsonl(tmp_path / f"{name}.jsonl", [sound(i) | second for i in range(start, start + 30)])
+    config = DataConfig(train=str(tmp_path / "a.jsonl"), eval=str(tmp_path / "b.jsonl"))
+    two, one = ("a", "b") if sides[0] else ("b", "a")
+    with pytest.raises(DataError, match=rf"{two}\.jsonl holds pairs of texts, \S*{one}\.jsonl single ones"):
+        prepare(config)
+    assert prepare(config.model_copy(update={"text": "text", "label": "label"})).train.pairs is None
 
 
 def test_sft_rows_without_supervision(tmp_path: Path, tiny_model: Path) -> None:

@@ -45,6 +45,8 @@ FORMATS: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ("developer", {"messages": [{"role": "developer", "content": "简短"}, USER, ANSWER]}, [SYSTEM, USER, ANSWER]),
     ("parts", {"messages": [{"role": "user", "content": [{"type": "text", "text": "问"}]}, {"role": "assistant", "content": [{"type": "text", "value": "答"}]}]}, [USER, ANSWER]),
     ("loss weights", {"messages": [{**USER, "loss_weight": 0.0}, {**ANSWER, "loss_weight": 1.0}]}, [{**USER, "learn": False}, ANSWER]),
+    ("alpaca whose question is the input", {"instruction": None, "input": "问", "output": "答"}, [USER, ANSWER]),
+    ("an empty question", {"prompt": "", "completion": "答"}, [{"role": "user", "content": ""}, ANSWER]),
     ("trl", {"prompt": [SYSTEM, USER], "completion": [ANSWER]}, [SYSTEM, USER, ANSWER]),
     ("openai calls", {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": "{\"city\": \"北京\"}"}}]}, {"role": "tool", "content": "晴"}, ANSWER], "tools": [TOOL]}, CALLED),
     ("openai functions", {"messages": [USER, {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{\"city\": \"北京\"}"}}, {"role": "function", "content": "晴"}, ANSWER], "functions": [TOOL["function"]]}, CALLED),
@@ -75,6 +77,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("a user's turn to be learnt", {"messages": [{**USER, "train": True}, ANSWER]}, "turn of user has train True"),
     ("an unknown role", {"messages": [{"role": "narrator", "content": "x"}, ANSWER]}, "role 'narrator'"),
     ("nothing said", {"messages": [USER, {"role": "assistant", "content": None}]}, "without content and without tool_calls"),
+    ("nothing asked", {"messages": [{"role": "user", "content": None}, ANSWER]}, "a turn of user without content"),
+    ("no prompt", {"prompt": None, "completion": "a"}, "no text in prompt"),
+    ("no instruction", {"instruction": None, "output": "a"}, "no text in instruction"),
+    ("a pair without an answer", {"items": [{"question": "q", "answer": None}, {"question": "q", "answer": "a"}]}, "no text in answer"),
+    ("a turn of moss without a question", {"chat": {"turn_1": {"Human": None, "MOSS": "a"}}}, "no text in Human"),
     ("a call that is no JSON", {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "weather(x)"}, {"from": "gpt", "value": "a"}]}, "Expected JSON"),
     ("a call without a name", {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "{}"}, {"from": "gpt", "value": "a"}]}, "name and arguments"),
     ("tools that are no JSON", {"messages": [USER, ANSWER], "tools": "weather"}, "tools is 'weather'"),
@@ -114,6 +121,19 @@ def test_marked_turns_are_read_and_not_learnt(tokenizer: Any) -> None:
         }
         conversation = conversation_of(row, detect(row))
         assert learnt(Chat(tokenizer), conversation) == ["对<|im_end|>"]
+
+
+def test_every_token_and_a_turn_that_is_not_learnt_contradict_each_other(tokenizer: Any) -> None:
+    marked = {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}
+    with pytest.raises(DataError, match=r"marked as not to be learnt, and data.train_on_prompt=true"):
+        Chat(tokenizer, train_on_prompt=True).tokens([conversation_of(marked, detect(marked))])
+    asked = {
+        "prompt": [USER, ANSWER, USER],
+        "completion": [ANSWER],
+    }  # the question's answers are learnt with every token
+    ((ids, learnt_ids),) = Chat(tokenizer, train_on_prompt=True).tokens([conversation_of(asked, detect(asked))])
+    assert learnt_ids == [False] + [True] * (len(ids) - 1)
+    assert learnt(Chat(tokenizer), conversation_of(asked, detect(asked))) == ["答<|im_end|>"]
 
 
 def test_calls_are_learnt_and_what_tools_say_is_not(tokenizer: Any) -> None:

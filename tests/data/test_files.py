@@ -422,3 +422,42 @@ def test_what_an_archive_holds_beside_its_data_is_a_finding(tmp_path: Path) -> N
     report = weitiao.data.check(tmp_path / "r.zip")
     (found,) = [f for f in report.findings if f.code == "ignored_files"]
     assert (report.num_rows, found.where) == (20, ("r.zip/README.md",))
+
+
+def test_a_task_that_nobody_annotated_is_no_row_without_entities(tmp_path: Path) -> None:
+    def task(*annotations: dict[str, Any]) -> dict[str, object]:
+        return {"data": {"text": "张三去北京"}, "annotations": list(annotations)}
+
+    name = {"value": {"start": 0, "end": 2, "labels": ["PER"]}}
+    rows = [task({"result": [name]}), task({"result": []}), task()]
+    read = build(str(write_jsonl(tmp_path / "r.jsonl", rows)), DataConfig(train="-"))
+    assert (len(read), read.facts["num_rejected"]) == (2, 1)
+    assert [row["reason"].split("\n")[0] for row in read.rejected()] == ["no annotation in annotations."]
+
+
+def test_a_key_that_stands_twice_rejects_the_row(tmp_path: Path) -> None:
+    good = '{"text": "好", "label": "pos"}'
+    (tmp_path / "r.jsonl").write_text(f'{good}\n{{"text": "差", "label": "pos", "label": "neg"}}\n', encoding="utf-8")
+    read = build(str(tmp_path / "r.jsonl"), DataConfig(train="-"))
+    assert [row["reason"] for row in read.rejected()] == ["not JSON (the key 'label' stands twice)"]
+
+
+def test_yaml_says_what_is_written(tmp_path: Path) -> None:
+    """YAML's first version makes False of no, 750 of 12:30, and a date of 2024-01-01."""
+    (tmp_path / "r.yaml").write_text(
+        "- {text: a, label: yes}\n- {text: b, label: no}\n- {text: c, label: 007}\n- {text: 2024-01-01, label: 1}\n"
+        "- {text: d, label: true}\n",
+        encoding="utf-8",
+    )
+    read = build(str(tmp_path / "r.yaml"), DataConfig(train="-"))
+    assert read.column("label") == ["yes", "no", "007", "1", "True"]
+    assert read.column("text") == ["a", "b", "c", "2024-01-01", "d"]
+    (tmp_path / "c.yml").write_text(
+        "conversations:\n- - Are you human?\n  - No\n- - When?\n  - 12:30\n- - q\n  -\n  - a\n", encoding="utf-8"
+    )
+    read = build(str(tmp_path / "c.yml"), DataConfig(train="-"))
+    talks = [json.loads(text)["messages"] for text in read.column("messages")]
+    assert [talk[1]["content"] for talk in talks] == ["No", "12:30"]
+    assert [row["reason"].split("\n")[0] for row in read.rejected()] == [
+        "a conversation with a turn that is empty or no text"
+    ]

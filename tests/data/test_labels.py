@@ -230,3 +230,14 @@ def test_defaults_and_refusals(task: str, metric: str) -> None:
     ):
         with pytest.raises(ValueError, match=told):
             RunConfig.model_validate({**tree, section: {**tree.get(section, {}), **change}})
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3", "4", "5"), ("1", "0")])
+def test_names_that_are_numbers_of_other_classes_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    """A cell of 1 could mean the name or the class."""
+    rows: list[dict[str, object]] = [{"text": varied(i), "label": names[i % len(names)]} for i in range(20)]
+    file = write_jsonl(tmp_path / "r.jsonl", rows)
+    with pytest.raises(DataError, match=r"the name '1' for class 0, and 1 is the number of class"):
+        prepare(data_of(file, label_names=names))
+    assert prepare(data_of(file)).label_names == tuple(sorted(names))
+    assert LabelReader.of(data_of(file, label_names=("0", "1", "many"))).one(1, "label") == "1"

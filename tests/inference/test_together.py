@@ -1,6 +1,7 @@
 """A file of conversations is answered together, as one by one."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 import weitiao
+from weitiao.errors import DataError
 from weitiao.inference import together
+from weitiao.inference.context import room_of
 from weitiao.rundir.folder import RunDir
 
 METHODS = ["lora", "dora", "full", "prompt"]
@@ -68,3 +71,47 @@ def test_answers_come_in_the_order_of_the_prompts() -> None:
     decoder: Any = Countdown()
     found = together.write_together(decoder, [[8], [2], [5], [1], [8, 8, 3]], {0}, 6, at_once=2)
     assert list(found) == [[7, 6, 5, 4, 3, 2], [1, 0], [4, 3, 2, 1, 0], [0], [2, 1, 0]]
+
+
+def test_what_a_model_says_of_generation_changes_no_answer(
+    writer_runs: dict[str, RunDir], chats_file: Path, tmp_path: Path
+) -> None:
+    """generation_config.json of many models has a penalty on repetition, which transformers adds by itself."""
+    run = RunDir(Path(shutil.copytree(writer_runs["full"].path, tmp_path / "run")))
+    config = json.loads((run.model / "generation_config.json").read_text(encoding="utf-8"))
+    texts = [
+        json.loads(line)["messages"][0]["content"] for line in chats_file.read_text(encoding="utf-8").splitlines()[:6]
+    ]
+    before = weitiao.predict(run.path, text=texts, max_new_tokens=10)
+    told = {**config, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
+    (run.model / "generation_config.json").write_text(json.dumps(told), encoding="utf-8")
+    assert weitiao.predict(run.path, text=texts, max_new_tokens=10) == before
+
+
+def test_a_question_longer_than_the_model_reads(writer_runs: dict[str, RunDir], tmp_path: Path) -> None:
+    """Alone and in a file; an answer ends where the model's context does."""
+    long = {"messages": [{"role": "user", "content": "好" * 3000}]}
+    path = tmp_path / "asked.jsonl"
+    short = {"messages": [{"role": "user", "content": "好"}]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (short, long, short)), encoding="utf-8")
+    run = writer_runs["lora"].path
+    found = weitiao.predict(run, input=path, bad_rows="skip", max_new_tokens=3)
+    assert ["error" in one for one in found] == [False, True, False]
+    assert "the model reads 2,048 of question and answer together" in found[1]["error"]
+    with pytest.raises(DataError, match=r"asked\.jsonl:2(.|\n)*2,048"):
+        weitiao.predict(run, input=path, max_new_tokens=3)
+    with pytest.raises(DataError, match="the model reads 2,048"):
+        weitiao.predict(run, text="好" * 3000)
+    with pytest.raises(DataError, match="Expected room for 4,000 of the answer"):
+        weitiao.predict(run, text="好", max_new_tokens=4000)
+
+
+@pytest.mark.parametrize(("prompt", "asked", "most"), [(10, None, 50), (70, None, 30), (70, 30, 30), (99, None, 1)])
+def test_room_for_an_answer(prompt: int, asked: int | None, most: int) -> None:
+    assert room_of(prompt, 100, asked, 50) == most
+
+
+@pytest.mark.parametrize(("prompt", "asked"), [(100, None), (101, None), (70, 31)])
+def test_no_room_for_an_answer(prompt: int, asked: int | None) -> None:
+    with pytest.raises(DataError, match="reads 100 of question and answer"):
+        room_of(prompt, 100, asked, 50)

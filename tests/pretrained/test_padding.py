@@ -1,5 +1,7 @@
 """A row's answer does not depend on the rows beside it: decoders' classifiers find a row's last token, not padding."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,14 @@ import pytest
 import torch
 from tests.support.llm import SMALL
 
+import weitiao
+from weitiao.adapters.combine import combine
 from weitiao.config.method import LoraConfig, PromptConfig
 from weitiao.methods import METHODS
 from weitiao.pretrained.load import load_model
 from weitiao.pretrained.padding import reads_last_token
 from weitiao.pretrained.resolve import Resolved
+from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import classification
 
 PAD = 2
@@ -114,3 +119,40 @@ def test_with_a_method(family: str, config: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         alone, mixed = classification.logits(model, _batch(SHORT)), classification.logits(model, _batch(SHORT, LONG))
     torch.testing.assert_close(alone[0], mixed[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pad_id", [None, 5])
+def test_a_run_scores_an_adapter_with_the_id_that_rows_are_padded_with(
+    pad_id: int | None, tiny_chat_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    """config.json of Qwen2.5 and Llama 3 names no id, and others another one than the tokenizer's."""
+    base = Path(shutil.copytree(tiny_chat_model, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": pad_id}), encoding="utf-8")
+    train = {
+        "bf16": False,
+        "max_steps": 8,
+        "tokens_per_batch": 96,
+        "learning_rate": 3e-3,
+        "eval_tokens_per_batch": 4096,
+    }
+    options = {"model": str(base), "data": {"train": str(rows_file), "test_size": 24}, "train": train}
+    runs = [
+        weitiao.train(
+            {
+                **options,
+                "method": {"type": "lora"},
+                "output": {"dir": str(tmp_path / f"run{seed}")},
+                "train": {**train, "seed": seed},
+            }
+        )
+        for seed in (1, 2)
+    ]
+    rows = list(read_jsonl(runs[0].path / "predictions.jsonl"))
+    assert len({len(row["text"]) for row in rows}) > 1
+    for row in rows:
+        (alone,) = weitiao.predict(runs[0].path, text=row["text"])
+        shares = torch.softmax(torch.tensor(list(row["scores"].values())), 0).tolist()
+        assert list(alone["probabilities"].values()) == pytest.approx(shares, abs=1e-5)
+    combine([run.path for run in runs], output=tmp_path / "both")
+    assert (tmp_path / "both" / "combined.json").is_file()

@@ -154,7 +154,7 @@ def test_streaming(options: dict[str, Any], rows_file: Path, tmp_path: Path, mon
     assert run.summary["steps"] == 25
     assert run.summary["epochs"] >= 1
     counts = run.read_json("data_report.json")["stream"]
-    assert counts == {"rows_used": 64, "overlap_dropped_from_train": 16, "num_empty": 1, "num_rejected": 1}
+    assert counts == {"rows_used": 48, "overlap_dropped_from_train": 16, "num_empty": 1, "num_rejected": 1}
     assert [row["id"] for row in read_jsonl(run.path / "rejected.jsonl")] == ["train.jsonl:65", "train.jsonl:66"]
 
     class Stop(Exception):
@@ -174,6 +174,34 @@ def test_streaming(options: dict[str, Any], rows_file: Path, tmp_path: Path, mon
     for change in ({"eval": None}, {"train_size": 3}):
         with pytest.raises(weitiao.WeitiaoError, match="streaming needs"):
             weitiao.train({**again, "data": {**data, **change}, "output": {"dir": str(tmp_path / "no")}})
+
+
+def test_rows_of_a_stream_that_are_cut_dropped_or_pairs_are_counted(options: dict[str, Any], tmp_path: Path) -> None:
+    lines = Path(str(options["data"]["train"])).read_text(encoding="utf-8").splitlines()
+    long = [json.dumps({"text": "很好" * 40 + str(i), "label": "good"}, ensure_ascii=False) for i in range(3)]
+    pairs = [json.dumps({"text": f"好 {i}", "text_pair": "又", "label": "good"}, ensure_ascii=False) for i in range(20)]
+    for name, own in (("held", lines[::4]), ("train", [*lines[1::4], *long]), ("pairs", pairs)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(own), encoding="utf-8")
+    data = {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "held.jsonl"), "streaming": True}
+    data |= {"near_duplicates": "off", "max_length": 32}
+    short = len(lines[1::4])
+    for policy, expected in (("truncate", short + 3), ("drop", short)):
+        train = {**options["train"], "max_steps": 12}
+        output = {"dir": str(tmp_path / policy)}
+        run = weitiao.train({**options, "data": {**data, "over_length": policy}, "train": train, "output": output})
+        counts = run.read_json("data_report.json")["stream"]
+        assert (counts["rows_used"], counts["rows_over_length"]) == (expected, 3)
+        assert counts.get("too_long_dropped") == (3 if policy == "drop" else None)
+        assert counts.get("tokens_lost", 0) > 3 * 32 or policy == "drop"
+    with pytest.raises(DataError, match=r"pairs\.jsonl holds pairs of texts"):
+        weitiao.train(
+            {
+                **options,
+                "data": {**data, "train": str(tmp_path / "pairs.jsonl")},
+                "train": train,
+                "output": {"dir": str(tmp_path / "two")},
+            }
+        )
 
 
 def test_over_length_and_weights_in_a_run(options: dict[str, Any], tmp_path: Path) -> None:
@@ -252,6 +280,28 @@ def test_resume_refuses_changed_data(options: dict[str, Any], tmp_path: Path) ->
     with pytest.raises(Stop):
         weitiao.train(config, listener=stop)
     (tmp_path / "own.jsonl").write_text(text.replace('"good"', '"fine"'), encoding="utf-8")
+    with pytest.raises(RunError, match="has changed since it began"):
+        weitiao.train(resume=config["output"]["dir"])
+
+
+@pytest.mark.fault("a file of label names changed between stop and resume")
+def test_resume_refuses_changed_names(options: dict[str, Any], tmp_path: Path) -> None:
+    """The path stays the same, and the classes would change places."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("step") == 5:
+            raise Stop
+
+    names = tmp_path / "names.txt"
+    names.write_text("good\nbad\n", encoding="utf-8")
+    config = {**options, "data": {**options["data"], "label_names": str(names)}}
+    config["train"] = {**options["train"], "save_steps": 2}
+    with pytest.raises(Stop):
+        weitiao.train(config, listener=stop)
+    names.write_text("bad\ngood\n", encoding="utf-8")
     with pytest.raises(RunError, match="has changed since it began"):
         weitiao.train(resume=config["output"]["dir"])
 

@@ -98,6 +98,18 @@ def test_a_name_is_taken_over_only_where_it_is_asked(client: Client, root: Path)
     assert unload(client, "one")[0] == 200
 
 
+def test_a_run_stays_where_the_one_that_would_take_its_place_is_damaged(client: Client, root: Path) -> None:
+    assert load(client, "one", "reviews")[0] == 200
+    damaged = Path(shutil.copytree(root / "five", root / "damaged"))
+    weights = next((damaged / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    status, said = load(client, "one", "damaged", load_inplace=True)
+    assert (status, "cannot be loaded" in said["error"]["message"]) == (400, True)
+    assert len(client.ask("/predict", {"model": "one", "inputs": TEXT})[1]) == 2
+    assert unload(client, "one")[0] == 200
+    shutil.rmtree(damaged)
+
+
 def test_what_lies_outside_is_refused_in_the_words_for_nothing(client: Client, root: Path, served_runs: Runs) -> None:
     outside = [
         served_runs["rs"].path, "link", "linked-model", "../runs/../../elsewhere", f"{root}/../{root.name}/link",

@@ -19,11 +19,13 @@ from support.run_files import ALWAYS, MODEL, files
 from weitiao.commands.app import app
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, DataError, RunError
+from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import causal_lm
 from weitiao.training import samples
 from weitiao.training.show import show
 
+needs_int8 = pytest.mark.skipif(not int8_is_supported(), reason="this CPU or this torch has no int8 product")
 both_methods = pytest.mark.parametrize("method", ["full", "lora"])
 
 
@@ -75,6 +77,23 @@ def test_a_run_and_its_artifact_in_plain_libraries(method: str, chat_options: di
         total, count = total + loss, count + learnt
     assert summary["metrics"]["log_loss"] == pytest.approx(total / count, rel=1e-5)
     assert summary["metrics"]["log_loss"] < summary["metrics_before"]["log_loss"] - 0.01
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("int8", [False, pytest.param(True, marks=needs_int8)])
+def test_an_adapted_output_layer_is_saved_without_the_base(int8: bool, chat_options: dict[str, Any]) -> None:
+    """peft would write the frozen matrix too: the size of the vocabulary, and empty once it is packed in int8."""
+    from peft import AutoPeftModelForCausalLM
+
+    method = {"type": "lora", "r": 4, "target_modules": ["lm_head", "q_proj"]}
+    run = weitiao.train({**chat_options, "method": method, "train": {**chat_options["train"], "int8_base": int8}})
+    names = load_file(run.model / "adapter_model.safetensors")
+    assert any("lm_head" in name for name in names)
+    assert all(".lora_" in name for name in names)
+    assert abs(run.summary["plan_error"]["storage"]) < 0.01
+    model = AutoPeftModelForCausalLM.from_pretrained(run.model)
+    assert model.get_output_embeddings().lora_B["default"].weight.abs().max() > 0
+    assert weitiao.predict(run.path, text="你好", max_new_tokens=2)
 
 
 def test_samples_and_the_card_show_both_answers(chat_options: dict[str, Any]) -> None:

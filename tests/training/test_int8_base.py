@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import weitiao
+from weitiao.errors import ConfigError
 from weitiao.kernels import int8
 from weitiao.kernels.lora import fuse_lora
 
@@ -111,3 +112,20 @@ def test_a_model_with_few_positions(options: dict[str, Any], tmp_path: Path) -> 
     data = {**options["data"], "max_length": 32}
     run = weitiao.train({**options, "model": str(folder), "data": data, "method": {"type": "lora"}, "train": train})
     assert run.summary["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        ({"type": "lora", "use_dora": True}, "method.use_dora=true"),
+        ({"type": "lora", "lora_dropout": 0.1}, "method.lora_dropout=0.1"),
+        ({"type": "lora", "bias": "lora_only"}, "method.bias=lora_only"),
+        ({"type": "adalora"}, "method.type=adalora"),
+        ({"type": "full"}, "method.type=full"),
+        ({"type": "lora", "target_modules": ["word_embeddings"]}, "none of the 1 adapted layers is a linear one"),
+    ],
+)
+def test_what_would_stay_as_it_is_is_refused(method: dict[str, Any], named: str, options: dict[str, Any]) -> None:
+    """The option would change nothing, and the run would be said to have a base in int8."""
+    with pytest.raises(ConfigError, match=named):
+        weitiao.train({**options, "method": method, "train": {**options["train"], "int8_base": True}})

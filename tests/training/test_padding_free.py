@@ -51,34 +51,43 @@ WINDOWS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "qwen3", "modernbert"])
-def test_families_whose_layers_have_windows_learn_the_same(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """A tiny random model of the family with the tokenizer of another; rows are longer than the windows."""
+def of_family(kind: str, options: dict[str, Any], folder: Path, **more: Any) -> dict[str, Any]:
+    """The options with a tiny random model of the family, and the tokenizer that they had."""
     import transformers
 
+    known = transformers.AutoConfig.from_pretrained(shutil.copytree(options["model"], folder))
     is_encoder = kind == "modernbert"
-    options = request.getfixturevalue("options" if is_encoder else "chat_options")
-    folder = Path(shutil.copytree(options["model"], tmp_path / "model"))
-    known = transformers.AutoConfig.from_pretrained(folder)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     if not is_encoder:
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
     special = {name: getattr(known, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = transformers.AutoConfig.for_model(
-        kind, vocab_size=known.vocab_size, **sizes, **special, **WINDOWS.get(kind, {})
-    )
+    more = WINDOWS.get(kind, {}) | more
+    config = transformers.AutoConfig.for_model(kind, vocab_size=known.vocab_size, **sizes, **special, **more)
     torch.manual_seed(0)
-    transformers.AutoModel.from_config(config).save_pretrained(
-        folder
-    ) if is_encoder else transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    more = {"max_steps": 6} | ({} if is_encoder else {"generate_rows": 0})
-    options = {**options, "model": str(folder), "method": {"type": "lora"}}
-    _, expected = losses(options, tmp_path / "padded", **more)
-    free, found = losses(options, tmp_path / "free", padding_free=True, **more)
+    auto = transformers.AutoModel if is_encoder else transformers.AutoModelForCausalLM
+    auto.from_config(config).save_pretrained(folder)
+    train = {**options["train"], "max_steps": 6} | ({} if is_encoder else {"generate_rows": 0})
+    return {**options, "model": str(folder), "method": {"type": "lora"}, "train": train}
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "qwen3", "modernbert"])
+def test_families_whose_layers_have_windows_learn_the_same(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Rows are longer than the windows."""
+    rows = request.getfixturevalue("options" if kind == "modernbert" else "chat_options")
+    options = of_family(kind, rows, tmp_path / "model")
+    _, expected = losses(options, tmp_path / "padded")
+    free, found = losses(options, tmp_path / "free", padding_free=True)
     assert free.summary["padding_free"] is True
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_gemma_that_reads_both_ways_is_refused(chat_options: dict[str, Any], tmp_path: Path) -> None:
+    """Its windows look ahead too, which attention row by row does not do."""
+    options = of_family("gemma3_text", chat_options, tmp_path / "model", use_bidirectional_attention=True)
+    with pytest.raises(ConfigError, match="the model's attention is bidirectional"):
+        losses(options, tmp_path / "free", padding_free=True)
 
 
 def test_a_resumed_run_goes_on_without_padding(options: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from weitiao.methods.parent import CHANGES_BASE, COMBINED, WEIGHTS, Earlier, fin
 from weitiao.pretrained.load import load_model
 from weitiao.pretrained.locate import NO_FOREIGN_CODE
 from weitiao.pretrained.resolve import Resolved
-from weitiao.rundir.files import to_json, write_atomic, writing
+from weitiao.rundir.files import new_folder, to_json, write_atomic
 from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
@@ -64,10 +64,6 @@ def combine(
     state, config = _combined(found, chosen, kind=type, density=density, seed=seed, names=names)
     state |= _heads(found, chosen, owner)
     config.modules_to_save = (owner or found[0]).config.modules_to_save
-    folder = Path(output)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _save(folder, state, config, found[0])
     result: dict[str, Any] = {
         "adapters": [
             {**one.facts, "weight": weight, "labels": list(one.label_names or ())}
@@ -78,9 +74,11 @@ def combine(
         "head": _told_head(state, owner),
         "base": config.base_model_name_or_path,
         "label_names": list(names),
-        "scores": _scores(found, folder, config, names),
     }
-    write_atomic(folder / COMBINED, to_json(result))
+    with new_folder(Path(output)) as folder:
+        _save(folder, state, config, found[0])
+        result["scores"] = _scores(found, folder, config, names)
+        write_atomic(folder / COMBINED, to_json(result))
     return result
 
 
@@ -202,7 +200,7 @@ def _combined(
         base_model_name_or_path=first.base_model_name_or_path,
         inference_mode=True,
     )
-    state = dict(peft.get_peft_model_state_dict(model, adapter_name="default"))
+    state = dict(peft.get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False))
     if kind == "svd":  # a layer has no more singular vectors than its smaller side
         state = {name: _padded(name, value, result.r) for name, value in state.items()}
     return state, result

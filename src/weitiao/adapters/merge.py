@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +119,6 @@ def loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    from weitiao.methods import lora
     from weitiao.tasks import TASKS
 
     refuse_pickled(run.model)
@@ -129,9 +127,9 @@ def loaded(run: RunDir, pad_id: int) -> "tuple[PreTrainedModel, str]":
     base = locate(config.model) if config.method.saves_adapter else str(run.model)
     try:
         own = str(AutoConfig.from_pretrained(base, **NO_FOREIGN_CODE).dtype or torch.float32).removeprefix("torch.")
-        # in 16 bits the base's head would round the trained one
-        load = partial(lora.load, dtype=torch.float32) if method.load is lora.load else method.load
-        model: Any = load(run.model, TASKS[config.task].AUTO_MODEL, run.summary["label_names"], base)
+        # beside a base in 16 bits peft would round the trained head
+        names = run.summary["label_names"]
+        model: Any = method.load(run.model, TASKS[config.task].AUTO_MODEL, names, base, torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(f"{run.model} (base {base})", error) from None
     pad_as(model, pad_id)

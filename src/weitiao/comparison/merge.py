@@ -21,8 +21,8 @@ from weitiao.rundir.folder import RunDir
 def report(folders: Sequence[str | Path], output: str | Path) -> Comparison:
     """Merge finished comparisons into a new folder and return the content of its comparison.json. Their runs stay where they are.
 
-    Arms of one name and one configuration are one arm with the seeds of all; any other arm whose name is taken is called
-    ``FOLDER.ARM``.
+    Arms of one name and one configuration are one arm with the seeds of all. Any other arm whose name is taken is called
+    ``FOLDER.ARM``, and so is each arm of a comparison that reads or trains otherwise than the first.
 
     Raises:
         RunError: a folder holds no finished comparison, ``output`` is not empty, or the comparisons differ in task, in rows or in
@@ -76,7 +76,8 @@ def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]
     cells: list[Cell] = []
     identity: dict[str, Any] = {}  # arm name -> what it is
     taken: set[tuple[str, int]] = set()
-    for path, config in zip(paths, configs, strict=True):
+    shared = [_shared(config) for config in configs]
+    for path, config, own_way in zip(paths, configs, shared, strict=True):
         stored = RunDir(path).read_json(FILE)["cells"]
         rates = {arm["name"]: arm["learning_rate"] for arm in RunDir(path).read_json("comparison.json")["arms"]}
         names = {}
@@ -84,7 +85,7 @@ def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]
             made = config.cell_config(arm.model_copy(update={"learning_rate": rates[arm.name]}), 0, "-")
             what = made.model_dump(exclude={"data"})
             clash = any((arm.name, cell["seed"]) in taken for cell in stored if cell["arm"] == arm.name)
-            same = identity.setdefault(arm.name, what) == what and not clash
+            same = own_way == shared[0] and identity.setdefault(arm.name, what) == what and not clash
             names[arm.name] = arm.name if same else f"{path.name}.{arm.name}"
         for found in stored:
             own = next(arm for arm in config.compare.methods if arm.name == found["arm"])
@@ -93,6 +94,15 @@ def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]
             taken.add((renamed.name, found["seed"]))
             cells.append(Cell(f"{path.name}/{found['name']}", renamed, found["seed"], run_config, found["failure"]))
     return cells
+
+
+def _shared(config: CompareConfig) -> dict[str, Any]:
+    """What all arms of a comparison have in common, apart from the files: those are compared by content."""
+    return {
+        "model": config.model,
+        "data": config.data.model_dump(exclude={"train", "eval"}),
+        "train": config.train.model_dump(exclude={"report_to"}),
+    }
 
 
 def _same_rows(cells: Sequence[Cell]) -> None:

@@ -17,6 +17,7 @@ from weitiao.config.comparison import CompareConfig, CompareSection
 from weitiao.config.loading import as_config, dump, load
 from weitiao.config.task import TASK_OPTIONS
 from weitiao.config.train import dtype_options
+from weitiao.data.hashes import data_hashes
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
 from weitiao.pretrained.locate import locate
@@ -71,7 +72,7 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
         if config.data.streaming
         else prepare(config.data, TASK_OPTIONS[config.task].rows)
     )
-    current = prepared.eval.table.facts["sha256"]
+    current = data_hashes(config.data, prepared)
     if not (folder / "compare.yaml").is_file():
         write_atomic(folder / "compare.yaml", dump(config))
 
@@ -165,10 +166,9 @@ def _check_folder(folder: Path, config: CompareConfig) -> None:
         )
 
 
-def _check_data(run: RunDir, current: dict[str, str]) -> None:
+def _check_data(run: RunDir, current: dict[str, Any]) -> None:
     """A finished cell must have seen the rows that the others will see."""
-    before = run.read_json("environment.json")["data_sha256"]
-    seen = before.get("eval") or before.get("train")
+    seen = run.read_json("environment.json")["data_sha256"]
     if seen != current:
         raise RunError(
             f"The data has changed since the cell {run.path.name} was trained.\nExpected files with the sha256 {seen}, "

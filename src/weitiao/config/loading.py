@@ -16,6 +16,7 @@ from weitiao.config.method_names import METHOD_SECTIONS
 from weitiao.config.method_section import MethodSection
 from weitiao.config.run import RunConfig
 from weitiao.config.synonyms import ANSWERS_ONLY, SYNONYMS
+from weitiao.config.unique_keys import Loader, QuickLoader
 from weitiao.errors import ConfigError
 
 log = logging.getLogger("weitiao")
@@ -26,7 +27,6 @@ ASSUMED_ROWS = "rows that are assumed"  # data.train of a plan without data
 _PROMPT = "data.train_on_prompt"
 
 
-_QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SECTIONS = ("data", "method", "train", "output")
 
 
@@ -153,11 +153,15 @@ def is_config(path: Path) -> bool:
 
 
 def quick_yaml(text: str) -> Any:
-    """As ``yaml.safe_load``, by libyaml where it is there: a tenth of the time. Errors are those of the Python parser."""
+    """As ``yaml.safe_load``, by libyaml where it is there: a tenth of the time. Errors are those of the Python parser.
+
+    Raises:
+        yaml.YAMLError: no YAML, or a key that stands twice.
+    """
     try:
-        return yaml.load(text, Loader=_QUICK)  # nosec B506
+        return yaml.load(text, Loader=QuickLoader)  # nosec B506
     except yaml.YAMLError:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=Loader)  # nosec B506
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -195,6 +199,7 @@ def _flatten(tree: dict[Any, Any], known: set[str], prefix: str = "") -> Iterabl
 def _read(pairs: Iterable[tuple[str, Any]], known: set[str]) -> Iterable[tuple[str, Any]]:
     """Names of one source as paths of ours, with their values. Raises ConfigError where they contradict each other."""
     on_prompt: dict[bool, str] = {}
+    met: dict[str, tuple[str, Any]] = {}
     for key, value in pairs:
         section, _, leaf = key.rpartition(".")
         if leaf in ANSWERS_ONLY and (not section or section in _SECTIONS):
@@ -215,6 +220,12 @@ def _read(pairs: Iterable[tuple[str, Any]], known: set[str]) -> Iterable[tuple[s
                     f"Found {on_prompt[True]} and {on_prompt[False]}, of which one learns the prompt and the other does not.\n"
                     f"Expected one of them.\nIn our own words: {_PROMPT}=true or false"
                 )
+        other, before = met.setdefault(path, (key, meant))
+        if other != key and before != meant:  # one name twice is what words are for: the last one counts
+            raise ConfigError(
+                f"Found {other}={before} and {key}={meant}, two names of one option.\nExpected one of them.\n"
+                f"In our own words: {path}"
+            )
         yield path, meant
 
 

@@ -320,7 +320,10 @@ def finish(top: Mapping[str, Any], options: Mapping[str, Any], rest: Rest) -> No
         rest.default("train.per_device_train_batch_size", 1, default)
     rest.default("train.num_train_epochs", 1, default)
     rest.default("train.lr_scheduler_type", "cosine", default)
-    rest.default("train.warmup_ratio", 0.03, f"{default}, there at most 100 steps")
+    if options.get("train.lr_scheduler_type") == "constant" and top.get("lr_scheduler") != "constant_with_warmup":
+        rest.default("train.warmup_ratio", 0.0, "a constant schedule has no warm-up")
+    else:
+        rest.default("train.warmup_ratio", 0.03, f"{default}, there at most 100 steps")
     rest.default("train.weight_decay", 0.0, default)
     shared_defaults(TITLE, {"task": "causal_lm", **options}, rest)
     rest.default("output.dir", "model-out", default)

@@ -1,13 +1,13 @@
 """A file of another tool -> its keys. YAML, JSON, or a shell script with one training command."""
 
 import json
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from weitiao.config.unique_keys import Loader, of_pairs
 from weitiao.converting.shell import command_of, is_script
 from weitiao.converting.tool import Tool
 from weitiao.errors import ConfigError
@@ -25,28 +25,6 @@ class Source:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()  # commands of a script that train nothing
-
-
-class _Twice(yaml.YAMLError):
-    """A key that stands twice in one mapping."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without repeated keys, of which YAML's own reader keeps the last."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set[Hashable]()
-    for key, _ in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge" else None
-        if name is not None and name in seen:
-            raise _Twice(f"the key '{name}' stands twice, again in line {key.start_mark.line + 1}")
-        seen.add(name)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read(path: Path, tool: Tool) -> Source:
@@ -84,19 +62,11 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, text: str) -> Any:
     try:
         if path.suffix.lower() == ".json":
-            return json.loads(text, object_pairs_hook=_pairs)
-        return _Loader(text).get_single_data()
+            return json.loads(text, object_pairs_hook=of_pairs)
+        return yaml.load(text, Loader=Loader)  # nosec B506
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         reason = " ".join(str(error).split()) if not isinstance(error, RecursionError) else "values inside each other"
         raise _wrong(path, f"Found no valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'}: {reason}") from None
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
-        raise ValueError(f"the key '{twice}' stands twice")
-    return found
 
 
 def _checked(path: Path, keys: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weitiao.converting import trainer
-from weitiao.converting.adapters import lora_dropout, packed_base
+from weitiao.converting.adapters import packed_base
 from weitiao.converting.rules import (
     TEMPLATE,
     At,
@@ -15,16 +15,16 @@ from weitiao.converting.rules import (
     Rules,
     ignored,
     named,
-    only_if,
     ours,
     refused,
     to,
 )
+from weitiao.converting.swift_adapters import ADAPTERS, adapter_defaults, adapters, kind
 from weitiao.converting.swift_data import datasets
 from weitiao.converting.swift_others import others
 from weitiao.converting.tool import Rest, Tool, shared_defaults
 from weitiao.converting.trainer import LOADER, SPEED, attention, every
-from weitiao.converting.values import is_off, names, number, said, text, whole, yes
+from weitiao.converting.values import is_off, number, said, text, whole, yes
 
 TITLE = "ms-swift"
 _TYPES = {"lora": "lora", "full": "full", "adalora": "adalora", "vera": "vera"}
@@ -32,21 +32,8 @@ _LENGTHS = {"delete": "drop", "right": "truncate", "raise": "fail"}
 _DTYPES = {"bfloat16": {"train.bf16": True}, "float16": {"train.fp16": True}}
 
 
-def kind(top: Mapping[str, Any]) -> str:
-    """The method: `tuner_type`, before version 4 `train_type` or `sft_type`."""
-    return str(next((top[name] for name in ("tuner_type", "train_type", "sft_type") if name in top), "lora"))
-
-
-def _is(*kinds: str) -> Any:
-    return lambda top: kind(top) in kinds
-
-
 def _labels(top: Mapping[str, Any]) -> bool:
     return top.get("task_type") == "seq_cls" or (not top.get("task_type") and bool(top.get("num_labels")))
-
-
-def _has_4_bits(top: Mapping[str, Any]) -> bool:
-    return not is_off(top.get("quant_bits"))
 
 
 def task_of(top: Mapping[str, Any]) -> str:
@@ -82,23 +69,6 @@ def _method(at: At) -> Found:
     if str(at.value) not in _TYPES:
         raise Refusal(f"weitiao has no {said(at.value)}; it has {', '.join(_TYPES)} of these", ("method.type",))
     return Found("mapped", {"method.type": _TYPES[str(at.value)]})
-
-
-def _targets(at: At) -> Found:
-    found = names(at.value)
-    if any(name.startswith("all-") for name in found) and found != ["all-linear"]:
-        raise Refusal("weitiao knows all-linear and names of modules", ("method.target_modules",))
-    return Found("mapped", {"method.target_modules": "all-linear" if found == ["all-linear"] else found})
-
-
-def _start(at: At) -> Found:
-    value = str(at.value).lower()
-    known = {"true": True, "false": False, "gaussian": "gaussian", "pissa": "pissa", "olora": "olora"}
-    if value.startswith("pissa_niter"):
-        return Found("differs", {"method.init_lora_weights": "pissa"}, "an exact SVD, not an iterated one")
-    if value not in known:
-        raise Refusal(f"weitiao has no start {said(at.value)}", ("method.init_lora_weights",))
-    return Found("mapped", {"method.init_lora_weights": known[value]})
 
 
 def _bits(at: At) -> Found:
@@ -153,64 +123,10 @@ def _batch(at: At) -> Found:
     return Found("mapped", {"train.tokens_per_batch": rows * whole(length)}, "packed: rows times their length")
 
 
-def _adapters(at: At) -> Found:
-    found = at.value if isinstance(at.value, list) else [at.value]
-    if len(found) != 1 or kind(at.top) != "lora":
-        raise Refusal("weitiao goes on from one LoRA adapter", ("method.init_from",))
-    return Found("mapped", {"method.init_from": text(found[0])}, "it must have the same shape")
-
-
-def _galore(at: At) -> Found:
-    if is_off(at.value):
-        return Found("ignored", {}, "off")
-    if kind(at.top) != "full":
-        raise Refusal("GaLore is for full fine-tuning")
-    return Found("mapped", {"method.galore_rank": whole(at.top.get("galore_rank", 128))})
-
-
-def _lisa(at: At) -> Found:
-    if is_off(at.value):
-        return Found("ignored", {}, "off")
-    return Found("mapped", {"method.lisa_layers": whole(at.value)})
-
-
 def _patience(at: At) -> Found:
     return Found("mapped", {"train.early_stopping_patience": whole(at.value)})
 
 
-_ADAPTER: Rules = {
-    **named({"modules_to_save": names}),
-    "target_modules": Rule("`method.target_modules`", _targets),
-    "target_regex": to("method.target_modules", text, note="a regular expression"),
-}
-_LORA: Rules = {
-    **named({"lora_rank": whole, "lora_alpha": number}),
-    "lora_dropout": lora_dropout(_has_4_bits),
-    "lora_bias": to("method.bias", text),
-    "lorap_lr_ratio": to("method.loraplus_lr_ratio", number),
-    "use_rslora": to("method.use_rslora", yes),
-    "use_dora": to("method.use_dora", yes),
-    "init_weights": Rule("`method.init_lora_weights`; refused: loftq, lora-ga and others", _start),
-    "init_lora_weights": Rule("`method.init_lora_weights`; refused: loftq, lora-ga and others", _start),
-    **refused("weitiao adapts modules, not parameters", "target_parameters"),
-    **ignored("adapters have fp32 master weights", "lora_dtype"),
-}
-_ADALORA = {
-    "adalora_target_r": "target_r", "adalora_init_r": "init_r", "adalora_tinit": "tinit", "adalora_tfinal": "tfinal",
-    "adalora_deltaT": "deltaT", "adalora_beta1": "beta1", "adalora_beta2": "beta2", "adalora_orth_reg_weight": "orth_reg_weight",
-}  # fmt: skip
-_VERA = {"vera_rank": "r", "vera_projection_prng_key": "projection_prng_key", "vera_d_initial": "d_initial"}
-_GALORE: Rules = {
-    "galore_rank": Rule("`method.galore_rank`", lambda at: Found("mapped", {"method.galore_rank": whole(at.value)})),
-    "galore_update_proj_gap": to("method.galore_gap", whole),
-    "galore_scale": to("method.galore_scale", number),
-    **refused("weitiao projects every matrix of the layers", "galore_target_modules galore_with_embedding"),
-    **refused("weitiao has GaLore's standard projection", "galore_proj_type", off=("std",)),
-    **refused("weitiao has no quantized GaLore", "galore_quantization galore_proj_quant"),
-    **ignored("belongs to quantized GaLore", "galore_proj_bits galore_proj_group_size galore_cos_threshold galore_gamma_proj "
-              "galore_queue_size"),
-    **ignored(SPEED, "galore_optim_per_parameter"),
-}  # fmt: skip
 _DATA: Rules = {
     "dataset": Rule("`data.train`, with `#N`; refused: subsets, self-cognition, rows that would be repeated", datasets("data.train")),
     "val_dataset": Rule("`data.eval`, in the same way", datasets("data.eval")),
@@ -250,7 +166,7 @@ _MODEL: Rules = {
     "quant_bits": Rule("`method.load_in_4bit`; refused: 8 bits, and methods besides bnb", _bits),
     "torch_dtype": Rule("`train.bf16` or `train.fp16`", _dtype),
     "attn_impl": Rule("`train.attention`, of `eager` and `sdpa`; the others give the same result", attention),
-    "adapters": Rule("`method.init_from`; refused for several", _adapters),
+    "adapters": Rule("`method.init_from`; refused for several", adapters),
     **ignored("read with quant_bits", "quant_method bnb_4bit_compute_dtype bnb_4bit_quant_storage"),
     **refused("weitiao packs in NF4", "bnb_4bit_quant_type", off=("nf4",)),
     **refused("weitiao quantizes twice", "bnb_4bit_use_double_quant", off=(True,)),
@@ -272,16 +188,7 @@ RULES: Rules = {
     **others(),
     **_MODEL,
     **_DATA,
-    **only_if(_is("lora", "adalora", "vera"), "belongs to an adapter, and this run trains fully", _ADAPTER),
-    **only_if(_is("lora"), "belongs to LoRA, which this run does not use", _LORA),
-    **only_if(_is("lora", "adalora"), "belongs to LoRA, which this run does not use", named({"lora_alpha": number})),
-    **only_if(_is("adalora"), "belongs to AdaLoRA", {name: to(f"method.{path}", number) for name, path in _ADALORA.items()}),
-    **only_if(_is("vera"), "belongs to VeRA", {name: to(f"method.{path}", number) for name, path in _VERA.items()}),
-    **only_if(lambda top: not is_off(top.get("use_galore")), "belongs to GaLore, which is off", _GALORE),
-    **only_if(lambda top: not is_off(top.get("lisa_activated_layers")), "belongs to LISA, which is off",
-              {"lisa_step_interval": to("method.lisa_steps", whole)}),
-    "use_galore": Rule("`method.galore_rank`; refused with adapters", _galore),
-    "lisa_activated_layers": Rule("`method.lisa_layers`", _lisa),
+    **ADAPTERS,
     **dict.fromkeys(("tuner_type", "train_type", "sft_type"), Rule("`method.type`: lora, full, adalora or vera; others are refused", _method)),
     "per_device_train_batch_size": Rule("the same; with `packing` `train.tokens_per_batch`", _batch),
     "max_epochs": Rule("`train.num_train_epochs`", trainer.epochs),
@@ -295,19 +202,16 @@ def finish(top: Mapping[str, Any], options: Mapping[str, Any], rest: Rest) -> No
     default = f"default of {TITLE}"
     rest.default("task", task_of(top), default)
     rest.default("method.type", "lora", default)
-    if kind(top) == "lora":
-        rest.default("method.r", 8, default)
-        if _has_4_bits(top):
-            rest.ask(
-                "method.lora_dropout", f"{TITLE} drops 0.05, and weitiao has no dropout on a base in 4 bits: give 0"
-            )
-        else:
-            rest.default("method.lora_dropout", 0.05, default)
+    adapter_defaults(top, rest, TITLE)
     rest.default("train.learning_rate", 1e-5 if kind(top) == "full" else 1e-4, default)
     rest.default("data.over_length", "drop", f"{default}: truncation_strategy delete")
     rows = whole(top.get("per_device_train_batch_size", 1))
     if not options.get("train.packing"):
         rest.default("train.per_device_train_batch_size", 1, default)
+    elif length := top.get("packing_length") or top.get("max_length"):
+        rest.default("train.tokens_per_batch", whole(length), f"{default}: 1 packed row")
+    else:
+        rest.ask("train.tokens_per_batch", "a batch is one packed row of max_length tokens, which is not given")
     rest.default("train.gradient_accumulation_steps", math.ceil(16 / max(rows, 1)), f"{default}: 16 rows a step")
     rest.default("train.lr_scheduler_type", "cosine", default)
     rest.default("train.warmup_ratio", 0.0, default)

@@ -79,11 +79,16 @@ def _length(at: At) -> Found:
     return Found("mapped", {ours("max_length"): whole(at.value)})
 
 
+def _longest(top: Mapping[str, Any]) -> int:
+    """Tokens of a packed row, under either name of the key."""
+    return whole(top.get("max_length") or top.get("max_seq_length") or 1024)
+
+
 def _batch(at: At) -> Found:
     rows = whole(at.value)
     if is_off(at.top.get("packing")):
         return Found("mapped", {"train.per_device_train_batch_size": rows})
-    tokens = rows * whole(at.top.get("max_length") or 1024)
+    tokens = rows * _longest(at.top)
     return Found("mapped", {"train.tokens_per_batch": tokens}, "packed: rows times max_length")
 
 
@@ -214,7 +219,7 @@ def finish(top: Mapping[str, Any], options: Mapping[str, Any], rest: Rest) -> No
     rest.default("data.max_length", 1024, default)
     rest.default("train.learning_rate", 2e-5, default)
     if options.get("train.packing"):
-        rest.default("train.tokens_per_batch", 8 * whole(top.get("max_length") or 1024), f"{default}: 8 packed rows")
+        rest.default("train.tokens_per_batch", 8 * _longest(top), f"{default}: 8 packed rows")
     else:
         rest.default("train.per_device_train_batch_size", 8, default)
     if not options.get("train.fp16"):

@@ -97,11 +97,17 @@ class Chat:
         """The text, and where in it the answers to be learnt are: from behind their header to their end token.
 
         Raises:
-            DataError: the template leaves something out, or renders an earlier turn otherwise once a later one follows.
+            DataError: the template leaves something out, or renders an earlier turn otherwise once a later one follows; or a
+                turn that is not to be learnt meets ``train_on_prompt``.
         """
         conversation = Conversation.of(talk)
         text = self.render(conversation)
         self.refuse_unshown(conversation)
+        if self.train_on_prompt and any(message.get("learn") is False for message in conversation.messages):
+            raise DataError(
+                "a turn is marked as not to be learnt, and data.train_on_prompt=true learns every token.\nExpected one of them.\n"
+                "Leave data.train_on_prompt out, or take the mark out."
+            )
         spans = []
         for i, message in enumerate(conversation.messages):
             if message["role"] != "assistant" or not message.get("learn", True):

@@ -189,15 +189,18 @@ def _pairs(fields: Fields, columns: Sequence[str]) -> list[Message]:
                 f"{columns[0]} holds {short(repr(turn))}.\nExpected a question and an answer.\nCorrect the row."
             )
         turns += [
-            {"role": "user", "content": _part(turn, pair[0])},
-            {"role": "assistant", "content": _part(turn, pair[1])},
+            {"role": "user", "content": _said_in(turn, pair[0])},
+            {"role": "assistant", "content": _said_in(turn, pair[1])},
         ]
     return turns
 
 
 def _alpaca(fields: Fields, columns: Sequence[str]) -> list[Message]:
     ask = "\n".join(filter(None, (_part(fields, "instruction"), _part(fields, "input"))))
-    return [{"role": "user", "content": ask}, {"role": "assistant", "content": _part(fields, "output")}]
+    return [
+        {"role": "user", "content": ask or _said_in(fields, "instruction")},
+        {"role": "assistant", "content": _part(fields, "output")},
+    ]
 
 
 def _asked(fields: Fields, columns: Sequence[str]) -> list[Message]:
@@ -206,9 +209,10 @@ def _asked(fields: Fields, columns: Sequence[str]) -> list[Message]:
     above = [_part(fields, name) for name in columns[2:] if name.startswith("textbox_")]
     if isinstance(ask, list):
         turns = [message_of(turn) for turn in ask]
-        turns = [turn | ({"learn": False} if turn["role"] == "assistant" else {}) for turn in turns]
+        turns = [{"learn": None, **turn} if turn["role"] == "assistant" else turn for turn in turns]
     else:
-        turns = [{"role": "user", "content": "\n".join(filter(None, (*above, _part(fields, columns[0]))))}]
+        whole = "\n".join(filter(None, (*above, _part(fields, columns[0]))))
+        turns = [{"role": "user", "content": whole or _said_in(fields, columns[0])}]
     if isinstance(answer, list):
         return turns + [message_of(turn) for turn in answer]
     return [*turns, {"role": "assistant", "content": _part(fields, columns[1])}]
@@ -228,7 +232,7 @@ def _moss(fields: Fields, columns: Sequence[str]) -> list[Message]:
                 f"chat.{name} has {used}: {short(repr(turn[used]))}.\nExpected turns without plugins: their calls are not read.\n"
                 "Leave such rows out: data.bad_rows=skip"
             )
-        turns += [{"role": role, "content": _clean(_part(turn, key))} for key, role in _MOSS_TURNS]
+        turns += [{"role": role, "content": _clean(_said_in(turn, key))} for key, role in _MOSS_TURNS]
     return turns
 
 
@@ -287,6 +291,13 @@ _READERS: Mapping[str, Callable[[Fields, Sequence[str]], list[Message]]] = {
 def _clean(text: str) -> str:
     """MOSS's text without its marks: <|Human|>: and <eoh>."""
     return _MOSS_MARKS.sub("", text)
+
+
+def _said_in(fields: Fields, name: str) -> str:
+    """The text of a question or an answer. None is no text: the row lacks it. An empty text stands for itself."""
+    if fields.get(name) is None:
+        raise DataError(f"no text in {name}.\nExpected a question and an answer.\nCorrect the row.")
+    return _part(fields, name)
 
 
 def _part(fields: Fields, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from weitiao.config.data import DataConfig
 from weitiao.data.chat_rows import REFUSED
 from weitiao.data.label_findings import LABEL_CHECKS, finding
 from weitiao.data.near_duplicates import near_pairs
-from weitiao.data.reading_findings import reading_findings, rejected
+from weitiao.data.reading_findings import reading_findings
 from weitiao.data.report import SHOWN, DataReport, Finding, FormatFacts, LengthFacts, Severity
 from weitiao.data.side import Side
 from weitiao.data.split import groups_of
@@ -215,7 +215,7 @@ def _across_sides(seen: Inspection) -> list[Finding]:
     if config.eval is None:
         return []
     other = build(config.eval, config, seen.kind, tuple(seen.label_counts))
-    findings = rejected(other, config)
+    findings = [replace(one, message=f"evaluation rows: {one.message}") for one in reading_findings(other, config)]
     shared = np.flatnonzero(np.isin(table.keys, other.keys)).tolist()
     if shared:
         message = "training rows whose text is an evaluation row's too"

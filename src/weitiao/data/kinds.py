@@ -175,6 +175,10 @@ class Words(RowKind):
         if form.name == "text and entities":
             whole: Any = fields.get(form.columns[0])
             if isinstance(whole, Mapping):  # Label Studio keeps the text in `data`
+                if fields.get(form.columns[1]) == []:  # one without entities has `result: []`
+                    raise DataError(
+                        f"no annotation in {form.columns[1]}.\nExpected one.\nAnnotate the task, or take it out."
+                    )
                 whole = next((whole[name] for name in TEXT if name in whole), None)
             words, tags = tagged(text_of({"text": whole}, "text"), fields.get(form.columns[1]))
         else:

@@ -52,12 +52,19 @@ class LabelReader:
 
     @classmethod
     def of(cls, config: DataConfig, vectors: bool = False) -> "LabelReader":
-        """The reader that the data options ask for. Raises DataError where the file of names cannot be read."""
+        """The reader that the data options ask for.
+
+        Raises:
+            DataError: the file of names cannot be read, or a name is the number of another class.
+        """
         renamed = {
             label_of(old, "data.label_map"): label_of(new, "data.label_map")
             for old, new in (config.label_map or {}).items()
         }
-        return cls(class_names(config.label_names), renamed, config.label_separator, vectors)
+        names = class_names(config.label_names)
+        if not vectors:
+            _refuse_numbers(names)
+        return cls(names, renamed, config.label_separator, vectors)
 
     def one(self, value: Any, name: str) -> str:
         """The label of a cell. Raises DataError: see :func:`label_of`; or a class number without a name."""
@@ -166,6 +173,17 @@ def class_names(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
             f"data.label_names holds {len(names)} names, {len(set(names))} of them distinct.\nExpected distinct names.\nCorrect them."
         )
     return tuple(names)
+
+
+def _refuse_numbers(names: Sequence[str]) -> None:
+    """Raise DataError for names of which a cell could mean the name of one class or the number of another."""
+    for place, name in enumerate(names):
+        if name.isdecimal() and int(name) < len(names) and int(name) != place:
+            raise DataError(
+                f"data.label_names has the name {name!r} for class {place}, and {name} is the number of class {names[int(name)]!r}.\n"
+                "Expected names that are no numbers of other classes.\nLeave data.label_names out if the rows hold these "
+                "labels themselves, or give names with a word in them."
+            )
 
 
 def in_class_order(labels: Sequence[str], config: DataConfig) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
 """One parser a file ending: a file -> (line, record) pairs, or :class:`Bad` where a record cannot be parsed."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
+from weitiao.config.unique_keys import Loader, of_pairs
 from weitiao.data.delimited import delimited
 from weitiao.data.records import Bad, Parsed, short
 from weitiao.data.source import Source
@@ -63,7 +66,7 @@ def _json(source: Source, encoding: str, errors: str) -> Parsed:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, parse_constant=_no_constant)
+    return json.loads(text, parse_constant=_no_constant, object_pairs_hook=of_pairs)
 
 
 def _no_constant(name: str) -> Any:
@@ -88,11 +91,14 @@ def whole_text(source: Source, encoding: str, errors: str) -> Parsed:
 
 
 def _yaml(source: Source, encoding: str, errors: str) -> Parsed:
-    """chatterbot's conversations, or a list of objects."""
+    """chatterbot's conversations, whose turns are texts as they are written, or a list of objects."""
     import yaml
 
+    text = source.path.read_text(encoding=encoding, errors=errors)
     try:
-        value = yaml.safe_load(source.path.read_text(encoding=encoding, errors=errors))
+        value = yaml.load(text, Loader=_rows_loader())  # nosec B506
+        if isinstance(value, dict) and isinstance(value.get("conversations"), list):
+            value = yaml.load(text, Loader=yaml.BaseLoader)  # nosec B506
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -102,16 +108,32 @@ def _yaml(source: Source, encoding: str, errors: str) -> Parsed:
         for number, turns in enumerate(value["conversations"], start=1):
             if not isinstance(turns, list) or len(turns) < 2:
                 yield Bad(source.name, number, "a conversation without an answer", short(turns))
+            elif any(not isinstance(turn, str) or not turn.strip() for turn in turns):
+                yield Bad(source.name, number, "a conversation with a turn that is empty or no text", short(turns))
             else:
                 roles = ("user", "assistant")
-                messages = [{"role": roles[i % 2], "content": str(t)} for i, t in enumerate(turns) if t is not None]
-                yield number, {"messages": messages[: len(messages) // 2 * 2]}
+                yield number, {"messages": [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]}
     elif isinstance(value, list):
         yield from enumerate(value, start=1)
     else:
         raise DataError(
             f"{source.path}: found no `conversations` and no list.\nExpected one of them.\nSee docs/data.md."
         )
+
+
+@cache
+def _rows_loader() -> Any:
+    """YAML whose plain words are what JSON's would be: no, 12:30, 007 and 2024-01-01 are texts."""
+    rows = type("_Rows", (Loader,), {"yaml_implicit_resolvers": {}})
+    for tag, pattern, first in (
+        ("null", r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+        ("bool", r"(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+        ("int", r"-?(?:0|[1-9][0-9]*)$", list("-0123456789")),
+        ("float", r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?$", list("-0123456789")),
+        ("merge", r"<<$", ["<"]),
+    ):
+        rows.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)  # type: ignore[attr-defined]
+    return rows
 
 
 def _parquet(source: Source) -> Parsed:

@@ -82,11 +82,22 @@ def _two_sides(config: DataConfig, kind: str) -> tuple[Side, Side, Any]:
         return train, held, {"train": report, "overlap_dropped_from_train": 0, "rare_rows_kept_for_training": alone}
     known = sorted(set(side.every_label)) if config.labels == "canonical" else ()
     evaluation, eval_report = _apply_policies(_all_rows(config.eval, config, kind, known), config)
+    if len(side) and len(evaluation) and (side.pairs is None) != (evaluation.pairs is None):
+        raise one_text_or_two(config, evaluation_has_two=side.pairs is None)
     if config.test_size is not None:
         evaluation = take_by_lot(evaluation, config)
     overlap = np.isin(side.identity, evaluation.identity)
     counts = {"train": report, "eval": eval_report, "overlap_dropped_from_train": int(overlap.sum())}
     return side.keep(~overlap), evaluation, counts
+
+
+def one_text_or_two(config: DataConfig, evaluation_has_two: bool) -> DataError:
+    """Of a model that would learn one text and be scored on two, or the other way round."""
+    two, one = (config.eval, config.train) if evaluation_has_two else (config.train, config.eval)
+    return DataError(
+        f"{two} holds pairs of texts, {one} single ones.\nExpected the same on both sides.\nName the columns that both have, "
+        "data.text=COLUMN alone for single texts, or add the second text: data.text_pair=COLUMN"
+    )
 
 
 def _all_rows(spec: str | Sequence[str], config: DataConfig, kind: str, known: Sequence[str] = ()) -> Side:

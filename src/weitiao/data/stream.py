@@ -17,6 +17,7 @@ from weitiao.data.columns import Columns
 from weitiao.data.encode import Encoded
 from weitiao.data.kinds import KINDS, EmptyText, Reading
 from weitiao.data.near_duplicates import near_pairs
+from weitiao.data.prepare import one_text_or_two
 from weitiao.data.read import Row, read_records
 from weitiao.data.records import Bad, Skipped, short
 from weitiao.data.side import Side
@@ -53,6 +54,7 @@ class Stream:
             rows = self._without_evaluation(rows, counted)
             if rows:
                 encoded = self.encode([r[0] for r in rows], [r[2] for r in rows], None if rows[0][1] is None else [r[1] for r in rows])  # fmt: skip
+                self._count_encoded(len(rows), encoded, counted)
                 if before is not None:
                     yield before, False
                 before = encoded if len(encoded) else before
@@ -70,6 +72,7 @@ class Stream:
         )
         form = columns.form()
         reading: Reading | None = None
+        scored_on_pairs = self.evaluation.pairs is not None
         block: list[tuple[str, Any, str, bytes]] = []
         for record in records:
             if isinstance(record, Skipped):
@@ -81,13 +84,14 @@ class Stream:
                 assert form is not None, "a record has columns"
                 reading = reading or Reading.of(self.config, form)
                 row = KINDS[form.kind].canonical(record.fields, form, reading)
+                if (row["text_pair"] is not None) != scored_on_pairs:
+                    raise one_text_or_two(self.config, evaluation_has_two=scored_on_pairs)
                 if row.get("label") not in self.label_names:
                     raise DataError(f"the label {row.get('label')!r} is unknown.\nExpected one of {self.label_names}.")
             except DataError as error:
                 self._leave_out(record, error, counted)
                 continue
             block.append((row["text"], row["text_pair"], row["label"], row["key"]))
-            self._count("rows_used", counted)
             for name in KINDS[form.kind].unused(record.fields, form):
                 self._count(f"unused column {name}", counted)
             if len(block) == WINDOW_ROWS:
@@ -122,6 +126,18 @@ class Stream:
             self._count("near_dropped_from_train", counted, len(close))
             drop[list(close)] = True
         return [row for row, gone in zip(rows, drop, strict=True) if not gone]
+
+    def _count_encoded(self, given: int, encoded: Encoded, counted: bool) -> None:
+        """Rows that train, and what encoding cut or left out."""
+        used = len(encoded.kept)
+        self._count("rows_used", counted, used)
+        for name, number in (
+            ("rows_over_length", encoded.num_over_length),
+            ("tokens_lost", encoded.tokens_lost),
+            ("too_long_dropped", given - used),
+        ):
+            if number:
+                self._count(name, counted, number)
 
     def _count(self, name: str, counted: bool, number: int = 1) -> None:
         if counted:

@@ -1,7 +1,8 @@
 """One turn of a conversation, in any of the ways in which tools write it, as a message for a chat template.
 
 A message has ``role`` and ``content``, and where the turn has them ``reasoning_content``, ``tool_calls``, ``name`` and
-``tool_call_id``. ``learn: false`` marks an answer that is read and not learnt. Whatever else a turn holds is counted.
+``tool_call_id``. ``learn`` marks an answer that is read and not learnt: false where the file says so, null where it is part
+of a question. Whatever else a turn holds is counted.
 """
 
 import json
@@ -65,10 +66,11 @@ def message_of(turn: Any) -> Message:
         message["reasoning_content"] = thoughts
     if calls:
         message["tool_calls"] = calls
-    elif role == "assistant" and all(turn.get(name) is None for name in WHAT):
-        raise DataError(
-            "a turn of the assistant without content and without tool_calls.\nExpected one.\nCorrect the row."
+    elif all(turn.get(name) is None for name in WHAT):
+        what = (
+            "the assistant without content and without tool_calls" if role == "assistant" else f"{role} without content"
         )
+        raise DataError(f"a turn of {what}.\nExpected one.\nCorrect the row.")
     message |= {name: turn[name] for name in _KEPT if turn.get(name) is not None}
     if not _is_learnt(turn, role):
         message["learn"] = False

@@ -6,6 +6,7 @@ from typing import Any
 from weitiao.config.run import RunConfig
 from weitiao.effects.held_out import held_out
 from weitiao.methods.parent import find, keeps_head
+from weitiao.pretrained.padding import pad_as
 from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
@@ -36,6 +37,7 @@ def rescored(run: RunDir, model: Any) -> dict[str, Any] | None:
     if rows is None:
         log.info("the rows of %s are not scored: they are not in its predictions.jsonl", run.path)
         return None
+    pad_as(model, rows.pad_id)
     after, before = rows.metrics(rows.scores(model)), run.summary["metrics"]
     shared = [name for name in rows.task.HIGHER_IS_BETTER if name in after and name in before]
     return {

@@ -20,7 +20,7 @@ from weitiao.data.chat import Chat
 from weitiao.data.conversations import Conversation
 from weitiao.effects.held_out import HeldOut
 from weitiao.errors import ModelError
-from weitiao.tasks.generation import before_last_answer
+from weitiao.tasks.generation import before_last_answer, without_defaults
 
 PACKAGE = "xllamacpp"
 NEW_TOKENS = 32
@@ -68,7 +68,7 @@ def expected(model: Any, tokenizer: Any, rows: HeldOut, new_tokens: int = NEW_TO
     answers, first, largest = [], [], 0.0
     for ids in prompts:
         given = torch.tensor([ids])
-        with torch.inference_mode():
+        with torch.inference_mode(), without_defaults(model):
             done = model.generate(input_ids=given, attention_mask=torch.ones_like(given), generation_config=config)
         logits = done.logits[0][0].double()
         answers.append(_cut(done.sequences[0, len(ids) :].tolist(), ends))

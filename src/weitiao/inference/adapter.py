@@ -101,12 +101,13 @@ def open_writer(run: RunDir) -> Adapter:
 
 
 def _read(run: RunDir) -> tuple[Any, dict[str, torch.Tensor]]:
-    """peft's configuration, and the tensors by their names in the model."""
+    """peft's configuration, and the tensors by their names in the model, without the base's own that peft may have added."""
     import peft
     from safetensors.torch import load_file
 
     state = load_file(run.model / "adapter_model.safetensors")
-    return peft.PeftConfig.from_pretrained(run.model), {k.removeprefix(_PREFIX): v for k, v in state.items()}
+    own = {name.removeprefix(_PREFIX): value for name, value in state.items() if ".base_layer." not in name}
+    return peft.PeftConfig.from_pretrained(run.model), own
 
 
 def _head(base: str, task: Task, names: list[str]) -> tuple[Any, Given, str]:

@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import Any
 
 from weitiao.config.task import TASK_OPTIONS
-from weitiao.data.chat import question_of
+from weitiao.data.chat import Chat, question_of
 from weitiao.data.read import Row
 from weitiao.data.records import Bad
 from weitiao.errors import DataError
-from weitiao.inference.predictor import Predictor
+from weitiao.inference.context import context_of, room_of
+from weitiao.inference.predictor import Predictor, Reader
 from weitiao.inference.together import Writers
+from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.pretrained.resolve import resolve
 from weitiao.rundir.files import to_plain
 from weitiao.rundir.folder import RunDir
@@ -61,6 +63,16 @@ class Answerer:
         return TASK_OPTIONS[self.run.config.task].generates
 
     @cached_property
+    def _questions(self) -> tuple[Chat, int]:
+        """How questions become tokens, and how many the model reads, without the model."""
+        from transformers import AutoConfig
+
+        config = self.run.config
+        place = locate(config.model) if config.method.saves_adapter else self.run.model
+        known = AutoConfig.from_pretrained(place, **NO_FOREIGN_CODE).get_text_config()
+        return Chat.of(Reader(self.run).tokenizer, None), context_of(known)
+
+    @cached_property
     def _one_by_one(self) -> bool:
         """Whether somebody listens to pieces of texts, or a GPU computes, where this is not measured."""
         return self.told is not None or resolve("float32", "auto").device != "cpu"
@@ -83,7 +95,9 @@ class Answerer:
             return record.message
         if self.generates:
             try:
-                question_of(record.fields)
+                chat, context = self._questions
+                usual = self.run.config.train.max_new_tokens
+                room_of(len(chat.question(question_of(record.fields))), context, self.max_new_tokens, usual)
             except DataError as error:
                 return f"{record.id}: {error}"
             return None

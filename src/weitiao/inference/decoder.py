@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from weitiao.errors import ModelError
+from weitiao.inference.context import decoders_context_of
 from weitiao.inference.mixed import Body, Given, Pair, Segments, grouped
 from weitiao.inference.packed import pack
 from weitiao.inference.predictor import Predictor
@@ -70,14 +71,6 @@ class Memory:
             for room, kept in zip(new, pair, strict=True):
                 room[:, : len(self.ids)] = kept[:, : len(self.ids)]
         return new[0], new[1]
-
-
-def context_of(config: Any) -> int:
-    """Tokens of prompt and answer. Longrope turns all tokens of a pass otherwise once one is behind its first context."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]
-    first = [one["original_max_position_embeddings"] for one in kinds if one.get("rope_type") == "longrope"]
-    return int(min(getattr(config, "max_position_embeddings", None) or 1 << 30, *first, 1 << 30))
 
 
 class Unfit(ModelError):
@@ -153,7 +146,7 @@ class Decoder:
     @property
     def context(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return context_of(self.body.model.config.get_text_config())
+        return decoders_context_of(self.body.model.config.get_text_config())
 
     @property
     def ends(self) -> set[int]:

@@ -1,13 +1,13 @@
 """A finished run's model, loaded once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from safetensors import SafetensorError
 
 from weitiao.config.run import RunConfig
 from weitiao.data.encode import Encoded
+from weitiao.inference.context import context_of, room_of
 from weitiao.inference.sharing import turn_of
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
 from weitiao.pretrained.padding import pad_as
@@ -75,7 +75,7 @@ class Predictor(Reader):
     def __init__(self, run: RunDir, *, device: str | None = None) -> None:
         import torch
 
-        from weitiao.methods import METHODS, lora
+        from weitiao.methods import METHODS
         from weitiao.system import threads
 
         threads.settle()
@@ -84,10 +84,9 @@ class Predictor(Reader):
         method = self.config.method.type
         base = locate(self.config.model) if self.config.method.saves_adapter else ""
         try:
-            load = METHODS[method].load
-            if wanted == "cpu" and load is lora.load:  # in 16 bits the base's head would round the trained one
-                load = partial(lora.load, dtype=torch.float32)
-            model: Any = load(run.model, self.task.AUTO_MODEL, self.names, base)
+            # beside a base in 16 bits peft would round the trained head
+            dtype = torch.float32 if wanted == "cpu" else "auto"
+            model: Any = METHODS[method].load(run.model, self.task.AUTO_MODEL, self.names, base, dtype)
         except (OSError, ValueError, SafetensorError) as error:
             raise cannot_load(f"{run.model} (base {base or 'inside'})", error) from None
         pad_as(model, self.tokenizer.pad_token_id)
@@ -136,13 +135,14 @@ class Predictor(Reader):
     def replies(
         self, conversations: Sequence[Any], max_new_tokens: int | None, told: Callable[[str], None] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """{"answer"} a conversation, from a run of causal_lm."""
+        """{"answer"} a conversation, from a run of causal_lm. Raises DataError for one that is longer than the context."""
         from weitiao.data.chat import Chat
         from weitiao.tasks.generation import generate
 
-        most = max_new_tokens or self.config.train.max_new_tokens
-        for answer in generate(self.model, Chat.of(self.tokenizer, None), conversations, most, told):
-            yield {"answer": answer}
+        chat, context = Chat.of(self.tokenizer, None), context_of(self.model.config.get_text_config())
+        for one in conversations:
+            most = room_of(len(chat.question(one)), context, max_new_tokens, self.config.train.max_new_tokens)
+            yield from ({"answer": answer} for answer in generate(self.model, chat, [one], most, told))
 
 
 def cuts_of(encoded: Encoded) -> list[tuple[int, int]]:

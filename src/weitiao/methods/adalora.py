@@ -75,12 +75,14 @@ def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Te
     lora.save(model, folder, values)
 
 
-def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
+def load(
+    folder: Path, auto_class: str, label_names: Sequence[str], base: str, dtype: Any = "auto"
+) -> "PreTrainedModel":
     """As :func:`weitiao.methods.lora.load`."""
     with warnings.catch_warnings():
         # peft 0.21 takes the rank pattern for one of LoRA, says that it is ignored, and reads it nevertheless
         warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
-        return lora.load(folder, auto_class, label_names, base)
+        return lora.load(folder, auto_class, label_names, base, dtype)
 
 
 def refuse_steps(config: AdaloraConfig, total_steps: int) -> None:

@@ -102,8 +102,10 @@ def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Te
     model.float().save_pretrained(folder, state_dict=state_dict)
 
 
-def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
+def load(
+    folder: Path, auto_class: str, label_names: Sequence[str], base: str, dtype: Any = "auto"
+) -> "PreTrainedModel":
     """The saved model, exactly as plain transformers loads it; it needs no base."""
     import transformers
 
-    return getattr(transformers, auto_class).from_pretrained(folder, use_safetensors=True)  # type: ignore[no-any-return]
+    return getattr(transformers, auto_class).from_pretrained(folder, dtype=dtype, use_safetensors=True)  # type: ignore[no-any-return]

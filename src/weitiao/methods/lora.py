@@ -91,8 +91,11 @@ def apply(model: "PreTrainedModel", config: LoraConfig, new_parameters: Sequence
 
 
 def save(model: "PreTrainedModel", folder: Path, state_dict: "dict[str, torch.Tensor] | None" = None) -> None:
-    """Write adapter_config.json and adapter_model.safetensors; ``state_dict``: instead of the model's own weights."""
-    model.save_pretrained(folder, state_dict=state_dict)
+    """Write adapter_config.json and adapter_model.safetensors; ``state_dict``: instead of the model's own weights.
+
+    peft would add the frozen weights of an adapted head or embedding. They are the base's, and may be packed by then.
+    """
+    model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)  # type: ignore[call-arg]
 
 
 def load(

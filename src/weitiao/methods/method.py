@@ -73,8 +73,10 @@ class Method(Protocol):
     def save(self, model: "PreTrainedModel", folder: Path, state_dict: Tensors | None = None) -> None:
         """Write what plain transformers or peft loads; ``state_dict``: instead of the model's own weights."""
 
-    def load(self, folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
-        """The saved model, as plain transformers or peft loads it."""
+    def load(
+        self, folder: Path, auto_class: str, label_names: Sequence[str], base: str, dtype: Any = "auto"
+    ) -> "PreTrainedModel":
+        """The saved model, as plain transformers or peft loads it. ``dtype``: of its weights; "auto": that of their file."""
 
     # Planning.
 

@@ -40,10 +40,10 @@ class Earlier:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Its tensors, by the names in the file."""
+        """Its tensors, by the names in the file, without the base's own that peft adds for an adapted head or embedding."""
         from safetensors.torch import load_file
 
-        return load_file(self.folder / WEIGHTS)
+        return {name: value for name, value in load_file(self.folder / WEIGHTS).items() if ".base_layer." not in name}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def take_over(model: Any, earlier: Earlier, base: str, label_names: Sequence[str
             f"method.init_from={earlier.given}: its adapter has another shape.\nExpected the options that it was trained with."
             f"\nSet {' '.join(words)}"
         )
-    fresh, state = peft.get_peft_model_state_dict(model), earlier.state
+    fresh, state = peft.get_peft_model_state_dict(model, save_embedding_layers=False), earlier.state
     head = [name for name in fresh if is_head(name)]
     keeps = keeps_head(earlier, label_names) and all(n in state and state[n].shape == fresh[n].shape for n in head)
     if not keeps:

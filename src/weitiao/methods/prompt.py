@@ -53,9 +53,11 @@ def apply(
     return soften(model, adapter)
 
 
-def load(folder: Path, auto_class: str, label_names: Sequence[str], base: str) -> "PreTrainedModel":
+def load(
+    folder: Path, auto_class: str, label_names: Sequence[str], base: str, dtype: Any = "auto"
+) -> "PreTrainedModel":
     """As :func:`weitiao.methods.lora.load`."""
-    return with_hooks(lora.load(folder, auto_class, label_names, base))
+    return with_hooks(lora.load(folder, auto_class, label_names, base, dtype))
 
 
 def soften(model: "PreTrainedModel", adapter: Any) -> "PreTrainedModel":

@@ -241,7 +241,7 @@ def _artifact_bytes(model: Any, is_adapter: bool) -> int:
             # peft hands a prompt over as values, and there are none here
             state = {n: p for n, p in model.named_parameters() if p.requires_grad}
             if not own.is_prompt_learning:
-                state = peft.get_peft_model_state_dict(model)
+                state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
             model.create_or_update_model_card(folder)
             own.save_pretrained(folder)
         else:

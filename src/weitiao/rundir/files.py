@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.errors import RunError
+from weitiao.rundir.lock import RunLock
 
 
 def to_plain(value: Any) -> Any:
@@ -103,18 +104,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder that becomes ``folder`` at the end of the block; after an error nothing is left of it.
 
     ``folder`` is not there yet, or empty.
+
+    Raises:
+        RunError: another process writes it, or the disk does not take it.
     """
-    scratch = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        with writing(folder):
-            scratch.mkdir(parents=True)
+    outer = folder.with_name(f".{folder.name}.writing")
+    with writing(folder), RunLock(outer):
+        scratch = outer / folder.name
+        shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
+        try:
+            scratch.mkdir()
             yield scratch
             if folder.is_dir():
                 folder.rmdir()
             scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_folder(made: Path, target: Path) -> None:

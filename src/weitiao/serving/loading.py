@@ -56,12 +56,16 @@ def add_loading(app: FastAPI, server: Server, errors: dict[int | str, dict[str, 
 
 
 def _load(server: Server, asked: Load) -> None:
-    """Raises Refused for a name that is taken, and for a path that is no finished run below an allowed folder."""
+    """Raises Refused for a name that is taken, and for a path that is no finished run below an allowed folder.
+
+    A run whose place was to be taken stays where the other one cannot be loaded.
+    """
     one = _found(asked, server.load_from)
     if not can_be_served(one):
         raise Refused(400, f"{asked.lora_name}: {NO_PLACE.format(method=one.method)}, and is not served.", "lora_path")
     if not asked.load_inplace and asked.lora_name in server.registry.listed:
         raise _taken(asked.lora_name)
+    before = server.registry.listed.get(asked.lora_name)
     try:
         server.registry.add(one, replace=asked.load_inplace)
     except ConfigError:
@@ -73,8 +77,11 @@ def _load(server: Server, asked: Load) -> None:
         raise Refused(503, STOPPING) from None
     except (WeitiaoError, KeyError, ValueError) as error:
         if server.registry.listed.get(one.name) == one:
-            with contextlib.suppress(KeyError):  # somebody else has removed it meanwhile
-                server.registry.remove(one.name)
+            with contextlib.suppress(KeyError, ConfigError):  # somebody else has changed it meanwhile
+                if before is None:
+                    server.registry.remove(one.name)
+                else:
+                    server.registry.add(before, replace=True)
         raise Refused(400, f"The run cannot be loaded: {str(error).partition(chr(10))[0]}", "lora_path") from None
 
 

@@ -159,7 +159,7 @@ class Registry:
     def _speaker(self, listed: Listed) -> Speaker:
         from transformers import AutoConfig, AutoTokenizer
 
-        from weitiao.inference.decoder import context_of
+        from weitiao.inference.context import decoders_context_of
 
         run = listed.run
         base = locate(listed.base)
@@ -169,7 +169,7 @@ class Registry:
         chat = Chat.of(tokenizer, None) if tokenizer.chat_template else None
         return Speaker(
             listed.name, run, base if run is None or shares_base(run.config) else str(run.path), stamp=listed.stamp,
-            tokenizer=tokenizer, chat=chat, context=context_of(config),
+            tokenizer=tokenizer, chat=chat, context=decoders_context_of(config),
         )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Answers of a causal language model: greedy, one conversation at a time, told piece by piece if somebody listens."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,20 @@ from weitiao.data.chat import Chat, Talk
 from weitiao.data.conversations import Conversation
 
 Told = Callable[[str], None]
+
+
+@contextmanager
+def without_defaults(model: Any) -> Iterator[None]:
+    """Within it ``generate`` adds nothing of the model's generation_config.json, such as a penalty on repetition.
+
+    transformers fills with it what a GenerationConfig leaves open, and the likeliest answer would be another one than the server's.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class _Streamer(TextStreamer):  # type: ignore[misc]
@@ -42,7 +57,7 @@ def generate(
     for messages in conversations:
         ids = torch.tensor([chat.question(messages)], device=device)
         streamer = _Streamer(chat, told) if told is not None else None
-        with torch.inference_mode():
+        with torch.inference_mode(), without_defaults(model):
             done = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer
             )

@@ -258,6 +258,11 @@ def _compile(model: Any) -> None:
 def _fuse_adapters(model: Any, config: RunConfig, dtype: str) -> None:
     base = lora_base(config)
     fused, left = fuse_lora(model, base, getattr(torch, dtype))
+    if base == "int8" and not fused:
+        raise ConfigError(
+            f"train.int8_base=true, and none of the {left} adapted layers is a linear one.\nExpected linear layers, whose "
+            "products go into int8.\nLeave train.int8_base out."
+        )
     log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
 
 

@@ -13,10 +13,10 @@ from weitiao.config.run import RunConfig
 from weitiao.config.train import Dtype
 from weitiao.data.canaries import Canary, make_canaries
 from weitiao.data.chat import chat_of
-from weitiao.data.chat_template import template_text
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
+from weitiao.data.hashes import data_hashes, tables_of
 from weitiao.data.kinds import KINDS
 from weitiao.data.prepare import Prepared, label_counts, prepare, prepare_evaluation
 from weitiao.data.report import DataReport, SplitReport, TokenFacts
@@ -166,16 +166,12 @@ def _write(config: RunConfig, run: RunDir, inputs: Inputs, found: DataReport) ->
     split: SplitReport = {**prepared.report, "eval_tokens": _tokens(inputs.eval)}
     if not streams:
         split["train_tokens"] = _tokens(inputs.train)
-    tables = ({} if streams else {"train": prepared.train.table}) | (
-        {"eval": prepared.eval.table} if config.data.eval else {}
-    )
-    hashes = {side: table.facts["sha256"] for side, table in tables.items()}
-    if (template := template_text(config.data.chat_template)) is not None:
-        hashes["chat_template"] = hashlib.sha256(template.encode()).hexdigest()
+    hashes = data_hashes(config.data, prepared)
     _refuse_changed_data(run, hashes)
     run.write_json("data_report.json", {"check": found.to_dict(), "split": split})
     run.write_json("split.json", {"train": prepared.train.ids, "eval": prepared.eval.ids})
-    rejected = [{"side": side, **row} for side, table in tables.items() for row in table.rejected()]
+    tables = tables_of(config.data, prepared).items()
+    rejected = [{"side": side, **row} for side, table in tables for row in table.rejected()]
     if rejected:
         write_jsonl(run.path / "rejected.jsonl", iter(rejected))
     environment = {

@@ -60,7 +60,7 @@ def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True) -> 
     """
     if config.train.int8_base and (problem := _int8_problem(config, resolved, here)):
         raise ConfigError(
-            f"train.int8_base=true, and {problem}.\nExpected LoRA with the fused kernel on a CPU with VNNI.\n"
+            f"train.int8_base=true, and {problem}.\nExpected plain LoRA with the fused kernel on a CPU with VNNI.\n"
             "Leave train.int8_base out."
         )
     if config.train.stochastic_rounding and resolved.dtype != "bfloat16":
@@ -134,10 +134,14 @@ def refuse_other_dtype(own: str, main: str, rank: int) -> None:
 
 
 def _int8_problem(config: RunConfig, resolved: Resolved, here: bool) -> str | None:
-    if not config.method.fuses_lora:
-        return "full fine-tuning needs the base's own weights"
+    method = config.method
+    if not method.fuses_lora:
+        return f"method.type={method.type} needs the base's own weights"
     if not config.train.fused_lora:
-        return "fused_lora is off"
+        return "train.fused_lora is off"
+    for option, plain in (("lora_dropout", 0), ("use_dora", False), ("bias", "none")):
+        if (value := getattr(method, option)) != plain:
+            return f"method.{option}={str(value).lower()} is not part of the kernel that multiplies in int8"
     if resolved.device != "cpu":
         return f"the run computes on {resolved.device}"
     return None if not here or int8_is_supported() else "this CPU or this torch has no int8 product"
