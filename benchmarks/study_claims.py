@@ -130,8 +130,7 @@ def _close(results: Evidence) -> Found:
     if results.main is None:
         return Verdict("not yet"), NO_PAIR
     found, own = results.pooled(results.main), results.shares(results.main)
-    fine = ("equivalent within margin", "second better", "non-inferior")
-    near = tuple(p.data for p in own if p.outcome in fine and p.keep != FULL)
+    near = tuple(p.data for p in own if p.arm_not_worse or p.outcome == "second better")
     said = text(
         "not worse than full by more than the margin on {near} of {sets}", "在 {total} 个数据集中的 {near} 个上，LoRA 没有比全量差出容限",
         near=len(near), sets=sets(len(own)), total=len(own),

@@ -29,7 +29,8 @@ class Pair:
     """Full against one arm on one data set and size. ``lead`` is full's, in the unit of the metric; positive: full is better.
 
     The interval (95 %) is over other seeds and other test rows; None below three pairs. ``ratios`` are arm / full, the median
-    over seeds of what ran on one machine. ``keep`` is what `weitiao compare` would keep.
+    over seeds of what ran on one machine. ``keep`` is what `weitiao compare` would keep; ``arm_not_worse``: whether the arm was
+    shown to be no worse than full by more than the margin.
     """
 
     data: str
@@ -45,6 +46,7 @@ class Pair:
     upper: float | None
     p: float
     outcome: str
+    arm_not_worse: bool
     keep: str
     trained_percent: float
     ratios: Mapping[str, float]
@@ -135,7 +137,7 @@ def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, An
             data=stored["data"], rows=stored["rows"], arm=arm, metric=metric, margin=stored["margin"],
             seeds=tuple(tests["seeds"]), leads=_leads(tests), means=(_mean(sides[0]), _mean(sides[1])),
             lead=tests["mean_difference"] or 0.0, lower=lower, upper=upper, p=tests["sign_flip"]["p"],
-            outcome=tests["verdict"]["outcome"], keep=decide(costs[0], costs[1], tests, ())["keep"],
+            outcome=tests["verdict"]["outcome"], arm_not_worse="second" in tests["verdict"]["not_worse"], keep=decide(costs[0], costs[1], tests, ())["keep"],
             trained_percent=100 * last["num_trainable_params"] / last["num_params"], ratios=ratios, source="cells",
         ),
         higher,
@@ -187,7 +189,8 @@ def _first_pairs(results: Path) -> list[Pair]:
                     margin=one["margin"], seeds=tuple(tests["seeds"]), leads=_leads(tests),
                     means=(tests["first"]["mean"], tests["second"]["mean"]), lead=tests["mean_difference"],
                     lower=rows["lower"], upper=rows["upper"], p=tests["sign_flip"]["p"],
-                    outcome=tests["verdict"]["outcome"], keep=pair["decision"]["keep"],
+                    outcome=tests["verdict"]["outcome"], arm_not_worse="second" in tests["verdict"]["not_worse"],
+                    keep=pair["decision"]["keep"],
                     trained_percent=arm["trainable_percent"], ratios=ratios, source=path.name,
                 )
             )  # fmt: skip

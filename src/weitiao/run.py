@@ -238,10 +238,12 @@ def _with_base(
     """(metrics, effects, the base's metrics) of the run: what was seen, and what the base is needed for."""
     metrics, found, before = seen.metrics, seen.effects, None
     if seen.answered is not None:
-        answers, before = compare_with_base(config, run, inputs, seen.answered, seen.chat, events=events)
+        answers, before = compare_with_base(
+            config, run, inputs, seen.answered, seen.chat, events=events, dtype=seen.dtype
+        )
         metrics = metrics | answers
     if seen.general is not None:
-        found = found | {"forgetting": forgetting(config, inputs, seen.general)}
+        found = found | {"forgetting": forgetting(config, inputs, seen.general, seen.dtype)}
     return metrics, found, before
 
 

@@ -1,6 +1,7 @@
 """Advice: the article's eight conditions, what would flip an answer, and the command on real files."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from hypothesis import strategies as st
 import weitiao
 from support.cells import config_of, finish_cells
 from support.fork_server import ForkServer
+from weitiao.advice.asked import asked_of
 from weitiao.advice.decide import decide, flips
 from weitiao.advice.facts import Compared, Costs, Facts
+from weitiao.advice.next_command import next_command
 from weitiao.advice.rules import RULES, table
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import load
+from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, RunError
 
 GB = 10**9
@@ -194,6 +200,71 @@ def test_a_comparison_of_other_data_is_refused(comparison: Path, options: dict[s
     other.write_bytes(Path(options["data"]["train"]).read_bytes())
     with pytest.raises(ConfigError, match=r"other\.jsonl"):
         weitiao.advise({**options, "data": {"train": str(other), "test_size": 16}}, comparison=comparison, probe=False)
+
+
+@pytest.mark.parametrize(
+    "change", [{"test_size": 12}, {"train_size": 40}, {"max_length": 32}, {"label_map": {"good": "bad"}}]
+)
+def test_a_comparison_of_the_same_file_read_otherwise_is_refused(
+    change: dict[str, Any], comparison: Path, options: dict[str, Any]
+) -> None:
+    data = {"train": options["data"]["train"], "test_size": 16} | change
+    with pytest.raises(ConfigError, match=rf"is of something else: {next(iter(change))} "):
+        weitiao.advise({**options, "data": data}, comparison=comparison, probe=False)
+
+
+def test_a_rate_stays_with_its_method() -> None:
+    """LoRA's is ten times full fine-tuning's: handed over it would ruin the run."""
+    config = RunConfig.model_validate({
+        "model": "m", "data": {"train": "r.jsonl"}, "method": {"type": "lora", "r": 64},
+        "train": {"learning_rate": 2e-3, "num_train_epochs": 2}, "output": {"dir": "o"},
+    })  # fmt: skip
+    asked = asked_of(config)
+    assert (asked.rate("lora"), asked.rate("full")) == (2e-3, 5e-5)
+    assert {name: run.train.learning_rate for name, run in asked.runs().items()} == {"full": None, "lora": 2e-3}
+    likely = next_command(decide(replace(PLAIN, goal="quality", probe=0.6, majority=0.5)), asked)
+    assert "method.type=full" in likely
+    assert "learning_rate" not in likely
+    assert "train.num_train_epochs=2" in likely
+    lora = next_command(decide(replace(PLAIN, goal="iteration", tasks=9)), asked)
+    assert "train.learning_rate=0.002" in lora
+    assert "method.r=64" in lora
+
+
+def test_what_follows_a_toss_up_is_the_comparison_that_was_asked_about(tmp_path: Path) -> None:
+    given = {
+        "methods": ["full", {"type": "lora", "r": 64, "learning_rate": 1e-3}],
+        "budget": "steps",
+        "budget_value": 50,
+        "margin": 0.02,
+    }
+    config = CompareConfig.model_validate(
+        {"model": "m", "data": {"train": "r.jsonl"}, "compare": given, "output": {"dir": "o"}}
+    )
+    asked = asked_of(config)
+    assert {run.train.max_steps for run in asked.runs().values()} == {50}  # the budget of the comparison
+    toss_up = replace(decide(PLAIN), sure="toss-up")
+    words = shlex.split(next_command(toss_up, asked))
+    assert words[:2] == ["weitiao", "compare"]
+    again = load(CompareConfig, None, words[2:])
+    assert again.compare.model_copy(update={"seeds": (42,)}) == config.compare
+    assert again.train == config.train
+
+
+def test_another_method_is_named_as_not_asked_about(caplog: pytest.LogCaptureFixture) -> None:
+    config = {"model": "m", "data": {"train": "r.jsonl"}, "method": {"type": "adalora"}, "output": {"dir": "o"}}
+    assert set(asked_of(config).methods) == {"full", "lora"}
+    assert "not asked about: adalora" in caplog.text
+
+
+def test_a_stream_is_not_learnt_from_its_evaluation_rows(options: dict[str, Any], tmp_path: Path) -> None:
+    lines = Path(options["data"]["train"]).read_text(encoding="utf-8").splitlines()
+    for name, own in (("train", lines[16:]), ("held", lines[:16])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(own), encoding="utf-8")
+    data = {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "held.jsonl"), "streaming": True}
+    facts = weitiao.advise({**options, "data": data, "train": {**options["train"], "max_steps": 500}})["facts"]
+    assert (facts["majority"], facts["probe"]) == (None, None)
+    assert facts["train_rows"] > 500
 
 
 def test_stale_evidence_is_refused(comparison: Path, options: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,18 @@ def test_less_loss_is_a_lead(tmp_path: Path) -> None:
     assert chat.lower is not None
     assert 0 < chat.lower <= chat.lead <= chat.upper
     assert (len(few.seeds), few.lower) == (2, None)
+
+
+def test_an_arm_is_close_where_it_was_shown_to_be_not_worse(tmp_path: Path) -> None:
+    """Non-inferiority may be full's: then LoRA is not shown to be close."""
+    from study_claims import _close
+
+    def pair(outcome: str, arm_not_worse: bool) -> Any:
+        return SimpleNamespace(data="ner", outcome=outcome, arm_not_worse=arm_not_worse, keep="undecided", margin=0.01)
+
+    own = [pair("non-inferior", False), pair("non-inferior", True), pair("second better", False)]
+    said = _close(SimpleNamespace(main=300, pooled=lambda rows: None, shares=lambda rows: own))[1]  # type: ignore[arg-type]
+    assert "on 2 of 3 data sets" in said.en
 
 
 def test_the_first_comparisons_are_read_too() -> None:

@@ -9,11 +9,13 @@ import pytest
 
 import weitiao
 from support.cells import config_of, finish_cells
-from weitiao.comparison.fairness import unfair_rates
+from weitiao.comparison.fairness import machine_of, unfair_rates
+from weitiao.comparison.merge import _labels
 from weitiao.comparison.pairs import decide
 from weitiao.comparison.rate_search import grid, search_cells
+from weitiao.comparison.rows import _fits
 from weitiao.comparison.statistics import Scores, analyse
-from weitiao.comparison.wording import interval_text
+from weitiao.comparison.wording import interval_text, unpaired_text
 from weitiao.config.comparison import Arm
 from weitiao.config.loading import dump
 from weitiao.config.method import FullConfig, LoraConfig
@@ -219,3 +221,39 @@ def test_changed_training_rows_end_a_search(options: dict[str, Any], tmp_path: P
     own.write_text(text.replace("好", "坏"), encoding="utf-8")
     with pytest.raises(RunError, match="training rows have changed"):
         weitiao.compare(config)
+
+
+def test_folders_of_one_name_stay_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/out", "b/out", "c/my cmp", "d/.hidden")]
+    assert _labels(paths) == ["out", "out-2", "my_cmp", "hidden"]
+    for label in _labels(paths):
+        Arm(name=f"{label}.lora", method=LoraConfig())
+
+
+def test_costs_on_other_machines_do_not_compare() -> None:
+    here = {"cpu": {"name": "a", "cores": 2, "torch_threads": 2}, "gpu": [], "memory_bytes": 16_000_000_000}
+    assert machine_of(here) == machine_of({**here, "memory_bytes": 16_010_000_000})
+    for other in ({"gpu": ["T4"]}, {"memory_bytes": 32_000_000_000}, {"cpu": {**here["cpu"], "torch_threads": 1}}):
+        assert machine_of({**here, **other}) != machine_of(here)
+
+
+def test_seeds_of_one_arm_alone_are_named() -> None:
+    english, chinese = unpaired_text([4, 5])
+    assert english == "Seeds 4, 5 are of one arm alone: in its mean, and not in the gap."
+    assert "种子 4、5" in chinese
+    assert unpaired_text([]) == ()
+
+
+def test_many_tasks_share_a_base_where_adapters_are_saved() -> None:
+    def arm(name: str, method: dict[str, Any], size: int) -> Any:
+        return {"name": name, "method": method, "artifact_bytes": size, "peak_memory_bytes": 1, "train_seconds": 1.0}
+
+    full, lora = arm("full", {"type": "full"}, 1000), arm("lora", {"type": "lora", "r": 4}, 10)
+    wide, biases = (
+        arm("wide", {"type": "lora", "r": 16}, 30),
+        arm("biases", {"type": "full", "parameters": "bias"}, 999),
+    )
+    share = "many tasks share one base"
+    assert f"{share} (100 of these" in _fits(lora, [full, lora], [], True)[0]
+    assert share not in _fits(lora, [lora, wide], [], True)[0]
+    assert share not in _fits(biases, [full, biases], [], True)[0]

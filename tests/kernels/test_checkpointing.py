@@ -230,3 +230,19 @@ def test_a_model_without_a_stack_of_layers_is_refused_before_rows_are_read(tmp_p
         weitiao.train(options)
     with pytest.raises(NoTokenizerError):  # with another option the run comes further
         weitiao.train({**options, "train": {"gradient_checkpointing": "auto"}})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"type": "lora", "lora_dropout": 0.5}, {"type": "adalora", "lora_dropout": 0.5, "init_r": 4, "target_r": 2}],
+)
+def test_the_second_pass_drops_the_same_units_of_an_adapter(
+    method: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    found = []
+    for which in (False, "full"):
+        train = {**options["train"], "gradient_checkpointing": which, "max_steps": 6, "learning_rate": 1e-2}
+        output = {"dir": str(tmp_path / str(which))}
+        run = weitiao.train({**options, "method": method, "train": train, "output": output})
+        found.append([event["loss"] for event in run.events() if event["event"] == "log"])
+    assert found[1] == pytest.approx(found[0], abs=1e-6)

@@ -22,7 +22,7 @@ from weitiao.kernels.lora import FusedForward, LoraLinearFunction
 from weitiao.measure import devices
 from weitiao.measure.cost import Rates, safetensors_bytes, step_cost
 from weitiao.planning.blueprint import Blueprint, draw
-from weitiao.planning.estimate import Memory, measured_memory
+from weitiao.planning.estimate import Memory, measured_memory, seconds_of, trace_shapes
 from weitiao.planning.plan import plan_errors
 from weitiao.planning.rows import batches_of, read_inputs
 from weitiao.training.world import World
@@ -348,3 +348,52 @@ def test_every_key_is_documented(options: dict[str, Any]) -> None:
 
     found = keys(weitiao.plan(options, device="A100-80GB"))
     assert json.dumps(sorted(found - documented)) == "[]"
+
+
+@pytest.mark.parametrize(
+    "budget", [{"train": {"max_seconds": 2}}, {"compare": {"budget": "seconds", "budget_value": 2}}]
+)
+def test_a_run_that_the_clock_ends_is_planned_to_its_end(budget: dict[str, Any], options: dict[str, Any]) -> None:
+    """compare.budget=seconds has a million epochs, and none of them is over."""
+    train = {**options["train"], "num_train_epochs": 100_000, **budget.get("train", {})}
+    compare = {"compare": {**budget["compare"], "methods": ["full"]}} if "compare" in budget else {}
+    given = {key: value for key, value in options.items() if not compare or key != "method"}
+    (found,) = weitiao.plan({**given, "train": train, **compare}, methods=["full"])["methods"]
+    assert found["seconds"]["training"] == pytest.approx(2, rel=0.05)
+    assert 0 < found["steps"] < 100_000
+    assert found["seconds"]["evaluation"] < 60
+
+
+def test_the_frozen_layers_are_timed_where_they_compute(options: dict[str, Any]) -> None:
+    """Their outputs are stored once, and the saved model computes all layers."""
+    config = RunConfig.model_validate({**options, "method": {"type": "full", "top_k": 1}})
+    inputs = read_inputs(config)
+    blueprint, batches = draw(config, inputs), batches_of(config, inputs)
+    assert blueprint.prefix is not None
+    shapes = trace_shapes(blueprint, batches, RATES)
+    short = float(shapes.forward_seconds(batches.eval_rows, batches.eval_lengths).sum())
+    whole = float(shapes.whole_seconds(batches.eval_rows, batches.eval_lengths).sum())
+    assert whole > 1.5 * short
+    plain = RunConfig.model_validate({**options, "train": {**options["train"], "cache_prefix": False}})
+    other = trace_shapes(draw(plain, inputs), batches, RATES)
+    assert whole == pytest.approx(float(other.whole_seconds(batches.eval_rows, batches.eval_lengths).sum()), rel=0.25)
+    rows = len(inputs.train.flat) / len(inputs.eval.flat) + 1
+    stored = seconds_of(blueprint, batches, shapes, config.train, rates=RATES).stored_layers
+    assert stored == pytest.approx((whole - short) * rows)
+    assert trace_shapes(blueprint, batches, RATES) == shapes  # nothing is left changed
+
+
+def test_a_checkpoint_that_does_not_name_its_dtype_is_asked_itself(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import save_file
+
+    from weitiao.pretrained.architecture import is_fp32
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "old"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if "dtype" not in k}))
+    assert is_fp32(str(folder))
+    weights = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert not is_fp32(str(folder))

@@ -22,7 +22,7 @@ from weitiao.errors import ConfigError, DataError, RunError
 from weitiao.kernels.int8 import is_supported as int8_is_supported
 from weitiao.rundir.files import read_jsonl
 from weitiao.tasks import causal_lm
-from weitiao.training import samples
+from weitiao.training import base
 from weitiao.training.show import show
 
 needs_int8 = pytest.mark.skipif(not int8_is_supported(), reason="this CPU or this torch has no int8 product")
@@ -121,14 +121,14 @@ def test_the_base_takes_the_place_of_the_saved_model(
     chat_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never two models at a time, once training has ended."""
-    load, there = samples.load_model, alive(PreTrainedModel)
+    load, there = base.load_model, alive(PreTrainedModel)
     found: list[int] = []
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         found.append(alive(PreTrainedModel) - there)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(samples, "load_model", counting)
+    monkeypatch.setattr(base, "load_model", counting)
     run = train(chat_options, "lora", max_steps=1)
     assert found == [0]
     assert run.summary["scoring_dtype"] == "float32"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,14 @@ import pytest
 import torch
 
 import weitiao
+from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.errors import ModelError
 from weitiao.kernels.frozen_layers import layers
+from weitiao.kernels.nf4 import PackedLinear
 from weitiao.measure import meters
-from weitiao.training import checkpoint, fit
+from weitiao.planning.rows import read_inputs
+from weitiao.training import base, checkpoint, fit
 from weitiao.training.accumulate import Accumulator, is_narrow
 from weitiao.training.fit import _train
 from weitiao.training.masters import Masters, RoundedMasters
@@ -223,3 +227,22 @@ def test_a_run_counts_loading_from_before_the_model_and_steps_from_after_it(
         monkeypatch.setattr(fit, name, lambda *a, _own=own, _name=name, **k: (order.append(_name), _own(*a, **k))[1])
     weitiao.train(options | {"train": {"bf16": False, "max_steps": 1, "eval_strategy": "no"}})
     assert order == ["begin_loading", "adapt", "begin_steps", "plan_batches"]
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_gpu_holds_the_base_as_it_held_the_saved_model(
+    method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By shapes: all in the dtype that the saved model was scored in, and of qlora the layers in 4 bits."""
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    config = RunConfig.model_validate({**options, "method": {"type": method}})
+    inputs = read_inputs(config)
+    inputs = replace(inputs, resolved=replace(inputs.resolved, device="meta"))
+    load = base.load_model
+    monkeypatch.setattr(base, "load_model", lambda *args: (load(*args)[0].to("meta"), ()))
+    model = base.load_base(config, inputs, inputs.label_names, "bfloat16")
+    assert {p.dtype for p in model.parameters() if p.is_floating_point()} == {torch.bfloat16}
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    packed = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
+    assert bool(packed) == (method == "qlora")

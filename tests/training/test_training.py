@@ -21,7 +21,7 @@ from weitiao.data.batch import BatchPlan
 from weitiao.data.encode import Encoded
 from weitiao.kernels.rows import shrink_embedding
 from weitiao.methods import rate_factor
-from weitiao.pretrained.load import load_model, set_dropout
+from weitiao.pretrained.load import drops, load_model, set_dropout
 from weitiao.pretrained.resolve import Resolved
 from weitiao.tasks import classification
 from weitiao.training.accumulate import Accumulator
@@ -339,3 +339,32 @@ def test_metrics_against_a_worked_example() -> None:
     answer = classification.decode(scores, ["no", "yes"])[1]
     assert answer["label"] == "yes"
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["opt", "bloom", "gpt2", "bert"])
+def test_every_kind_of_dropout_is_set(kind: str) -> None:
+    """Some models hold a rate as a plain number, and some skip whole layers."""
+    import transformers
+
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 64,
+    }
+    config = transformers.AutoConfig.for_model(kind, **sizes, **({"layerdrop": 0.5} if kind == "opt" else {}))
+    auto = transformers.AutoModel if kind == "bert" else transformers.AutoModelForCausalLM
+    model = auto.from_config(config).train()
+    assert drops(model) or kind == "bloom"
+    set_dropout(model, 0.0)
+    assert not drops(model)
+    ids = torch.arange(2, 12)[None]
+    with torch.no_grad():
+        first, second = (model(input_ids=ids)[0] for _ in range(2))
+        assert torch.equal(first, second)
+        set_dropout(model, 0.5)
+        assert drops(model)
+        first, second = (model(input_ids=ids)[0] for _ in range(2))
+    assert not torch.equal(first, second)

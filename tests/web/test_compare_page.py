@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,33 @@ def test_a_comparison_is_started_stopped_and_resumed(root: Path, tiny_model: Pat
         page.get_by_role("button", name="Resume").click()
         page.get_by_role("link", name="Full report").wait_for(timeout=180_000)
         assert not chromium.left
+
+
+def test_the_comparison_of_two_runs_is_of_these_two(client: TestClient) -> None:
+    pair = [("runs", f"both/cells/{name}-seed1") for name in ("full", "lora")]
+    page = unescape(client.get("/compare", params=pair).text)
+    line = next(line for line in page.splitlines() if "compare.methods=" in line)
+    for word in (
+        "data.test_size=16",
+        "train.max_steps=6",
+        "train.tokens_per_batch=96",
+        '"learning_rate": 5e-05',
+        '"type": "lora"',
+    ):
+        assert word in line, word
+
+
+def test_a_check_that_was_killed_says_nothing_of_the_evidence(client: TestClient, root: Path) -> None:
+    client.post("/compare/both/verify", headers=HTMX)
+    (job,) = client.app.state.jobs.all(queued=False)
+    for name, text in (("started", ""), ("exit", "137")):
+        (job.folder / name).write_text(text)
+    page = client.get("/verify/both", headers=HTMX).text
+    assert "ended before it could say anything" in page
+    assert "does not hold" not in page
+    (job.folder / "exit").write_text("0")
+    (job.folder / "out").write_text("{}")
+    assert "The evidence holds." in client.get("/verify/both", headers=HTMX).text
+    later = time.time() + 60
+    os.utime(root / "both" / "cells" / "full-seed1" / "predictions.jsonl", (later, later))
+    assert "has not been checked" in client.get("/verify/both", headers=HTMX).text

@@ -15,6 +15,7 @@ from weitiao.web.app import create_app
 from weitiao.web.charts import histogram
 from weitiao.web.findings import checked, meant, policies, readings
 from weitiao.web.settings import Settings
+from weitiao.web.sources import stamp
 from weitiao.web.uploads import clean
 from weitiao.web.words import texts
 
@@ -268,3 +269,20 @@ def test_a_visitor_checks_data(tmp_path: Path) -> None:
         assert page.input_value("#data-duplicates") == "keep"
         assert page.input_value("#data-train").endswith("long.jsonl")
         assert wrong == []
+
+
+def test_a_stamp_sees_every_file_that_is_read(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    files = [tmp_path / "deep" / "er" / "a.csv", tmp_path / "names.txt"]
+    for file in files:
+        file.write_text(REVIEWS, encoding="utf-8")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: m\ndata: {{train: {files[0]}}}\noutput: {{dir: o}}\n", encoding="utf-8")
+    sources = [f"{tmp_path}/deep#5", f"{tmp_path}/**/*.csv", f"{tmp_path}/**/*.csv#3", str(recipe), str(files[1])]
+    before = [stamp([source]) for source in sources]
+    assert "" not in before
+    for file in files:
+        file.write_text(REVIEWS + "又一条,good\n", encoding="utf-8")
+    after = [stamp([source]) for source in sources]
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True] * 5
+    assert stamp(["{% for m in messages %}" * 500]) == ""

@@ -18,7 +18,9 @@ from weitiao.web.options import (
     every_field,
     method_fields,
     of_config,
+    of_task,
     read,
+    section_fields,
     word,
 )
 from weitiao.web.words import LANGUAGES, texts
@@ -170,3 +172,28 @@ def test_values_are_written_as_words_have_them() -> None:
         "x",
         '{"a": 1}',
     ]
+
+
+def test_a_value_that_is_the_default_of_another_task_can_be_chosen() -> None:
+    """token_classification makes windows where others cut."""
+    chosen = {"model": MODEL, "task": "token_classification", "data.train": "a.conll", "data.over_length": "truncate"}
+    assert "data.over_length=truncate" in read(chosen, "runs/x")[1]
+    (field,) = (f for f in of_task(section_fields("data"), "token_classification") if f.path == "data.over_length")
+    assert (field.default, "truncate" in field.choices) == ("window", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"), [("dora", "use_dora", "false"), ("qlora", "load_in_4bit", "false")]
+)
+def test_an_option_that_contradicts_a_short_name_stays(kind: str, option: str, value: str) -> None:
+    given = {**LORA, "method.type": kind, f"method.{option}": value}
+    config, words = read(given, "runs/x")
+    assert f"method.{option}={value}" in words
+    assert load(RunConfig, None, words) == config
+
+
+def test_a_blank_may_stand_between_labels() -> None:
+    given = {"model": MODEL, "task": "multi_label", "data.train": "a.csv", "data.label_separator": " "}
+    config, words = read(given, "runs/x")
+    assert config.data.label_separator == " "
+    assert load(RunConfig, None, words) == config

@@ -15,7 +15,7 @@ from forms_support import REVIEWS, browser_page, client_of, serious, served, wai
 from starlette.testclient import TestClient
 
 from weitiao.config.comparison import CompareConfig
-from weitiao.config.loading import load
+from weitiao.config.loading import dump, load
 from weitiao.web.options import (
     read,
 )
@@ -200,3 +200,29 @@ def test_a_visitor_plans_and_starts_a_run(tmp_path: Path, e5: Path) -> None:
 def test_the_pages_import_no_torch() -> None:
     found = subprocess.run([sys.executable, "-c", "import sys, weitiao.web.app; sys.exit('torch' in sys.modules)"])
     assert found.returncode == 0
+
+
+def test_a_comparison_fills_the_form_with_its_margin_and_budget(client: TestClient, tmp_path: Path) -> None:
+    folder = client.app.state.settings.root / "cmp"  # type: ignore[attr-defined]
+    given = {
+        "margin": 0.02,
+        "budget": "steps",
+        "budget_value": 500,
+        "lr_search": 3,
+        "methods": ["full", {"type": "lora", "r": 64, "name": "wide"}],
+    }
+    config = {"model": "multilingual-e5-small", "data": {"train": "a.csv"}, "compare": given, "output": {"dir": "o"}}
+    folder.mkdir(parents=True)
+    (folder / "compare.yaml").write_text(dump(load(CompareConfig, config)), encoding="utf-8")
+    page = unescape(client.get("/new?from=cmp").text)
+    for path, value in (("margin", "0.02"), ("budget_value", "500.0"), ("lr_search", "3")):
+        assert re.search(
+            rf'name="compare.{path}"[^>]*value="{value}"|name="compare.{path}"(.|\n)*?<option selected>{value}<', page
+        ), path
+    assert "The arms wide are not taken over" in page
+
+
+@pytest.mark.parametrize("value", ["truncate", "window"])
+def test_the_form_holds_a_value_that_is_a_default_elsewhere(value: str, client: TestClient) -> None:
+    page = client.get(f"/new?task=token_classification&data.over_length={value}").text
+    assert f"<option selected>{value}</option>" in page

@@ -3,7 +3,9 @@
 And are costs measured alike? Runs that share a machine slow each other down.
 """
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from weitiao.comparison.schema import Executor, Tongues, Unfair
 from weitiao.config.comparison import Arm
@@ -45,6 +47,12 @@ def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[Un
     return found
 
 
+def machine_of(environment: Mapping[str, Any]) -> str:
+    """What in environment.json tells one machine from another, or one number of threads: costs on both do not compare."""
+    memory = round((environment.get("memory_bytes") or 0) / 1e9)  # a new kernel leaves a little more or less
+    return json.dumps([environment.get("cpu"), environment.get("gpu"), memory], sort_keys=True)
+
+
 def disturbed(executor: Executor) -> Tongues | None:
     """Why time and memory of these runs cannot be compared, as {english, chinese}; None where each run was alone on one machine.
 
@@ -56,7 +64,7 @@ def disturbed(executor: Executor) -> Tongues | None:
         return None
     where = "one machine" if machines == 1 else f"each of {machines} machines"
     return {
-        "english": f"Up to {at_once} at once on {where}: runs side by side, or on other machines, differ in time and memory for that "
-        "alone. Both are shown as measured and decide nothing.",
-        "chinese": f"共 {machines} 台机器，每台最多同时进行 {at_once} 次训练：时间和内存会互相干扰或因机器而异，只按实测列出，不作为取舍依据。",
+        "english": f"Up to {at_once} at once on {where}: runs side by side, on other machines or with other threads, differ in time and memory "
+        "for that alone. Both are shown as measured and decide nothing.",
+        "chinese": f"共 {machines} 台机器，每台最多同时进行 {at_once} 次训练：时间和内存会互相干扰，或因机器、线程数而异，只按实测列出，不作为取舍依据。",
     }

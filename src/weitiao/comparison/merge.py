@@ -1,6 +1,7 @@
 """Several comparisons of the same data and task as one: more seeds of the same arms, or more arms."""
 
-import json
+import itertools
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from weitiao.comparison.cells import Cell
 from weitiao.comparison.evidence import FILE
-from weitiao.comparison.fairness import ALONE
+from weitiao.comparison.fairness import ALONE, machine_of
 from weitiao.comparison.result import comparison
 from weitiao.comparison.schema import Comparison, Executor
 from weitiao.comparison.writing import write_all
@@ -77,7 +78,7 @@ def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]
     identity: dict[str, Any] = {}  # arm name -> what it is
     taken: set[tuple[str, int]] = set()
     shared = [_shared(config) for config in configs]
-    for path, config, own_way in zip(paths, configs, shared, strict=True):
+    for path, config, own_way, label in zip(paths, configs, shared, _labels(paths), strict=True):
         stored = RunDir(path).read_json(FILE)["cells"]
         rates = {arm["name"]: arm["learning_rate"] for arm in RunDir(path).read_json("comparison.json")["arms"]}
         names = {}
@@ -86,14 +87,24 @@ def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]
             what = made.model_dump(exclude={"data"})
             clash = any((arm.name, cell["seed"]) in taken for cell in stored if cell["arm"] == arm.name)
             same = own_way == shared[0] and identity.setdefault(arm.name, what) == what and not clash
-            names[arm.name] = arm.name if same else f"{path.name}.{arm.name}"
+            names[arm.name] = arm.name if same else f"{label}.{arm.name}"
         for found in stored:
             own = next(arm for arm in config.compare.methods if arm.name == found["arm"])
             renamed = Arm(name=names[own.name], method=own.method, learning_rate=rates[own.name])
             run_config = config.cell_config(renamed, found["seed"], str(path / found["run_dir"]))
             taken.add((renamed.name, found["seed"]))
-            cells.append(Cell(f"{path.name}/{found['name']}", renamed, found["seed"], run_config, found["failure"]))
+            cells.append(Cell(f"{label}/{found['name']}", renamed, found["seed"], run_config, found["failure"]))
     return cells
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """A name for each folder, of letters that a name may have, no two alike."""
+    labels: list[str] = []
+    for path in paths:
+        base = re.sub(r"[^\w.+-]", "_", path.absolute().name).lstrip("._+-") or "comparison"
+        tried = (base if number == 1 else f"{base}-{number}" for number in itertools.count(1))
+        labels.append(next(one for one in tried if one not in labels))
+    return labels
 
 
 def _shared(config: CompareConfig) -> dict[str, Any]:
@@ -121,7 +132,8 @@ def _same_rows(cells: Sequence[Cell]) -> None:
 
 def _searched(paths: Sequence[Path], cells: Sequence[Cell]) -> set[str]:
     """Arms whose rate a search found; the searches themselves stay with their comparisons."""
-    with_search = {path.name for path in paths if RunDir(path).read_json("comparison.json")["search"]}
+    labels = zip(paths, _labels(paths), strict=True)
+    with_search = {label for path, label in labels if RunDir(path).read_json("comparison.json")["search"]}
     return {cell.arm.name for cell in cells if cell.name.partition("/")[0] in with_search}
 
 
@@ -129,9 +141,9 @@ def _executor(paths: Sequence[Path]) -> Executor:
     """How the cells of all were run: the most that disturbed each other anywhere."""
     results = [RunDir(path).read_json("comparison.json") for path in paths]
     found = [result.get("executor", ALONE) for result in results]
-    kinds = {json.dumps(result["environment"].get("cpu"), sort_keys=True) for result in results}
+    kinds = {machine_of(result["environment"]) for result in results}
     return {
         "name": " + ".join(dict.fromkeys(one["name"] for one in found)),
         "cells_at_once": max(one["cells_at_once"] for one in found),
-        "machines": max(len(kinds), *(one["machines"] for one in found)),  # different CPUs are different machines
+        "machines": max(len(kinds), *(one["machines"] for one in found)),
     }

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from weitiao.comparison.pair_schema import PairResult
 from weitiao.comparison.schema import ArmResult, ChineseRow, Comparison, Row
-from weitiao.comparison.wording import Text, interval_text, resolution_text, signed
+from weitiao.comparison.wording import Text, interval_text, resolution_text, signed, unpaired_text
+from weitiao.config.method_names import METHOD_SECTIONS
 
 _FAILED: Text = ("failed", "失败")
 _DISTURBED: Text = ("not comparable", "不可比")
@@ -130,8 +131,9 @@ def _fits(arm: ArmResult, arms: Sequence[ArmResult], pairs: Sequence[PairResult]
         share = f"{100 * (arm['train_seconds'] or 0) / max(time or 0 for time in times):.0f}"
         reasons.append((f"runs should take {share} % of the time", f"希望训练时间只有 {share}%"))
     sizes = [other["artifact_bytes"] for other in others]
-    if sizes and all(_less(arm["artifact_bytes"], size) for size in sizes):
-        many = max(size or 0 for size in sizes) // (arm["artifact_bytes"] or 1)
+    whole = [other["artifact_bytes"] or 0 for other in others if not _is_adapter(other)]
+    if _is_adapter(arm) and whole and all(_less(arm["artifact_bytes"], size) for size in sizes):
+        many = max(whole) // (arm["artifact_bytes"] or 1)
         reasons.append(
             (
                 f"many tasks share one base ({many} of these take the space of one full model)",
@@ -139,6 +141,12 @@ def _fits(arm: ArmResult, arms: Sequence[ArmResult], pairs: Sequence[PairResult]
             )
         )
     return "; ".join(english for english, _ in reasons), "; ".join(chinese for _, chinese in reasons)
+
+
+def _is_adapter(arm: ArmResult) -> bool:
+    """Whether the arm saves an adapter to a base that others can share."""
+    method: Any = arm["method"]
+    return METHOD_SECTIONS[method["type"]].model_validate(method).saves_adapter
 
 
 def _less(own: float | None, other: float | None) -> bool:
@@ -191,9 +199,9 @@ def verdict_lines(result: Comparison) -> list[dict[str, str]]:
         decision, found = pair["decision"], pair["metrics"].get(pair["metric"])
         english, chinese = [decision["english"]], [decision["chinese"]]
         if found:
-            resolution = resolution_text(found, pair["metric"])
-            english += [found["verdict"]["english"], resolution[0]]
-            chinese += [found["verdict"]["chinese"], resolution[1]]
+            resolution, unpaired = resolution_text(found, pair["metric"]), unpaired_text(found["unpaired_seeds"])
+            english += [found["verdict"]["english"], resolution[0], *unpaired[:1]]
+            chinese += [found["verdict"]["chinese"], resolution[1], *unpaired[1:]]
         names = f"{pair['first']} / {pair['second']}"
         lines.append(
             {

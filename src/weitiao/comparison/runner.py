@@ -8,6 +8,7 @@ from typing import Any
 
 from weitiao import catalogue
 from weitiao.comparison.cells import Cell, run_in_turn
+from weitiao.comparison.fairness import machine_of
 from weitiao.comparison.on_ray import import_ray, ran_at_once, run_on_ray
 from weitiao.comparison.rate_search import search_rates
 from weitiao.comparison.result import comparison
@@ -104,6 +105,8 @@ def _compare(config: CompareConfig, folder: Path, listener: Listener | None) -> 
             _check_data(cell.run, current)
     cells = run(cells)
     at_once, machines = ran_at_once(cells, folder / "logs")
+    seen = (cell.run.read_json("environment.json") for cell in cells if cell.failure is None)
+    machines = max(machines, len({machine_of(environment) for environment in seen}))
     executor: Executor = {"name": config.compare.executor, "cells_at_once": at_once, "machines": machines}
     command = shlex.join(["weitiao", "compare", str(folder / "compare.yaml")])
     result = comparison(config, cells, command, executor, search)

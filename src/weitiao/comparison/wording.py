@@ -74,6 +74,8 @@ def interval_text(result: MetricAnalysis, flip: bool = True) -> Text:
     if equal["lower"] is not None and equal["upper"] is not None:
         low, high = (signed(bound) for bound in sorted((sign * equal["lower"], sign * equal["upper"])))
         return f"90 % interval over {n} seeds {low} to {high}", f"{n} 个种子的 90% 区间 {low} 至 {high}"
+    if rows and rows["lower"] is not None and rows["lower"] == rows["upper"] != 0:
+        return "no interval: too few rows", "无区间：数据太少"
     if rows and rows["lower"] is not None and rows["lower"] == rows["upper"]:
         if result["mcnemar"]:
             return "no interval: the models are right on the same rows", "无区间：两者答对的数据完全相同"
@@ -85,6 +87,17 @@ def interval_text(result: MetricAnalysis, flip: bool = True) -> Text:
     if n > 2:
         return "no interval: the seeds do not differ", "无区间：各种子没有差异"
     return "no interval: too few seeds", "无区间：种子太少"
+
+
+def unpaired_text(seeds: Sequence[int]) -> tuple[str, ...]:
+    """That seeds of one arm alone are in its mean and not in the gap; nothing where there are none."""
+    if not seeds:
+        return ()
+    one, verb = ("Seed", "is") if len(seeds) == 1 else ("Seeds", "are")
+    return (
+        f"{one} {', '.join(map(str, seeds))} {verb} of one arm alone: in its mean, and not in the gap.",
+        f"种子 {'、'.join(map(str, seeds))} 只有一组有结果：计入该组的均值，不计入差距。",
+    )
 
 
 def resolution_text(result: MetricAnalysis, metric: str) -> Text:

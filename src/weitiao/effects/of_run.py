@@ -1,5 +1,6 @@
 """The side effects of a run, measured with the saved model: memorisation of canaries, forgetting of text and of tasks."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,21 @@ from weitiao.data.canaries import Canary
 from weitiao.data.encode import Encoded
 from weitiao.effects.parent import earlier_task
 from weitiao.effects.scores import masked_loss, mean_states, memorisation, similarity
+from weitiao.kernels.nf4 import PackedLinear
 from weitiao.pretrained.load import load_model, load_tokenizer
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.pretrained.resolve import Resolved
 from weitiao.rundir.files import write_jsonl
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks.classification import softmax
+from weitiao.training.base import load_base
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 
 if TYPE_CHECKING:
     from weitiao.training.inputs import Inputs
+
+log = logging.getLogger("weitiao")
 
 
 def effects(config: RunConfig, run: RunDir, inputs: "Inputs", model: Any, events: EventLog) -> dict[str, Any]:
@@ -59,17 +64,23 @@ def on_general_text(config: RunConfig, inputs: "Inputs", model: Any, events: Eve
     tokenizer = load_tokenizer(config.model)
     encoded = _general(config, inputs, tokenizer)
     states = mean_states(model, encoded, inputs.pad_id)
+    if any(isinstance(layer, PackedLinear) for layer in model.modules()):
+        log.info("the masked loss is not measured: adapters cannot be summed into a base that is held in 4 bits")
+        return General(states, {})
     head = _language_head(config.model, inputs.resolved)
     if head is None or tokenizer.mask_token_id is None:
         return General(states, {})
     return General(states, _masked(head.to(model.device), model, encoded, inputs.pad_id, tokenizer))
 
 
-def forgetting(config: RunConfig, inputs: "Inputs", after: General) -> dict[str, float]:
-    """``similarity`` of the states before and after, and the masked losses. Loads the base: the saved model may be gone."""
+def forgetting(config: RunConfig, inputs: "Inputs", after: General, dtype: str) -> dict[str, float]:
+    """``similarity`` of the states before and after, and the masked losses. Loads the base: the saved model may be gone.
+
+    Args:
+        dtype: that the saved model was scored in.
+    """
     encoded = _general(config, inputs, load_tokenizer(config.model))
-    base, _ = load_model(config.model, inputs.task.AUTO_MODEL, inputs.label_names, inputs.pad_id, inputs.resolved)
-    before = mean_states(base.to(inputs.resolved.device), encoded, inputs.pad_id)  # type: ignore[arg-type]
+    before = mean_states(load_base(config, inputs, inputs.label_names, dtype), encoded, inputs.pad_id)
     return {"similarity": similarity(before, after.states), "rows": len(encoded), **after.masked}
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weitiao.measure.control_groups import free_bytes
+
 _STATUS = Path("/proc/self/status")
 _load_peak_bytes = 0  # of a GPU, while the model was loaded and adapted
 
@@ -74,7 +76,7 @@ def memory_bytes(device: str = "cpu") -> int:
 
 
 def available_memory_bytes(device: str = "cpu") -> int:
-    """Memory that a process could still take: MemAvailable, or the control group's limit where that is lower.
+    """Memory that a process could still take: MemAvailable, or what its control groups allow where that is less.
 
     Of a GPU: what is free there, and what torch has reserved without using it.
     """
@@ -88,11 +90,10 @@ def available_memory_bytes(device: str = "cpu") -> int:
     try:
         text = Path("/proc/meminfo").read_text()
         free += [int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable:")]
-        limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-        if limit.is_file() and limit.read_text().strip() != "max":
-            free.append(int(limit.read_text()) - int(used.read_text()))
     except (OSError, ValueError):
         pass
+    if (allowed := free_bytes()) is not None:
+        free.append(max(0, allowed))
     return min(free) if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Blueprint:
     artifact_bytes: int
     int8_weights: set[int]
     stored_state_bytes: int  # outputs of frozen layers that are kept on disk
+    prefix: Prefix | None  # those layers, which the traced model leaves out
     masks_packed_rows: bool  # packed rows are one row with a mask
     padding_free: bool
     notes: tuple[str, ...]
@@ -89,6 +90,16 @@ class Blueprint:
             self.model, loss, self.int8_weights, self.inputs.resolved.device,
             padded="attention_mask" in batch or self.masks_packed_rows,
         )  # fmt: skip
+
+    def whole_cost(self, rows: int, length: int) -> StepCost:
+        """As :meth:`cost`, with the frozen layers whose outputs are stored."""
+        if self.prefix is None:
+            return self.cost(rows, length)
+        self.prefix.restore()
+        try:
+            return replace(self, stored_state_bytes=0, prefix=None).cost(rows, length)
+        finally:
+            self.prefix.replay()
 
 
 def draw(config: RunConfig, inputs: Inputs, room_bytes: int | None = None) -> Blueprint:
@@ -128,7 +139,7 @@ def draw(config: RunConfig, inputs: Inputs, room_bytes: int | None = None) -> Bl
     maps = is_fp32(config.model)
     if not maps:  # then the table is a copy in memory, not the file
         frozen, table = frozen + table * keeps_table, 0
-    states = _stored_state_bytes(model, config, inputs, method)
+    states, prefix = _stored_states(model, config, inputs, method)
     if method.packs_base and (
         left := sum(p.numel() for p in model.parameters() if p.dim() > 2 and not p.requires_grad)
     ):
@@ -143,7 +154,7 @@ def draw(config: RunConfig, inputs: Inputs, room_bytes: int | None = None) -> Bl
     is_free = why_padded(model, config, inputs, stores_prefix=states > 0) is None
     return Blueprint(
         model=model, inputs=inputs, counts=counts, frozen_bytes=frozen, table_bytes=table, keeps_table=keeps_table, trained=sum(trained.values()), resting=resting, moment_bytes=moments + ranked * (SMOOTHED_BYTES + IMPORTANCE_BYTES), paged_bytes=paged, unsaved_bytes=ranked * IMPORTANCE_BYTES, trained_tensors=len(trained), largest_trained=max(trained.values(), default=0), loads_bytes=loads, maps_checkpoint=maps, placing=placing, dtype=dtype, artifact_bytes=artifact,
-        int8_weights=int8, stored_state_bytes=states, notes=notes,
+        int8_weights=int8, stored_state_bytes=states, prefix=prefix, notes=notes,
         offload=Offload(model) if options.activation_offloading else None,
         masks_packed_rows=options.packing and not (is_free or keeps_rows_apart(config.model, inputs.resolved)),
         padding_free=is_free,
@@ -210,20 +221,19 @@ def _table(model: Any) -> tuple[int, bool]:
     return 4 * len(embedding.place) * embedding.weight.shape[1], isinstance(embedding, RowsEmbedding)
 
 
-def _stored_state_bytes(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> int:
-    """Outputs of frozen layers on disk, where the run keeps them; the model then starts above those layers."""
+def _stored_states(model: Any, config: RunConfig, inputs: Inputs, method: Any) -> tuple[int, Prefix | None]:
+    """Bytes of the outputs of frozen layers on disk, where the run keeps them; the model then starts above those layers."""
     options = config.train
     if not isinstance(method.top_k, int):
-        return 0
+        return 0, None
     prefix = Prefix(model, depth(model, method.top_k))
     chosen = prefix.frozen and options.cache_prefix and not config.data.streaming and options.dropout == 0
     if not chosen or not prefix.is_exact():
-        return 0
+        return 0, None
     prefix.replay()
     tokens = len(inputs.train.flat) + len(inputs.eval.flat)
-    return (
-        tokens * int(model.config.get_text_config().hidden_size) * int(getattr(torch, inputs.resolved.dtype).itemsize)
-    )
+    width, item = int(model.config.get_text_config().hidden_size), int(getattr(torch, inputs.resolved.dtype).itemsize)
+    return tokens * width * item, prefix
 
 
 def _fused_weights(model: Any) -> set[int]:

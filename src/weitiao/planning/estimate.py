@@ -49,6 +49,7 @@ class Shapes:
     host: float
     host_forward: float
     uncounted: tuple[str, ...]
+    whole: Coefficients  # seconds of a forward pass with the frozen layers whose outputs are stored
 
     @staticmethod
     def at(coefficients: Coefficients, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -62,6 +63,10 @@ class Shapes:
     def forward_seconds(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds of each batch, forward alone."""
         return np.maximum(self.at(self.forward, rows, lengths), self.host_forward)
+
+    def whole_seconds(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Seconds of each batch, forward alone, through all layers."""
+        return np.maximum(self.at(self.whole, rows, lengths), self.host_forward)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ def trace_shapes(blueprint: Blueprint, batches: Batches, rates: Rates) -> Shapes
         overhead = rates.overhead_seconds(passes[0].work, passes[0].operations)
         return fit([rates.work_seconds(one.work) for one in passes], overhead)
 
+    whole = costs
+    if blueprint.prefix is not None:
+        passes = {shape: blueprint.whole_cost(*shape) for shape in known}
+        whole = [passes[shape] for shape in chosen]
     return Shapes(
         time([c.both for c in costs]),
         time([c.forward for c in costs]),
@@ -110,6 +119,7 @@ def trace_shapes(blueprint: Blueprint, batches: Batches, rates: Rates) -> Shapes
         host=rates.host_seconds(costs[0].both.operations),
         host_forward=rates.host_seconds(costs[0].forward.operations),
         uncounted=costs[0].uncounted,
+        whole=time([c.forward for c in whole]),
     )
 
 
@@ -262,11 +272,25 @@ def seconds_of(
     ]
     if evaluations and not options.load_best_model_at_end and options.eval_strategy == "epoch":
         evaluations -= 1  # the saved model is evaluated anyway
-    last = one * (_FP32_SLOWER if blueprint.dtype.itemsize < MASTER_BYTES else 1.0)
+    whole = scale * float(shapes.whole_seconds(batches.eval_rows, batches.eval_lengths).sum())
+    last = whole * (_FP32_SLOWER if blueprint.dtype.itemsize < MASTER_BYTES else 1.0)
     stored = 0.0
-    if blueprint.stored_state_bytes and blueprint.model.config.get_text_config().num_hidden_layers:
-        stored = one * len(blueprint.inputs.train.flat) / max(1, len(blueprint.inputs.eval.flat)) + one
+    if blueprint.stored_state_bytes:  # the frozen layers alone, once for all rows
+        frozen = max(0.0, whole - one)
+        stored = frozen * len(blueprint.inputs.train.flat) / max(1, len(blueprint.inputs.eval.flat)) + frozen
     return Seconds(training, evaluations * one + last, stored)
+
+
+def timed(
+    blueprint: Blueprint, batches: Batches, shapes: Shapes, *, options: TrainConfig, rates: Rates, scale: float = 1.0
+) -> tuple[Batches, Seconds]:
+    """The seconds of a run, and its batches: where the clock ends it, as many steps and passes as there is time for."""
+    seconds = seconds_of(blueprint, batches, shapes, options, rates=rates, scale=scale)
+    if options.max_seconds is None or seconds.training <= options.max_seconds:
+        return batches, seconds
+    share = options.max_seconds / seconds.training
+    batches = replace(batches, steps=max(1, int(batches.steps * share)), epochs=batches.epochs * share)
+    return batches, seconds_of(blueprint, batches, shapes, options, rates=rates, scale=scale)
 
 
 def checkpoints_bytes(blueprint: Blueprint, batches: Batches, options: TrainConfig) -> tuple[int, int]:

@@ -22,8 +22,8 @@ from weitiao.planning.estimate import (
     load_peak_bytes,
     measured_memory,
     memory_of,
-    seconds_of,
     time_scale,
+    timed,
     trace_shapes,
 )
 from weitiao.planning.machine import Machine, find_machine
@@ -248,7 +248,7 @@ def _method(
     if measured is not None:
         memory = measured_memory(memory, measured, blueprint.model, batches)
         scale = time_scale(blueprint, batches, shapes, options=config.train, rates=rates, measured=measured)
-    seconds = seconds_of(blueprint, batches, shapes=shapes, options=config.train, rates=rates, scale=scale)
+    batches, seconds = timed(blueprint, batches, shapes, options=config.train, rates=rates, scale=scale)
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
     largest = batches.largest
     tokens = int((batches.rows * batches.lengths).sum())

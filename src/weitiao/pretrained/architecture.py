@@ -67,7 +67,12 @@ def max_row_length(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> i
 
 def is_fp32(model: str) -> bool:
     """Whether the checkpoint's own weights are fp32, which are mapped as they are; others are converted in memory."""
-    return str(getattr(_config_of(model), "dtype", None)).removeprefix("torch.") == "float32"
+    from weitiao.pretrained.blank import weights_are_fp32
+
+    named = getattr(_config_of(model), "dtype", None)
+    if named is None:  # older checkpoints do not say
+        return weights_are_fp32(locate(model))
+    return str(named).removeprefix("torch.") == "float32"
 
 
 def _config_of(model: str) -> Any:

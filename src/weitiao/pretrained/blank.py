@@ -76,6 +76,13 @@ def has_weights(where: str) -> bool:
     return _metadata(where) is not None
 
 
+def weights_are_fp32(where: str) -> bool:
+    """Whether the headers name no other dtype for numbers with a fraction; False where there are none."""
+    saved = _tensors(where) or {}
+    kinds = {str(tensor.dtype) for tensor in saved.values() if tensor.is_floating_point()}
+    return kinds == {"torch.float32"}
+
+
 def _tensors(where: str) -> "dict[str, torch.Tensor] | None":
     """The checkpoint's tensors on the meta device; None where there is a config.json alone."""
     import torch

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weitiao.pretrained.in_file import LayersInFile
 
 log = logging.getLogger("weitiao")
+_RATE = re.compile(r"(\w+_)?dropout(_prob|_rate|_p)?|layerdrop")
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
@@ -151,11 +152,31 @@ def head_options(label_names: Sequence[str]) -> dict[str, Any]:
 
 
 def set_dropout(model: "torch.nn.Module", rate: float) -> None:
-    """Set every dropout of the network; the saved config keeps the checkpoint's own rates."""
+    """Set every dropout of the network, and let no layer be skipped; the saved config keeps the checkpoint's own rates."""
     import torch
 
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate  # type: ignore[assignment]
+        for name in _rates(module):
+            setattr(module, name, 0.0 if name == "layerdrop" else rate)
+
+
+def drops(model: "torch.nn.Module") -> bool:
+    """Whether a training pass draws units, or layers, that it leaves out."""
+    import torch
+
+    return any(
+        (isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0)
+        or any(getattr(module, name) > 0 for name in _rates(module))
+        for module in model.modules()
+    )
+
+
+def _rates(module: "torch.nn.Module") -> list[str]:
+    """The attributes that hold rates as plain numbers, as many decoders have them."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and _RATE.fullmatch(name)
+    ]

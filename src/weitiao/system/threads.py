@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from weitiao.measure.control_groups import MEMBERSHIP, ROOT, groups
 from weitiao.system.cpu_use import CpuUse, usable_cores
 
 log = logging.getLogger("weitiao")
@@ -23,7 +24,6 @@ LOOK_SECONDS = 1.0
 # Cores beyond those that are free: from where on threads sleep, and below which they spin again.
 CROWDED, QUIET = 0.2, 0.1
 _CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-_CGROUPS = Path("/sys/fs/cgroup")
 _watch: threading.Thread | None = None
 
 
@@ -45,24 +45,13 @@ def settle() -> None:
         _watch.start()
 
 
-def quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
+def quota(root: Path = ROOT, membership: Path = MEMBERSHIP) -> float | None:
     """Cores' worth of time that the control groups of this process allow it, the least of all levels; None without a limit.
 
     Reads ``cpu.max`` (version 2) and ``cpu.cfs_quota_us`` over ``cpu.cfs_period_us`` (version 1).
     """
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        own = Path(path.lstrip("/"))
-        for mount in (root / controllers, root / "cpu") if controllers else (root, root / "unified"):
-            found += [value for level in (own, *own.parents) if (value := _limit_of(mount / level)) is not None]
-    return min(found, default=None)
+    limits = (_limit_of(group) for group in groups("cpu", root, membership))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _limit_of(group: Path) -> float | None:

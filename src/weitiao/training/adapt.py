@@ -29,7 +29,7 @@ from weitiao.methods.galore import GaLore
 from weitiao.methods.parent import find
 from weitiao.methods.starts import starts_on
 from weitiao.pretrained.in_file import LayersInFile
-from weitiao.pretrained.load import load_model, set_dropout
+from weitiao.pretrained.load import drops, load_model, set_dropout
 from weitiao.pretrained.locate import locate
 from weitiao.pretrained.place import cast_shared_buffers, place, streamed
 from weitiao.training.events import EventLog
@@ -238,7 +238,7 @@ def _use_kernels(model: Any, config: RunConfig, inputs: Inputs) -> None:
     if options.fused_lora and config.method.fuses_lora and lora_base(config) != "int8":
         _fuse_adapters(model, config, inputs.resolved.dtype)
     if checkpointing is not None:
-        count = checkpoint_layers(model, checkpointing, options.dropout != 0)
+        count = checkpoint_layers(model, checkpointing, drops(model))
         log.info("gradient checkpointing: %d of %d layers keep their inputs alone", count, len(layers(model)[1]))
     if options.compile:
         _compile(model)

@@ -13,6 +13,7 @@ from weitiao.kernels.head import fix_chunk, fixed_chunk
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.meters import Throughput, available_memory_bytes, begin_loading, begin_steps, peak_memory_bytes
 from weitiao.methods import default_rate
+from weitiao.pretrained.load import drops
 from weitiao.pretrained.resolve import Resolved
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.summary import TrainingFacts
@@ -115,7 +116,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)
     events.write("train", total_steps=schedule.total_steps(), first_step=progress.step + 1, learning_rate=peak)
     weights = inputs.task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
-    if world.size > 1 and options.dropout != 0:
+    if world.size > 1 and drops(adapted.model):
         torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
     learner = Learner(
         world.wrap(adapted.model, reached), inputs.task, inputs.pad_id, world,

@@ -12,10 +12,10 @@ from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.data.conversations import Conversation
 from weitiao.measure.overlap import overlap
-from weitiao.pretrained.load import load_model
 from weitiao.rundir.files import write_jsonl
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks.generation import before_last_answer, generate
+from weitiao.training.base import load_base
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
 from weitiao.training.inputs import Inputs
@@ -50,17 +50,19 @@ def answer(config: RunConfig, inputs: Inputs, model: Any, chat: Chat, events: Ev
 
 
 def compare_with_base(
-    config: RunConfig, run: RunDir, inputs: Inputs, trained: Answered, chat: Chat, *, events: EventLog
+    config: RunConfig, run: RunDir, inputs: Inputs, trained: Answered, chat: Chat, *, events: EventLog, dtype: str
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Write samples.jsonl: the questions, the reference, and both answers. The trained model may be gone by now.
+
+    Args:
+        dtype: that the trained model was scored in.
 
     Returns:
         The overlap of the trained model's answers with the references; all metrics of the base on the same rows.
     """
     options, references = config.train, trained.references
     events.write("stage", message="the same with the base model")
-    base = load_model(config.model, inputs.task.AUTO_MODEL, (), inputs.pad_id, inputs.resolved)[0]
-    base = base.to(inputs.resolved.device)
+    base = load_base(config, inputs, (), dtype)
     before = list(generate(base, chat, trained.questions, options.max_new_tokens))
     scores = score(base, inputs.task, inputs.eval, pad_id=inputs.pad_id, tokens_per_batch=options.eval_tokens_per_batch)
     del base

@@ -92,10 +92,15 @@ def current(config: RunConfig, option: str) -> str:
     return str(getattr(getattr(config, section), name))
 
 
-def checked(words: Sequence[str]) -> RunConfig:
-    """The configuration that the words of a `weitiao data check` stand for: data itself and options, no recipe."""
+def checked(words: Sequence[str], kind: str | None = None) -> RunConfig:
+    """The configuration that the words of a `weitiao data check` stand for: data itself and options, no recipe.
+
+    Args:
+        kind: of rows, as the check found them: it tells the task, whose defaults are its own.
+    """
     source, options = words[2], [one for one in words[3:] if not one.startswith("--")]
-    task = {"task": "token_classification"} if any(one.startswith("data.tag_scheme=") for one in options) else {}
+    tagged = kind == "tokens" or any(one.startswith("data.tag_scheme=") for one in options)
+    task = {"task": "token_classification"} if tagged else {}
     return load(RunConfig, {**task, "model": "-", "data": {"train": source}, "output": {"dir": "-"}}, options)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -25,6 +25,7 @@ MAIN = {  # options of a method that stand beside its name
 }  # fmt: skip
 COMPARED = ("seeds", "margin", "budget", "budget_value", "lr_search")  # options of a comparison that the form has
 _ALWAYS = ("model", "data.train", "output.dir")
+BLANKS = ("data.label_separator",)  # whose value may be a blank
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,13 @@ def section_fields(section: str) -> tuple[Field, ...]:
     kinds: dict[str, type[BaseModel]] = {"data": DataConfig, "train": TrainConfig, "compare": CompareSection}
     found = _fields(kinds[section].model_json_schema(), f"{section}.")
     return tuple(f for f in found if section != "compare" or f.path.removeprefix("compare.") in COMPARED)
+
+
+def of_task(fields: Iterable[Field], task: str) -> list[Field]:
+    """The fields with the defaults that they have in a task."""
+    own = TASK_OPTIONS[task].defaults if task in TASK_OPTIONS else {}
+    defaults = {f"{section}.{name}": as_text(value) for section, inner in own.items() for name, value in inner.items()}
+    return [replace(f, default=defaults.get(f.path, f.default)) for f in fields]
 
 
 @cache
@@ -171,9 +179,9 @@ def given(values: Mapping[str, str]) -> dict[str, str]:
     """What a form gives for options of a run: not empty, and of the chosen method alone."""
     own = {field.path for field in method_fields(values.get("method.type") or "full")} | {"method.type"}
     return {
-        path: text.strip()
+        path: text.strip() or text
         for path in every_field()
-        if (text := values.get(path, "")).strip() and not path.startswith("compare.")
+        if ((text := values.get(path, "")).strip() or (text and path in BLANKS)) and not path.startswith("compare.")
         and (not path.startswith("method.") or path in own)
     }  # fmt: skip
 
@@ -187,10 +195,13 @@ def read(values: Mapping[str, str], folder: str) -> tuple[RunConfig, list[str]]:
     texts = {**given(values), "output.dir": folder}
     config = load(RunConfig, None, [word(path, text) for path, text in texts.items()])
     differ = differences(config)
+    # dora with use_dora=false: the value is lora's default, and the short name stands for another one
+    short = ALIASES.get(texts.get("method.type", ""), {})
+    contradicted = {f"method.{name}" for name in short if name != "type" and f"method.{name}" in texts}
     kept = [
         word(path, text)
         for path, text in texts.items()
-        if path in _ALWAYS or path in differ or (path == "method.type" and text != "full")
+        if path in _ALWAYS or path in differ or (path == "method.type" and text != "full") or path in contradicted
     ]
     return config, kept
 

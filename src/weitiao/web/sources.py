@@ -3,19 +3,21 @@
 import contextlib
 import glob
 import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from weitiao import catalogue
-from weitiao.errors import ConfigError
+from weitiao.config.loading import is_config
+from weitiao.data.checking import source_config
+from weitiao.errors import ConfigError, WeitiaoError
 from weitiao.web.jobs import Job, Jobs
 from weitiao.web.settings import Settings
 from weitiao.web.uploads import listing
 
-_LOOKED_AT = 2000  # files of a folder whose age is looked at
+_LOOKED_AT = 20_000  # files of a folder whose age is looked at
 
 
 def names(kind: str) -> list[str]:
@@ -62,18 +64,38 @@ def _each(sources: Sequence[str]) -> Iterator[str]:
 
 
 def _lines(source: str) -> Iterator[str]:
-    path = file_of(source) or Path(source).expanduser()
-    found = (
-        [path]
-        if path.is_file()
-        else path.rglob("*")
-        if path.is_dir()
-        else map(Path, glob.iglob(source) if glob.has_magic(source) else ())
-    )
-    for one in itertools.islice(found, _LOOKED_AT):
+    for number, one in enumerate(_files(source)):
+        if number == _LOOKED_AT:  # of so many files nobody says that they are the same
+            yield str(time.time_ns())
+            return
         with contextlib.suppress(OSError):
             facts = one.stat()
             yield f"{one}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ino}"
+
+
+def _files(source: str) -> Iterable[Path]:
+    """What a source names, without the number of rows behind ``#``; of a recipe or a run also its data."""
+    try:
+        if not Path(source).exists():
+            source = source.rpartition("#")[0] or source
+        path = Path(source).expanduser()
+        if path.is_file():
+            return [path, *_data_of(path)]
+        if (path / "config.yaml").is_file():
+            return [path / "config.yaml", *_data_of(path / "config.yaml")]
+        return path.rglob("*") if path.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
+    except (OSError, ValueError):  # a text that is no path, such as a template
+        return ()
+
+
+def _data_of(path: Path) -> Iterator[Path]:
+    """The files that a recipe names."""
+    with contextlib.suppress(WeitiaoError):
+        if is_config(path):
+            data = source_config(path)[0]
+            for spec in (data.train, data.eval):
+                for one in [spec] if isinstance(spec, str) else spec or ():
+                    yield from _files(one)
 
 
 def ask(jobs: Jobs, kind: str, words: Sequence[str], sources: Sequence[str], *, again: bool = False) -> Job:

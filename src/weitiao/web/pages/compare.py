@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import glob
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -15,14 +17,18 @@ from fastapi.responses import FileResponse, RedirectResponse
 from weitiao.comparison.rows import headline, verdict_lines
 from weitiao.comparison.schema import SCHEMA
 from weitiao.comparison.wording import interval_text, same_answer_text
+from weitiao.config.loading import load
+from weitiao.config.run import RunConfig
 from weitiao.config.task import TASK_OPTIONS
 from weitiao.errors import RunError
 from weitiao.web import compared
 from weitiao.web.differing import differing
 from weitiao.web.jobs import Job
+from weitiao.web.options import as_text, differences, word
 from weitiao.web.pages.runs import found, reading, state_of
 from weitiao.web.render import page
 from weitiao.web.runs import Run
+from weitiao.web.uploads import clean
 
 router = APIRouter()
 # The report is one file with scripts of its own: it may run them, in an origin that is nobody's, and load nothing.
@@ -228,18 +234,32 @@ def _verify_words(run: Run) -> list[str]:
 
 
 def _evidence(request: Request, run: Run) -> dict[str, Any]:
-    """evidence_state: none (no file), unchecked, running, holds, stale; and the job's answer or message."""
+    """evidence_state: none (no file), unchecked, running, holds, stale, unknown; and the job's answer or message.
+
+    Stale is what the command says of the files; a check that was killed says nothing.
+    """
     words = tuple(_verify_words(run))
     job = next((one for one in reversed(request.app.state.jobs.all(queued=False)) if one.words == words), None)
     path = run.path / "evidence.json"
     if not path.is_file():
         state = "none"
-    elif job is None or (job.state != "running" and job.created < path.stat().st_mtime):
+    elif job is None or (job.state not in ("running", "queued") and job.created < _last_change(run.path)):
         state = "unchecked"
     else:
-        state = {"running": "running", "queued": "running", "done": "holds"}.get(job.state, "stale")
+        ended = "stale" if job.exit_code == 2 else "unknown"
+        state = {"running": "running", "queued": "running", "done": "holds"}.get(job.state, ended)
     answer = (job.output() or {}) if job is not None and state == "holds" else {}
     return {"evidence_state": state, "checked": job, "answer": answer, "verify_words": _verify_words(run)[:-1]}
+
+
+def _last_change(folder: Path) -> float:
+    """When evidence.json or a file that it rests on was last written, in seconds of the epoch."""
+    cells = (folder / "cells" / "*" / name for name in ("summary.json", "split.json", "predictions.jsonl"))
+    times = [(folder / "evidence.json").stat().st_mtime]
+    for path in (Path(one) for pattern in cells for one in glob.glob(str(pattern))):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 async def _side_by_side(request: Request, names: list[str]) -> Response:
@@ -275,16 +295,34 @@ def _two(pair: list[Run]) -> dict[str, Any]:
     ]
     flats = [compared.flat({key: value for key, value in config.items() if key != "output"}) for config in configs]
     disagree = differing({0: pair[0].path}, {0: pair[1].path}) if same_rows else None
-    base = flats[0]
-    words = [
-        "compare",
-        *(f"{key}={base[key]}" for key in ("model", "task", "data.train", "data.eval") if base.get(key)),
-    ]
+    words = ["compare", *_shared_words(pair), f"compare.methods={json.dumps(_arms(pair), ensure_ascii=False)}"]
     return {
         "facts": facts, "same_task": same_task, "same_rows": same_rows, "metrics": metrics, "costs": _SHARED_COSTS,
         "option_gaps": compared.unequal(flats), "differing": disagree, "seeds": [one.get("seed") for one in facts],
         "words": [*words, "compare.seeds=[1,2,3,4,5,6]", "output.dir=NEW"],
     }  # fmt: skip
+
+
+def _shared_words(pair: Sequence[Run]) -> list[str]:
+    """The options that both runs have, apart from method, rate and seed, as words. Those that differ are listed on the page."""
+    configs = [load(RunConfig, run.path / "config.yaml") for run in pair]
+    own = [{path: value for path, (value, _) in differences(config).items()} for config in configs]
+    always = {"model": configs[0].model, "data.train": configs[0].data.train}
+    shared = {path: value for path, value in own[0].items() if path in own[1] and own[1][path] == value}
+    apart = ("method.", "output.", "train.learning_rate", "train.seed")
+    kept = always | {path: value for path, value in shared.items() if not path.startswith(apart)}
+    return [word(path, as_text(value)) for path, value in kept.items()]
+
+
+def _arms(pair: Sequence[Run]) -> list[dict[str, Any]]:
+    """The methods of both runs with their options and rates, each under the name of its run."""
+    arms = []
+    for run in pair:
+        config = load(RunConfig, run.path / "config.yaml")
+        own = {p.removeprefix("method."): v for p, (v, _) in differences(config).items() if p.startswith("method.")}
+        rate = {} if config.train.learning_rate is None else {"learning_rate": config.train.learning_rate}
+        arms.append({"name": clean(run.name), **own, "type": config.method.type, **rate})
+    return arms
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from weitiao.errors import ConfigError, RunError, WeitiaoError
 from weitiao.web.charts import histogram
 from weitiao.web.findings import checked, meant, policies, readings, rows_of
 from weitiao.web.jobs import Job
-from weitiao.web.options import as_text, errors_of, every_field, word
+from weitiao.web.options import BLANKS, as_text, errors_of, every_field, word
 from weitiao.web.render import page
 from weitiao.web.sources import ask, fault, file_of, names, refuse_option, suggestions
 from weitiao.web.uploads import clean, listing, receive
@@ -40,7 +40,7 @@ async def data(request: Request, again: str = "") -> Response:
         return page(request, "data.html", 422, **values)
     if _is_embedded(request):  # another site's page must not start a check by naming it as a picture
         return page(request, "data.html", **values)
-    files = [*sources, options.get("data.eval", ""), model]
+    files = [*sources, *options.values(), model]  # names of labels and a template may be files, too
     job = await asyncio.to_thread(ask, request.app.state.jobs, "check", words, files, again=bool(again))
     values |= await asyncio.to_thread(_result, job, sources, options, model)
     return page(request, "data.html", **values)
@@ -122,7 +122,8 @@ def _asked(request: Request) -> tuple[list[str], dict[str, str], str]:
     query = request.query_params
     sources = [text.strip() for text in query.getlist("source") if text.strip()]
     known = [path for path in every_field() if path.startswith("data.") and path != "data.train"]
-    options = {path: text for path in ("task", *known) if (text := query.get(path, "").strip())}
+    given = ((path, query.get(path, "")) for path in ("task", *known))
+    options = {path: text.strip() or text for path, text in given if text.strip() or (text and path in BLANKS)}
     return sources, options, query.get("model", "").strip()
 
 
@@ -166,7 +167,7 @@ def _result(job: Job, sources: list[str], options: dict[str, str], model: str) -
     lengths = histogram(report["lengths"]["histogram"])
     most = max(report["label_counts"].values(), default=0)
     return values | {
-        "report": report, "policies": policies(report, checked(job.words)), "histogram": lengths,
+        "report": report, "policies": policies(report, checked(job.words, report["format"]["kind"])), "histogram": lengths,
         "at": lengths.nearest(report["lengths"]["max_length"]), "most_label": most,
         "readings": readings(file) if file is not None and not all(one.startswith(("utf-", "utf_")) for one in told) else [],
         "told": next(iter(told), ""), "known": texts(), "shown_source": ", ".join(Path(one).name or one for one in sources), "meant": {e: m for f in report["findings"] if f["code"] == "mojibake" for e in f["examples"] if (m := meant(e))},

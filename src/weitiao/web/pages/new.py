@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from weitiao.config.comparison import CompareConfig
+from weitiao.config.comparison import CompareConfig, CompareSection
 from weitiao.config.loading import load, read_yaml
 from weitiao.config.method_names import name_of
 from weitiao.config.run import RunConfig
@@ -19,6 +19,7 @@ from weitiao.errors import ConfigError
 from weitiao.planning.display import caption
 from weitiao.web.jobs import Job
 from weitiao.web.options import (
+    COMPARED,
     ESSENTIAL,
     MAIN,
     as_text,
@@ -27,8 +28,10 @@ from weitiao.web.options import (
     differences,
     errors_of,
     every_field,
+    given,
     method_fields,
     of_config,
+    of_task,
     read,
     section_fields,
 )
@@ -42,7 +45,6 @@ from weitiao.web.words import text
 router = APIRouter()
 _REQUIRED = ["required, and not given"]
 _NAME = re.compile(r"\w[\w.+-]{0,119}")
-_SOURCES = ("data.train", "data.eval", "model")  # what a plan reads
 
 
 @router.get("/new")
@@ -53,7 +55,8 @@ async def new(request: Request) -> Response:
     values |= {key: value for key, value in query.items() if value and (key in every_field() or key == "name")}
     if len(trains := query.getlist("data.train")) > 1:
         values["data.train"] = as_text(trains)
-    return page(request, "new.html", **await asyncio.to_thread(_view, request, values))
+    left = _arms_left(request, query["from"]) if query.get("from") else []
+    return page(request, "new.html", arms_left=left, **await asyncio.to_thread(_view, request, values))
 
 
 @router.post("/new")
@@ -124,9 +127,18 @@ def _of_run(request: Request, name: str) -> dict[str, str]:
     tree = read_yaml(run.path / ("config.yaml" if run.kind == "run" else "compare.yaml"))
     compared = tree.pop("compare", None) or {}
     values = of_config(tree)
-    if "seeds" in compared:
-        values["compare.seeds"] = as_text(compared["seeds"])
-    return values
+    usual = {field.path: field.default for field in section_fields("compare")}
+    own = {f"compare.{name}": as_text(compared[name]) for name in COMPARED if compared.get(name) is not None}
+    return values | {path: value for path, value in own.items() if value != usual[path]}
+
+
+def _arms_left(request: Request, name: str) -> list[str]:
+    """The arms of a comparison that its form does not take over: all but plain full and LoRA."""
+    run = found(request, name)
+    if run.kind != "comparison":
+        return []
+    plain = CompareSection().methods
+    return [arm.name for arm in load(CompareConfig, run.path / "compare.yaml").compare.methods if arm not in plain]
 
 
 def _view(request: Request, values: dict[str, str], *, strict: bool = False) -> dict[str, Any]:
@@ -171,7 +183,9 @@ def _form(request: Request, values: Mapping[str, str], kind: str) -> dict[str, A
     own = method_fields(kind)
     main = [f for name in MAIN.get(kind, ()) for f in own if f.path == f"method.{name}"]
     sections = {
-        section: [f for f in section_fields(section) if f.path not in ESSENTIAL]
+        section: of_task(
+            (f for f in section_fields(section) if f.path not in ESSENTIAL), values.get("task") or "classification"
+        )
         for section in ("data", "train", "compare")
     }
     offered = suggestions(request.app.state.settings)
@@ -209,7 +223,7 @@ def _planned(request: Request, view: dict[str, Any], *, again: bool = False) -> 
     jobs, values, config = request.app.state.jobs, view["values"], view["config"]
     before = [job for key in ("plan_job", "advice_job") if (job := jobs.get(values.get(key, ""))) and not job.queued]
     wanted = [] if config is None else _plan_words(config, view["planned_words"])
-    files = [values.get(path, "") for path in _SOURCES]
+    files = list(given(values).values())
     if before and list(before[0].words) == wanted and not again:
         return _shown(request, ask(jobs, "plan", wanted, files))
     for job in before:
@@ -237,7 +251,7 @@ def _shown(request: Request, job: Job) -> dict[str, Any]:
     if job.state != "done":
         return values | {"fault": fault(job) if job.state == "failed" else []}
     words = ["advise", *job.words[1:-3], "--json"]
-    files = [one.partition("=")[2] for one in words if one.partition("=")[0] in _SOURCES]
+    files = [one.partition("=")[2] for one in words]
     asked = ask(jobs, "advise", words, files)
     found = asked.output() if asked.state == "done" else None
     sources = {rule["name"]: rule["source"] for rule in found["rules"]} if found else {}

@@ -40,9 +40,10 @@ addEventListener("DOMContentLoaded", () => {
   }
 
   async function answer(one, signal) {
+    const turns = one.turns; // "clear" begins another list
     const line = add(one.box, "turn assistant", ""), said = add(one.box, "said", texts.waiting), begun = performance.now();
     const body = {
-      model: one.model, messages: one.turns, stream: true, stream_options: { include_usage: true },
+      model: one.model, messages: turns, stream: true, stream_options: { include_usage: true },
       temperature: Number(document.getElementById("temperature").value), max_tokens: Number(document.getElementById("most").value),
     };
     let words = "", first = 0, finish = "", count = 0;
@@ -68,8 +69,8 @@ addEventListener("DOMContentLoaded", () => {
       said.textContent = signal.aborted ? texts.stopped : `${texts.failed} ${error.message}`;
       if (!signal.aborted) said.classList.add("bad");
     }
-    if (words) one.turns.push({ role: "assistant", content: words });
-    else one.turns.pop(); // a question without an answer is asked no second time
+    if (words) turns.push({ role: "assistant", content: words });
+    else turns.pop(); // a question without an answer is asked no second time
   }
 
   document.getElementById("say").addEventListener("submit", async (event) => {
@@ -93,6 +94,6 @@ addEventListener("DOMContentLoaded", () => {
   halt.addEventListener("click", () => { if (going) going.abort(); });
   document.getElementById("clear").addEventListener("click", () => {
     if (going) going.abort();
-    for (const one of chats) { one.turns.length = 0; one.box.replaceChildren(); }
+    for (const one of chats) { one.turns = []; one.box.replaceChildren(); }
   });
 });
