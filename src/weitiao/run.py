@@ -123,7 +123,7 @@ def _run(config: RunConfig, run: RunDir, resuming: bool, listener: Listener | No
         started = time.perf_counter()
         with first_alone():  # the others find its caches
             resolved = resolve_run(config, run)
-            refuse_machine(config, resolved)
+            refuse_machine(config, resolved, resuming=resuming)
             refuse_unfit_model(config)
             inputs = gather(config, run, events, resolved)
         return_free_memory()  # the tokenizer is gone: 300 MB with a vocabulary of 250,000

@@ -151,7 +151,7 @@ def test_two_commands_that_write_one_folder(options: Options, tmp_path: Path) ->
     run = trained(options, {"type": "lora"})
     with new_folder(tmp_path / "merged") as scratch:
         (scratch / "model.safetensors").write_text("of the first")
-        with pytest.raises(RunError, match="in use by another run"):
+        with pytest.raises(RunError, match="is written by another command"):
             weitiao.merge(run.path, output=tmp_path / "merged")
     assert (tmp_path / "merged" / "model.safetensors").read_text() == "of the first"
     assert [path.name for path in (tmp_path / "merged").iterdir()] == ["model.safetensors"]

@@ -18,6 +18,7 @@ from weitiao.advice.decide import decide, flips
 from weitiao.advice.facts import Compared, Costs, Facts
 from weitiao.advice.next_command import next_command
 from weitiao.advice.rules import RULES, table
+from weitiao.comparison.merge import report
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import load
 from weitiao.config.run import RunConfig
@@ -249,6 +250,22 @@ def test_what_follows_a_toss_up_is_the_comparison_that_was_asked_about(tmp_path:
     again = load(CompareConfig, None, words[2:])
     assert again.compare.model_copy(update={"seeds": (42,)}) == config.compare
     assert again.train == config.train
+
+
+def test_values_that_are_another_tasks_defaults_are_given(tmp_path: Path) -> None:
+    bare = {"model": "m", "data": {"train": "r"}, "output": {"dir": "o"}}
+    tags = {**bare, "task": "token_classification", "data": {"train": "r", "over_length": "truncate"}}
+    likely = next_command(decide(replace(PLAIN, goal="iteration", tasks=9)), asked_of(tags))
+    assert "data.over_length=truncate" in likely
+    chat = {**bare, "task": "causal_lm", "compare": {"margin": 0.005}}
+    assert "compare.margin=0.005" in next_command(replace(decide(PLAIN), sure="toss-up"), asked_of(chat))
+
+
+def test_a_merged_comparison_is_advice_too(comparison: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    report([comparison], tmp_path / "merged")
+    data = {"train": options["data"]["train"], "test_size": 16}
+    found = weitiao.advise({**options, "data": data}, comparison=tmp_path / "merged", probe=False)
+    assert found["facts"]["compared"]["num_seeds"] == 2
 
 
 def test_another_method_is_named_as_not_asked_about(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,13 +10,14 @@ import pytest
 import weitiao
 from support.cells import config_of, finish_cells
 from weitiao.comparison.fairness import machine_of, unfair_rates
-from weitiao.comparison.merge import _labels
+from weitiao.comparison.merge import _labels, reading_options
 from weitiao.comparison.pairs import decide
 from weitiao.comparison.rate_search import grid, search_cells
 from weitiao.comparison.rows import _fits
 from weitiao.comparison.statistics import Scores, analyse
 from weitiao.comparison.wording import interval_text, unpaired_text
 from weitiao.config.comparison import Arm
+from weitiao.config.data import DataConfig
 from weitiao.config.loading import dump
 from weitiao.config.method import FullConfig, LoraConfig
 from weitiao.data.prepare import prepare
@@ -257,3 +258,14 @@ def test_many_tasks_share_a_base_where_adapters_are_saved() -> None:
     assert f"{share} (100 of these" in _fits(lora, [full, lora], [], True)[0]
     assert share not in _fits(lora, [lora, wide], [], True)[0]
     assert share not in _fits(biases, [full, biases], [], True)[0]
+
+
+def test_options_with_one_effect_are_one_way_to_read() -> None:
+    """Files of earlier versions have defaults written out, and a file may lie elsewhere."""
+    data = DataConfig(train="a.csv")
+    assert reading_options(data) == reading_options(DataConfig(train="b.csv", test_size=0.2))
+    assert reading_options(DataConfig(train="a", label_names="x.txt")) == reading_options(
+        DataConfig(train="a", label_names="y.txt")
+    )
+    for other in ({"test_size": 0.3}, {"max_length": 64}, {"label_names": ("a", "b")}, {"split_seed": 1}):
+        assert reading_options(DataConfig(train="a.csv", **other)) != reading_options(data)

@@ -439,7 +439,11 @@ def test_a_key_that_stands_twice_rejects_the_row(tmp_path: Path) -> None:
     good = '{"text": "好", "label": "pos"}'
     (tmp_path / "r.jsonl").write_text(f'{good}\n{{"text": "差", "label": "pos", "label": "neg"}}\n', encoding="utf-8")
     read = build(str(tmp_path / "r.jsonl"), DataConfig(train="-"))
-    assert [row["reason"] for row in read.rejected()] == ["not JSON (the key 'label' stands twice)"]
+    assert [row["reason"] for row in read.rejected()] == ["the key 'label' stands twice"]
+    twice = '{"text": "差", "meta": {"a": 1, "a": 2}, "label": "neg"}'
+    (tmp_path / "r.json").write_text(f"[{good}, {twice}]", encoding="utf-8")
+    read = build(str(tmp_path / "r.json"), DataConfig(train="-"))
+    assert [(row["id"], row["reason"]) for row in read.rejected()] == [("r.json:2", "the key 'a' stands twice")]
 
 
 def test_yaml_says_what_is_written(tmp_path: Path) -> None:
@@ -453,11 +457,11 @@ def test_yaml_says_what_is_written(tmp_path: Path) -> None:
     assert read.column("label") == ["yes", "no", "007", "1", "True"]
     assert read.column("text") == ["a", "b", "c", "2024-01-01", "d"]
     (tmp_path / "c.yml").write_text(
-        "conversations:\n- - Are you human?\n  - No\n- - When?\n  - 12:30\n- - q\n  -\n  - a\n", encoding="utf-8"
+        "conversations:\n- - Are you human?\n  - No\n- - When?\n  - 12:30\n- - q\n  -\n  - a\n- - q\n  - null\n",
+        encoding="utf-8",
     )
     read = build(str(tmp_path / "c.yml"), DataConfig(train="-"))
     talks = [json.loads(text)["messages"] for text in read.column("messages")]
     assert [talk[1]["content"] for talk in talks] == ["No", "12:30"]
-    assert [row["reason"].split("\n")[0] for row in read.rejected()] == [
-        "a conversation with a turn that is empty or no text"
-    ]
+    reasons = [row["reason"].split("\n")[0] for row in read.rejected()]
+    assert reasons == ["a conversation with a turn that is empty or no text"] * 2

@@ -241,3 +241,17 @@ def test_names_that_are_numbers_of_other_classes_are_refused(names: tuple[str, .
         prepare(data_of(file, label_names=names))
     assert prepare(data_of(file)).label_names == tuple(sorted(names))
     assert LabelReader.of(data_of(file, label_names=("0", "1", "many"))).one(1, "label") == "1"
+
+
+def test_names_of_places_may_be_digits(tmp_path: Path) -> None:
+    """A vector's places have no numbers of their own."""
+    rows: list[dict[str, object]] = [{"text": varied(i), "labels": [i % 2, 1, i % 3 == 0]} for i in range(20)]
+    file = write_jsonl(tmp_path / "r.jsonl", [{**row, "labels": list(map(int, row["labels"]))} for row in rows])  # type: ignore[call-overload]
+    assert prepare(data_of(file, label_names=("1", "2", "3")), "labels").label_names == ("1", "2", "3")
+
+
+def test_what_is_wrong_with_the_options_is_no_row_s_fault(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": varied(i), "label": str(1 + i % 2)} for i in range(20)]
+    file = write_jsonl(tmp_path / "r.jsonl", rows)
+    with pytest.raises(DataError, match="the name '1' for class 0"):
+        prepare(data_of(file, label_names=("1", "2"), bad_rows="skip"))

@@ -11,6 +11,7 @@ import torch
 import weitiao
 from weitiao.errors import DataError
 from weitiao.inference import together
+from weitiao.inference.answering import Answerer
 from weitiao.inference.context import room_of
 from weitiao.rundir.folder import RunDir
 
@@ -104,6 +105,13 @@ def test_a_question_longer_than_the_model_reads(writer_runs: dict[str, RunDir], 
         weitiao.predict(run, text="好" * 3000)
     with pytest.raises(DataError, match="Expected room for 4,000 of the answer"):
         weitiao.predict(run, text="好", max_new_tokens=4000)
+
+
+def test_a_prompt_s_vectors_take_room_too(writer_runs: dict[str, RunDir]) -> None:
+    assert Answerer(writer_runs["lora"])._questions[1] == 2048
+    taken = writer_runs["prompt"].config.method.tokens_in_front
+    assert taken > 0
+    assert Answerer(writer_runs["prompt"])._questions[1] == 2048 - taken
 
 
 @pytest.mark.parametrize(("prompt", "asked", "most"), [(10, None, 50), (70, None, 30), (70, 30, 30), (99, None, 1)])

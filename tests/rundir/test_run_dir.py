@@ -8,6 +8,7 @@ import pytest
 
 import weitiao
 from support.run_files import ALWAYS, MODEL, files
+from weitiao.data.hashes import same_data
 from weitiao.errors import DataError, RunError, Stopped
 from weitiao.rundir.files import read_jsonl
 from weitiao.rundir.folder import RunDir
@@ -193,6 +194,10 @@ def test_rows_of_a_stream_that_are_cut_dropped_or_pairs_are_counted(options: dic
         assert (counts["rows_used"], counts["rows_over_length"]) == (expected, 3)
         assert counts.get("too_long_dropped") == (3 if policy == "drop" else None)
         assert counts.get("tokens_lost", 0) > 3 * 32 or policy == "drop"
+    (tmp_path / "tags.jsonl").write_text('{"tokens": ["a"], "ner_tags": ["O"]}\n' * 3, encoding="utf-8")
+    tagged = {**data, "train": str(tmp_path / "tags.jsonl")}
+    with pytest.raises(DataError, match="the label None is unknown"):
+        weitiao.train({**options, "data": tagged, "train": train, "output": {"dir": str(tmp_path / "tags")}})
     with pytest.raises(DataError, match=r"pairs\.jsonl holds pairs of texts"):
         weitiao.train(
             {
@@ -282,6 +287,14 @@ def test_resume_refuses_changed_data(options: dict[str, Any], tmp_path: Path) ->
     (tmp_path / "own.jsonl").write_text(text.replace('"good"', '"fine"'), encoding="utf-8")
     with pytest.raises(RunError, match="has changed since it began"):
         weitiao.train(resume=config["output"]["dir"])
+
+
+def test_hashes_of_an_earlier_version_are_understood() -> None:
+    now = {"train": {"a.csv": "1"}, "label_names": "2"}
+    assert same_data({"train": {"a.csv": "1"}}, now)
+    assert not same_data({"train": {"a.csv": "1"}, "label_names": "3"}, now)
+    assert not same_data({"train": {"a.csv": "9"}}, now)
+    assert not same_data(None, now)
 
 
 @pytest.mark.fault("a file of label names changed between stop and resume")

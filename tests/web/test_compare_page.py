@@ -364,6 +364,15 @@ def test_the_comparison_of_two_runs_is_of_these_two(client: TestClient) -> None:
         assert word in line, word
 
 
+def test_two_runs_of_one_name_are_two_arms(client: TestClient, root: Path) -> None:
+    shutil.copytree(root / "both", root / "other")
+    page = unescape(
+        client.get("/compare", params=[("runs", f"{name}/cells/lora-seed1") for name in ("both", "other")]).text
+    )
+    (methods,) = re.findall(r"compare\.methods=(\[.*?\])", page)[:1]
+    assert len({arm["name"] for arm in json.loads(methods)}) == 2
+
+
 def test_a_check_that_was_killed_says_nothing_of_the_evidence(client: TestClient, root: Path) -> None:
     client.post("/compare/both/verify", headers=HTMX)
     (job,) = client.app.state.jobs.all(queued=False)

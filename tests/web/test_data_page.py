@@ -11,6 +11,7 @@ from forms_support import REVIEWS, browser_page, client_of, serious, served, wai
 from starlette.testclient import TestClient
 
 from weitiao.config.data import DataConfig
+from weitiao.web import sources
 from weitiao.web.app import create_app
 from weitiao.web.charts import histogram
 from weitiao.web.findings import checked, meant, policies, readings
@@ -278,11 +279,25 @@ def test_a_stamp_sees_every_file_that_is_read(tmp_path: Path) -> None:
         file.write_text(REVIEWS, encoding="utf-8")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"model: m\ndata: {{train: {files[0]}}}\noutput: {{dir: o}}\n", encoding="utf-8")
-    sources = [f"{tmp_path}/deep#5", f"{tmp_path}/**/*.csv", f"{tmp_path}/**/*.csv#3", str(recipe), str(files[1])]
-    before = [stamp([source]) for source in sources]
+    named = [f"{tmp_path}/deep#5", f"{tmp_path}/**/*.csv", f"{tmp_path}/**/*.csv#3", str(recipe), str(files[1])]
+    before = [stamp([source]) for source in named]
     assert "" not in before
     for file in files:
         file.write_text(REVIEWS + "又一条,good\n", encoding="utf-8")
-    after = [stamp([source]) for source in sources]
+    after = [stamp([source]) for source in named]
     assert [one != other for one, other in zip(before, after, strict=True)] == [True] * 5
     assert stamp(["{% for m in messages %}" * 500]) == ""
+
+
+def test_a_stamp_of_very_many_files_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a page that asks again and again would begin again and again."""
+    monkeypatch.setattr(sources, "_LOOKED_AT", 3)
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text("x")
+    assert stamp([str(tmp_path)]) == stamp([str(tmp_path)]) != ""
+
+
+def test_options_that_mean_nothing_to_tags_do_not_hide_the_report() -> None:
+    words = ["data", "check", "x", "data.labels=canonical"]
+    assert checked(words, "tokens").data.labels == "canonical"
+    assert checked(words[:3], "tokens").data.over_length == "window"

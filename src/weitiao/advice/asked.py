@@ -10,6 +10,7 @@ from typing import Any
 from weitiao.advice.facts import Compared
 from weitiao.advice.rules import Method
 from weitiao.comparison.evidence import verify
+from weitiao.comparison.merge import reading_options
 from weitiao.config.comparison import Arm, CompareConfig
 from weitiao.config.loading import load, load_case, validate
 from weitiao.config.method import FullConfig, LoraConfig
@@ -105,12 +106,18 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
     """The methods as they were compared, and what came out. Raises ConfigError for a comparison of something else."""
     verify(folder)
     result = RunDir(folder).read_json("comparison.json")
-    other, case = load(CompareConfig, folder / "compare.yaml"), asked.case
-    own, theirs = ({"model": one.model, "task": one.task, **one.data.model_dump(mode="json")} for one in (case, other))
-    if differ := [name for name in own if own[name] != theirs[name]]:
+    case = asked.case
+    own: dict[str, Any] = {"model": case.model, "task": case.task, "train": case.data.train}
+    theirs = {"model": result["model"], "task": result["task"], "train": result["data"]["train"]}
+    if (folder / "compare.yaml").is_file():  # a merged comparison has none
+        other = load(CompareConfig, folder / "compare.yaml").data
+        own |= {"eval": case.data.eval, **reading_options(case.data)}
+        theirs |= {"eval": other.eval, **reading_options(other)}
+    names = dict.fromkeys((*own, *theirs))
+    if differ := [name for name in names if _text(own.get(name)) != _text(theirs.get(name))]:
         raise ConfigError(
-            f"The comparison in {folder} is of something else: {', '.join(f'{name} {_text(theirs[name])}' for name in differ)}.\n"
-            f"Expected the configuration's: {', '.join(f'{name} {_text(own[name])}' for name in differ)}.\n"
+            f"The comparison in {folder} is of something else: {', '.join(f'{name} {_text(theirs.get(name))}' for name in differ)}.\n"
+            f"Expected the configuration's: {', '.join(f'{name} {_text(own.get(name))}' for name in differ)}.\n"
             "Leave --comparison out, or give the folder itself instead of a configuration."
         )
     arms = {arm["name"]: arm for arm in result["arms"]}

@@ -14,7 +14,10 @@ from weitiao.comparison.result import comparison
 from weitiao.comparison.schema import Comparison, Executor
 from weitiao.comparison.writing import write_all
 from weitiao.config.comparison import Arm, CompareConfig
+from weitiao.config.data import DataConfig
 from weitiao.config.loading import load
+from weitiao.data.hashes import same_data
+from weitiao.data.split import DEFAULT_SHARE
 from weitiao.errors import RunError
 from weitiao.rundir.folder import RunDir
 
@@ -111,9 +114,18 @@ def _shared(config: CompareConfig) -> dict[str, Any]:
     """What all arms of a comparison have in common, apart from the files: those are compared by content."""
     return {
         "model": config.model,
-        "data": config.data.model_dump(exclude={"train", "eval"}),
+        "data": reading_options(config.data),
         "train": config.train.model_dump(exclude={"report_to"}),
     }
+
+
+def reading_options(data: DataConfig) -> dict[str, Any]:
+    """How rows are read and split, without the files: those are compared by content. Equal where the effect is."""
+    files = {name for name in ("label_names", "chat_template") if isinstance(getattr(data, name), str)}
+    found = data.model_dump(mode="json", exclude={"train", "eval", "general_text", *files})
+    if data.eval is None and data.test_size is None:
+        found["test_size"] = DEFAULT_SHARE
+    return found
 
 
 def _same_rows(cells: Sequence[Cell]) -> None:
@@ -122,8 +134,8 @@ def _same_rows(cells: Sequence[Cell]) -> None:
     seen = [
         (cell.run.read_json("split.json"), cell.run.read_json("environment.json")["data_sha256"]) for cell in finished
     ]
-    for cell, rows in zip(finished, seen, strict=True):
-        if rows != seen[0]:
+    for cell, (split, hashes) in zip(finished, seen, strict=True):
+        if split != seen[0][0] or not same_data(hashes, seen[0][1]):
             raise RunError(
                 f"{cell.name} was trained or scored on other rows than {finished[0].name}.\nExpected the same data files and "
                 "the same split.\nReport them separately, or run one of them again with the other's data options."

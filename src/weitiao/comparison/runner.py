@@ -18,7 +18,7 @@ from weitiao.config.comparison import CompareConfig, CompareSection
 from weitiao.config.loading import as_config, dump, load
 from weitiao.config.task import TASK_OPTIONS
 from weitiao.config.train import dtype_options
-from weitiao.data.hashes import data_hashes
+from weitiao.data.hashes import data_hashes, same_data
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.errors import RunError
 from weitiao.pretrained.locate import locate
@@ -172,7 +172,7 @@ def _check_folder(folder: Path, config: CompareConfig) -> None:
 def _check_data(run: RunDir, current: dict[str, Any]) -> None:
     """A finished cell must have seen the rows that the others will see."""
     seen = run.read_json("environment.json")["data_sha256"]
-    if seen != current:
+    if not same_data(seen, current):
         raise RunError(
             f"The data has changed since the cell {run.path.name} was trained.\nExpected files with the sha256 {seen}, "
             f"found {current}.\nPut the old files back, or choose another output.dir."

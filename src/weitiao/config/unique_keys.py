@@ -37,10 +37,17 @@ Loader.add_constructor(_MAPPING, _mapping)
 QuickLoader.add_constructor(_MAPPING, _mapping)
 
 
+class Repeated(ValueError):
+    """``key`` stands twice in one object."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key '{key}' stands twice")
+        self.key = key
+
+
 def of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads(object_pairs_hook=...)``. Raises ValueError for a key that stands twice."""
+    """For ``json.loads(object_pairs_hook=...)``. Raises Repeated for a key that stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
-        raise ValueError(f"the key '{twice}' stands twice")
+        raise Repeated(next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1))
     return found

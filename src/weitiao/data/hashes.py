@@ -1,6 +1,7 @@
 """What a run reads, as hashes: so that a run that goes on, and the other runs of a comparison, read the same."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from weitiao.config.data import DataConfig
@@ -24,6 +25,14 @@ def data_hashes(config: DataConfig, prepared: Prepared) -> dict[str, Any]:
     if isinstance(config.label_names, str):  # a path stays the same when the file is edited
         hashes["label_names"] = _sha256("\n".join(class_names(config.label_names)))
     return hashes
+
+
+def same_data(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two of these say the same. Runs of earlier versions have no hash of names that stand in a file."""
+    if one is None or other is None:
+        return one is other
+    later = {"label_names"} - (one.keys() & other.keys())
+    return {k: v for k, v in one.items() if k not in later} == {k: v for k, v in other.items() if k not in later}
 
 
 def _sha256(text: str) -> str:

@@ -188,7 +188,7 @@ def _refuse_numbers(names: Sequence[str]) -> None:
 
 def in_class_order(labels: Sequence[str], config: DataConfig) -> tuple[str, ...]:
     """Labels in the order of data.label_names, where they are given; else as they are."""
-    reader = LabelReader.of(config)
+    reader = LabelReader.of(config, vectors=True)  # nothing is read: names that are numbers do not matter
     places = {reader.renamed.get(name, name): i for i, name in reversed(list(enumerate(reader.names)))}
     return tuple(sorted(labels, key=lambda label: places.get(label, len(places)))) if places else tuple(labels)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from weitiao.config.unique_keys import Loader, of_pairs
+from weitiao.config.unique_keys import Loader, Repeated, of_pairs
 from weitiao.data.delimited import delimited
 from weitiao.data.records import Bad, Parsed, short
 from weitiao.data.source import Source
@@ -36,14 +36,19 @@ def _jsonl(source: Source, encoding: str, errors: str) -> Parsed:
             if line.strip():
                 try:
                     yield number, _loads(line)
+                except Repeated as error:
+                    yield Bad(source.name, number, str(error), short(line.strip()))
                 except (ValueError, RecursionError) as error:
                     yield Bad(source.name, number, f"not JSON ({_reason(error)})", short(line.strip()))
 
 
 def _json(source: Source, encoding: str, errors: str) -> Parsed:
     text = source.path.read_text(encoding=encoding, errors=errors)
+    repeats = False
     try:
         value = _loads(text)
+    except Repeated:
+        value, repeats = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_marked), True
     except (ValueError, RecursionError) as error:
         second = text.lstrip().partition("\n")[0]
         if second.startswith("{") and second.rstrip().endswith("}"):  # JSON lines under a .json name
@@ -62,7 +67,32 @@ def _json(source: Source, encoding: str, errors: str) -> Parsed:
         raise DataError(
             f"{source.path}: found {type(value).__name__}.\nExpected a JSON list of objects.\nUse .jsonl or a list."
         )
-    yield from enumerate(value, start=1)
+    for number, record in enumerate(value, start=1):
+        error = _repeated(record) if repeats else None
+        yield (number, record) if error is None else Bad(source.name, number, str(error), short(record))
+
+
+class _Marked(dict[str, Any]):
+    """An object with a key that stands twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]], error: Repeated) -> None:
+        super().__init__(pairs)
+        self.error = error
+
+
+def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    try:
+        return of_pairs(pairs)
+    except Repeated as error:
+        return _Marked(pairs, error)
+
+
+def _repeated(value: Any) -> Repeated | None:
+    """Of a record, or of what it holds."""
+    if isinstance(value, _Marked):
+        return value.error
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for one in inner if (found := _repeated(one)) is not None), None)
 
 
 def _loads(text: str) -> Any:
@@ -96,7 +126,7 @@ def _yaml(source: Source, encoding: str, errors: str) -> Parsed:
 
     text = source.path.read_text(encoding=encoding, errors=errors)
     try:
-        value = yaml.load(text, Loader=_rows_loader())  # nosec B506
+        value = typed = yaml.load(text, Loader=_rows_loader())  # nosec B506
         if isinstance(value, dict) and isinstance(value.get("conversations"), list):
             value = yaml.load(text, Loader=yaml.BaseLoader)  # nosec B506
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -105,10 +135,11 @@ def _yaml(source: Source, encoding: str, errors: str) -> Parsed:
         reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise DataError(f"{source.path}{where}: not YAML ({reason}).\nExpected a YAML file.\nCorrect it.") from None
     if isinstance(value, dict) and isinstance(value.get("conversations"), list):
-        for number, turns in enumerate(value["conversations"], start=1):
+        both = zip(value["conversations"], typed["conversations"], strict=True)
+        for number, (turns, meant) in enumerate(both, start=1):
             if not isinstance(turns, list) or len(turns) < 2:
                 yield Bad(source.name, number, "a conversation without an answer", short(turns))
-            elif any(not isinstance(turn, str) or not turn.strip() for turn in turns):
+            elif None in meant or any(not isinstance(turn, str) or not turn.strip() for turn in turns):
                 yield Bad(source.name, number, "a conversation with a turn that is empty or no text", short(turns))
             else:
                 roles = ("user", "assistant")

@@ -13,6 +13,7 @@ from weitiao.data.side import Side
 from weitiao.errors import DataError
 
 log = logging.getLogger("weitiao")
+DEFAULT_SHARE = 0.2  # of the rows, held out where data.test_size is not given
 
 
 def groups_of(
@@ -72,7 +73,7 @@ def split(side: Side, config: DataConfig) -> tuple[Side, Side, int]:
     """
     group, is_first, _ = groups_of(side, side.identity)
     firsts = Side(side.table, side.rows[is_first])
-    size, total = 0.2 if config.test_size is None else config.test_size, len(firsts)
+    size, total = DEFAULT_SHARE if config.test_size is None else config.test_size, len(firsts)
     count = size if isinstance(size, int) else round(size * total)
     if config.num_folds is None and not 0 < count < total:
         raise DataError(

@@ -83,7 +83,7 @@ class Stream:
                     raise DataError(record.message)
                 assert form is not None, "a record has columns"
                 reading = reading or Reading.of(self.config, form)
-                row = KINDS[form.kind].canonical(record.fields, form, reading)
+                row = {"text_pair": None} | KINDS[form.kind].canonical(record.fields, form, reading)
                 if (row["text_pair"] is not None) != scored_on_pairs:
                     raise one_text_or_two(self.config, evaluation_has_two=scored_on_pairs)
                 if row.get("label") not in self.label_names:

@@ -200,8 +200,10 @@ class _Writer:
             return
         assert self.form is not None, "a record has columns"
         kind = KINDS[self.form.kind]
+        self._reading = self._reading or Reading.of(
+            config, self.form
+        )  # what is wrong with the options is no row's fault
         try:
-            self._reading = self._reading or Reading.of(config, self.form)
             row = kind.canonical(record.fields, self.form, self._reading)
         except EmptyText as error:
             self.num_empty += 1

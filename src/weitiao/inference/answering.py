@@ -70,7 +70,7 @@ class Answerer:
         config = self.run.config
         place = locate(config.model) if config.method.saves_adapter else self.run.model
         known = AutoConfig.from_pretrained(place, **NO_FOREIGN_CODE).get_text_config()
-        return Chat.of(Reader(self.run).tokenizer, None), context_of(known)
+        return Chat.of(Reader(self.run).tokenizer, None), context_of(known) - config.method.tokens_in_front
 
     @cached_property
     def _one_by_one(self) -> bool:

@@ -140,6 +140,7 @@ class Predictor(Reader):
         from weitiao.tasks.generation import generate
 
         chat, context = Chat.of(self.tokenizer, None), context_of(self.model.config.get_text_config())
+        context -= self.config.method.tokens_in_front
         for one in conversations:
             most = room_of(len(chat.question(one)), context, max_new_tokens, self.config.train.max_new_tokens)
             yield from ({"answer": answer} for answer in generate(self.model, chat, [one], most, told))

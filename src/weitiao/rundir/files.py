@@ -1,5 +1,6 @@
 """Files that are whole or not there: JSON, JSON lines, folders and links, and the error for a disk that is full."""
 
+import contextlib
 import errno
 import json
 import math
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.errors import RunError
-from weitiao.rundir.lock import RunLock
+from weitiao.rundir.lock import NAME as LOCK
+from weitiao.rundir.lock import InUse, RunLock
 
 
 def to_plain(value: Any) -> Any:
@@ -109,9 +111,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
         RunError: another process writes it, or the disk does not take it.
     """
     outer = folder.with_name(f".{folder.name}.writing")
-    with writing(folder), RunLock(outer):
+    with writing(folder), contextlib.ExitStack() as held:
+        try:
+            held.enter_context(RunLock(outer))
+        except InUse:
+            raise RunError(
+                f"{folder} is written by another command at this moment.\nExpected one command a folder.\n"
+                "Wait for it, or choose another --output."
+            ) from None
+        for left in outer.iterdir():  # of a command that was killed
+            if left.name != LOCK:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         scratch = outer / folder.name
-        shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
         try:
             scratch.mkdir()
             yield scratch

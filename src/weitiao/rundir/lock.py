@@ -15,6 +15,10 @@ _A_LOOK = 0.3  # seconds; is_held holds the lock for less
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network disks: better unlocked than not at all
 
 
+class InUse(RunError):
+    """Another process holds the lock."""
+
+
 class RunLock:
     """While entered, this process alone writes to ``folder`` (made if it is missing).
 
@@ -71,9 +75,9 @@ class RunLock:
         os.close(self._handle)
         self._handle = None
 
-    def _in_use(self, owner: str) -> RunError:
+    def _in_use(self, owner: str) -> InUse:
         by = f" (process {owner})" if owner else ""
-        return RunError(
+        return InUse(
             f"{self._folder} is in use by another run{by}.\nExpected one run a folder at a time.\n"
             "Wait for it or stop it (Ctrl-C saves), or choose another output.dir."
         )

@@ -258,11 +258,8 @@ def _compile(model: Any) -> None:
 def _fuse_adapters(model: Any, config: RunConfig, dtype: str) -> None:
     base = lora_base(config)
     fused, left = fuse_lora(model, base, getattr(torch, dtype))
-    if base == "int8" and not fused:
-        raise ConfigError(
-            f"train.int8_base=true, and none of the {left} adapted layers is a linear one.\nExpected linear layers, whose "
-            "products go into int8.\nLeave train.int8_base out."
-        )
+    if base == "int8" and not fused:  # also a resumed run of an earlier version, which goes on as it began
+        log.warning("train.int8_base changes nothing: none of the %d adapted layers is a plain linear one", left)
     log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
 
 

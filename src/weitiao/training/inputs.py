@@ -16,7 +16,7 @@ from weitiao.data.chat import chat_of
 from weitiao.data.checking import cached_report, refuse_errors
 from weitiao.data.encode import Encoded
 from weitiao.data.general import general_texts
-from weitiao.data.hashes import data_hashes, tables_of
+from weitiao.data.hashes import data_hashes, same_data, tables_of
 from weitiao.data.kinds import KINDS
 from weitiao.data.prepare import Prepared, label_counts, prepare, prepare_evaluation
 from weitiao.data.report import DataReport, SplitReport, TokenFacts
@@ -266,7 +266,7 @@ def _refuse_changed_data(run: RunDir, hashes: dict[str, Any]) -> None:
     if not (run.path / "environment.json").is_file():
         return
     before = run.read_json("environment.json").get("data_sha256")
-    if before != hashes:
+    if not same_data(before, hashes):
         raise RunError(
             f"The data of {run.path} has changed since it began.\nExpected files with the sha256 {before}, found {hashes}.\n"
             "Put the old files back, or start a new run in another output.dir."

@@ -52,13 +52,14 @@ def refuse_processes(config: RunConfig, processes: int) -> None:
         )
 
 
-def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True) -> None:
+def refuse_machine(config: RunConfig, resolved: Resolved, here: bool = True, resuming: bool = False) -> None:
     """Raise ConfigError for options that the device, its packages or the compute dtype cannot work with.
 
     Args:
         here: the device is this machine's, whose instructions and packages are looked at.
+        resuming: a run of an earlier version may have begun with a base in int8 that its adapters left unused. It goes on.
     """
-    if config.train.int8_base and (problem := _int8_problem(config, resolved, here)):
+    if config.train.int8_base and (problem := _int8_problem(config, resolved, here, not resuming)):
         raise ConfigError(
             f"train.int8_base=true, and {problem}.\nExpected plain LoRA with the fused kernel on a CPU with VNNI.\n"
             "Leave train.int8_base out."
@@ -133,13 +134,13 @@ def refuse_other_dtype(own: str, main: str, rank: int) -> None:
         )
 
 
-def _int8_problem(config: RunConfig, resolved: Resolved, here: bool) -> str | None:
+def _int8_problem(config: RunConfig, resolved: Resolved, here: bool, plain_alone: bool) -> str | None:
     method = config.method
     if not method.fuses_lora:
         return f"method.type={method.type} needs the base's own weights"
     if not config.train.fused_lora:
         return "train.fused_lora is off"
-    for option, plain in (("lora_dropout", 0), ("use_dora", False), ("bias", "none")):
+    for option, plain in (("lora_dropout", 0), ("use_dora", False), ("bias", "none")) if plain_alone else ():
         if (value := getattr(method, option)) != plain:
             return f"method.{option}={str(value).lower()} is not part of the kernel that multiplies in int8"
     if resolved.device != "cpu":

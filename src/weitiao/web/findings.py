@@ -1,5 +1,6 @@
 """What a data report means for a new run: policies and what each would lose, and how damaged texts were meant."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from weitiao.config.run import RunConfig
 from weitiao.data.read import Row, read_records
 from weitiao.data.source import find
 from weitiao.data.text_encoding import ranked, sample_of
+from weitiao.errors import ConfigError
 
 Loss = Literal["none", "rows", "most", "cut", "refuses"]
 # By the finding's code: the option, and what each of its values does to the rows found.
@@ -99,9 +101,12 @@ def checked(words: Sequence[str], kind: str | None = None) -> RunConfig:
         kind: of rows, as the check found them: it tells the task, whose defaults are its own.
     """
     source, options = words[2], [one for one in words[3:] if not one.startswith("--")]
-    tagged = kind == "tokens" or any(one.startswith("data.tag_scheme=") for one in options)
-    task = {"task": "token_classification"} if tagged else {}
-    return load(RunConfig, {**task, "model": "-", "data": {"train": source}, "output": {"dir": "-"}}, options)
+    tree = {"model": "-", "data": {"train": source}, "output": {"dir": "-"}}
+    tags = {**tree, "task": "token_classification"}
+    if kind == "tokens":
+        with contextlib.suppress(ConfigError):  # of options that mean nothing to that task
+            return load(RunConfig, tags, options)
+    return load(RunConfig, tags if any(one.startswith("data.tag_scheme=") for one in options) else tree, options)
 
 
 def rows_of(words: Sequence[str], ids: Sequence[str]) -> list[tuple[str, str]]:

@@ -80,7 +80,9 @@ def section_fields(section: str) -> tuple[Field, ...]:
 
 def of_task(fields: Iterable[Field], task: str) -> list[Field]:
     """The fields with the defaults that they have in a task."""
-    own = TASK_OPTIONS[task].defaults if task in TASK_OPTIONS else {}
+    if task not in TASK_OPTIONS:
+        return list(fields)
+    own = {**TASK_OPTIONS[task].defaults, "compare": {"margin": TASK_OPTIONS[task].margin}}
     defaults = {f"{section}.{name}": as_text(value) for section, inner in own.items() for name, value in inner.items()}
     return [replace(f, default=defaults.get(f.path, f.default)) for f in fields]
 

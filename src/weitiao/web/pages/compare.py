@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import glob
 import json
 import shlex
 from collections.abc import Sequence
@@ -254,12 +253,13 @@ def _evidence(request: Request, run: Run) -> dict[str, Any]:
 
 def _last_change(folder: Path) -> float:
     """When evidence.json or a file that it rests on was last written, in seconds of the epoch."""
-    cells = (folder / "cells" / "*" / name for name in ("summary.json", "split.json", "predictions.jsonl"))
-    times = [(folder / "evidence.json").stat().st_mtime]
-    for path in (Path(one) for pattern in cells for one in glob.glob(str(pattern))):
+    cells = _read(folder / "evidence.json").get("cells") or []
+    rests = [folder / cell["run_dir"] / name for cell in cells for name in cell.get("sha256") or ()]
+    times = []
+    for path in (folder / "evidence.json", folder / "comparison.json", *rests):
         with contextlib.suppress(OSError):
             times.append(path.stat().st_mtime)
-    return max(times)
+    return max(times, default=0.0)
 
 
 async def _side_by_side(request: Request, names: list[str]) -> Response:
@@ -316,12 +316,14 @@ def _shared_words(pair: Sequence[Run]) -> list[str]:
 
 def _arms(pair: Sequence[Run]) -> list[dict[str, Any]]:
     """The methods of both runs with their options and rates, each under the name of its run."""
-    arms = []
-    for run in pair:
+    arms: list[dict[str, Any]] = []
+    names = [clean(run.name.replace("/", "-")) for run in pair]
+    names = names if len(set(names)) == len(names) else [f"{name}-{number}" for number, name in enumerate(names, 1)]
+    for run, name in zip(pair, names, strict=True):
         config = load(RunConfig, run.path / "config.yaml")
         own = {p.removeprefix("method."): v for p, (v, _) in differences(config).items() if p.startswith("method.")}
         rate = {} if config.train.learning_rate is None else {"learning_rate": config.train.learning_rate}
-        arms.append({"name": clean(run.name), **own, "type": config.method.type, **rate})
+        arms.append({"name": name, **own, "type": config.method.type, **rate})
     return arms
 
 

@@ -16,7 +16,7 @@ from weitiao.web.findings import checked, meant, policies, readings, rows_of
 from weitiao.web.jobs import Job
 from weitiao.web.options import BLANKS, as_text, errors_of, every_field, word
 from weitiao.web.render import page
-from weitiao.web.sources import ask, fault, file_of, names, refuse_option, suggestions
+from weitiao.web.sources import FILES, ask, fault, file_of, names, refuse_option, suggestions
 from weitiao.web.uploads import clean, listing, receive
 from weitiao.web.words import texts
 
@@ -40,7 +40,7 @@ async def data(request: Request, again: str = "") -> Response:
         return page(request, "data.html", 422, **values)
     if _is_embedded(request):  # another site's page must not start a check by naming it as a picture
         return page(request, "data.html", **values)
-    files = [*sources, *options.values(), model]  # names of labels and a template may be files, too
+    files = [*sources, *(text for path, text in options.items() if path in FILES), model]
     job = await asyncio.to_thread(ask, request.app.state.jobs, "check", words, files, again=bool(again))
     values |= await asyncio.to_thread(_result, job, sources, options, model)
     return page(request, "data.html", **values)

@@ -38,7 +38,7 @@ from weitiao.web.options import (
 from weitiao.web.pages.runs import found
 from weitiao.web.render import fields_of, language, page
 from weitiao.web.settings import EXPORTS
-from weitiao.web.sources import ask, fault, names, suggestions
+from weitiao.web.sources import FILES, ask, fault, names, suggestions
 from weitiao.web.uploads import clean
 from weitiao.web.words import text
 
@@ -127,7 +127,10 @@ def _of_run(request: Request, name: str) -> dict[str, str]:
     tree = read_yaml(run.path / ("config.yaml" if run.kind == "run" else "compare.yaml"))
     compared = tree.pop("compare", None) or {}
     values = of_config(tree)
-    usual = {field.path: field.default for field in section_fields("compare")}
+    usual = {
+        field.path: field.default
+        for field in of_task(section_fields("compare"), values.get("task") or "classification")
+    }
     own = {f"compare.{name}": as_text(compared[name]) for name in COMPARED if compared.get(name) is not None}
     return values | {path: value for path, value in own.items() if value != usual[path]}
 
@@ -223,7 +226,7 @@ def _planned(request: Request, view: dict[str, Any], *, again: bool = False) -> 
     jobs, values, config = request.app.state.jobs, view["values"], view["config"]
     before = [job for key in ("plan_job", "advice_job") if (job := jobs.get(values.get(key, ""))) and not job.queued]
     wanted = [] if config is None else _plan_words(config, view["planned_words"])
-    files = list(given(values).values())
+    files = [text for path, text in given(values).items() if path in FILES]
     if before and list(before[0].words) == wanted and not again:
         return _shown(request, ask(jobs, "plan", wanted, files))
     for job in before:
@@ -251,7 +254,7 @@ def _shown(request: Request, job: Job) -> dict[str, Any]:
     if job.state != "done":
         return values | {"fault": fault(job) if job.state == "failed" else []}
     words = ["advise", *job.words[1:-3], "--json"]
-    files = [one.partition("=")[2] for one in words]
+    files = [one.partition("=")[2] for one in words if one.partition("=")[0] in FILES]
     asked = ask(jobs, "advise", words, files)
     found = asked.output() if asked.state == "done" else None
     sources = {rule["name"]: rule["source"] for rule in found["rules"]} if found else {}
