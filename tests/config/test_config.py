@@ -209,3 +209,31 @@ def test_a_key_or_an_option_that_stands_twice(tmp_path: Path) -> None:
         load(RunConfig, file)
     file.write_text(f"{start}cutoff_len: 256\nmax_seq_length: 256\n")
     assert load(RunConfig, file, ["data.max_length=64"]).data.max_length == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [
+                "method.type=full",
+                "method.lisa_layers=1",
+                "train.optimizer_in_backward=true",
+                "train.max_grad_norm=null",
+            ],
+            "does not go with method.lisa_layers",
+        ),
+        (
+            ["method.type=full", "method.top_k=auto", "data.streaming=true", "data.eval=e.jsonl", "train.max_steps=5"],
+            "a stream has none at hand",
+        ),
+        (
+            ["method.type=lora", "method.top_k=auto", "data.streaming=true", "data.eval=e.jsonl", "train.max_steps=5"],
+            "a stream has none at hand",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other(words: list[str], message: str) -> None:
+    base = {"model": "m", "data": {"train": "t.jsonl"}, "output": {"dir": "o"}}
+    with pytest.raises(ConfigError, match=message):
+        load(RunConfig, base, words)

@@ -247,3 +247,57 @@ def test_a_head_of_two_layers_is_saved_and_loaded(name: str, tiny_model: Path, t
         METHODS[config.type].load(tmp_path / "saved", classification.AUTO_MODEL, ["bad", "good"], str(folder)).eval()
     )
     torch.testing.assert_close(classification.logits(again, batch()), expected, atol=1e-5, rtol=1e-4)
+
+
+def _with_head(kind: str, folder: Path, labels: int, tiny_model: Path) -> Path:
+    """A checkpoint that was fine-tuned before: with a head of so many labels."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32,
+        "dim": 32,
+        "num_hidden_layers": 2,
+        "n_layers": 2,
+        "num_attention_heads": 4,
+        "n_heads": 4,
+        "intermediate_size": 64,
+        "hidden_dim": 64,
+    }
+    vocabulary = transformers.AutoTokenizer.from_pretrained(tiny_model).vocab_size
+    name, _, auto = kind.partition(" ")
+    config = transformers.AutoConfig.for_model(name, vocab_size=vocabulary, pad_token_id=0, num_labels=labels, **sizes)
+    getattr(transformers, f"AutoModelFor{auto}").from_config(config).save_pretrained(folder)
+    for file in tiny_model.glob("*token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind", ["roberta SequenceClassification", "distilbert SequenceClassification", "bert SequenceClassification"]
+)
+@pytest.mark.parametrize("labels", [2, 3])
+def test_a_base_that_was_fine_tuned_before(
+    kind: str, labels: int, options: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    base = _with_head(kind, tmp_path / "base", labels, tiny_model)
+    train = {**options["train"], "max_steps": 3}
+    run = weitiao.train({**options, "model": str(base), "method": {"type": "lora"}, "train": train})
+    state = load_file(run.model / "adapter_model.safetensors")
+    heads = [name for name in state if "classifier" in name]
+    assert heads
+    assert not any("lora_" in name for name in heads)
+    assert weitiao.predict(run.path, text="好")
+
+
+def test_a_base_that_was_fine_tuned_for_tags(tag_options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    labels = len(
+        weitiao.train({**tag_options, "method": {"type": "lora"}, "output": {"dir": str(tmp_path / "first")}}).summary[
+            "label_names"
+        ]
+    )
+    base = _with_head("bert TokenClassification", tmp_path / "base", labels, tiny_model)
+    run = weitiao.train({**tag_options, "model": str(base), "method": {"type": "lora"}})
+    assert not any(
+        "lora_" in name and "classifier" in name for name in load_file(run.model / "adapter_model.safetensors")
+    )

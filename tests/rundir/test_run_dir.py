@@ -8,6 +8,7 @@ import pytest
 
 import weitiao
 from support.run_files import ALWAYS, MODEL, files
+from weitiao.config.run import RunConfig
 from weitiao.data.hashes import same_data
 from weitiao.errors import DataError, RunError, Stopped
 from weitiao.rundir.files import read_jsonl
@@ -287,6 +288,17 @@ def test_resume_refuses_changed_data(options: dict[str, Any], tmp_path: Path) ->
     (tmp_path / "own.jsonl").write_text(text.replace('"good"', '"fine"'), encoding="utf-8")
     with pytest.raises(RunError, match="has changed since it began"):
         weitiao.train(resume=config["output"]["dir"])
+
+
+@pytest.mark.parametrize("sign", ["checkpoint", "skipped", "overflow", "log", None])
+def test_a_folder_that_holds_steps_is_no_folder_of_a_mistake(sign: str | None, options: dict[str, Any]) -> None:
+    """Steps may be skipped, or logged later, and a mistake's folder is removed."""
+    run = RunDir.create(RunConfig.model_validate(options))
+    if sign == "checkpoint":
+        (run.checkpoints / "step-3").mkdir(parents=True)
+    elif sign is not None:
+        (run.path / "events.jsonl").write_text(json.dumps({"event": sign, "step": 1}) + "\n")
+    assert run.has_trained == (sign is not None)
 
 
 def test_hashes_of_an_earlier_version_are_understood() -> None:

@@ -325,3 +325,19 @@ def test_an_edited_template_file_is_no_longer_the_same_data(chat_options: dict[s
         weitiao.train(resume=chat_options["output"]["dir"])
     own.write_text(whole, encoding="utf-8")
     assert weitiao.train(resume=chat_options["output"]["dir"]).is_done
+
+
+def test_questions_without_room_for_an_answer_are_not_asked(
+    chat_options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first answer of a long conversation fits; its last question does not."""
+    turns = [("user", "好"), ("assistant", "是"), ("user", "好" * 3000), ("assistant", "是")]
+    long = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    lines = Path(chat_options["data"]["train"]).read_text(encoding="utf-8").splitlines()
+    held = write_jsonl(tmp_path / "held.jsonl", [json.loads(lines[0]), long, json.loads(lines[1])])
+    train_file = tmp_path / "train.jsonl"
+    train_file.write_text("\n".join(lines[2:]), encoding="utf-8")
+    data = {"train": str(train_file), "eval": str(held), "near_duplicates": "off"}
+    run = train({**chat_options, "data": data}, "lora", max_steps=1, generate_rows=4)
+    assert "not asked: 1 questions" in caplog.text
+    assert len(list(read_jsonl(run.path / "samples.jsonl"))) == 2

@@ -253,6 +253,28 @@ def test_one_of_two_processes_is_killed(
 
 
 @pytest.mark.beyond_test
+def test_a_run_that_goes_on_drops_what_the_undisturbed_one_drops(
+    tiny_model: Path, rows_file: Path, tmp_path: Path, whole_fork_server: ForkServer
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    more = ("train.save_steps=2", "train.dropout=0.2", "train.bf16=false")
+    processes = start_forked(whole_fork_server, options(tiny_model, rows_file, "full", run, *more), 2)
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "step-2").is_dir():
+        assert time.monotonic() < deadline
+        assert [process.poll() for process in processes] == [None, None]
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+        process.wait()
+    for words in (["--resume", str(run)], options(tiny_model, rows_file, "full", whole, *more)):
+        done = fork(whole_fork_server, words)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(folder / "model" / FILES["full"]) for folder in (run, whole))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.beyond_test
 def test_accelerate_launch(single: dict[str, Path], tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
     done = launch(options(tiny_model, rows_file, "lora", tmp_path / "run"), launcher="accelerate")
     assert done.returncode == 0, done.stderr[-3000:]

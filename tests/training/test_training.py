@@ -16,9 +16,11 @@ from transformers import (
 
 from reference.plain_loop import plain_losses
 from weitiao.config.method import LoraConfig
+from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.data.batch import BatchPlan
 from weitiao.data.encode import Encoded
+from weitiao.errors import ConfigError
 from weitiao.kernels.rows import shrink_embedding
 from weitiao.methods import rate_factor
 from weitiao.pretrained.load import drops, load_model, set_dropout
@@ -28,9 +30,10 @@ from weitiao.training.accumulate import Accumulator
 from weitiao.training.evaluate import score
 from weitiao.training.learner import Learner, backward, dry_run
 from weitiao.training.learning_rate import ByStep, learning_rate_at
-from weitiao.training.loop import train_steps
-from weitiao.training.masters import Masters, masters_of, stochastic_round
+from weitiao.training.loop import _seed_of, train_steps
+from weitiao.training.masters import Masters, gathered, masters_of, stochastic_round
 from weitiao.training.optim import MasterAdamW
+from weitiao.training.refusals import refuse_processes
 from weitiao.training.schedule import EpochSchedule
 from weitiao.training.world import World
 
@@ -368,3 +371,40 @@ def test_every_kind_of_dropout_is_set(kind: str) -> None:
         assert drops(model)
         first, second = (model(input_ids=ids)[0] for _ in range(2))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("train", "named"),
+    [
+        ({"stochastic_rounding": True, "dropout": 0.1}, "stochastic_rounding=true with dropout and 2 processes"),
+        ({"distributed": "fsdp2", "tokens_per_batch": "auto"}, "tokens_per_batch=auto with FSDP2"),
+    ],
+)
+def test_what_several_processes_would_do_apart_is_refused(
+    train: dict[str, Any], named: str, options: dict[str, Any]
+) -> None:
+    config = RunConfig.model_validate({**options, "train": {**options["train"], **train}})
+    refuse_processes(config, 1)
+    with pytest.raises(ConfigError, match=named):
+        refuse_processes(config, 2)
+
+
+def test_processes_drop_apart_and_steps_again_alike() -> None:
+    assert len({_seed_of(7, step, rank) for step in range(50) for rank in range(4)}) == 200
+    assert _seed_of(7, 3, 1) == _seed_of(7, 3, 1) < 1 << 63
+
+
+def test_tied_weights_are_gathered_once() -> None:
+    model = torch.nn.ModuleDict({"table": torch.nn.Embedding(4, 3), "head": torch.nn.Linear(3, 4, bias=False)})
+    model["head"].weight = model["table"].weight
+    masters = masters_of(model.named_parameters(), TrainConfig(), torch.bfloat16)
+    found = dict(gathered(model, masters, frozen=True))
+    assert found.keys() == {"table.weight"}
+    assert found["table.weight"].dtype == torch.float32
+
+
+def test_weights_of_classes_whose_shares_nobody_knows() -> None:
+    """Of a stream."""
+    found = classification.class_weights({"bad": 1.0, "good": 5.0}, [], ("bad", "good"))
+    assert found is not None
+    assert found.tolist() == pytest.approx([1 / 3, 5 / 3])

@@ -62,6 +62,11 @@ class FullConfig(MethodSection):
         return self.galore_rank is not None
 
     def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        _refuse_probe(self.top_k, data)
+        if self.lisa_layers is not None and train.optimizer_in_backward:
+            raise ValueError(
+                "train.optimizer_in_backward does not go with method.lisa_layers (lisa), whose layers rest by turns. Leave one out"
+            )
         if self.galore_rank is not None and train.optimizer != "adamw":
             raise ValueError(
                 f"train.optimizer={train.optimizer} does not go with method.galore_rank (galore), which brings its own optimizer, "
@@ -149,6 +154,7 @@ class LoraConfig(MethodSection):
         return self.starts_from_weights or self.use_dora
 
     def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        _refuse_probe(self.top_k, data)
         if self.starts_from_rows and data.streaming:
             raise ValueError(
                 "method.init_lora_weights=eva reads training rows first, and a stream has none at hand. Leave it out"
@@ -196,6 +202,7 @@ class AdaloraConfig(MethodSection):
         return self.model_copy(update={"tinit": None, "tfinal": None})
 
     def refuse_options(self, data: DataConfig, train: TrainConfig) -> None:
+        _refuse_probe(self.top_k, data)
         refused = {
             "optimizer_in_backward": train.optimizer_in_backward,
             "stochastic_rounding": train.stochastic_rounding,
@@ -275,6 +282,13 @@ class PrefixConfig(MethodSection):
                 "train.gradient_checkpointing runs layers a second time, and method.type=prefix hands them keys and values as a "
                 "cache, which would then grow twice. Leave it out"
             )
+
+
+def _refuse_probe(top_k: int | str | None, data: DataConfig) -> None:
+    if top_k == "auto" and data.streaming:
+        raise ValueError(
+            "method.top_k=auto probes training rows first, and a stream has none at hand. Give a number of layers"
+        )
 
 
 def _refuse_in_front(kind: str, data: DataConfig, train: TrainConfig) -> None:

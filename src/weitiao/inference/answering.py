@@ -11,9 +11,10 @@ from weitiao.data.chat import Chat, question_of
 from weitiao.data.read import Row
 from weitiao.data.records import Bad
 from weitiao.errors import DataError
-from weitiao.inference.context import context_of, room_of
+from weitiao.inference.context import room_of
 from weitiao.inference.predictor import Predictor, Reader
 from weitiao.inference.together import Writers
+from weitiao.pretrained.architecture import context_of
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, locate
 from weitiao.pretrained.resolve import resolve
 from weitiao.rundir.files import to_plain

@@ -3,11 +3,7 @@
 from typing import Any
 
 from weitiao.errors import DataError
-
-
-def context_of(config: Any) -> int:
-    """Tokens of prompt and answer that the model was made for; a large number where its config.json names none."""
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+from weitiao.pretrained.architecture import context_of
 
 
 def decoders_context_of(config: Any) -> int:

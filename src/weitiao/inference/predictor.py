@@ -7,8 +7,9 @@ from safetensors import SafetensorError
 
 from weitiao.config.run import RunConfig
 from weitiao.data.encode import Encoded
-from weitiao.inference.context import context_of, room_of
+from weitiao.inference.context import room_of
 from weitiao.inference.sharing import turn_of
+from weitiao.pretrained.architecture import context_of
 from weitiao.pretrained.locate import NO_FOREIGN_CODE, cannot_load, locate, refuse_pickled
 from weitiao.pretrained.padding import pad_as
 from weitiao.pretrained.resolve import resolve

@@ -54,7 +54,26 @@ def whole_modules(model: "nn.Module", wanted: Sequence[str], new_parameters: Seq
             f"method.modules_to_save: the model has no module named {', '.join(unknown)}.\nExpected names of its modules.\n"
             f"Some are: {', '.join(sorted(name for name in known if name and not name.isdigit())[:20])}."
         )
-    return sorted({*wanted, *_owners(model, new_parameters)})
+    heads = _heads(model, new_parameters)
+    inside = tuple(f"{name}." for name in heads)
+    return sorted({*wanted, *heads, *_owners(model, [name for name in new_parameters if not name.startswith(inside)])})
+
+
+def _heads(model: "nn.Module", new_parameters: Sequence[str]) -> list[str]:
+    """What stands on the body of a model that labels: whole, also where the checkpoint brings a part of it.
+
+    peft saves some of these by itself, and an adapter inside one would be lost or found twice.
+    """
+    if model.can_generate():  # type: ignore[operator]
+        return []
+    body = str(model.base_model_prefix)
+    return [
+        name
+        for name, module in model.named_children()
+        if name != body
+        and any(True for _ in module.parameters())
+        and (name.endswith(tuple(_PEFT_SAVES)) or any(new.startswith(f"{name}.") for new in new_parameters))
+    ]
 
 
 def leaves(model: "nn.Module", whole: Sequence[str]) -> list[str]:

@@ -44,6 +44,11 @@ def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase | None" = None
     return min((int(limit) for limit in limits if limit > 0), default=_UNBOUNDED)
 
 
+def context_of(config: Any) -> int:
+    """Tokens of prompt and answer that a language model was made for; a large number where its config.json names none."""
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+
+
 def pad_token_id(model: str) -> int:
     """What its config.json pads with, or 0. Raises ModelError if it cannot be used."""
     return int(getattr(_config_of(model), "pad_token_id", None) or 0)

@@ -15,7 +15,7 @@ _LORA = """from peft import {auto}
 from transformers import AutoTokenizer
 
 id2label = {id2label}
-model = {auto}.from_pretrained("model", num_labels={count}, id2label=id2label{problem})
+model = {auto}.from_pretrained("model", num_labels={count}, id2label=id2label{problem}, ignore_mismatched_sizes=True)
 tokenizer = AutoTokenizer.from_pretrained("model")
 model.config.pad_token_id = tokenizer.pad_token_id"""
 _CHAT = """from {package} import {auto}

@@ -161,4 +161,7 @@ def link(name: Path, target: str) -> None:
 
 def has_log(events: Path) -> bool:
     """Whether a run's events.jsonl shows that its first optimizer step was reached."""
-    return events.is_file() and any(event["event"] == "log" for event in read_jsonl(events))
+    return events.is_file() and any(event["event"] in _OF_STEPS for event in read_jsonl(events))
+
+
+_OF_STEPS = {"log", "skipped", "overflow"}

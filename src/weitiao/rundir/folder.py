@@ -143,8 +143,8 @@ class RunDir:
 
     @property
     def has_trained(self) -> bool:
-        """Whether the first optimizer step was reached."""
-        return has_log(self.path / "events.jsonl")
+        """Whether the first optimizer step was reached, as far as is known: it may be logged later."""
+        return has_log(self.path / "events.jsonl") or any(self.checkpoints.glob("step-*"))
 
     def truncate_events(self, step: int) -> None:
         """Drop what was logged after a checkpoint's step, and a half-written last line."""

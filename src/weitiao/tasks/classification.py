@@ -150,7 +150,7 @@ def class_weights(
     """
     if wanted == "none":
         return None
-    counts = np.bincount(np.asarray(labels), minlength=len(names)).astype(float)
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(names)).astype(float)
     if isinstance(wanted, str):
         weights = counts.sum() / (len(names) * counts)
     else:
@@ -160,7 +160,8 @@ def class_weights(
                 "Or use train.class_weights=balanced."
             )
         weights = np.array([wanted[name] for name in names], dtype=float)
-    weights = weights * counts.sum() / (weights * counts).sum()
+    # of a stream nobody knows the shares: then the mean of the classes is 1, else that of the rows
+    weights = weights * counts.sum() / (weights * counts).sum() if counts.sum() else weights / weights.mean()
     return torch.tensor(weights, dtype=torch.float32)
 
 

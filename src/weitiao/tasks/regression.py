@@ -136,6 +136,8 @@ def restore_head(model: "PreTrainedModel", state: Tensors | None = None) -> None
     for name, head in _heads(model):
         own = {key: value.data for key, value in head.named_parameters()}
         if state is not None:
+            if f"{name}.weight" not in state:  # the frozen twin that peft keeps, which is not saved
+                continue
             own = {key: state[f"{name}.{key}"] for key in own}
         mean, scale = head.units  # type: ignore[misc]
         _to_units(own["weight"], own.get("bias"), mean, scale)

@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, field
 from signal import Signals
 
-import torch
 from accelerate import Accelerator
 
 from weitiao.config.run import RunConfig
@@ -80,7 +79,7 @@ def fit(
             place is saved.
     """
     bound_primitive_cache()
-    world = World(Accelerator(cpu=inputs.resolved.device == "cpu"), config.train.distributed)
+    world = World(Accelerator(cpu=inputs.resolved.device == "cpu", mixed_precision="no"), config.train.distributed)
     config = config.with_train(gradient_checkpointing=world.share(config.train.gradient_checkpointing))  # all alike
     refuse_other_dtype(inputs.resolved.dtype, world.share(inputs.resolved.dtype), world.rank)
     refuse_metric(config, inputs)
@@ -116,12 +115,10 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)
     events.write("train", total_steps=schedule.total_steps(), first_step=progress.step + 1, learning_rate=peak)
     weights = inputs.task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
-    if world.size > 1 and drops(adapted.model):
-        torch.manual_seed(options.seed + world.rank)  # or every process would drop the same units
     learner = Learner(
         world.wrap(adapted.model, reached), inputs.task, inputs.pad_id, world,
         class_weights=None if weights is None else weights.to(learner.device), scaling=optimizer.scaling,
-        offload=adapted.offload,
+        offload=adapted.offload, seed=options.seed if world.size > 1 and drops(adapted.model) else None,
     )  # fmt: skip
     return Fit(
         config=config, run=run, events=events, adapted=adapted, learner=learner, optimizer=optimizer, schedule=schedule,

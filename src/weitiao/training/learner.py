@@ -24,6 +24,7 @@ class Learner:
         class_weights: [C] of the loss, on the model's device; None for 1 each.
         scaling: the optimizer's, in float16.
         offload: a context around each forward pass, which sends what it keeps to the host.
+        seed: where several processes drop units: of what each of them draws in a step.
     """
 
     model: torch.nn.Module
@@ -33,6 +34,7 @@ class Learner:
     class_weights: torch.Tensor | None = None
     scaling: LossScale | None = None
     offload: Offload | None = None
+    seed: int | None = None
 
     @property
     def device(self) -> torch.device:

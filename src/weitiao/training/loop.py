@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from weitiao.config.train import TrainConfig
@@ -60,7 +61,10 @@ def train_steps(
     learner.model.train()
     for taken in schedule.steps(skip):
         step, rate = taken.step, rates.at(taken.step)
-        loss_sum, num_targets = _backward_step(learner, taken, optimizer, rate, config.auto_batch)
+        if learner.seed is not None:
+            torch.manual_seed(_seed_of(learner.seed, step, world.rank))
+        cuts = config.auto_batch and world.size == 1  # one process that begins again leaves the others waiting
+        loss_sum, num_targets = _backward_step(learner, taken, optimizer, rate, cuts)
         norm = optimizer.step(rate, config.max_grad_norm, skip_non_finite=skips)
         logs = step % config.logging_steps == 0 or step in (1, total_steps)
         # reading a value makes a GPU wait; a CPU has it
@@ -82,6 +86,11 @@ def train_steps(
             rows=rows,
             finite=finite,
         )
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """Of what a process drops in a step: not what the others drop, and the same in a run that goes on."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _backward_step(

@@ -135,7 +135,11 @@ def gathered(model: torch.nn.Module, masters: Masters, frozen: bool) -> Iterator
     Args:
         frozen: with the sharded parameters that did not train.
     """
-    for name, value in model.state_dict().items():
+    seen: set[int] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in seen:  # tied: written once, or the second would stand there rounded and untied
+            continue
+        seen.add(id(value))
         if name in masters.parameters:
             yield name, whole(masters.value(name), masters.parameters[name])
         elif frozen or not hasattr(value, "to_local"):

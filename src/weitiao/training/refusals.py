@@ -25,6 +25,17 @@ def refuse_processes(config: RunConfig, processes: int) -> None:
             f"train.optimizer_in_backward=true with {processes} processes, whose gradients are summed first.\nExpected one "
             "process.\nLeave train.optimizer_in_backward out."
         )
+    drops = options.dropout != 0 or getattr(method, "lora_dropout", 0)
+    if options.stochastic_rounding and drops and options.distributed != "fsdp2":
+        raise ConfigError(
+            f"train.stochastic_rounding=true with dropout and {processes} processes, whose copies of the weights would be rounded "
+            "by other numbers.\nExpected no dropout, or FSDP2, which has no copies.\nLeave one of them out."
+        )
+    if options.distributed == "fsdp2" and options.tokens_per_batch == "auto":
+        raise ConfigError(
+            "train.tokens_per_batch=auto with FSDP2, whose processes would try other sizes than each other and wait for ever.\n"
+            "Expected a number of tokens.\nChoose it by one process, or set train.tokens_per_batch=1024."
+        )
     if (what := METHODS[method.type].hooks_option(method)) is not None:
         raise ConfigError(
             f"{what} with {processes} processes, and it changes what trains between steps.\nExpected one process.\n"

@@ -12,6 +12,7 @@ from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
 from weitiao.data.conversations import Conversation
 from weitiao.measure.overlap import overlap
+from weitiao.pretrained.architecture import context_of
 from weitiao.rundir.files import write_jsonl
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks.generation import before_last_answer, generate
@@ -33,20 +34,33 @@ class Answered:
     answers: Sequence[str]
 
 
-def answer(config: RunConfig, inputs: Inputs, model: Any, chat: Chat, events: EventLog) -> Answered:
-    """Ask the trained model ``train.generate_rows`` held-out questions.
+def answer(config: RunConfig, inputs: Inputs, model: Any, chat: Chat, events: EventLog) -> Answered | None:
+    """Ask the trained model ``train.generate_rows`` held-out questions; None where the model has room for none of them.
 
     Args:
         model: as loaded from the run folder.
     """
     side = inputs.prepared.eval
-    count = min(config.train.generate_rows, len(side))
-    chosen = np.unique(np.linspace(0, len(side) - 1, count).round().astype(int)).tolist()
     conversations, ids = side.conversations, side.ids
+    context = context_of(model.config.get_text_config()) - config.method.tokens_in_front
+    room = context - config.train.max_new_tokens
+    looked_at = _spread(range(len(side)), 8 * config.train.generate_rows)
+    fitting = [i for i in looked_at if len(chat.question(before_last_answer(conversations[i])[0])) <= room]
+    if len(fitting) < len(looked_at):
+        log.warning("not asked: %d questions that leave no room for an answer", len(looked_at) - len(fitting))
+    if not fitting:
+        return None
+    chosen = _spread(fitting, config.train.generate_rows)
     questions, references = zip(*(before_last_answer(conversations[i]) for i in chosen), strict=True)
     events.write("stage", message=f"answering {len(chosen)} held-out questions")
     answers = list(generate(model, chat, questions, config.train.max_new_tokens))
     return Answered([ids[i] for i in chosen], questions, references, answers)
+
+
+def _spread(rows: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of the rows, evenly from the first to the last."""
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[place] for place in np.unique(places).tolist()]
 
 
 def compare_with_base(
