@@ -446,6 +446,27 @@ def test_a_key_that_stands_twice_rejects_the_row(tmp_path: Path) -> None:
     assert [(row["id"], row["reason"]) for row in read.rejected()] == [("r.json:2", "the key 'a' stands twice")]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"text": "a", "text": "b"}, {"text": NaN}]',
+        '[{"text": "a", "text": "b"}, {"te',
+        '{"data": [{"text": "a"}], "data": [{"text": "b"}]}',
+    ],
+)
+def test_a_key_that_stands_twice_hides_no_other_fault(content: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError):
+        build(str(tmp_path / "r.json"), DataConfig(train="-", bad_rows="skip"))
+
+
+def test_lines_of_json_under_another_name(tmp_path: Path) -> None:
+    good = '{"text": "好", "label": "pos"}'
+    (tmp_path / "r.json").write_text(f'{{"text": "a", "text": "b"}}\n{good}\n{good}', encoding="utf-8")
+    read = build(str(tmp_path / "r.json"), DataConfig(train="-"))
+    assert (len(read), read.facts["num_rejected"]) == (2, 1)
+
+
 def test_yaml_says_what_is_written(tmp_path: Path) -> None:
     """YAML's first version makes False of no, 750 of 12:30, and a date of 2024-01-01."""
     (tmp_path / "r.yaml").write_text(

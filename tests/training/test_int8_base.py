@@ -122,6 +122,7 @@ def test_a_model_with_few_positions(options: dict[str, Any], tmp_path: Path) -> 
         ({"type": "lora", "bias": "lora_only"}, "method.bias=lora_only"),
         ({"type": "adalora"}, "method.type=adalora"),
         ({"type": "full"}, "method.type=full"),
+        ({"type": "lora", "target_modules": ["word_embeddings"]}, "none of the 1 adapted layers is a plain linear one"),
     ],
 )
 def test_what_would_stay_as_it_is_is_refused(method: dict[str, Any], named: str, options: dict[str, Any]) -> None:

@@ -111,8 +111,9 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
     theirs = {"model": result["model"], "task": result["task"], "train": result["data"]["train"]}
     if (folder / "compare.yaml").is_file():  # a merged comparison has none
         other = load(CompareConfig, folder / "compare.yaml").data
-        own |= {"eval": case.data.eval, **reading_options(case.data)}
-        theirs |= {"eval": other.eval, **reading_options(other)}
+        named = ("eval", "chat_template", "label_names")  # nothing compares the content of files here
+        own |= {**reading_options(case.data), **{name: getattr(case.data, name) for name in named}}
+        theirs |= {**reading_options(other), **{name: getattr(other, name) for name in named}}
     names = dict.fromkeys((*own, *theirs))
     if differ := [name for name in names if _text(own.get(name)) != _text(theirs.get(name))]:
         raise ConfigError(

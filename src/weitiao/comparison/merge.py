@@ -122,7 +122,7 @@ def _shared(config: CompareConfig) -> dict[str, Any]:
 def reading_options(data: DataConfig) -> dict[str, Any]:
     """How rows are read and split, without the files: those are compared by content. Equal where the effect is."""
     files = {name for name in ("label_names", "chat_template") if isinstance(getattr(data, name), str)}
-    found = data.model_dump(mode="json", exclude={"train", "eval", "general_text", *files})
+    found = data.model_dump(mode="json", exclude={"train", "eval", *files})
     if data.eval is None and data.test_size is None:
         found["test_size"] = DEFAULT_SHARE
     return found

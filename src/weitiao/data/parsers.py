@@ -44,11 +44,8 @@ def _jsonl(source: Source, encoding: str, errors: str) -> Parsed:
 
 def _json(source: Source, encoding: str, errors: str) -> Parsed:
     text = source.path.read_text(encoding=encoding, errors=errors)
-    repeats = False
     try:
-        value = _loads(text)
-    except Repeated:
-        value, repeats = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_marked), True
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_marked)
     except (ValueError, RecursionError) as error:
         second = text.lstrip().partition("\n")[0]
         if second.startswith("{") and second.rstrip().endswith("}"):  # JSON lines under a .json name
@@ -62,13 +59,17 @@ def _json(source: Source, encoding: str, errors: str) -> Parsed:
     if isinstance(value, dict):
         lists = [inner for key, inner in value.items() if isinstance(inner, list) and key not in _ROW_LISTS]
         holds_rows = len(lists) == 1 and all(isinstance(one, dict) for one in lists[0])
+        if holds_rows and isinstance(value, _Marked):
+            raise DataError(
+                f"{source.path}: {value.error} around the rows.\nExpected each key once.\nCorrect the file."
+            )
         value = lists[0] if holds_rows else [value]
     if not isinstance(value, list):
         raise DataError(
             f"{source.path}: found {type(value).__name__}.\nExpected a JSON list of objects.\nUse .jsonl or a list."
         )
     for number, record in enumerate(value, start=1):
-        error = _repeated(record) if repeats else None
+        error = _repeated(record)
         yield (number, record) if error is None else Bad(source.name, number, str(error), short(record))
 
 

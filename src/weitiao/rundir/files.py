@@ -63,7 +63,7 @@ def cannot_write(path: Path, number: int) -> RunError:
         "Make room (or see to the permissions), then "
         + (
             f"go on from its last checkpoint: weitiao train --resume {run}"
-            if run and has_log(run / "events.jsonl")
+            if run and (has_log(run / "events.jsonl") or any((run / "checkpoints").glob("step-*")))
             else "start it again."
         )
     )
@@ -161,7 +161,4 @@ def link(name: Path, target: str) -> None:
 
 def has_log(events: Path) -> bool:
     """Whether a run's events.jsonl shows that its first optimizer step was reached."""
-    return events.is_file() and any(event["event"] in _OF_STEPS for event in read_jsonl(events))
-
-
-_OF_STEPS = {"log", "skipped", "overflow"}
+    return events.is_file() and any(event["event"] == "log" for event in read_jsonl(events))

@@ -75,7 +75,7 @@ class Adapted:
         )
 
 
-def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> Adapted:
+def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog, *, resuming: bool = False) -> Adapted:
     """The model on its device: method applied, kernels in place, compute dtype set, sharded if asked.
 
     Raises:
@@ -96,7 +96,7 @@ def adapt(config: RunConfig, inputs: Inputs, world: World, events: EventLog) -> 
     if options.sparse_embedding and inputs.stream is None:
         rows = occurring_rows(model, method, inputs)
     if lora_base(config) == "int8":  # layer by layer from the file, before the others are copied
-        _fuse_adapters(model, config, resolved.dtype)
+        _fuse_adapters(model, config, resolved.dtype, resuming)
         _pack_with_tokens(model, inputs)
     if not world.shards:
         place(model, resolved.dtype, device, packed_layers(model, config))
@@ -255,11 +255,14 @@ def _compile(model: Any) -> None:
     log.info("torch.compile: %s", f"each of {len(parts)} layers" if len(parts) > 1 else "the model")
 
 
-def _fuse_adapters(model: Any, config: RunConfig, dtype: str) -> None:
+def _fuse_adapters(model: Any, config: RunConfig, dtype: str, resuming: bool = False) -> None:
     base = lora_base(config)
     fused, left = fuse_lora(model, base, getattr(torch, dtype))
-    if base == "int8" and not fused:  # also a resumed run of an earlier version, which goes on as it began
-        log.warning("train.int8_base changes nothing: none of the %d adapted layers is a plain linear one", left)
+    if base == "int8" and not fused and not resuming:  # a run of an earlier version goes on as it began
+        raise ConfigError(
+            f"train.int8_base=true, and none of the {left} adapted layers is a plain linear one.\nExpected linear layers, whose "
+            "products go into int8.\nLeave train.int8_base out."
+        )
     log.info("LoRA layers: %d with the fused kernel (base %s), %d with peft's own", fused, base, left)
 
 

@@ -95,7 +95,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     saved = world.share(saved_state(run)) if resuming else None
     free = world.share(_free_bytes(inputs.resolved))
     begin_loading()
-    adapted = adapt(config, inputs, world, events)
+    adapted = adapt(config, inputs, world, events, resuming=resuming)
     begin_steps()
     if free is not None and (chunk := fix_chunk(adapted.model, free, saved and saved.get("head_chunk"))) is not None:
         log.info("head: up to %s learnt tokens at a time", f"{chunk:,}")

@@ -137,9 +137,12 @@ def gathered(model: torch.nn.Module, masters: Masters, frozen: bool) -> Iterator
     """
     seen: set[int] = set()
     for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) in seen:  # tied: written once, or the second would stand there rounded and untied
-            continue
-        seen.add(id(value))
+        if isinstance(
+            value, torch.nn.Parameter
+        ):  # tied: written once, or the second would stand there rounded and untied
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
         if name in masters.parameters:
             yield name, whole(masters.value(name), masters.parameters[name])
         elif frozen or not hasattr(value, "to_local"):

@@ -44,13 +44,18 @@ def answer(config: RunConfig, inputs: Inputs, model: Any, chat: Chat, events: Ev
     conversations, ids = side.conversations, side.ids
     context = context_of(model.config.get_text_config()) - config.method.tokens_in_front
     room = context - config.train.max_new_tokens
-    looked_at = _spread(range(len(side)), 8 * config.train.generate_rows)
-    fitting = [i for i in looked_at if len(chat.question(before_last_answer(conversations[i])[0])) <= room]
-    if len(fitting) < len(looked_at):
+
+    def fits(row: int) -> bool:
+        return len(chat.question(before_last_answer(conversations[row])[0])) <= room
+
+    chosen = _spread(range(len(side)), config.train.generate_rows)
+    if not all(map(fits, chosen)):
+        looked_at = _spread(range(len(side)), 8 * config.train.generate_rows)
+        fitting = [row for row in looked_at if fits(row)]
         log.warning("not asked: %d questions that leave no room for an answer", len(looked_at) - len(fitting))
-    if not fitting:
+        chosen = _spread(fitting, config.train.generate_rows)
+    if not chosen:
         return None
-    chosen = _spread(fitting, config.train.generate_rows)
     questions, references = zip(*(before_last_answer(conversations[i]) for i in chosen), strict=True)
     events.write("stage", message=f"answering {len(chosen)} held-out questions")
     answers = list(generate(model, chat, questions, config.train.max_new_tokens))
