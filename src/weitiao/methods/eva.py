@@ -21,7 +21,7 @@ _BATCHES, _TOKENS = (
     4,
     512,
 )  # more rows settle no sooner: some 50 passes, most of a minute for 6 layers of 384 on one core
-_MOST_PASSES = 50  # over the batches; peft goes on until the directions settle, however long that takes
+_MOST_PASSES = 100  # over the batches; peft goes on until the directions settle, however long that takes
 
 
 def start_from_data(model: Any, encoded: Encoded, pad_id: int, seed: int) -> None:
