@@ -69,8 +69,8 @@ def _json(source: Source, encoding: str, errors: str) -> Parsed:
             f"{source.path}: found {type(value).__name__}.\nExpected a JSON list of objects.\nUse .jsonl or a list."
         )
     for number, record in enumerate(value, start=1):
-        error = _repeated(record)
-        yield (number, record) if error is None else Bad(source.name, number, str(error), short(record))
+        twice = _repeated(record)
+        yield (number, record) if twice is None else Bad(source.name, number, str(twice), short(record))
 
 
 class _Marked(dict[str, Any]):

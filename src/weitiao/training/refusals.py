@@ -25,7 +25,7 @@ def refuse_processes(config: RunConfig, processes: int) -> None:
             f"train.optimizer_in_backward=true with {processes} processes, whose gradients are summed first.\nExpected one "
             "process.\nLeave train.optimizer_in_backward out."
         )
-    drops = options.dropout != 0 or getattr(method, "lora_dropout", 0)
+    drops = options.dropout != 0 or getattr(method, "lora_dropout", 0.0) > 0.0
     if options.stochastic_rounding and drops and options.distributed != "fsdp2":
         raise ConfigError(
             f"train.stochastic_rounding=true with dropout and {processes} processes, whose copies of the weights would be rounded "
