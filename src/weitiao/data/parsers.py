@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from weitiao.config.unique_keys import Loader, Repeated, of_pairs
@@ -44,8 +44,9 @@ def _jsonl(source: Source, encoding: str, errors: str) -> Parsed:
 
 def _json(source: Source, encoding: str, errors: str) -> Parsed:
     text = source.path.read_text(encoding=encoding, errors=errors)
+    met: list[Repeated] = []
     try:
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_marked)
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=partial(_marked, met))
     except (ValueError, RecursionError) as error:
         second = text.lstrip().partition("\n")[0]
         if second.startswith("{") and second.rstrip().endswith("}"):  # JSON lines under a .json name
@@ -69,7 +70,7 @@ def _json(source: Source, encoding: str, errors: str) -> Parsed:
             f"{source.path}: found {type(value).__name__}.\nExpected a JSON list of objects.\nUse .jsonl or a list."
         )
     for number, record in enumerate(value, start=1):
-        twice = _repeated(record)
+        twice = _repeated(record) if met else None  # a walk through every record, for the rare file that needs it
         yield (number, record) if twice is None else Bad(source.name, number, str(twice), short(record))
 
 
@@ -81,19 +82,23 @@ class _Marked(dict[str, Any]):
         self.error = error
 
 
-def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _marked(met: list[Repeated], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     try:
         return of_pairs(pairs)
     except Repeated as error:
+        met.append(error)
         return _Marked(pairs, error)
 
 
-def _repeated(value: Any) -> Repeated | None:
-    """Of a record, or of what it holds."""
-    if isinstance(value, _Marked):
-        return value.error
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((found for one in inner if (found := _repeated(one)) is not None), None)
+def _repeated(record: Any) -> Repeated | None:
+    """Of a record, or of what it holds at any depth."""
+    waiting = [record]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _Marked):
+            return value.error
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return None
 
 
 def _loads(text: str) -> Any:
