@@ -55,21 +55,11 @@ def advise(
     found: Compared | None = None
     if comparison is not None:
         asked, found = compared(asked, Path(comparison))
-    case, arms = asked.case, asked.runs()
+    arms = asked.runs()
     inputs = read_inputs(arms["full"], device)
     planned = plan_arms(arms, inputs, device)
-    costs = _costs(planned)
-    classifies = inputs.task.OPTIONS.upper_layers == "probed"
-    streams = case.data.streaming  # then the evaluation rows stand for the training rows, and may not be learnt from
     facts = Facts(
-        full=costs["full"],
-        lora=costs["lora"],
-        room_bytes=planned["methods"][0]["room_bytes"],
-        train_rows=_streamed_rows(arms["full"], inputs) if streams else len(inputs.train),
-        num_classes=len(inputs.label_names) if classifies else None,
-        majority=_majority(inputs) if classifies and not streams else None,
-        probe=_probe(arms["full"], inputs) if probe and classifies and not streams else None,
-        unknown_share=_unknown_share(case.model, inputs),
+        **_measured(arms["full"], inputs, planned, probe),
         compared=found,
         goal=goal,
         hours=hours,
@@ -78,13 +68,31 @@ def advise(
     )
     decision = decide(facts)
     return {
-        "model": case.model,
-        "data": case.data.train,
+        "model": asked.case.model,
+        "data": asked.case.data.train,
         "device": planned["device"]["name"],
         **_answer(facts, decision, asked),
         "next": next_command(decision, asked),
         "rules": [_rule(rule, facts) for rule in RULES],
         "facts": asdict(facts),
+    }
+
+
+def _measured(config: RunConfig, inputs: Inputs, planned: Plan, probe: bool) -> dict[str, Any]:
+    """The facts that come from the model, the data and the machine; the others are the user's."""
+    costs = _costs(planned)
+    classifies = inputs.task.OPTIONS.upper_layers == "probed"
+    streams = config.data.streaming  # then the evaluation rows stand for the training rows, and may not be learnt from
+    learnable = classifies and not streams
+    return {
+        "full": costs["full"],
+        "lora": costs["lora"],
+        "room_bytes": planned["methods"][0]["room_bytes"],
+        "train_rows": _streamed_rows(config, inputs) if streams else len(inputs.train),
+        "num_classes": len(inputs.label_names) if classifies else None,
+        "majority": _majority(inputs) if learnable else None,
+        "probe": _probe(config, inputs) if probe and learnable else None,
+        "unknown_share": _unknown_share(config.model, inputs),
     }
 
 
