@@ -200,9 +200,8 @@ class _Writer:
             return
         assert self.form is not None, "a record has columns"
         kind = KINDS[self.form.kind]
-        self._reading = self._reading or Reading.of(
-            config, self.form
-        )  # what is wrong with the options is no row's fault
+        # Before the row is tried: what is wrong with the options is no row's fault.
+        self._reading = self._reading or Reading.of(config, self.form)
         try:
             row = kind.canonical(record.fields, self.form, self._reading)
         except EmptyText as error:
