@@ -270,8 +270,9 @@ def test_resumed_run_tells_one_story(options: dict[str, Any], tmp_path: Path) ->
     assert run.summary["train_seconds"] > before > 0
 
 
-@pytest.mark.fault("a data file changed between stop and resume")
-def test_resume_refuses_changed_data(options: dict[str, Any], tmp_path: Path) -> None:
+def _is_refused_once_changed(config: dict[str, Any], file: Path, changed: str) -> None:
+    """A run stops at step 5, the file changes under the same path, and the run is resumed."""
+
     class Stop(Exception):
         pass
 
@@ -279,15 +280,30 @@ def test_resume_refuses_changed_data(options: dict[str, Any], tmp_path: Path) ->
         if event.get("step") == 5:
             raise Stop
 
-    text = Path(str(options["data"]["train"])).read_text(encoding="utf-8")
-    (tmp_path / "own.jsonl").write_text(text, encoding="utf-8")
-    config = {**options, "data": {**options["data"], "train": str(tmp_path / "own.jsonl")}}
-    config["train"] = {**options["train"], "save_steps": 2}
     with pytest.raises(Stop):
-        weitiao.train(config, listener=stop)
-    (tmp_path / "own.jsonl").write_text(text.replace('"good"', '"fine"'), encoding="utf-8")
+        weitiao.train({**config, "train": {**config["train"], "save_steps": 2}}, listener=stop)
+    assert file.read_text(encoding="utf-8") != changed
+    file.write_text(changed, encoding="utf-8")
     with pytest.raises(RunError, match="has changed since it began"):
         weitiao.train(resume=config["output"]["dir"])
+
+
+@pytest.mark.fault("a data file changed between stop and resume")
+def test_resume_refuses_changed_data(options: dict[str, Any], tmp_path: Path) -> None:
+    text = Path(str(options["data"]["train"])).read_text(encoding="utf-8")
+    rows = tmp_path / "own.jsonl"
+    rows.write_text(text, encoding="utf-8")
+    config = {**options, "data": {**options["data"], "train": str(rows)}}
+    _is_refused_once_changed(config, rows, text.replace('"good"', '"fine"'))
+
+
+@pytest.mark.fault("a file of label names changed between stop and resume")
+def test_resume_refuses_changed_names(options: dict[str, Any], tmp_path: Path) -> None:
+    """The classes would change places."""
+    names = tmp_path / "names.txt"
+    names.write_text("good\nbad\n", encoding="utf-8")
+    config = {**options, "data": {**options["data"], "label_names": str(names)}}
+    _is_refused_once_changed(config, names, "bad\ngood\n")
 
 
 @pytest.mark.parametrize("sign", ["checkpoint", "log", None])
@@ -307,28 +323,6 @@ def test_hashes_of_an_earlier_version_are_understood() -> None:
     assert not same_data({"train": {"a.csv": "1"}, "label_names": "3"}, now)
     assert not same_data({"train": {"a.csv": "9"}}, now)
     assert not same_data(None, now)
-
-
-@pytest.mark.fault("a file of label names changed between stop and resume")
-def test_resume_refuses_changed_names(options: dict[str, Any], tmp_path: Path) -> None:
-    """The path stays the same, and the classes would change places."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(event: dict[str, Any]) -> None:
-        if event.get("step") == 5:
-            raise Stop
-
-    names = tmp_path / "names.txt"
-    names.write_text("good\nbad\n", encoding="utf-8")
-    config = {**options, "data": {**options["data"], "label_names": str(names)}}
-    config["train"] = {**options["train"], "save_steps": 2}
-    with pytest.raises(Stop):
-        weitiao.train(config, listener=stop)
-    names.write_text("bad\ngood\n", encoding="utf-8")
-    with pytest.raises(RunError, match="has changed since it began"):
-        weitiao.train(resume=config["output"]["dir"])
 
 
 def test_a_mistake_leaves_the_folder_free(options: dict[str, Any]) -> None:
