@@ -150,8 +150,10 @@ def test_a_run_scores_an_adapter_with_the_id_that_rows_are_padded_with(
     ]
     rows = list(read_jsonl(runs[0].path / "predictions.jsonl"))
     assert len({len(row["text"]) for row in rows}) > 1
-    for row in rows:
+    texts = [str(row["text"]) for row in rows]
+    for row, mixed in zip(rows, weitiao.predict(runs[0].path, text=texts), strict=True):
         (alone,) = weitiao.predict(runs[0].path, text=row["text"])
+        assert mixed["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
         shares = torch.softmax(torch.tensor(list(row["scores"].values())), 0).tolist()
         assert list(alone["probabilities"].values()) == pytest.approx(shares, abs=1e-5)
     combine([run.path for run in runs], output=tmp_path / "both")
