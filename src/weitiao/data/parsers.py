@@ -132,7 +132,8 @@ def _yaml(source: Source, encoding: str, errors: str) -> Parsed:
 
     text = source.path.read_text(encoding=encoding, errors=errors)
     try:
-        value = typed = yaml.load(text, Loader=_rows_loader())
+        typed = yaml.load(text, Loader=_rows_loader())  # nosec B506
+        value = typed
         if isinstance(value, dict) and isinstance(value.get("conversations"), list):
             value = yaml.load(text, Loader=yaml.BaseLoader)  # nosec B506
     except (yaml.YAMLError, RecursionError, ValueError) as error:
