@@ -16,7 +16,10 @@ from weitiao.errors import ConfigError
 
 EXAMPLES = Path(__file__).parent / "examples"
 FILES = sorted(
-    path for tool in TOOLS for path in (EXAMPLES / tool).iterdir() if path.suffix in (".yaml", ".yml", ".sh")
+    path
+    for tool in TOOLS
+    for path in (EXAMPLES / tool).iterdir()
+    if path.suffix in (".yaml", ".yml", ".sh", ".py", ".ipynb")
 )
 # What each file needs besides itself: words, keys that are left out, and which keys are refused or unknown without them.
 NEEDS: dict[str, tuple[list[str], list[str], set[str]]] = {
@@ -32,6 +35,13 @@ NEEDS: dict[str, tuple[list[str], list[str], set[str]]] = {
         ["task=causal_lm"],
         ["stage", "pref_beta", "pref_loss", "neftune_noise_alpha", "use_badam", "mask_history"],
         {"stage", "pref_beta", "pref_loss", "neftune_noise_alpha", "use_badam", "mask_history"},
+    ),
+    "trainer/full_tags.py": (
+        ["output.dir=out", "train.fp16=false", "train.early_stopping_patience=3", "data.train=x.jsonl", "data.max_length=512"], [],
+        {"output_dir", "fp16", "Trainer.callbacks"},
+    ),
+    "trainer/head_only.py": (
+        ["data.train_size=2", "method.top_k=0"], [], {"select", "filter", "requires_grad"},
     ),
     "axolotl/dpo.yml": (
         [],
@@ -52,12 +62,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leaves(keys: dict[str, Any]) -> list[str]:
-    """The names of a file's keys, with those inside lists of mappings and inside special_tokens."""
+    """The names of a file's keys, with those inside lists of mappings and inside groups."""
     found = []
     for name, value in keys.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             found += [f"{name}[{number}].{inner}" for number, group in enumerate(value) for inner in group]
-        elif name == "special_tokens":
+        elif name in (
+            "special_tokens", "from_pretrained", "LoraConfig", "tokenizer", "load_dataset", "train_test_split", "Trainer",
+        ):  # fmt: skip
             found += [f"{name}.{inner}" for inner in value]
         else:
             found.append(name)

@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A configuration of the other tool: YAML, JSON or a shell script.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A configuration of the other tool: YAML, JSON, a shell or (for trainer) Python script."),
+    ],
     overrides: Overrides = None,
-    tool: Annotated[str, typer.Option("--from", help="llamafactory, swift, trl or axolotl.")] = ...,  # type: ignore[assignment]
+    tool: Annotated[str, typer.Option("--from", help="llamafactory, swift, trl, axolotl or trainer.")] = ...,  # type: ignore[assignment]
     output: Annotated[Path | None, typer.Option(help="A new file for the YAML, instead of the screen.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A key to leave out. Can be given again.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a configuration of LLaMA-Factory, ms-swift, TRL or axolotl into one of weitiao.
+    """Turn a configuration of LLaMA-Factory, ms-swift, TRL, axolotl or Trainer into one of weitiao.
 
     A table on stderr says of every key what became of it. Exits with 2, writing nothing, where a key cannot be kept.
     """

@@ -1,1 +1,1 @@
-"""Configurations of LLaMA-Factory, ms-swift, TRL and axolotl as configurations of weitiao, with what became of every key."""
+"""Configurations of LLaMA-Factory, ms-swift, TRL, axolotl and Trainer as configurations of weitiao, with what became of every key."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from weitiao.config.loading import read_words, validate
 from weitiao.config.run import RunConfig
-from weitiao.converting import axolotl, llamafactory, swift, trl
+from weitiao.converting import axolotl, hf_trainer, llamafactory, swift, trl
 from weitiao.converting.reading import Source, read
 from weitiao.converting.rows import two_kinds
 from weitiao.converting.rules import At, Fate, Found, Refusal
@@ -19,7 +19,9 @@ from weitiao.converting.values import BadValue, said
 from weitiao.converting.writing import Line, as_tree, as_yaml, write
 from weitiao.errors import ConfigError
 
-TOOLS: dict[str, Tool] = {tool.name: tool for tool in (llamafactory.TOOL, swift.TOOL, trl.TOOL, axolotl.TOOL)}
+TOOLS: dict[str, Tool] = {
+    tool.name: tool for tool in (llamafactory.TOOL, swift.TOOL, trl.TOOL, axolotl.TOOL, hf_trainer.TOOL)
+}
 _LISTS = ("data.train", "data.eval", "train.report_to")  # that several keys add to
 _FATES: tuple[Fate, ...] = ("mapped", "differs", "ignored", "replaced", "left out", "refused", "unknown")
 
@@ -55,8 +57,8 @@ def convert(
     """Read a configuration of ``tool`` and write it as one of weitiao.
 
     Args:
-        source: its file: YAML, JSON or a shell script with one training command.
-        tool: llamafactory, swift, trl or axolotl.
+        source: its file: YAML, JSON or a shell script with one training command; for trainer a Python script or notebook.
+        tool: llamafactory, swift, trl, axolotl or trainer.
         words: weitiao's own options, as ``data.train=rows.jsonl``; they win, and settle what a key cannot.
         without: keys to leave out.
         output: a new file for the YAML.

@@ -8,22 +8,29 @@ from weitiao.converting.rules import Rules
 from weitiao.converting.tool import Rest, Tool
 from weitiao.converting.values import said
 
-_SMALL: Mapping[str, dict[str, Any]] = {"trl": {"use_peft": True}, "axolotl": {"adapter": "lora"}}  # a LoRA run of each
+_SMALL: Mapping[str, dict[str, Any]] = {
+    "trl": {"use_peft": True},
+    "axolotl": {"adapter": "lora"},
+    "trainer": {"LoraConfig": {}},
+}  # a LoRA run of each
 
 _HEAD = """# Move from another tool
 
-`weitiao convert` reads a training configuration of LLaMA-Factory, ms-swift, TRL or axolotl. It writes one for weitiao, and
-says of every key what became of it. `make options` generates this page from the tables that the command itself reads.
+`weitiao convert` reads a training configuration of LLaMA-Factory, ms-swift, TRL or axolotl, or a script with transformers'
+Trainer. It writes one for weitiao, and says of every key what became of it. `make options` generates this page from the
+tables that the command itself reads.
 
 ```
 weitiao convert llama3_lora_sft.yaml --from llamafactory --output reviews.yaml
 weitiao convert sft.sh --from swift
 weitiao convert sft.yaml --from trl data.train=rows.jsonl
 weitiao convert qlora.yml --from axolotl method.lora_dropout=0 --without special_tokens.eos_token
+weitiao convert notebook.ipynb --from trainer data.train=reviews.csv data.max_length=512
 weitiao plan reviews.yaml
 ```
 
-The file may be YAML, JSON or a shell script with one training command. The YAML goes to the screen or into a new file. The
+The file may be YAML, JSON or a shell script with one training command. For `trainer` it is a Python script or
+a notebook. The YAML goes to the screen or into a new file. The
 table goes to stderr. `--json` prints both as one object ([schema](schemas/conversion.schema.json)). In Python:
 
 ```python
@@ -82,6 +89,10 @@ _FILES = {
     "trl": "The file is what `trl sft --config` reads, or a script with `trl sft`. Which tokens carry loss depends on the "
     "columns of the rows. Where they are not known, the command asks for `data.train_on_prompt`.",
     "axolotl": "Keys inside `datasets` and `special_tokens` have a line each.",
+    "trainer": "The file is a Python script or a notebook of one run. It is read and never run. The arguments of `TrainingArguments` "
+    "keep their names. Those of `LoraConfig`, `from_pretrained` of the model, the tokenizer's call on a column, `load_dataset`, "
+    "`train_test_split` and `Trainer` stand behind the name of the call. A name that is given one literal stands for it. What "
+    "the script computes, and code that freezes parameters or chooses rows, is refused until an option says it.",
 }
 
 

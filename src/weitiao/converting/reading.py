@@ -1,4 +1,4 @@
-"""A file of another tool -> its keys. YAML, JSON, or a shell script with one training command."""
+"""A file of another tool -> its keys. YAML, JSON, a shell script with one training command, or for Trainer a Python script."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from weitiao.config.unique_keys import Loader, of_pairs
+from weitiao.converting.python_script import Unreadable, keys_of
 from weitiao.converting.shell import command_of, is_script
 from weitiao.converting.tool import Tool
 from weitiao.errors import ConfigError
@@ -34,11 +35,22 @@ def read(path: Path, tool: Tool) -> Source:
         ConfigError: no such file, no text, no mapping, a key twice, or values inside each other without end.
     """
     text = _text(path)
+    if tool.reads_python:
+        return Source(_python(path, text), path.parent)
     if is_script(path, text):
         script = command_of(path, text, tool)
         keys = _files(script.files, path) | script.keys
         return Source(_checked(path, keys), path.parent, script.environment, script.unused)
     return Source(_checked(path, _parsed(path, text)), path.parent)
+
+
+def _python(path: Path, text: str) -> dict[str, Any]:
+    next_step = "Give a script of one run, or weitiao's own options; docs/migrate.md lists the calls that are read."
+    try:
+        return keys_of(text, path.suffix.lower() == ".ipynb")
+    except Unreadable as error:
+        expected = "a Python script (.py) or notebook (.ipynb) with one TrainingArguments(...)"
+        raise ConfigError(f"{path}: {error}.\nExpected {expected}.\n{next_step}") from None
 
 
 def _text(path: Path) -> str:

@@ -43,7 +43,7 @@ class OpenQuestion(TypedDict):
 class Conversion(TypedDict):
     """A configuration of another tool, and what became of each of its keys."""
 
-    tool: Literal["llamafactory", "swift", "trl", "axolotl"]
+    tool: Literal["llamafactory", "swift", "trl", "axolotl", "trainer"]
     source: str
     """The file."""
     output: str | None

@@ -48,6 +48,7 @@ class Tool:
     Args:
         commands: words of a shell command that trains, and of one that trains something else (with its reason).
         finish: from the file's keys and the options they gave to the defaults and questions that are left.
+        reads_python: its configuration is a Python script or a notebook.
     """
 
     name: str
@@ -55,9 +56,10 @@ class Tool:
     rules: Rules
     finish: Finish
     commands: Mapping[tuple[str, ...], str | None]
+    reads_python: bool = False
 
 
-# What all four do and weitiao does not, unless asked: the same rows are trained, in batches drawn by lot.
+# What all of them do and weitiao does not, unless asked: the same rows are trained, in batches drawn by lot.
 def shared_defaults(title: str, options: Mapping[str, Any], rest: Rest) -> None:
     """Rows and batches as the other tools have them."""
     rest.default("data.duplicates", "keep", f"{title} keeps equal rows")

@@ -1,0 +1,186 @@
+"""Scripts with Trainer: read and never run, every argument of the installed libraries known, and nothing guessed."""
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.converting.test_conversion_values import ODD
+from typer.testing import CliRunner
+
+from weitiao.commands.app import app
+from weitiao.config.loading import option_paths
+from weitiao.config.run import RunConfig
+from weitiao.converting.convert import examine, refusal
+from weitiao.converting.hf_trainer import RULES
+from weitiao.converting.python_script import _ROWS
+from weitiao.errors import ConfigError
+
+MODEL = 'AutoModelForSequenceClassification.from_pretrained("hfl/rbt3", num_labels=2)\n'
+ARGUMENTS = 'TrainingArguments("out")\n'
+
+
+def made(tmp_path: Path, text: str, *words: str, name: str = "train.py") -> dict[str, Any]:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return dict(examine(path, "trainer", words))
+
+
+def fates(found: dict[str, Any]) -> dict[str, str]:
+    return {key["key"]: key["fate"] for key in found["keys"]}
+
+
+def test_every_argument_of_the_installed_libraries_is_known() -> None:
+    from peft import LoraConfig
+    from transformers import Seq2SeqTrainingArguments, Trainer
+
+    names = [field.name for field in dataclasses.fields(Seq2SeqTrainingArguments) if field.init]
+    names += [f"LoraConfig.{field.name}" for field in dataclasses.fields(LoraConfig) if field.init]
+    names += [f"Trainer.{name}" for name in inspect.signature(Trainer).parameters]
+    assert [name for name in names if name not in RULES] == []
+
+
+def test_a_script_is_not_run(tmp_path: Path) -> None:
+    text = f"open({str(tmp_path / 'trace')!r}, 'w')\n1 / 0\nimport nothing_of_this_name\n{MODEL}{ARGUMENTS}"
+    assert made(tmp_path, text)["counts"]["mapped"] == 3
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "key", "answer"),
+    [
+        ("for p in model.bert.parameters():\n    p.requires_grad = False", "requires_grad", "method.top_k=0"),
+        ("model.bert.requires_grad_(False)", "requires_grad", "method.top_k=0"),
+        ("class Own(Trainer):\n    pass\nOwn(model)", "other Trainer", None),
+        ("SFTTrainer(model=model)", "other Trainer", None),
+        ("rows = rows.select(range(100))", "select", "data.train_size=100"),
+        ("rows = rows.filter(lambda row: row)", "filter", "data.train=rows.jsonl"),
+        ("get_peft_model(model, IA3Config())", "peft", "method.type=ia3"),
+        ("Trainer(model, callbacks=[Own()])", "Trainer.callbacks", "train.early_stopping_patience=3"),
+        ("Trainer(model, optimizers=(a, b))", "Trainer.optimizers", None),
+        ("Trainer(model, **more)", "Trainer.**more", None),
+        ("LoraConfig(r=rank, target_modules=['query'])", "LoraConfig.r", "method.r=4"),
+        ("LoraConfig(rank_pattern={'0': 4}, target_modules='all-linear')", "LoraConfig.rank_pattern", None),
+    ],
+)  # fmt: skip
+def test_code_that_changes_what_trains_is_refused_by_its_name(
+    tmp_path: Path, code: str, key: str, answer: str | None
+) -> None:
+    words = ["data.max_length=64", "train.eval_strategy=epoch"]
+    found = made(tmp_path, f"{MODEL}{ARGUMENTS}{code}\n", *words)
+    assert fates(found)[key] in ("refused", "unknown")
+    assert key in str(refusal(found))  # type: ignore[arg-type]
+    if answer is not None:
+        assert fates(made(tmp_path, f"{MODEL}{ARGUMENTS}{code}\n", *words, answer))[key] == "replaced"
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "value"),
+    [
+        ("rate = 3e-5", "rate", 3e-5),
+        ("rate: float = 3e-5", "rate", 3e-5),
+        ("", "-(-3e-5)", None),
+        ("rate = 3e-5\nrate = 1e-4", "rate", None),  # which of them, only running says
+        ("rate = 3e-5\nrate *= 2", "rate", None),
+        ("rate = other", "rate", None),
+        ("for rate in (1e-5, 3e-5): pass", "rate", None),
+        ("rate, steps = 3e-5, 10", "rate", None),
+        ("def train(rate=3e-5): pass", "rate", None),
+        ("import rate", "rate", None),
+        ("", "args.rate", None),
+        ("", "float('3e-5')", None),
+    ],
+)
+def test_a_value_is_a_literal_or_it_is_asked_for(tmp_path: Path, before: str, given: str, value: float | None) -> None:
+    text = f"{before}\n{MODEL}TrainingArguments('out', learning_rate={given})\n"
+    found = made(tmp_path, text, "data.train=x.csv", "data.max_length=64")
+    if value is None:
+        assert fates(found)["learning_rate"] == "refused"
+        assert "train.learning_rate=VALUE" in str(refusal(found))  # type: ignore[arg-type]
+    else:
+        assert found["config"]["train"]["learning_rate"] == value
+
+
+def test_a_name_may_stand_for_itself(tmp_path: Path) -> None:
+    """a = a, and two names in a circle."""
+    text = f"a = a\nb = c\nc = b\n{MODEL}TrainingArguments(a, learning_rate=b)\n"
+    assert set(fates(made(tmp_path, text)).values()) == {"refused", "mapped", "ignored"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def (", "no valid Python, line 1"),
+        ("print(1)", "no TrainingArguments"),
+        (f"{ARGUMENTS}TrainingArguments('other')", "2 different calls of TrainingArguments, in lines 1, 2"),
+        (f"{ARGUMENTS}LoraConfig(r=4)\nLoraConfig(r=8)", "2 different calls of LoraConfig, in lines 2, 3"),
+        ("learning_rate: 1e-4\n", "no TrainingArguments"),
+        ("(" * 5000, "no valid Python"),
+        ("x = " + "-" * 100_000 + "1", "no valid Python"),
+    ],
+)
+def test_what_is_no_script_of_one_run_is_an_error(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        made(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"cells": 3}', '{"cells": [{}]}', "not json", '{"cells": [{"cell_type": "code"}]}'])  # fmt: skip
+def test_a_broken_notebook_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"no valid|no TrainingArguments"):
+        made(tmp_path, text, name="train.ipynb")
+
+
+def test_equal_calls_are_one(tmp_path: Path) -> None:
+    """An article loads its model for each method."""
+    assert fates(made(tmp_path, MODEL * 2 + ARGUMENTS * 2))["from_pretrained.class"] == "mapped"
+
+
+@pytest.mark.parametrize(
+    ("loaded", "task"),
+    [
+        ("AutoModelForSequenceClassification.from_pretrained('a')", "classification"),
+        ("BertForSequenceClassification.from_pretrained('a', num_labels=1)", "regression"),
+        ("AutoModelForSequenceClassification.from_pretrained('a', problem_type='multi_label_classification', num_labels=4)", "multi_label"),
+        ("AutoModelForTokenClassification.from_pretrained('a')", "token_classification"),
+        ("transformers.AutoModelForCausalLM.from_pretrained('a')", "causal_lm"),
+        ("AutoModelForQuestionAnswering.from_pretrained('a')", None),
+        ("AutoModelForSequenceClassification.from_pretrained('a', num_labels=count)", None),
+    ],
+)  # fmt: skip
+def test_the_task_follows_from_the_model(tmp_path: Path, loaded: str, task: str | None) -> None:
+    key = next(k for k in made(tmp_path, f"{loaded}\n{ARGUMENTS}")["keys"] if k["key"] == "from_pretrained.class")
+    assert key["options"].get("task") == task
+    assert (key["fate"] == "refused") == (task is None)
+
+
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
+def test_whatever_a_value_is_its_key_has_a_fate(value: Any, tmp_path: Path) -> None:
+    """No value of any argument ends in a traceback, and what is mapped is an option."""
+    known = set(option_paths(RunConfig))
+    calls: dict[str, list[str]] = {name: [] for name in ("TrainingArguments", "LoraConfig", "load_dataset", "Trainer", "AutoModel.from_pretrained", "rows.train_test_split")}  # fmt: skip
+    expected = []
+    for name in RULES:
+        group, _, leaf = name.rpartition(".")
+        call = next((call for call in calls if call.rpartition(".")[2] == (group or "TrainingArguments")), None)
+        if call is not None and leaf.isidentifier() and leaf not in ("class", "requires_grad", "peft", *_ROWS):
+            calls[call].append(f"{leaf}={value!r}")
+            expected.append(name)
+    found = made(tmp_path, "\n".join(f"{call}({', '.join(given)})" for call, given in calls.items()))
+    assert set(expected) | {"from_pretrained.class"} == set(fates(found))
+    assert "unknown" not in fates(found).values()
+    assert {path for key in found["keys"] for path in key["options"]} <= known
+    assert found["config"] is None
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path = Path(__file__).parent / "examples" / "trainer" / "lora_reviews.py"
+    done = CliRunner().invoke(app, ["convert", str(path), "--from", "trainer", "--json"])
+    assert done.exit_code == 0
+    config = json.loads(done.stdout)["config"]
+    assert (config["method"]["lora_alpha"], config["train"]["learning_rate"], config["task"]) == (
+        16,
+        1e-3,
+        "classification",
+    )
