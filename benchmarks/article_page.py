@@ -10,9 +10,9 @@ from pathlib import Path
 from figures import Suite, document, table
 from study_advice import regrets
 from study_cells import ARMS, FULL, LORA, SMALL
-from study_claims import Evidence, advice_lines, table_lines
-from study_results import Pair
-from study_wording import LANGUAGES, Text, points, sets, text
+from study_claims import Evidence, advice_lines, table_lines, value
+from study_results import Pair, stored_files
+from study_wording import LANGUAGES, Text, points, sets, span, text
 
 PAGES = ("article.md", "article.zh.md")
 ARTICLES_LORA = "lora-article"
@@ -33,8 +33,11 @@ BASE = Text(
     "所以，这里检验的是文章的说法（它们不限定模型）和文章的设置，模型不是同一个。",
 )
 TABLE = Text(
-    "*Holds* needs an interval over data sets on the right side. Quality is judged at {rows} rows, where most data sets are measured.",
-    "“成立”是指跨数据集的区间整个落在对的一侧。效果按 {rows} 行判断，因为这个行数测过的数据集最多。",
+    "*Holds* needs an interval over data sets on the right side. *Does not hold* needs one that excludes a lead of the margin. "
+    "Everything else is *not shown*. Quality is judged at {rows} rows, where most data sets are measured. Memory is a CPU's main memory, "
+    "for models of {parameters} million parameters. Nothing on this page comes from a GPU.",
+    "“成立”：跨数据集的区间整个落在对的一侧。“不成立”：区间排除了达到容限的领先。其余写“看不出来”。效果按 {rows} 行判断，因为这个行数测过的数据集最多。"
+    "内存是 CPU 的内存，模型有 {parameters} 百万个参数。没有在 GPU 上测过的数字。",
 )
 HEADS = {
     "table": Text("## The comparison", "## 对比表"),
@@ -52,6 +55,12 @@ COLUMNS = {
 
 def _median(values: list[float]) -> str:
     return f"{statistics.median(values):.0f}"
+
+
+def _parameters(results: Path) -> Text:
+    """Millions of parameters of the study's models."""
+    cells = [cell for stored in stored_files(results) for cell in stored["cells"] if "failure" not in cell]
+    return span([cell["num_params"] / 1e6 for cell in cells], ".0f") if cells else OPEN
 
 
 def best_arms(found: Evidence) -> Text:
@@ -101,7 +110,7 @@ def summary_rows(found: Evidence) -> list[tuple[Text, Text]]:
         ),
         (
             Text("In most cases LoRA is good value. (对于大多数场景，LoRA提供了很好的性价比)", "对于大多数场景，LoRA提供了很好的性价比"),
-            table_lines(found)[5].measured,
+            value(found),
         ),
         (
             Text("Full is for the utmost performance. (全量微调则适合追求极致性能的情况)", "全量微调则适合追求极致性能的情况"),
@@ -222,7 +231,14 @@ def page(results: Path, language: str) -> str:
     lines = {name: [(c.about, c.said, c.verdict.said, c.measured) for c in claims] for name, claims in (("table", table_lines(found)), ("advice", advice_lines(found)))}  # fmt: skip
     title = Text("# The article, sentence by sentence", "# 逐句对照那篇文章")
     first, *table_ = block("table", lines["table"])
-    parts = [title[i], INTRO[i], BASE[i], first, TABLE[i].format(rows=f"{found.main or 0:,}"), *table_]
+    parts = [
+        title[i],
+        INTRO[i],
+        BASE[i],
+        first,
+        TABLE[i].format(rows=f"{found.main or 0:,}", parameters=_parameters(results)[i]),
+        *table_,
+    ]
     parts += block("advice", lines["advice"]) + block("summary", summary_rows(found))
     parts += block("code", code_rows(results, found))
     return (

@@ -125,18 +125,30 @@ def _better(results: Evidence) -> Found:
     return Verdict("no" if found.upper < _margin(own) else "not shown"), said
 
 
+def _lower(results: Evidence) -> Found:
+    """Is LoRA lower at all?"""
+    if results.main is None:
+        return Verdict("not yet"), NO_PAIR
+    found = results.pooled(results.main)
+    said = text("full's lead at {rows:,} rows: {lead}", "{rows:,} 行时全量的领先：{lead}", rows=results.main, lead=pooled_text(found))  # fmt: skip
+    return Verdict("not yet" if found is None else _sign(found.lower, found.upper)), said
+
+
 def _close(results: Evidence) -> Found:
-    """Is LoRA slightly lower, but close?"""
+    """Is LoRA not worse than full by more than the margin?"""
     if results.main is None:
         return Verdict("not yet"), NO_PAIR
     found, own = results.pooled(results.main), results.shares(results.main)
     near = tuple(p.data for p in own if p.arm_not_worse or p.outcome == "second better")
-    said = text(
-        "not worse than full by more than the margin on {near} of {sets}", "在 {total} 个数据集中的 {near} 个上，LoRA 没有比全量差出容限",
-        near=len(near), sets=sets(len(own)), total=len(own),
+    alone = text(
+        "on a data set alone, shown on {near} of {total}", "单看一个数据集，{total} 个里有 {near} 个能看出来", near=len(near), total=len(own),
     )  # fmt: skip
     if found is None:
-        return Verdict("not yet"), said
+        return Verdict("not yet"), alone
+    said = text(
+        "over {sets}, full leads by {upper} points at most, the margin is {margin}", "合看 {sets}，全量最多领先 {upper} 个百分点，容限是 {margin}",
+        sets=sets(len(own)), upper=points(found.upper), margin=f"{100 * _margin(own):g}",
+    ).then(alone)  # fmt: skip
     if found.upper < _margin(own):
         return Verdict("holds"), said
     return (Verdict("where", near) if near else Verdict("not shown")), said
@@ -249,15 +261,21 @@ def _limited(results: Evidence) -> Found:
     return weaker(memory[0], times[0]), memory[1].then(times[1])
 
 
+def value(results: Evidence) -> Text:
+    """What LoRA saves, and what is known of its price in quality."""
+    return _memory(results)[1].then(_times(results)[1]).then(_close(results)[1])
+
+
 def table_lines(results: Evidence) -> list[Claim]:
-    """The six lines of the article's table; the line of quality has two parts."""
+    """The six lines of the article's table; the line of quality has three parts."""
     return [
         Claim(Text("trained parameters (训练参数)", "训练参数"), Text("all / the low-rank matrices alone", "全部参数 / 仅新增的低秩矩阵"), *_trained(results)),
         Claim(Text("memory (显存占用)", "显存占用"), Text("high / low", "高 / 低"), *_memory(results)),
         Claim(Text("speed (训练速度)", "训练速度"), Text("slow / fast", "慢 / 快"), *_times(results)),
         Claim(Text("storage (存储需求)", "存储需求"), Text("large / small", "大 / 小"), *_stored(results)),
         Claim(Text("quality of full (效果)", "效果（全量）"), Text("usually better", "通常更好"), *_better(results)),
-        Claim(Text("quality of LoRA (效果)", "效果（LoRA）"), Text("slightly lower but close", "略低但接近"), *_close(results)),
+        Claim(Text("quality of LoRA (效果)", "效果（LoRA）"), Text("slightly lower (略低)", "略低"), *_lower(results)),
+        Claim(Text("quality of LoRA (效果)", "效果（LoRA）"), Text("but close (但接近)", "但接近"), *_close(results)),
         Claim(
             Text("where it fits (适用场景)", "适用场景"), Text("full: plenty of data / LoRA: limited resources", "全量：数据充足、资源丰富 / LoRA：资源有限、快速迭代"),
             *_with_rows(results),

@@ -197,7 +197,27 @@ def test_an_arm_is_close_where_it_was_shown_to_be_not_worse(tmp_path: Path) -> N
 
     own = [pair("non-inferior", False), pair("non-inferior", True), pair("second better", False)]
     said = _close(SimpleNamespace(main=300, pooled=lambda rows: None, shares=lambda rows: own))[1]  # type: ignore[arg-type]
-    assert "on 2 of 3 data sets" in said.en
+    assert "shown on 2 of 3" in said.en
+
+
+@pytest.mark.parametrize(
+    ("interval", "lower", "close"),
+    [((0.002, 0.008), "holds", "holds"), ((-0.008, 0.008), "not shown", "holds"), ((-0.02, -0.01), "no", "holds"), ((0.005, 0.02), "holds", "where")],
+)  # fmt: skip
+def test_slightly_lower_and_close_are_two_claims(interval: tuple[float, float], lower: str, close: str) -> None:
+    from study_claims import _close, _lower
+    from study_statistics import Pooled
+
+    own = [
+        SimpleNamespace(
+            data="ner", outcome="equivalent within margin", arm_not_worse=True, keep="undecided", margin=0.01
+        )
+    ]
+    together = SimpleNamespace(
+        **dict.fromkeys(Pooled.__dataclass_fields__, 0.0) | {"lower": interval[0], "upper": interval[1], "num": 4}
+    )
+    found: Any = SimpleNamespace(main=300, pooled=lambda rows: together, shares=lambda rows: own)
+    assert (_lower(found)[0].kind, _close(found)[0].kind) == (lower, close)
 
 
 def test_the_first_comparisons_are_read_too() -> None:
@@ -286,7 +306,7 @@ def test_every_claim_is_judged_or_said_to_be_open(tmp_path: Path) -> None:
 
     for results in (tmp_path, BENCHMARKS / "results"):
         lines = [*table_lines(Evidence(results)), *advice_lines(Evidence(results))]
-        assert len(lines) == 14
+        assert len(lines) == 15
         for line in lines:
             assert re.match(r"(holds|does not hold|not shown|not measured yet)", line.verdict.said.en), line
             assert all(line.measured), line
