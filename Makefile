@@ -28,7 +28,7 @@ check: lint
 test: $(VENV)/.installed-dev
 	FAULTS=few $(PYTEST) $(SPREAD) -m "not beyond_test"
 
-test-all: $(VENV)/.installed-dev
+test-all: $(VENV)/.installed-dev $(VENV)/.installed-docs
 	$(PYTEST) $(SPREAD)
 
 # Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.

@@ -16,8 +16,10 @@ from typer.core import TyperGroup
 import prose
 from weitiao.commands.app import app
 from weitiao.commands.terminal import split_words
-from weitiao.config.loading import ASSUMED_ROWS, load_case
+from weitiao.config.comparison import CompareConfig
+from weitiao.config.loading import ASSUMED_ROWS, canonical_key, load_case, option_paths
 from weitiao.config.options import options_page
+from weitiao.config.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,15 +79,21 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in commands((ROOT / page).read_text(encoding="utf-8"))]
 
 
-def understand(words: list[str]) -> None:
-    """Fails where a command, an option or a configuration is none that exists."""
-    if words[-1] == "--help":  # which ends where it is understood
-        return
+def parsed(words: list[str]) -> Any:
+    """What the command line makes of the words. Fails where a command or one of its options is none that exists."""
     command: Any = typer.main.get_command(app)
     context = command.make_context("weitiao", list(words))
     while isinstance(command, TyperGroup) and (left := context._protected_args + context.args):
         name, command, rest = command.resolve_command(context, left)
         context = command.make_context(name, rest, parent=context)
+    return context
+
+
+def understand(words: list[str]) -> None:
+    """Fails where a command, an option or a configuration is none that exists."""
+    if words[-1] == "--help":  # which ends where it is understood
+        return
+    context = parsed(words)
     if {"config", "overrides"} <= context.params.keys() and not context.params.get("resume"):
         config, overrides = split_words(context.params["config"], context.params["overrides"])
         data = ASSUMED_ROWS if context.params.get("tokens") else None
@@ -122,6 +130,35 @@ def test_commands_of_guides_are_understood(page: Path, tmp_path: Path, monkeypat
         words = shlex.split(line)
         assert words[0] == "weitiao", line
         understand(words[1:])
+
+
+def shown_commands(page: Path) -> list[str]:
+    """Lines of a page's blocks that begin with the command."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("weitiao ") and not line.startswith("weitiao is imported")]
+
+
+PAGES = {
+    page.name: found
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    if page.name != "LOG.md" and (found := shown_commands(page))
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_of_pages_are_understood(name: str) -> None:
+    """Their files need not exist; their commands and options do."""
+    known = option_paths(RunConfig) | option_paths(CompareConfig)
+    for line in PAGES[name]:
+        words = shlex.split(re.split(r"\s[|>&]", line)[0].replace("[", "").replace("]", ""), comments=True)[1:]
+        if words[-1] == "--help":
+            continue
+        context = parsed(words)
+        if "overrides" in context.params:
+            given = [context.params.get("config"), *(context.params["overrides"] or ())]
+            names = [str(word).partition("=")[0] for word in given if word and "=" in str(word)]
+            assert [option for option in names if canonical_key(option, set(known)) not in known] == [], line
 
 
 @pytest.mark.parametrize("page", [p for p in GUIDES if p.parent.name == "howto"], ids=lambda page: page.name)
