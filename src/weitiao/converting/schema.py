@@ -15,11 +15,13 @@ class ConvertedKey(TypedDict):
     key: str
     """Its name; inside a list or a mapping its path, such as datasets[0].path."""
     value: Any
+    """As the file has it."""
     fate: Literal["mapped", "differs", "ignored", "replaced", "left out", "refused", "unknown"]
     """differs: kept, but not quite the same here. replaced: by a word of the command line. left out: by --without."""
     options: dict[str, Any]
     """The options of weitiao that it gave, with their values."""
     reason: str
+    """Why, in words; empty where there is nothing to say."""
 
 
 @with_config(STRICT)
@@ -27,8 +29,11 @@ class WrittenDefault(TypedDict):
     """An option that no key gave, written since the other tool's default differs from weitiao's."""
 
     option: str
+    """Its path, such as data.duplicates."""
     value: Any
+    """What is written for it."""
     reason: str
+    """What the other tool does."""
 
 
 @with_config(STRICT)
@@ -36,7 +41,9 @@ class OpenQuestion(TypedDict):
     """An option that nothing decides: the command line must."""
 
     option: str
+    """Its path, such as data.train."""
     reason: str
+    """What is missing, in words."""
 
 
 @with_config(STRICT)
@@ -44,6 +51,7 @@ class Conversion(TypedDict):
     """A configuration of another tool, and what became of each of its keys."""
 
     tool: Literal["llamafactory", "swift", "trl", "axolotl", "trainer"]
+    """Whose configuration it is."""
     source: str
     """The file."""
     output: str | None
@@ -53,9 +61,12 @@ class Conversion(TypedDict):
     yaml: str | None
     """The same as YAML, with comments that say where each value comes from."""
     keys: list[ConvertedKey]
+    """Those of the file, in its order; then a script's variables of the shell."""
     counts: dict[str, int]
     """Keys by fate."""
     defaults: list[WrittenDefault]
+    """Options that no key gave, from the other tool's defaults."""
     questions: list[OpenQuestion]
+    """What the command line must still say."""
     unused_commands: list[str]
     """Of a script: commands that train nothing."""

@@ -12,8 +12,11 @@ class PlanError(TypedDict):
     """(predicted - measured) / measured of a run; None where nothing was predicted."""
 
     memory: float | None
+    """Of the peak of memory, as a share."""
     time: float | None
+    """Of `train_seconds`, as a share; the plan counts for the steps that were done."""
     storage: float | None
+    """Of `artifact_bytes`, as a share."""
 
 
 class GpuMemory(TypedDict):
@@ -33,11 +36,17 @@ class TrainingFacts(TypedDict):
     """What is known when training ends."""
 
     method: str
+    """Its type, as in the configuration: full, lora, ..."""
     task: str
+    """As in the configuration: classification, causal_lm, ..."""
     base_model: str
+    """As the configuration names it."""
     num_params: int
+    """Parameters of the model, an adapter's included."""
     num_trainable_params: int
+    """Of them those that train."""
     trainable_percent: float
+    """Share of those that train, in percent."""
     top_k: NotRequired[int]
     """Upper layers that trained, with `method.top_k`."""
     init_from: NotRequired[dict[str, Any]]
@@ -45,11 +54,13 @@ class TrainingFacts(TypedDict):
     label_names: list[str]
     """Classes in order; empty where the task has none."""
     seed: int
+    """Of head initialisation, batch order and dropout."""
     learning_rate: float
     """The peak."""
     train_seconds: float
     """Training without evaluations; of a resumed run, all its sessions."""
     steps: int
+    """Optimizer steps that were done, skipped ones included."""
     num_tokens: int
     """Tokens trained on, padding not counted."""
     kept_step: int
@@ -57,6 +68,7 @@ class TrainingFacts(TypedDict):
     selected_on_eval: bool
     """The evaluation rows also chose the kept step or the end of training, so metrics are optimistic."""
     epochs: float
+    """Passes over the training rows, to 4 decimals."""
     skipped_steps: NotRequired[int]
     """With `train.non_finite=skip`, and in float16 those that overflowed."""
     loss_scale: NotRequired[float]
@@ -64,6 +76,7 @@ class TrainingFacts(TypedDict):
     samples_per_s: float
     """Without the first two steps."""
     tokens_per_s: float
+    """Tokens trained on a second, padding not counted; without the first two steps."""
     supervised_tokens_per_s: NotRequired[float]
     """Tokens that carry loss, with causal_lm."""
     padding_share: float | None
@@ -73,6 +86,7 @@ class TrainingFacts(TypedDict):
     others_cpu_share: NotRequired[float | None]
     """Of the cores, what other processes used during the last session's training, this run's other ones included."""
     dtype: str
+    """Of the computation: float32, bfloat16 or float16."""
     gradient_checkpointing: NotRequired[Literal["full", "selective"]]
     """Which layers computed their activations again in the backward pass."""
     activation_offloading: NotRequired[Literal[True]]
@@ -88,8 +102,11 @@ class TrainingFacts(TypedDict):
     peak_memory_bytes_by_process: NotRequired[list[int]]
     """The same of each process, the first one first; the run needs the largest on every device."""
     gpu_memory_bytes: NotRequired[GpuMemory]
+    """What the first process's GPU held; only where one was used."""
     num_processes: NotRequired[int]
+    """Only where there are several."""
     distributed: NotRequired[str]
+    """Of several processes: `ddp` (a whole model in each) or `fsdp2` (sharded weights)."""
     token_imbalance_share: NotRequired[float]
     """By how much the most loaded process has more padded tokens than the mean."""
 
@@ -103,10 +120,13 @@ class Summary(TrainingFacts):
     artifact_bytes: int
     """The weights and their configuration, without the tokenizer."""
     tokenizer_bytes: int
+    """The tokenizer's files in model/."""
     total_seconds: float
     """From the start of the log to the last metric."""
     max_length: int
+    """Most tokens of a row: `data.max_length`, or less where the model takes less."""
     text_columns: list[str]
+    """Columns of the data that held the text, the two texts of a pair, or the words."""
     metrics: dict[str, Any]
     """Of the saved model on the evaluation rows; which ones is the task's."""
     same_answer: NotRequired[str]
@@ -118,3 +138,4 @@ class Summary(TrainingFacts):
     effects: NotRequired[dict[str, Any]]
     """Memorisation, forgetting, an earlier task's rows, where asked for."""
     plan_error: PlanError
+    """What plan.json predicted against what was measured."""

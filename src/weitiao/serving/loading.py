@@ -25,7 +25,7 @@ class Load(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    lora_name: Name
+    lora_name: Name = Field(description="The name for requests; one that a run has needs load_inplace.")
     lora_path: str = Field(min_length=1, max_length=4096, description="A run folder below one of --load-from.")
     load_inplace: bool = Field(False, description="Take the place of a run that has the name.")
 
@@ -35,7 +35,7 @@ class Unload(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    lora_name: Name
+    lora_name: Name = Field(description="The name that requests use.")
     lora_int_id: int | None = Field(None, description="Has no effect.")
 
 
