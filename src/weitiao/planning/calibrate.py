@@ -21,7 +21,6 @@ from weitiao.data.encode import Encoded
 from weitiao.errors import ModelError
 from weitiao.planning.estimate import CALIBRATION_STEPS
 from weitiao.planning.rows import Batches, batches_of, read_inputs
-from weitiao.system.allocator import large_blocks_mapped
 from weitiao.training.schedule import Step, batch_plan
 from weitiao.training.world import World
 
@@ -120,7 +119,7 @@ def run_steps(config: RunConfig) -> dict[str, Any]:
         ModelError: it failed, for example because memory ran out; the end of what it said is in the message.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "weitiao.planning.calibrate"],
+        [sys.executable, "-m", "weitiao.planning.calibration_process"],
         input=config.model_dump_json(), capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode != 0:
@@ -131,9 +130,3 @@ def run_steps(config: RunConfig) -> dict[str, Any]:
         )
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
-
-
-if __name__ == "__main__":
-    given = RunConfig.model_validate_json(sys.stdin.read())
-    with large_blocks_mapped(given.train.checkpointed_layers is not None):
-        print(json.dumps(measure(given)))
