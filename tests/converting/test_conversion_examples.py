@@ -36,9 +36,10 @@ NEEDS: dict[str, tuple[list[str], list[str], set[str]]] = {
         ["stage", "pref_beta", "pref_loss", "neftune_noise_alpha", "use_badam", "mask_history"],
         {"stage", "pref_beta", "pref_loss", "neftune_noise_alpha", "use_badam", "mask_history"},
     ),
+    "trainer/lora_reviews.py": (["data.test_size=1"], [], set()),
     "trainer/full_tags.py": (
-        ["output.dir=out", "train.fp16=false", "train.early_stopping_patience=3", "data.train=x.jsonl", "data.max_length=512"], [],
-        {"output_dir", "fp16", "Trainer.callbacks"},
+        ["output.dir=out", "train.fp16=false", "data.train=x.jsonl", "data.max_length=512"], [],
+        {"output_dir", "fp16"},
     ),
     "trainer/head_only.py": (
         ["data.train_size=2", "method.top_k=0"], [], {"select", "filter", "requires_grad"},
@@ -68,7 +69,7 @@ def leaves(keys: dict[str, Any]) -> list[str]:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             found += [f"{name}[{number}].{inner}" for number, group in enumerate(value) for inner in group]
         elif name in (
-            "special_tokens", "from_pretrained", "LoraConfig", "tokenizer", "load_dataset", "train_test_split", "Trainer",
+            "special_tokens", "from_pretrained", "LoraConfig", "AutoTokenizer", "tokenizer", "load_dataset", "train_test_split", "Trainer",
         ):  # fmt: skip
             found += [f"{name}.{inner}" for inner in value]
         else:

@@ -13,13 +13,21 @@ from typer.testing import CliRunner
 from weitiao.commands.app import app
 from weitiao.config.loading import option_paths
 from weitiao.config.run import RunConfig
+from weitiao.converting import trainer
 from weitiao.converting.convert import examine, refusal
 from weitiao.converting.hf_trainer import RULES
-from weitiao.converting.python_script import _ROWS
 from weitiao.errors import ConfigError
 
-MODEL = 'AutoModelForSequenceClassification.from_pretrained("hfl/rbt3", num_labels=2)\n'
-ARGUMENTS = 'TrainingArguments("out")\n'
+MODEL = 'model = AutoModelForSequenceClassification.from_pretrained("hfl/rbt3", num_labels=2)\n'
+ARGUMENTS = 'args = TrainingArguments("out")\n'
+TOKENIZER = """tokenizer = AutoTokenizer.from_pretrained("hfl/rbt3")
+def cut(rows):
+    return tokenizer(rows["text"], truncation=True, max_length=64)
+"""
+ROWS = 'rows = load_dataset("owner/name").map(cut, batched=True)\n'
+TRAINS = 'trainer = Trainer(model, args, train_dataset=rows["train"], eval_dataset=rows["test"])\ntrainer.train()\n'
+SCRIPT = TOKENIZER + ROWS + MODEL + ARGUMENTS + TRAINS
+HELD_OUT = "data.test_size=50"
 
 
 def made(tmp_path: Path, text: str, *words: str, name: str = "train.py") -> dict[str, Any]:
@@ -43,37 +51,153 @@ def test_every_argument_of_the_installed_libraries_is_known() -> None:
 
 
 def test_a_script_is_not_run(tmp_path: Path) -> None:
-    text = f"open({str(tmp_path / 'trace')!r}, 'w')\n1 / 0\nimport nothing_of_this_name\n{MODEL}{ARGUMENTS}"
-    assert made(tmp_path, text)["counts"]["mapped"] == 3
+    text = f"open({str(tmp_path / 'trace')!r}, 'w')\n1 / 0\nimport nothing_of_this_name\n{SCRIPT}"
+    assert made(tmp_path, text, HELD_OUT)["config"] is not None
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize(
-    ("code", "key", "answer"),
-    [
-        ("for p in model.bert.parameters():\n    p.requires_grad = False", "requires_grad", "method.top_k=0"),
-        ("model.bert.requires_grad_(False)", "requires_grad", "method.top_k=0"),
-        ("class Own(Trainer):\n    pass\nOwn(model)", "other Trainer", None),
-        ("SFTTrainer(model=model)", "other Trainer", None),
-        ("rows = rows.select(range(100))", "select", "data.train_size=100"),
-        ("rows = rows.filter(lambda row: row)", "filter", "data.train=rows.jsonl"),
-        ("get_peft_model(model, IA3Config())", "peft", "method.type=ia3"),
-        ("Trainer(model, callbacks=[Own()])", "Trainer.callbacks", "train.early_stopping_patience=3"),
-        ("Trainer(model, optimizers=(a, b))", "Trainer.optimizers", None),
-        ("Trainer(model, **more)", "Trainer.**more", None),
-        ("LoraConfig(r=rank, target_modules=['query'])", "LoraConfig.r", "method.r=4"),
-        ("LoraConfig(rank_pattern={'0': 4}, target_modules='all-linear')", "LoraConfig.rank_pattern", None),
-    ],
-)  # fmt: skip
+def before_training(code: str) -> str:
+    return SCRIPT.replace("trainer = Trainer", f"{code}\ntrainer = Trainer")
+
+
+# Code in front of Trainer that changes what trains; the key that names it; words that answer it.
+CHANGES = [
+    ("for p in model.bert.parameters():\n    p.requires_grad = False", "requires_grad", "method.top_k=0"),
+    ("for p in model.bert.parameters():\n    setattr(p, 'requires_grad', False)", "requires_grad", "method.top_k=0"),
+    ("a.requires_grad, b.requires_grad = False, False", "requires_grad", None),
+    ("p.requires_grad &= False", "requires_grad", None),
+    ("model.bert.requires_grad_(False)", "requires_grad", "method.top_k=0"),
+    ("model.freeze_base_model()", "requires_grad", None),
+    ("class Own(Trainer):\n    pass", "other Trainer", None),
+    ("SFTTrainer(model=model)", "other Trainer", None),
+    ("rows = rows.select(range(100))", "select", "data.train_size=100"),
+    ("rows['train'] = Dataset.from_dict(rows['train'][:100])", "select", "data.train_size=100"),
+    ("rows = rows.filter(lambda row: row)", "filter", "data.train=rows.jsonl"),
+    ("more = load_dataset('owner/other')", "select", "data.train=rows.jsonl"),
+    ("model = get_peft_model(model, IA3Config())", "peft", "method.type=ia3"),
+    ("model = PeftModel.from_pretrained(model, 'me/adapter')", "peft", None),
+    ("args.learning_rate = 1e-4", "other code", None),
+    ("args.num_train_epochs += 2", "other code", None),
+    ("setattr(args, 'fp16', True)", "other code", None),
+    ("args = replace(args, fp16=True)", "other code", None),
+    ("args.set_training(learning_rate=1e-3)", "other code", None),
+    ("model.classifier = Sequential()", "other code", None),
+    ("del model.bert.encoder.layer[6:]", "other code", None),
+    ("model.bert.encoder.layer.pop()", "other code", None),
+    ("model.config.hidden_dropout_prob = 0.3", "other code", None),
+    ("model.half()", "other code", None),
+    ("model.to(torch.bfloat16)", "other code", None),
+    ("model.load_state_dict(torch.load('x'))", "other code", None),
+    ("model = surgery(model)", "other code", None),
+    ("tokenizer.add_tokens(['x'])", "other code", None),
+    ("tokenizer.truncation_side = 'left'", "other code", None),
+    ("class Net(nn.Module):\n    pass", "other code", None),
+    ("exec('args.seed = 1')", "other code", None),
+    ("from settings import *", "other code", None),
+    ("from mine import TrainingArguments", "other code", None),
+    ("config = LoraConfig(r=4, target_modules=['query'], task_type='SEQ_CLS')", "other code", None),
+    ("model = get_peft_model(model, read_config())", "other code", None),
+    ("if LORA:\n    model = get_peft_model(model, LoraConfig(target_modules=['query'], task_type='SEQ_CLS'))", "other code", None),
+    ("model = get_peft_model(model, LoraConfig(r=rank, target_modules=['query'], task_type='SEQ_CLS'))", "LoraConfig.r", "method.r=4"),
+    ("model = get_peft_model(model, LoraConfig(rank_pattern={'0': 4}, target_modules='all-linear'))", "LoraConfig.rank_pattern", None),
+    ("model = get_peft_model(model, LoraConfig(inference_mode=True, target_modules='all-linear'))", "LoraConfig.inference_mode", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "key", "answer"), CHANGES, ids=[code for code, *_ in CHANGES])
 def test_code_that_changes_what_trains_is_refused_by_its_name(
     tmp_path: Path, code: str, key: str, answer: str | None
 ) -> None:
-    words = ["data.max_length=64", "train.eval_strategy=epoch"]
-    found = made(tmp_path, f"{MODEL}{ARGUMENTS}{code}\n", *words)
-    assert fates(found)[key] in ("refused", "unknown")
+    found = made(tmp_path, before_training(code), HELD_OUT)
+    assert fates(found)[key] == "refused"
     assert key in str(refusal(found))  # type: ignore[arg-type]
     if answer is not None:
-        assert fates(made(tmp_path, f"{MODEL}{ARGUMENTS}{code}\n", *words, answer))[key] == "replaced"
+        assert fates(made(tmp_path, before_training(code), HELD_OUT, answer))[key] == "replaced"
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("callbacks=[Own()]", "Trainer.callbacks"), ("callbacks=[Own(), EarlyStoppingCallback(3)]", "Trainer.callbacks"),
+        ("optimizers=(a, b)", "Trainer.optimizers"), ("compute_loss_func=f", "Trainer.compute_loss_func"),
+        ("data_collator=DataCollatorForLanguageModeling(tokenizer)", "Trainer.data_collator"), ("data_collator=own", "Trainer.data_collator"),
+        ("**more", "Trainer.**more"),
+    ],
+)  # fmt: skip
+def test_what_trainer_gets_besides_is_refused(tmp_path: Path, given: str, key: str) -> None:
+    text = SCRIPT.replace("Trainer(model, args, ", f"Trainer(model, args, {given}, ")
+    assert fates(made(tmp_path, text, HELD_OUT))[key] in ("refused", "unknown")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(model)\nmodel.print_trainable_parameters()", "model.config.use_cache = False", "tokenizer.pad_token = tokenizer.eos_token",
+        "model.gradient_checkpointing_enable()", "model.to('cuda')", "print(tokenizer('a text'))", "rows.set_format('torch')",
+        "rows['train'] = rows['train'].map(cut)", "for one in range(3):\n    print(one)", "os.environ['X'] = '1'",
+        "print(" + " + ".join(['"a"'] * 400) + ")",
+    ],
+)  # fmt: skip
+def test_code_that_leaves_the_run_alone_is_none_of_it(tmp_path: Path, code: str) -> None:
+    plain, found = made(tmp_path, SCRIPT, HELD_OUT), made(tmp_path, before_training(code), HELD_OUT)
+    assert found["config"] == plain["config"] is not None
+
+
+def test_what_follows_the_training_changes_nothing(tmp_path: Path) -> None:
+    after = "model = AutoModelForSequenceClassification.from_pretrained('./out')\nmodel.half()\nargs.seed = 3\n"
+    assert made(tmp_path, SCRIPT + after, HELD_OUT)["config"] == made(tmp_path, SCRIPT, HELD_OUT)["config"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "fate"),
+    [
+        ("num_labels=2", "dtype=torch.bfloat16", "from_pretrained.dtype", "refused"),  # computed, unless it is a text
+        ("num_labels=2", "dtype='bfloat16'", "from_pretrained.dtype", "differs"),
+        ('AutoTokenizer.from_pretrained("hfl/rbt3")', 'AutoTokenizer.from_pretrained("other/one")', "AutoTokenizer.name", "refused"),
+        ('"out")', '"out", max_grad_norm=None)', "max_grad_norm", "mapped"),
+        ('"out")', '"out", greater_is_better=True, load_best_model_at_end=True)', "greater_is_better", "refused"),
+        ('"out")', '"out", eval_steps=0.1, eval_strategy="steps", load_best_model_at_end=True)', "eval_steps", "refused"),
+        ('"out")', '"out", deepspeed=given)', "deepspeed", "refused"),
+        ('"out")', '"out", deepspeed="none.json")', "deepspeed", "differs"),
+        ('"out")', '"out", do_train=False)', "do_train", "refused"),
+        ('"out")', '"out", data_seed=7)', "data_seed", "differs"),
+        ('"owner/name")', '"owner/name", "train")', "load_dataset.name", "refused"),
+        ('"owner/name")', '"csv", data_files="nowhere/rows.csv")', "load_dataset.data_files", "refused"),
+        ('"owner/name")', '"owner/name", data_files="rows.csv")', "load_dataset.path", "refused"),
+        ('rows["train"]', 'rows["unsupervised"]', "Trainer.train_dataset", "refused"),
+        ("trainer.train()", "trainer.evaluate()", "other code", "refused"),
+        ("trainer.train()", "trainer.train(resume_from_checkpoint=True)", "other code", "refused"),
+        ("from_pretrained(", "from_config(", "other code", "refused"),
+    ],
+)  # fmt: skip
+def test_values_that_change_what_trains(tmp_path: Path, old: str, new: str, key: str, fate: str) -> None:
+    assert old in SCRIPT
+    assert fates(made(tmp_path, SCRIPT.replace(old, new), HELD_OUT))[key] == fate
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "option", "value"),
+    [
+        ('"out")', '"out", eval_strategy="steps", logging_steps=50)', "train.eval_steps", 50),
+        ('"out")', '"out", eval_strategy=IntervalStrategy.STEPS, eval_steps=20)', "train.eval_steps", 20),
+        ("batched=True)", "batched=True)['train'].train_test_split()", "data.test_size", 0.25),
+        ("batched=True)", "batched=True).rename_column('review', 'text')", "data.text", "review"),
+        ("batched=True)", "batched=True).rename_column('stars', 'label')", "data.label", "stars"),
+        ("Trainer(model, args, ", "Trainer(model, args, callbacks=[EarlyStoppingCallback(7)], ", "train.early_stopping_patience", 7),
+        ('rows["text"]', 'list(rows["text"])', "data.text", "text"),
+        ('"out")', '**{"output_dir": "out", "seed": 5})', "train.seed", 5),
+    ],
+)  # fmt: skip
+def test_values_that_are_read(tmp_path: Path, old: str, new: str, option: str, value: Any) -> None:
+    words = [] if option == "data.test_size" else [HELD_OUT]
+    evaluates = ["train.eval_strategy=epoch"] if "early" in option else []
+    config = made(tmp_path, SCRIPT.replace(old, new), *words, *evaluates)["config"]
+    section, _, name = option.partition(".")
+    assert config[section][name] == value
+
+
+def test_rows_for_evaluation_are_asked_for(tmp_path: Path) -> None:
+    assert [one["option"] for one in made(tmp_path, SCRIPT)["questions"]] == ["data.test_size"]
 
 
 @pytest.mark.parametrize(
@@ -89,16 +213,21 @@ def test_code_that_changes_what_trains_is_refused_by_its_name(
         ("rate, steps = 3e-5, 10", "rate", None),
         ("def train(rate=3e-5): pass", "rate", None),
         ("import rate", "rate", None),
+        ("if fast:\n    rate = 3e-5", "rate", None),
+        ("rate = 1e-4\nfor rate, other in grid: pass", "rate", None),
+        ("rate = 3e-5\nif __name__ == '__main__':\n    print(1)", "rate", 3e-5),
+        ("rate = 3e-5\nglobals()['rate'] = 1", "rate", None),
+        ("rate = 3e-5\nfrom settings import rate", "rate", None),
         ("", "args.rate", None),
         ("", "float('3e-5')", None),
     ],
 )
 def test_a_value_is_a_literal_or_it_is_asked_for(tmp_path: Path, before: str, given: str, value: float | None) -> None:
-    text = f"{before}\n{MODEL}TrainingArguments('out', learning_rate={given})\n"
-    found = made(tmp_path, text, "data.train=x.csv", "data.max_length=64")
+    text = f"{before}\n" + SCRIPT.replace('"out")', f'"out", learning_rate={given})')
+    found = made(tmp_path, text, HELD_OUT)
     if value is None:
-        assert fates(found)["learning_rate"] == "refused"
-        assert "train.learning_rate=VALUE" in str(refusal(found))  # type: ignore[arg-type]
+        assert "refused" in (fates(found)["learning_rate"], fates(found).get("other code"))
+        assert found["config"] is None
     else:
         assert found["config"]["train"]["learning_rate"] == value
 
@@ -106,7 +235,7 @@ def test_a_value_is_a_literal_or_it_is_asked_for(tmp_path: Path, before: str, gi
 def test_a_name_may_stand_for_itself(tmp_path: Path) -> None:
     """a = a, and two names in a circle."""
     text = f"a = a\nb = c\nc = b\n{MODEL}TrainingArguments(a, learning_rate=b)\n"
-    assert set(fates(made(tmp_path, text)).values()) == {"refused", "mapped", "ignored"}
+    assert fates(made(tmp_path, text))["learning_rate"] == "refused"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +244,8 @@ def test_a_name_may_stand_for_itself(tmp_path: Path) -> None:
         ("def (", "no valid Python, line 1"),
         ("print(1)", "no TrainingArguments"),
         (f"{ARGUMENTS}TrainingArguments('other')", "2 different calls of TrainingArguments, in lines 1, 2"),
+        (f"{SCRIPT}trainer.train()", "2 trainings, in lines"),
+        (SCRIPT.replace("trainer.train()", "for fold in range(3): trainer.train()"), "a training in a loop"),
         (f"{ARGUMENTS}LoraConfig(r=4)\nLoraConfig(r=8)", "2 different calls of LoraConfig, in lines 2, 3"),
         ("learning_rate: 1e-4\n", "no TrainingArguments"),
         ("(" * 5000, "no valid Python"),
@@ -128,13 +259,36 @@ def test_what_is_no_script_of_one_run_is_an_error(tmp_path: Path, text: str, say
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"cells": 3}', '{"cells": [{}]}', "not json", '{"cells": [{"cell_type": "code"}]}'])  # fmt: skip
 def test_a_broken_notebook_is_an_error(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"no valid|no TrainingArguments"):
+    with pytest.raises(ConfigError, match=r"no valid|no TrainingArguments|no cells"):
         made(tmp_path, text, name="train.ipynb")
 
 
 def test_equal_calls_are_one(tmp_path: Path) -> None:
     """An article loads its model for each method."""
     assert fates(made(tmp_path, MODEL * 2 + ARGUMENTS * 2))["from_pretrained.class"] == "mapped"
+
+
+def test_the_encoding_is_the_scripts_own(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_bytes(f"# coding: gbk\nname = '情感'\n{SCRIPT}".encode("gbk"))
+    assert examine(tmp_path / "train.py", "trainer", [HELD_OUT])["config"] is not None
+    (tmp_path / "train.py").write_bytes(f"name = '情感'\n{SCRIPT}".encode("gbk"))
+    with pytest.raises(ConfigError, match="coding: gbk"):
+        examine(tmp_path / "train.py", "trainer")
+
+
+@pytest.mark.parametrize(
+    ("cell", "same"),
+    [
+        ("!pip install x", True), ("%matplotlib inline", True), ("x = !ls", True), ("Trainer?", True), ("if a:\n    !pip install x", True),
+        ("%%bash\nrm -rf x", True), ("%%script false\nargs.seed = 3", True), ("%%time\nargs.seed = 3", False), ("%time args.seed = 3", False),
+    ],
+)  # fmt: skip
+def test_cells_of_a_notebook(tmp_path: Path, cell: str, same: bool) -> None:
+    """Commands of the notebook are no code, and cells that are switched off are not read."""
+    train = SCRIPT.index("trainer = Trainer")
+    cells = [{"cell_type": "code", "source": source} for source in (SCRIPT[:train], cell, SCRIPT[train:])]
+    found = made(tmp_path, json.dumps({"cells": cells}), HELD_OUT, name="train.ipynb")
+    assert (found["config"] is not None) == same
 
 
 @pytest.mark.parametrize(
@@ -155,6 +309,9 @@ def test_the_task_follows_from_the_model(tmp_path: Path, loaded: str, task: str 
     assert (key["fate"] == "refused") == (task is None)
 
 
+FIELDS = {name for name in RULES if name in trainer.rules()}
+
+
 @pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
 def test_whatever_a_value_is_its_key_has_a_fate(value: Any, tmp_path: Path) -> None:
     """No value of any argument ends in a traceback, and what is mapped is an option."""
@@ -164,11 +321,13 @@ def test_whatever_a_value_is_its_key_has_a_fate(value: Any, tmp_path: Path) -> N
     for name in RULES:
         group, _, leaf = name.rpartition(".")
         call = next((call for call in calls if call.rpartition(".")[2] == (group or "TrainingArguments")), None)
-        if call is not None and leaf.isidentifier() and leaf not in ("class", "requires_grad", "peft", *_ROWS):
+        if call is not None and leaf.isidentifier() and leaf != "class" and (group or name in FIELDS):
             calls[call].append(f"{leaf}={value!r}")
             expected.append(name)
-    found = made(tmp_path, "\n".join(f"{call}({', '.join(given)})" for call, given in calls.items()))
-    assert set(expected) | {"from_pretrained.class"} == set(fates(found))
+    named = {"load_dataset": "rows = ", "LoraConfig": "config = "}
+    lines = [f"{named.get(call, '')}{call}({', '.join(given)})" for call, given in calls.items()]
+    found = made(tmp_path, "\n".join([*lines, "get_peft_model(model, config)"]))
+    assert set(expected) <= set(fates(found))
     assert "unknown" not in fates(found).values()
     assert {path for key in found["keys"] for path in key["options"]} <= known
     assert found["config"] is None
@@ -176,7 +335,7 @@ def test_whatever_a_value_is_its_key_has_a_fate(value: Any, tmp_path: Path) -> N
 
 def test_the_command(tmp_path: Path) -> None:
     path = Path(__file__).parent / "examples" / "trainer" / "lora_reviews.py"
-    done = CliRunner().invoke(app, ["convert", str(path), "--from", "trainer", "--json"])
+    done = CliRunner().invoke(app, ["convert", str(path), "--from", "trainer", "data.test_size=2", "--json"])
     assert done.exit_code == 0
     config = json.loads(done.stdout)["config"]
     assert (config["method"]["lora_alpha"], config["train"]["learning_rate"], config["task"]) == (

@@ -90,9 +90,11 @@ _FILES = {
     "columns of the rows. Where they are not known, the command asks for `data.train_on_prompt`.",
     "axolotl": "Keys inside `datasets` and `special_tokens` have a line each.",
     "trainer": "The file is a Python script or a notebook of one run. It is read and never run. The arguments of `TrainingArguments` "
-    "keep their names. Those of `LoraConfig`, `from_pretrained` of the model, the tokenizer's call on a column, `load_dataset`, "
-    "`train_test_split` and `Trainer` stand behind the name of the call. A name that is given one literal stands for it. What "
-    "the script computes, and code that freezes parameters or chooses rows, is refused until an option says it.",
+    "keep their names. Those of `LoraConfig`, `from_pretrained` of the model, `AutoTokenizer`, the tokenizer's call on a column, "
+    "`load_dataset`, `train_test_split` and `Trainer` stand behind the name of the call. A name that is given one literal, outside "
+    "branches and loops, stands for it. What the script computes is refused until an option says it. So is code that freezes "
+    "parameters or chooses rows. What else is done to the model, the arguments, the tokenizer or the rows is `other code`, unless "
+    "it is known to leave the run alone. What stands behind the training is not read.",
 }
 
 

@@ -1,189 +1,250 @@
 """A Python script or notebook that trains with transformers' Trainer -> its keys. It is read and never run.
 
-TrainingArguments' keys stand at the top. The other calls are groups of their name: LoraConfig, from_pretrained, tokenizer,
-load_dataset, train_test_split, Trainer. Code that changes the rows, or what of the model trains, has keys of its own.
+TrainingArguments' keys stand at the top. The other calls are groups of their name: LoraConfig, from_pretrained, AutoTokenizer,
+tokenizer, load_dataset, train_test_split, Trainer. What else is done to their results has keys of its own, and what is not known to
+leave the run alone is `other code`.
 """
 
 import ast
-import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from weitiao.converting.notebook import NotebookError, code_of
+from weitiao.converting.python_names import Code, Names, code, last_name
+from weitiao.converting.python_objects import TOKENIZES, Objects
+
 _ARGUMENTS = ("TrainingArguments", "Seq2SeqTrainingArguments")
-_MODEL = re.compile(r"(Auto)?Model(For\w+)?|\w+For\w+")
 _TRAINERS = ("Trainer", "Seq2SeqTrainer")
-# Calls that change the rows of a data set, and configurations of peft that are not LoRA's.
-_ROWS = (
-    "select",
-    "filter",
-    "map",
-    "shuffle",
-    "sort",
-    "rename_column",
-    "rename_columns",
-    "cast_column",
-    "class_encode_column",
-)
-_PEFT = (
-    "AdaLoraConfig", "IA3Config", "PrefixTuningConfig", "PromptTuningConfig", "PromptEncoderConfig", "VeraConfig", "LoHaConfig",
-    "LoKrConfig", "OFTConfig", "BOFTConfig", "LNTuningConfig", "FourierFTConfig", "XLoraConfig", "MissConfig", "BoneConfig",
-)  # fmt: skip
 _POSITIONS = {
-    "TrainingArguments": ("output_dir",), "from_pretrained": ("name",), "load_dataset": ("path", "name"),
-    "tokenizer": ("text", "text_pair"), "Trainer": ("model", "args"), "LoraConfig": (), "train_test_split": ("test_size",),
+    "TrainingArguments": ("output_dir",), "from_pretrained": ("name",), "AutoTokenizer": ("name",), "load_dataset": ("path", "name"),
+    "tokenizer": ("text", "text_pair"), "Trainer": ("model", "args", "data_collator", "train_dataset", "eval_dataset"),
+    "LoraConfig": (), "train_test_split": ("test_size",),
 }  # fmt: skip
+_LARGEST = 1_000_000  # characters of code
+Chosen = Callable[[ast.Call], bool]
 
 
 class Unreadable(Exception):
     """Why a script has no keys: what was found."""
 
 
-class Code(str):
-    """What a script computes. Its value is not known before it runs."""
-
-
 def keys_of(text: str, is_notebook: bool) -> dict[str, Any]:
     """The keys of a script.
 
     Raises:
-        Unreadable: no Python, no notebook, no TrainingArguments, or two different calls of a kind.
+        Unreadable: no Python, no notebook, no TrainingArguments, more than one run, or two different calls of a kind.
     """
     try:
-        tree = ast.parse(_of_notebook(text) if is_notebook else text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last: nested too deeply
+        text = code_of(text) if is_notebook else text
+        if len(text) > _LARGEST:
+            raise Unreadable(f"Found {len(text):,} characters of code")
+        script = _Script(ast.parse(text))
+    except NotebookError as error:
+        raise Unreadable(f"Found no valid notebook: {error}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise Unreadable(f"Found no valid Python{line}") from None
-    script = _Script(tree)
-    arguments = script.one("TrainingArguments", _named(*_ARGUMENTS))
+    arguments = script.one("TrainingArguments", _ARGUMENTS)
     if arguments is None:
         raise Unreadable("Found no TrainingArguments")
+    script.refuse_more_than_one_run()
     keys = dict(arguments)
-    for group, chosen in (
-        ("from_pretrained", script.loads_model), ("LoraConfig", _named("LoraConfig")), ("tokenizer", script.cuts_rows),
-        ("load_dataset", _named("load_dataset")), ("train_test_split", script.splits), ("Trainer", _named(*_TRAINERS)),
-    ):  # fmt: skip
-        if found := script.one(group, chosen):
+    groups: dict[str, tuple[str, ...] | Chosen] = {
+        "from_pretrained": script.loads_model, "LoraConfig": ("LoraConfig",), "AutoTokenizer": script.loads_tokenizer,
+        "tokenizer": script.cuts_rows, "load_dataset": ("load_dataset",), "train_test_split": script.splits, "Trainer": _TRAINERS,
+    }  # fmt: skip
+    for group, chosen in groups.items():
+        try:
+            found = script.one(group, chosen)
+        except Unreadable as error:
+            if group != "load_dataset":
+                raise
+            keys["select"] = Code(str(error))  # of two sources only the user knows what each is for
+            continue
+        if found is not None:
             keys[group] = found
-    for name, code in script.others():
-        keys[name] = Code(f"{keys[name]}; {code}" if name in keys else code)
+    for name, value in script.others():
+        if isinstance(value, dict):
+            keys.setdefault(name, {}).update(value)
+        else:
+            keys[name] = Code(f"{keys[name]}; {value}" if name in keys else value)
     return keys
 
 
-def _of_notebook(text: str) -> str:
-    """The code of its cells, without the lines that are commands of the notebook or the shell."""
-    found = json.loads(text)
-    cells = found.get("cells") if isinstance(found, dict) else None
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise ValueError("no cells")
-    code = ["".join(cell.get("source", "")) for cell in cells if cell.get("cell_type") == "code"]
-    lines = "\n".join(code).splitlines()
-    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
-
-
-Chosen = Callable[[ast.Call], bool]
-
-
-def _name(node: ast.expr) -> str:
-    """The last name of what is called."""
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _named(*names: str) -> Chosen:
-    return lambda call: _name(call.func) in names
-
-
-def _owner(call: ast.Call) -> str:
-    return _name(call.func.value) if isinstance(call.func, ast.Attribute) else ""
-
-
 class _Script:
-    """The calls of a script in their order, and the names that stand for one literal."""
+    """The calls of a script up to its last training, and what its names stand for."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self.nodes = list(ast.walk(tree))
+        self.names = Names(tree)
+        nodes = list(ast.walk(tree))
+        self.objects = Objects(nodes, self.names)
+        self.after = self._after_training(tree)
+        self.nodes = [node for node in nodes if node not in self.after]
         calls = [node for node in self.nodes if isinstance(node, ast.Call)]
         self.calls = sorted(calls, key=lambda call: (call.lineno, call.col_offset))
-        self.values: dict[str, list[ast.expr]] = {}
-        for node in self.nodes:
-            for name, value in _bound(node):
-                self.values.setdefault(name, []).append(value)
+        self.functions = any(
+            call in self.names.in_function and self.objects.kind(call.func) == "tokenizer" for call in self.calls
+        )
+        self.defined = {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
-    def one(self, group: str, chosen: Chosen) -> dict[str, Any] | None:
+    def _trains(self, node: ast.AST) -> bool:
+        """trainer.train() or Trainer(...).train()."""
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr != "train":
+            return False
+        made = node.func.value
+        direct = isinstance(made, ast.Call) and self.names.named(made.func) in _TRAINERS
+        return direct or self.objects.kind(made) == "trainer"
+
+    def _after_training(self, tree: ast.Module) -> set[ast.AST]:
+        """What stands behind the last training in the same block: it uses the model, and changes no run."""
+        found: set[ast.AST] = set()
+        for node in ast.walk(tree):
+            for block in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+                if not isinstance(block, list):
+                    continue
+                last = max((i for i, one in enumerate(block) if any(map(self._trains, ast.walk(one)))), default=None)
+                if last is not None and not any(self._trains(inner) for one in block[last:] if isinstance(one, ast.FunctionDef) for inner in ast.walk(one)):  # fmt: skip
+                    later = (one for one in block[last + 1 :] if not isinstance(one, ast.FunctionDef | ast.ClassDef))
+                    found.update(inner for one in later for inner in ast.walk(one))
+        return found
+
+    def refuse_more_than_one_run(self) -> None:
+        """Raise Unreadable for a second training, or one in a loop."""
+        runs = [call for call in self.calls if self._trains(call)]
+        if len(runs) > 1:
+            raise Unreadable(f"Found {len(runs)} trainings, in lines {', '.join(str(run.lineno) for run in runs)}")
+        made = [call for call in self.calls if self.names.named(call.func) in (*_ARGUMENTS, *_TRAINERS)]
+        if around := next((call for call in [*runs, *made] if call in self.names.in_loop), None):
+            raise Unreadable(f"Found a training in a loop, line {around.lineno}: more than one run")
+
+    def one(self, group: str, chosen: tuple[str, ...] | Chosen) -> dict[str, Any] | None:
         """The arguments of the calls of a kind, which must all have the same ones; None without a call."""
-        found = [(call.lineno, self._arguments(group, call)) for call in self.calls if chosen(call)]
+        is_one = chosen if callable(chosen) else lambda call: self.names.named(call.func) in chosen
+        found = [(call.lineno, self._arguments(group, call)) for call in self.calls if is_one(call)]
         if any(arguments != found[0][1] for _, arguments in found):
             lines = ", ".join(str(line) for line, _ in found)
             raise Unreadable(f"Found {len(found)} different calls of {group}, in lines {lines}: more than one run")
         return found[0][1] if found else None
 
     def loads_model(self, call: ast.Call) -> bool:
-        return _name(call.func) == "from_pretrained" and bool(_MODEL.fullmatch(_owner(call)))
+        is_adapter = isinstance(call.func, ast.Attribute) and "Peft" in self.names.named(call.func.value)
+        return self.objects.made_by(call) == "model" and last_name(call.func) == "from_pretrained" and not is_adapter
+
+    def loads_tokenizer(self, call: ast.Call) -> bool:
+        return self.objects.made_by(call) == "tokenizer"
 
     def cuts_rows(self, call: ast.Call) -> bool:
-        """A tokenizer that is called with a column: tokenizer(examples["text"], ...)."""
-        made = self.values.get(_name(call.func), [])
-        is_one = any(isinstance(one, ast.Call) and "Tokenizer" in _owner(one) for one in made)
-        return is_one and bool(call.args) and isinstance(call.args[0], ast.Subscript)
+        """A tokenizer that is called inside a function: tokenizer(examples["text"], ...)."""
+        called = (
+            call.func.value if last_name(call.func) in TOKENIZES and isinstance(call.func, ast.Attribute) else call.func
+        )
+        if self.functions and call not in self.names.in_function:
+            return False  # a look at one text, next to the function that is mapped
+        has_text = bool(call.args) or any(keyword.arg == "text" for keyword in call.keywords)
+        return has_text and self.objects.kind(called) == "tokenizer"
 
     def splits(self, call: ast.Call) -> bool:
-        """dataset.train_test_split(...), not scikit-learn's function, whose rows no load_dataset names."""
-        return _name(call.func) == "train_test_split" and isinstance(call.func, ast.Attribute)
+        """rows.train_test_split(...) of the rows that train."""
+        return (
+            isinstance(call.func, ast.Attribute)
+            and call.func.attr == "train_test_split"
+            and self.objects.trains_on(call.func.value)
+        )
 
-    def others(self) -> Iterator[tuple[str, str]]:
+    def others(self) -> Iterator[tuple[str, Any]]:
         """What else decides how a run trains, as (name of its rule, code)."""
-        for call in self.calls:
-            name, code = _name(call.func), ast.unparse(call)
-            if name in _ROWS and isinstance(call.func, ast.Attribute):
-                yield name, code
-            elif name == "requires_grad_":
-                yield "requires_grad", code
-            elif name in _PEFT:
-                yield "peft", code
-            elif name.endswith("Trainer") and name not in _TRAINERS:
-                yield "other Trainer", code
+        yield from (("other code", found) for found in self.names.foreign)
+        if not any(map(self._trains, self.calls)):
+            yield "other code", "no call of Trainer's train()"
+        for name in ("Trainer", "TrainingArguments", "LoraConfig", *_ARGUMENTS):
+            if name in self.defined:
+                yield "other code", f"{name} of the script's own"
         for node in self.nodes:
-            if isinstance(node, ast.ClassDef) and any(_name(base).endswith("Trainer") for base in node.bases):
-                yield "other Trainer", f"class {node.name}"
-            targets = node.targets if isinstance(node, ast.Assign) else ()
-            if any(isinstance(target, ast.Attribute) and target.attr == "requires_grad" for target in targets):
-                yield "requires_grad", ast.unparse(node)
+            if isinstance(node, ast.ClassDef):
+                yield from self._class(node)
+            elif isinstance(node, ast.Call):
+                yield from self._call(node)
+            if found := self.objects.change(node):
+                yield found, str(code(node))
+        adapted = any(self.names.named(call.func) == "get_peft_model" for call in self.calls)
+        configured = any(self.names.named(call.func) == "LoraConfig" for call in self.calls)
+        if configured != adapted:
+            yield (
+                "other code",
+                "LoraConfig without get_peft_model" if configured else "get_peft_model without LoraConfig",
+            )
+
+    def _class(self, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+        bases = [last_name(base) for base in node.bases]
+        if any(name.endswith("Trainer") for name in bases):
+            yield "other Trainer", f"class {node.name}"
+        elif any(name in ("Module", "PreTrainedModel") or name.endswith("PreTrainedModel") for name in bases):
+            yield "other code", f"class {node.name}, a model of the script's own"
+
+    def _call(self, call: ast.Call) -> Iterator[tuple[str, Any]]:
+        name = self.names.named(call.func)
+        if call in self.names.in_branch and name in (
+            "LoraConfig",
+            "get_peft_model",
+            "from_pretrained",
+            *_ARGUMENTS,
+            *_TRAINERS,
+        ):
+            yield "other code", f"{name} in a branch, line {call.lineno}"
+        if name == "rename_column" and len(call.args) == 2 and isinstance(call.func, ast.Attribute):
+            old, new = map(self.names.value, call.args)
+            if type(old) is type(new) is str:
+                yield name, {new: old}
+            else:
+                yield "other code", str(code(call))
+        elif name.endswith("Trainer") and name not in _TRAINERS and self.objects.made_by(call) is None:
+            yield "other Trainer", str(code(call))
+        elif self._trains(call) and any(self.names.value(given) not in (None, False) for given in (*call.args, *(k.value for k in call.keywords))):  # fmt: skip
+            yield "other code", str(code(call))
+        elif (found := self.objects.call(call)) is not None:
+            yield found, str(code(call))
 
     def _arguments(self, group: str, call: ast.Call) -> dict[str, Any]:
-        found: dict[str, Any] = {"class": _owner(call)} if group == "from_pretrained" else {}
+        found: dict[str, Any] = {}
+        if group == "from_pretrained" and isinstance(call.func, ast.Attribute):
+            owner = self.names.named(call.func.value)
+            found["class"] = Code(f"{owner} of the script's own") if owner in self.defined else owner
+        if group == "LoraConfig":
+            found["task_type"] = None
         names = _POSITIONS[group]
         for number, given in enumerate(call.args):
-            name = names[number] if number < len(names) else f"argument {number + 1}"
-            found[name] = self._column(given) if group == "tokenizer" else self._value(given)
+            name = (
+                names[number]
+                if number < len(names) and not isinstance(given, ast.Starred)
+                else f"argument {number + 1}"
+            )
+            found[name] = self._column(given) if group == "tokenizer" else self._value(group, name, given)
         for keyword in call.keywords:
-            name = keyword.arg or f"**{ast.unparse(keyword.value)}"
-            found[name] = self._value(keyword.value) if keyword.arg else Code(name)
+            value = self._value(group, keyword.arg, keyword.value)
+            if keyword.arg is None and isinstance(value, dict) and all(isinstance(name, str) for name in value):
+                found |= value
+                continue
+            name = keyword.arg or f"**{code(keyword.value)}"
+            name = "name" if name == "pretrained_model_name_or_path" else name
+            is_column = group == "tokenizer" and name in ("text", "text_pair")
+            found[name] = self._column(keyword.value) if is_column else value if keyword.arg else Code(name)
         return found
 
-    def _value(self, node: ast.expr) -> Any:
-        """A literal, also behind a name that is given once and behind Path(...); else the code."""
-        if isinstance(node, ast.Name) and len(found := self.values.get(node.id, [])) == 1 and found[0] is not node:
-            node = found[0] if not isinstance(found[0], ast.Name) else node
-        try:
-            found = ast.literal_eval(node)
-            json.dumps(found)  # neither a set nor bytes
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return Code(ast.unparse(node))
-        return list(found) if isinstance(found, tuple) else found
+    def _value(self, group: str, name: str | None, node: ast.expr) -> Any:
+        """Rows stay as the call has them: where they come from has a key of its own."""
+        return (
+            code(node) if group == "Trainer" and name in ("train_dataset", "eval_dataset") else self.names.value(node)
+        )
 
     def _column(self, node: ast.expr) -> Any:
-        return self._value(node.slice) if isinstance(node, ast.Subscript) else Code(ast.unparse(node))
-
-
-def _bound(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    """Names that a statement gives a value: an assignment, a parameter's default, a changed or looped-over name."""
-    if isinstance(node, ast.Assign):
-        for target in node.targets:
-            for one in ast.walk(target):
-                if isinstance(one, ast.Name):
-                    yield one.id, node.value if one is target else one
-    elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.NamedExpr | ast.For):
-        if isinstance(node.target, ast.Name):
-            yield node.target.id, node.value if isinstance(node, ast.AnnAssign) and node.value else node.target
-    elif isinstance(node, ast.arg):
-        yield node.arg, ast.Name(node.arg)
+        """examples["text"], also inside list(...): the column. Else Code."""
+        columns = {
+            one.slice.value
+            for one in ast.walk(node)
+            if isinstance(one, ast.Subscript)
+            and isinstance(one.slice, ast.Constant)
+            and isinstance(one.slice.value, str)
+        }
+        plain = re.fullmatch(r"(list\()?\w+\[[^\[\]]+\](\.tolist\(\)|\.to_list\(\))?\)?", str(code(node)))
+        return columns.pop() if len(columns) == 1 and plain else code(node)

@@ -1,6 +1,7 @@
 """A file of another tool -> its keys. YAML, JSON, a shell script with one training command, or for Trainer a Python script."""
 
 import json
+import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from weitiao.converting.tool import Tool
 from weitiao.errors import ConfigError
 
 _LARGEST = 1_000_000  # bytes; a configuration has thousands
+_LARGEST_NOTEBOOK = 100_000_000  # its outputs are in it
 _MOST = 10_000  # keys and elements
 _DEEPEST = 12
 
@@ -34,9 +36,9 @@ def read(path: Path, tool: Tool) -> Source:
     Raises:
         ConfigError: no such file, no text, no mapping, a key twice, or values inside each other without end.
     """
-    text = _text(path)
     if tool.reads_python:
-        return Source(_python(path, text), path.parent)
+        return Source(_python(path), path.parent)
+    text = _text(path)
     if is_script(path, text):
         script = command_of(path, text, tool)
         keys = _files(script.files, path) | script.keys
@@ -44,10 +46,25 @@ def read(path: Path, tool: Tool) -> Source:
     return Source(_checked(path, _parsed(path, text)), path.parent)
 
 
-def _python(path: Path, text: str) -> dict[str, Any]:
+def _python(path: Path) -> dict[str, Any]:
     next_step = "Give a script of one run, or weitiao's own options; docs/migrate.md lists the calls that are read."
     try:
+        if path.stat().st_size > _LARGEST_NOTEBOOK:
+            raise Unreadable(f"Found {path.stat().st_size:,} bytes")
+        with tokenize.open(path) as file:  # in the encoding that its first lines name
+            text = file.read()
+        if "\0" in text:
+            raise Unreadable("Found zero bytes, so no text")
         return keys_of(text, path.suffix.lower() == ".ipynb")
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read {path}: {error.strerror}.\nExpected a script or notebook.\n{next_step}"
+        ) from None
+    except (SyntaxError, UnicodeDecodeError):  # of tokenize: no such encoding, or bytes that are none of it
+        raise ConfigError(
+            f"{path}: Found bytes that are no text in the encoding that it names, or in UTF-8.\n"
+            f"Expected a Python script or notebook.\nName its encoding in its first line (# coding: gbk)."
+        ) from None
     except Unreadable as error:
         expected = "a Python script (.py) or notebook (.ipynb) with one TrainingArguments(...)"
         raise ConfigError(f"{path}: {error}.\nExpected {expected}.\n{next_step}") from None

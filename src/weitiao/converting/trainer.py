@@ -162,6 +162,8 @@ def deepspeed(at: At) -> Found:
                 except (OSError, ValueError):
                     raise Refusal(f"{path} is no JSON that can be read") from None
                 break
+        else:
+            return Found("differs", {}, "its file is not here: an optimizer or a schedule in it is not kept")
     own = [key for key in ("optimizer", "scheduler") if isinstance(value, Mapping) and key in value]
     if own:
         raise Refusal(f"its file has {' and '.join(own)} of its own, which replace the ones of this configuration")
@@ -226,7 +228,10 @@ def rules() -> Rules:
         "activation_checkpointing": to("train.gradient_checkpointing", yes),
         "train_sampling_strategy": Rule("`train.group_by_length`; refused: sequential", _sampling),
         "resume_from_checkpoint": Rule("ignored where nothing is resumed, else refused", checkpoint),
-        "deepspeed": Rule(f"ignored: {SHARED}; refused where its file has an optimizer or a schedule", deepspeed),
+        "deepspeed": Rule(
+            f"ignored: {SHARED}; differs where its file is not here; refused where it has an optimizer or a schedule",
+            deepspeed,
+        ),
         "dataloader_drop_last": Rule("differs: the last, smaller batch trains as well", _drop_last),
         **refused("weitiao has no label smoothing", "label_smoothing_factor"),
         **refused("weitiao adds no noise to embeddings", "neftune_noise_alpha"),

@@ -30,7 +30,7 @@ def number(value: Any) -> float:
     """A finite number, also as the text that YAML makes of 1e-4."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         raise BadValue(f"expected a number, found {said(value)}")
