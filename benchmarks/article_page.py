@@ -10,7 +10,7 @@ from pathlib import Path
 from figures import Suite, document, table
 from study_advice import regrets
 from study_cells import ARMS, FULL, LORA, SMALL
-from study_claims import Evidence, advice_lines, table_lines, value
+from study_claims import Evidence, advice_lines, table_lines, what_lora_saves
 from study_results import Pair, stored_files
 from study_wording import LANGUAGES, Text, points, sets, span, text
 
@@ -33,10 +33,10 @@ BASE = Text(
     "所以，这里检验的是文章的说法（它们不限定模型）和文章的设置，模型不是同一个。",
 )
 TABLE = Text(
-    "*Holds* needs an interval over data sets on the right side. *Does not hold* needs one that excludes a lead of the margin. "
-    "Everything else is *not shown*. Quality is judged at {rows} rows, where most data sets are measured. Memory is a CPU's main memory, "
+    "*Holds* needs an interval over data sets on the right side. *Does not hold* needs one on the other side, or for quality "
+    "one that excludes a lead of the margin. Otherwise a line is *not shown*. Quality is judged at {rows} rows, where most data sets are measured. Memory is a CPU's main memory, "
     "for models of {parameters} million parameters. Nothing on this page comes from a GPU.",
-    "“成立”：跨数据集的区间整个落在对的一侧。“不成立”：区间排除了达到容限的领先。其余写“看不出来”。效果按 {rows} 行判断，因为这个行数测过的数据集最多。"
+    "“成立”：跨数据集的区间整个落在对的一侧。“不成立”：区间落在另一侧，或（效果）排除了达到容限的领先。其余写“看不出来”。效果按 {rows} 行判断，因为这个行数测过的数据集最多。"
     "内存是 CPU 的内存，模型有 {parameters} 百万个参数。没有在 GPU 上测过的数字。",
 )
 HEADS = {
@@ -110,7 +110,7 @@ def summary_rows(found: Evidence) -> list[tuple[Text, Text]]:
         ),
         (
             Text("In most cases LoRA is good value. (对于大多数场景，LoRA提供了很好的性价比)", "对于大多数场景，LoRA提供了很好的性价比"),
-            value(found),
+            what_lora_saves(found),
         ),
         (
             Text("Full is for the utmost performance. (全量微调则适合追求极致性能的情况)", "全量微调则适合追求极致性能的情况"),

@@ -87,16 +87,16 @@ def absolute(cells: list[dict[str, Any]], of: Callable[[list[float]], float]) ->
     }
 
 
-def footer(name: str, values: dict[str, dict[str, float]]) -> list[str]:
+def footer(name: str, values: dict[str, dict[str, float]], digits: int) -> list[str]:
     """A last line of the table: percentages below their columns."""
     line = [name, *([""] * 4)]
     for quantity in ("memory", "time", "storage"):
-        line += ["", *(f"{100 * values[kind][quantity]:.{0 if values is GOALS else 1}f}" for kind in GOALS)]
+        line += ["", *(f"{100 * values[kind][quantity]:.{digits}f}" for kind in GOALS)]
     return line
 
 
 def render(cells: list[dict[str, Any]], environment: dict[str, Any]) -> None:
-    """The table of docs/plan.md: a line a cell, each error with its sign, then the medians without it."""
+    """The table of docs/plan.md: a line a cell, each error with its sign, then the medians and the worst without it, and the goals."""
     rows = []
     for cell in cells:
         settings, result = cell["settings"], cell["result"]
@@ -110,8 +110,8 @@ def render(cells: list[dict[str, Any]], environment: dict[str, Any]) -> None:
         ):
             line += [value, *(f"{100 * result[kind][quantity]:+.1f}" for kind in GOALS)]
         rows.append(line)
-    rows.append(footer("median of absolute errors", absolute(cells, statistics.median)))
-    rows += [footer("worst", absolute(cells, max)), footer("goal of the median", GOALS)]
+    rows.append(footer("median of absolute errors", absolute(cells, statistics.median), 1))
+    rows += [footer("worst", absolute(cells, max), 1), footer("goal of the median", GOALS, 0)]
     head = ["model", "method", "type", "tokens a batch", "longest"]
     for name in ("peak, GB", "training, s", "stored, MB"):
         head += [name, "plan, %", "calibrated, %"]
@@ -154,7 +154,15 @@ def main() -> None:
         found, worst = absolute(done, statistics.median), absolute(done, max)
         met = all(found[kind][key] <= goal for kind, goals in GOALS.items() for key, goal in goals.items())
         met = met and worst["plan"]["memory"] <= WORST
-        print(json.dumps({"cells": len(done), "median_absolute_error": found, "goals": GOALS, "met": met}))
+        facts = {
+            "cells": len(done),
+            "median_absolute_error": found,
+            "worst": worst,
+            "goals": GOALS,
+            "goal_of_worst": WORST,
+            "met": met,
+        }
+        print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -151,6 +151,8 @@ def _close(results: Evidence) -> Found:
     ).then(alone)  # fmt: skip
     if found.upper < _margin(own):
         return Verdict("holds"), said
+    if found.lower > _margin(own):
+        return Verdict("no"), said
     return (Verdict("where", near) if near else Verdict("not shown")), said
 
 
@@ -261,7 +263,7 @@ def _limited(results: Evidence) -> Found:
     return weaker(memory[0], times[0]), memory[1].then(times[1])
 
 
-def value(results: Evidence) -> Text:
+def what_lora_saves(results: Evidence) -> Text:
     """What LoRA saves, and what is known of its price in quality."""
     return _memory(results)[1].then(_times(results)[1]).then(_close(results)[1])
 

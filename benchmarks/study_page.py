@@ -272,7 +272,7 @@ def page(results: Path) -> str:
         return document([*parts, NOTHING])
     parts += [
         "The lines of a table that many articles print. *Holds* needs an interval over data sets on the right side. *Does not "
-        "hold* needs one that excludes a lead of the margin. Everything else is *not shown*. "
+        "hold* needs one on the other side, or for quality one that excludes a lead of the margin. Otherwise a line is *not shown*. "
         f"Quality is judged at {found.main or 0:,} rows, where most data sets are measured.",
         claims_table(table_lines(found), "articles say, full / LoRA"),
         "## The advice of articles",

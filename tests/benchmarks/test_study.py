@@ -202,7 +202,7 @@ def test_an_arm_is_close_where_it_was_shown_to_be_not_worse(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("interval", "lower", "close"),
-    [((0.002, 0.008), "holds", "holds"), ((-0.008, 0.008), "not shown", "holds"), ((-0.02, -0.01), "no", "holds"), ((0.005, 0.02), "holds", "where")],
+    [((0.002, 0.008), "holds", "holds"), ((-0.008, 0.008), "not shown", "holds"), ((-0.02, -0.01), "no", "holds"), ((0.005, 0.02), "holds", "where"), ((0.02, 0.03), "holds", "no")],
 )  # fmt: skip
 def test_slightly_lower_and_close_are_two_claims(interval: tuple[float, float], lower: str, close: str) -> None:
     from study_claims import _close, _lower

@@ -102,8 +102,10 @@ def test_a_job_outlives_its_server_and_is_found_again(jobs: Jobs) -> None:
 @pytest.mark.parametrize("server_hears", [signal.default_int_handler, signal.SIG_IGN])
 def test_a_job_that_has_just_begun_is_stopped_too(jobs: Jobs, server_hears: Any) -> None:
     job, before = jobs.add("train", long(jobs)), signal.signal(signal.SIGINT, server_hears)
-    jobs.tick()
-    signal.signal(signal.SIGINT, before)
+    try:
+        jobs.tick()
+    finally:
+        signal.signal(signal.SIGINT, before)
     jobs.stop(job)  # its process does not know yet that it may be asked to stop
     until(lambda: job.state == "stopped")
     assert not is_held(job.folder)

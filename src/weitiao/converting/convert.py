@@ -296,6 +296,7 @@ def _other_tool(made: Conversion) -> str:
                 any(rule.partition(".")[0].removesuffix("[]") == name for rule in tool.rules) for name in names
             )
             for tool in TOOLS.values()
+            if tool.reads_python == TOOLS[made["tool"]].reads_python
         }
     )
     best, count = known.most_common(1)[0]

@@ -77,11 +77,15 @@ _TOKENIZER: Rules = {
     **refused("weitiao makes one input of a row", "return_overflowing_tokens stride text_target text_pair_target"),
 }
 _LOADED: Rules = {
-    "name": Rule("ignored where it is the model's; else refused", hf_values.other_tokenizer),
+    "name": Rule("ignored: the model's own; refused where it is another's", hf_values.other_tokenizer),
     "model_max_length": to("data.max_length", whole),
-    **ignored("the same tokens", "use_fast padding_side legacy clean_up_tokenization_spaces add_prefix_space"),
+    **ignored("the same tokens", "use_fast padding_side clean_up_tokenization_spaces"),
     **ignored("where models are kept is HF_HOME's", "cache_dir local_files_only token use_auth_token force_download"),
     **ignored("weitiao runs no code of a model", "trust_remote_code"),
+    **refused(
+        "the tokens differ; weitiao loads the tokenizer as it is saved",
+        "add_prefix_space legacy add_eos_token add_bos_token",
+    ),
     **refused(
         "weitiao cuts the end, and leaves letters as the tokenizer has them",
         "truncation_side do_lower_case",
@@ -120,7 +124,9 @@ _SPLIT: Rules = {
 _READ_ALONE = "only the tokenizer's call in it is read; weitiao data check shows the rows"
 _CODE: Rules = {
     **refused(
-        "give the rows as a file, or data.train_size", "select filter", settles=("data.train_size", "data.train")
+        "give a file with these rows alone, or data.train_size",
+        "select filter",
+        settles=("data.train_size", "data.train"),
     ),
     "rename_column": Rule("`data.text`, `data.label`: the file's own name of the column", hf_values.renamed),
     "set_seed": Rule("differs: weitiao draws from `train.seed` and `data.split_seed` alone", hf_values.other_seed),
@@ -135,7 +141,12 @@ _CODE: Rules = {
     "other code": hf_values.never(
         "look at it; --without 'other code' if it changes no run", "what is not known to leave the run alone"
     ),
-    "peft": hf_values.never("give weitiao's own (weitiao methods)", "another method of peft", "method.type"),
+    "peft": hf_values.never(
+        "give weitiao's own (weitiao methods)",
+        "another method of peft, or an adapter that is there",
+        "method.init_from",
+        "method.type",
+    ),
     "requires_grad": hf_values.never(
         "the script freezes parameters", "frozen parameters", "method.top_k", "method.parameters"
     ),
@@ -148,7 +159,7 @@ def _group(name: str, rules: Rules) -> Rules:
 
 def _literal(name: str, rule: Rule) -> Rule:
     """The same rule for values that the script states. Of one that it computes nothing is known."""
-    options = re.findall(r"`((?:train|data|method|output)\.\w+|model)`", rule.becomes)
+    options = re.findall(r"`((?:train|data|method|output)\.\w+|model|task)`", rule.becomes)
     reads = ("refused: ",) if name == "deepspeed" else ("refused: ", "ignored: ")  # what these say of any value
 
     def read(at: At) -> Found:
@@ -200,7 +211,7 @@ def finish(top: Mapping[str, Any], options: Mapping[str, Any], rest: Rest) -> No
     rest.default("train.warmup_ratio", 0.0, default)
     rest.default("train.eval_strategy", "no", default)
     if options.get("train.eval_strategy") == "steps":
-        rest.default("train.eval_steps", top.get("logging_steps", 500), f"{default}: logging_steps")
+        rest.default("train.eval_steps", options.get("train.logging_steps", 500), f"{default}: logging_steps")
     shared_defaults(TITLE, options, rest)
     rest.default("output.dir", "trainer_output", default)
     if "train_test_split" in top:

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from weitiao.converting import trainer
 from weitiao.converting.python_names import Code
-from weitiao.converting.rows import hub_name, is_there, place
+from weitiao.converting.rows import hub_name, place
 from weitiao.converting.rules import At, Found, Refusal, Rule
 from weitiao.converting.trainer import SCORED
 from weitiao.converting.values import BadValue, is_off, names, number, text, yes
@@ -19,9 +18,7 @@ _TASKS = {
 }
 _PROBLEMS = {"single_label_classification": "classification", "multi_label_classification": "multi_label", "regression": "regression"}  # fmt: skip
 _READERS = ("csv", "json", "parquet", "text")  # of load_dataset: the files' own endings say it here
-_COLLATORS = re.compile(
-    r"(\w+\.)?(default_data_collator$|DataCollatorWithPadding\(|DataCollatorForTokenClassification\()"
-)
+_COLLATORS = re.compile(r"(\w+\.)?(default_data_collator|DataCollator(WithPadding|ForTokenClassification)\([^()]*\))")
 _PATIENCE = re.compile(r"\[(?:\w+\.)?EarlyStoppingCallback\((?:early_stopping_patience=)?(\d*)\)\]")
 
 
@@ -43,7 +40,7 @@ def task(at: At) -> Found:
     if (task := kind_of(at.beside)) is None:
         labels = at.beside.get("num_labels")
         more = f" with num_labels={labels}: one label is a number" if labels is not None else ""
-        raise Refusal(f"no task of weitiao is certain for {at.value}{more}", ("task",))
+        raise Refusal(f"weitiao cannot say which task {at.value}{more} is", ("task",))
     return Found("mapped", {"task": task})
 
 
@@ -72,11 +69,13 @@ def files_of(at: At) -> Found:
 
 
 def local_files(files: Any, at: At) -> Any:
-    if not (found := [place(name, at.folder) or name for name in names(files)]):
+    found = {name: place(name, at.folder) for name in names(files)}
+    if not found:
         raise BadValue(f"expected files, found {files}")
-    if gone := [name for name in found if place(name, at.folder) is None and name != "" and not is_there(Path(name))]:
+    if gone := [name for name, here in found.items() if here is None]:
         raise Refusal(f"no such file here: {', '.join(gone)}", ("data.train", "data.eval"))
-    return found if len(found) > 1 else found[0]
+    places = [here for here in found.values() if here is not None]
+    return places if len(places) > 1 else places[0]
 
 
 def is_lora(top: Mapping[str, Any]) -> bool:
@@ -115,7 +114,7 @@ def renamed(at: At) -> Found:
 
 
 def collator(at: At) -> Found:
-    if is_off(at.value) or _COLLATORS.match(str(at.value)):
+    if is_off(at.value) or _COLLATORS.fullmatch(str(at.value)):
         return Found("ignored", {}, "batches hold rows of near-equal length, padded to the longest")
     raise Refusal("weitiao makes its own batches")
 
@@ -129,12 +128,11 @@ def callbacks(at: At) -> Found:
 
 
 def trained_rows(at: At) -> Found:
-    value = str(at.value)
-    if at.leaf == "eval_dataset" or re.fullmatch(r"\w+|\w+\['train'\]", value):
+    if at.leaf == "eval_dataset" or not isinstance(at.value, Code) or "load_dataset" not in at.top:
         return Found(
             "ignored", {}, "which rows train is data.train's, and which are held out data.eval's or data.test_size's"
         )
-    raise Refusal(f"{value} trains: give these rows as a file", ("data.train",))
+    raise Refusal(f"{at.value} trains, and may be other rows: give a file of these rows", ("data.train",))
 
 
 _BEST = {"classification": "accuracy", "token_classification": "token_accuracy"}

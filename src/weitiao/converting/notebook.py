@@ -39,10 +39,12 @@ def _cell(source: object) -> str:
         if magic[1] not in _RUN_AS_CODE:
             return ""
         text = rest
-    kept, goes_on = [], False
+    kept: list[str] = []
+    goes_on, open_brackets = False, 0
     for line in text.split("\n"):
-        kept.append(line if goes_on else _plain(line))
+        kept.append(line if goes_on or open_brackets > 0 else _plain(line))
         goes_on = line.rstrip().endswith("\\")
+        open_brackets += sum(kept[-1].count(one) for one in "([{") - sum(kept[-1].count(one) for one in ")]}")
     return "\n".join(kept)
 
 
@@ -52,6 +54,8 @@ def _plain(line: str) -> str:
     if found is None:
         return line
     indent = found[1]
+    if run := re.match(r"\s*%(?:run|load)\s+(\S+)", line):
+        return f"{indent}exec({run[1]!r})"  # in the notebook's own names
     if found["code"]:
         return indent + found["code"]
     return f"{indent}{found['name']}= ..." if found["name"] else f"{indent}pass"

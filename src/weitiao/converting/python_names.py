@@ -2,15 +2,23 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
-_BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.TryStar, ast.Match)
+_LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_BRANCHES = (ast.If, ast.IfExp, ast.BoolOp, ast.Try, ast.TryStar, ast.Match, *_LOOPS)
 _ENUMS = ("TaskType", "IntervalStrategy", "EvaluationStrategy", "SaveStrategy", "SchedulerType", "OptimizerNames", "HubStrategy")  # fmt: skip
 
 
 _LIBRARIES = ("transformers", "peft", "datasets", "__future__")
-_READ = ("TrainingArguments", "Seq2SeqTrainingArguments", "Trainer", "Seq2SeqTrainer", "LoraConfig", "get_peft_model", "load_dataset", "AutoTokenizer")  # fmt: skip
+READ = ("TrainingArguments", "Seq2SeqTrainingArguments", "Trainer", "Seq2SeqTrainer", "LoraConfig", "get_peft_model", "load_dataset", "AutoTokenizer")  # fmt: skip
+
+
+_MODELS = re.compile(r"(Auto|[a-z])?(Model$|For(Sequence|Token)Classification$|ForCausalLM$)")
+
+
+PARAMETER = ast.Name("a parameter")  # what a function's own name stands for
 
 
 class Code(str):
@@ -54,6 +62,8 @@ class Names:
         self.in_branch: set[ast.AST] = set()
         self.in_loop: set[ast.AST] = set()
         self.in_function: set[ast.AST] = set()
+        self.imported: set[str] = set()
+        self.modules: dict[str, str] = {}  # name -> the module that it stands for
         self.foreign: list[str] = []  # imports that may stand for a name of the libraries, or for any
         self._walk(tree)
         for node in ast.walk(tree):
@@ -78,24 +88,31 @@ class Names:
             ):
                 self.aliases[node.targets[0].id] = self.aliases.get(node.value.id, node.value.id)
             deeper = branch or (isinstance(node, _BRANCHES) and not is_main_guard(node))
-            around = loop or isinstance(node, ast.For | ast.AsyncFor | ast.While)
+            around = loop or isinstance(node, _LOOPS)
             inside = function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             waiting += [(child, deeper, around, inside) for child in ast.iter_child_nodes(node)]
 
     def _import(self, node: ast.ImportFrom | ast.Import) -> None:
         self.aliases |= {one.asname: one.name.rpartition(".")[2] for one in node.names if one.asname}
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] not in _LIBRARIES:
-            taken = {one.name for one in node.names} & {*_READ, "*"}
-            self.foreign += [f"from {node.module} import {name}" for name in sorted(taken)]
+        self.imported |= {one.asname or one.name.partition(".")[0] for one in node.names}
+        from_libraries = isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in _LIBRARIES
+        if isinstance(node, ast.Import):
+            self.modules |= {one.asname or one.name.partition(".")[0]: one.name.partition(".")[0] for one in node.names}
+        elif not from_libraries:
+            taken = [one.name for one in node.names if one.name in (*READ, "*") or _MODELS.search(one.name)]
+            self.foreign += [f"from {node.module} import {name}" for name in taken]
+
+    def is_foreign(self, func: ast.AST) -> bool:
+        """a.Trainer of another module than the libraries."""
+        return isinstance(func, ast.Attribute) and self.modules.get(root(func), "transformers") not in _LIBRARIES
 
     def _changed(self, node: ast.Attribute | ast.Subscript) -> str:
         """The name of a list or mapping of the script that is changed in place, or might be: x.append, x[0] = 1."""
-        if not isinstance(node.value, ast.Name):
-            return ""
-        values = self.bound.get(node.value.id, [])
+        first = root(node)
+        values = self.bound.get(first, [])
         if not any(isinstance(value, ast.List | ast.Dict | ast.Set) for value in values):
             return ""
-        return node.value.id if isinstance(node, ast.Attribute) or isinstance(node.ctx, ast.Store | ast.Del) else ""
+        return first if isinstance(node, ast.Attribute) or isinstance(node.ctx, ast.Store | ast.Del) else ""
 
     def named(self, node: ast.AST) -> str:
         """The last name of what is called, behind its alias."""
@@ -105,20 +122,29 @@ class Names:
     def only(self, name: str) -> ast.expr | None:
         """The one value that a name is given in the whole script, outside branches; None where there is more to it."""
         found = self.bound.get(name, [])
-        return found[0] if len(found) == 1 else None
+        return found[0] if len(found) == 1 and found[0] is not PARAMETER else None
 
     def value(self, node: ast.expr) -> Any:
         """A literal: itself, behind a name that is given once, behind Path(...), or a member of a library's enumeration. Else Code."""
         seen: set[str] = set()
         found: ast.expr | None = node
-        while isinstance(found, ast.Name) and found.id not in seen:
-            seen.add(found.id)
-            found = self.only(found.id)
+        while found is not None:
+            if isinstance(found, ast.Name) and found.id not in seen:
+                seen.add(found.id)
+                found = self.only(found.id)
+            elif isinstance(found, ast.Call) and self.named(found.func) == "Path" and len(found.args) == 1:
+                found = found.args[0]
+            else:
+                break
         if found is None or isinstance(found, ast.Name):
             return code(node)
-        if isinstance(found, ast.Call) and self.named(found.func) == "Path" and len(found.args) == 1:
-            return self.value(found.args[0])
         if isinstance(found, ast.Attribute) and self.named(found.value) in _ENUMS:
+            return found.attr
+        if (
+            isinstance(found, ast.Attribute)
+            and root(found) == "torch"
+            and found.attr in ("float32", "float16", "bfloat16")
+        ):
             return found.attr
         try:
             literal = ast.literal_eval(found)
@@ -146,7 +172,7 @@ def _bindings(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
     elif isinstance(node, ast.ImportFrom | ast.Import):
         yield from ((one.asname or one.name.partition(".")[0], None) for one in node.names)
     elif isinstance(node, ast.arg):
-        yield node.arg, None
+        yield node.arg, PARAMETER
     elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar | ast.Global | ast.Nonlocal):
         names = node.names if isinstance(node, ast.Global | ast.Nonlocal) else [node.name]
         yield from ((name, None) for name in names if name)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from weitiao.converting.notebook import NotebookError, code_of
-from weitiao.converting.python_names import Code, Names, code, last_name
-from weitiao.converting.python_objects import TOKENIZES, Objects
+from weitiao.converting.python_names import READ, Code, Names, code, last_name
+from weitiao.converting.python_objects import MODEL, TOKENIZES, Objects
 
 _ARGUMENTS = ("TrainingArguments", "Seq2SeqTrainingArguments")
 _TRAINERS = ("Trainer", "Seq2SeqTrainer")
@@ -38,7 +38,7 @@ def keys_of(text: str, is_notebook: bool) -> dict[str, Any]:
     try:
         text = code_of(text) if is_notebook else text
         if len(text) > _LARGEST:
-            raise Unreadable(f"Found {len(text):,} characters of code")
+            raise Unreadable(f"Found {len(text):,} characters of code, and the most is {_LARGEST:,}")
         script = _Script(ast.parse(text))
     except NotebookError as error:
         raise Unreadable(f"Found no valid notebook: {error}") from None
@@ -66,7 +66,8 @@ def keys_of(text: str, is_notebook: bool) -> dict[str, Any]:
             keys[group] = found
     for name, value in script.others():
         if isinstance(value, dict):
-            keys.setdefault(name, {}).update(value)
+            before = keys.setdefault(name, {})  # a column that is renamed twice
+            keys[name] |= {new: before.pop(old, old) for new, old in value.items()}
         else:
             keys[name] = Code(f"{keys[name]}; {value}" if name in keys else value)
     return keys
@@ -82,7 +83,7 @@ class _Script:
         self.after = self._after_training(tree)
         self.nodes = [node for node in nodes if node not in self.after]
         calls = [node for node in self.nodes if isinstance(node, ast.Call)]
-        self.calls = sorted(calls, key=lambda call: (call.lineno, call.col_offset))
+        self.calls = sorted(calls, key=lambda call: (call.end_lineno or 0, call.end_col_offset or 0))
         self.functions = any(
             call in self.names.in_function and self.objects.kind(call.func) == "tokenizer" for call in self.calls
         )
@@ -104,10 +105,15 @@ class _Script:
                 if not isinstance(block, list):
                     continue
                 last = max((i for i, one in enumerate(block) if any(map(self._trains, ast.walk(one)))), default=None)
-                if last is not None and not any(self._trains(inner) for one in block[last:] if isinstance(one, ast.FunctionDef) for inner in ast.walk(one)):  # fmt: skip
-                    later = (one for one in block[last + 1 :] if not isinstance(one, ast.FunctionDef | ast.ClassDef))
-                    found.update(inner for one in later for inner in ast.walk(one))
+                if last is not None and not self._defines_training(block[last]):
+                    found.update(inner for one in block[last + 1 :] for inner in ast.walk(one))
         return found
+
+    def _defines_training(self, statement: ast.AST) -> bool:
+        """A function or class that trains when it is called, which may be later."""
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+        inside = (one for one in ast.walk(statement) if isinstance(one, kinds))
+        return any(self._trains(inner) for one in inside for inner in ast.walk(one))
 
     def refuse_more_than_one_run(self) -> None:
         """Raise Unreadable for a second training, or one in a loop."""
@@ -160,13 +166,14 @@ class _Script:
         for name in ("Trainer", "TrainingArguments", "LoraConfig", *_ARGUMENTS):
             if name in self.defined:
                 yield "other code", f"{name} of the script's own"
+        for call in self.calls:
+            yield from self._call(call)
         for node in self.nodes:
             if isinstance(node, ast.ClassDef):
                 yield from self._class(node)
-            elif isinstance(node, ast.Call):
-                yield from self._call(node)
             if found := self.objects.change(node):
                 yield found, str(code(node))
+        yield from self._unused()
         adapted = any(self.names.named(call.func) == "get_peft_model" for call in self.calls)
         configured = any(self.names.named(call.func) == "LoraConfig" for call in self.calls)
         if configured != adapted:
@@ -175,11 +182,21 @@ class _Script:
                 "LoraConfig without get_peft_model" if configured else "get_peft_model without LoraConfig",
             )
 
+    def _unused(self) -> Iterator[tuple[str, str]]:
+        """Functions that decide a run and are never called."""
+        used = {node.id for node in self.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        used |= {node.attr for node in self.nodes if isinstance(node, ast.Attribute)}
+        for node in self.nodes:
+            if isinstance(node, ast.FunctionDef) and node.name not in used:
+                calls = [one for one in ast.walk(node) if isinstance(one, ast.Call)]
+                if any(self.names.named(one.func) in (*READ, "from_pretrained") for one in calls):
+                    yield "other code", f"{node.name}() is not called"
+
     def _class(self, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-        bases = [last_name(base) for base in node.bases]
+        bases = [self.names.named(base) for base in node.bases]
         if any(name.endswith("Trainer") for name in bases):
             yield "other Trainer", f"class {node.name}"
-        elif any(name in ("Module", "PreTrainedModel") or name.endswith("PreTrainedModel") for name in bases):
+        elif any(name == "Module" or name.endswith("PreTrainedModel") or MODEL.fullmatch(name) for name in bases):
             yield "other code", f"class {node.name}, a model of the script's own"
 
     def _call(self, call: ast.Call) -> Iterator[tuple[str, Any]]:
@@ -192,8 +209,12 @@ class _Script:
             *_TRAINERS,
         ):
             yield "other code", f"{name} in a branch, line {call.lineno}"
-        if name == "rename_column" and len(call.args) == 2 and isinstance(call.func, ast.Attribute):
-            old, new = map(self.names.value, call.args)
+        if name in READ and self.names.is_foreign(call.func):
+            yield "other code", str(code(call.func))
+        if name == "rename_column" and isinstance(call.func, ast.Attribute):
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            given |= dict(zip(("original_column_name", "new_column_name"), call.args, strict=False))
+            old, new = (self.names.value(given.get(f"{one}_column_name", call)) for one in ("original", "new"))
             if type(old) is type(new) is str:
                 yield name, {new: old}
             else:
@@ -232,10 +253,10 @@ class _Script:
         return found
 
     def _value(self, group: str, name: str | None, node: ast.expr) -> Any:
-        """Rows stay as the call has them: where they come from has a key of its own."""
-        return (
-            code(node) if group == "Trainer" and name in ("train_dataset", "eval_dataset") else self.names.value(node)
-        )
+        """Rows stay as the call has them, and are Code where they may be others than the part `train`."""
+        if group != "Trainer" or name not in ("train_dataset", "eval_dataset"):
+            return self.names.value(node)
+        return "".join(code(node)) if self.objects.is_train_part(node) else code(node)
 
     def _column(self, node: ast.expr) -> Any:
         """examples["text"], also inside list(...): the column. Else Code."""

@@ -34,7 +34,8 @@ def read(path: Path, tool: Tool) -> Source:
     """The keys of a file.
 
     Raises:
-        ConfigError: no such file, no text, no mapping, a key twice, or values inside each other without end.
+        ConfigError: no such file, no text, no mapping, a key twice, values inside each other without end, or a
+            Python script that is not of one run.
     """
     if tool.reads_python:
         return Source(_python(path), path.parent)
@@ -47,10 +48,12 @@ def read(path: Path, tool: Tool) -> Source:
 
 
 def _python(path: Path) -> dict[str, Any]:
-    next_step = "Give a script of one run, or weitiao's own options; docs/migrate.md lists the calls that are read."
+    next_step = (
+        "Cut it down to one run: one TrainingArguments, one Trainer, one train(). docs/migrate.md lists what is read."
+    )
     try:
         if path.stat().st_size > _LARGEST_NOTEBOOK:
-            raise Unreadable(f"Found {path.stat().st_size:,} bytes")
+            raise Unreadable(f"Found {path.stat().st_size:,} bytes, and the most is {_LARGEST_NOTEBOOK:,}")
         with tokenize.open(path) as file:  # in the encoding that its first lines name
             text = file.read()
         if "\0" in text:

@@ -39,7 +39,7 @@ class FormatFacts(TypedDict):
     kind: str
     """classification, labels, number, tokens, sft or text."""
     reason: str
-    """What the format was told from."""
+    """What the format was recognised by."""
     columns: list[str]
     """Those that are used."""
     encodings: dict[str, str]
@@ -161,7 +161,7 @@ class SplitFormat(TypedDict):
     name: str
     """In words, such as `text and label`."""
     reason: str
-    """What the format was told from."""
+    """What the format was recognised by."""
     columns: list[str]
     """Those that are used."""
     encodings: dict[str, str]

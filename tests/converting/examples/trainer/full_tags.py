@@ -46,3 +46,6 @@ def main() -> None:
         callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
     )
     trainer.train()
+
+
+main()
