@@ -22,7 +22,7 @@ from weitiao.kernels.lora import FusedForward, LoraLinearFunction
 from weitiao.measure import devices
 from weitiao.measure.cost import Rates, safetensors_bytes, step_cost
 from weitiao.planning.blueprint import Blueprint, draw
-from weitiao.planning.estimate import Memory, measured_memory, seconds_of, trace_shapes
+from weitiao.planning.estimate import HOLES_SHARE, HOLES_TO_COME, Memory, measured_memory, seconds_of, trace_shapes
 from weitiao.planning.plan import plan_errors
 from weitiao.planning.rows import batches_of, read_inputs
 from weitiao.training.world import World
@@ -167,9 +167,13 @@ def test_a_calibrated_total_is_the_measured_peak_and_what_is_to_come(options: di
     batches = dataclasses.replace(batches_of(config, inputs), steps=1)  # nothing more to grow
     parts = Memory(process=9, weights=300, masters=0, gradients=0, optimizer=0, activations=100, other=7)
     measured = {"batches": [0], "process_bytes": 700, "peak_memory_bytes": peak}
-    found = measured_memory(parts, measured, draw(config, inputs).model, batches)
+    found = measured_memory(parts, measured, draw(config, inputs).model, batches, holes_bytes=800)
     assert found.total == peak
     assert all(value >= 0 for value in dataclasses.asdict(found).values())
+    longer = dataclasses.replace(batches, steps=500)
+    model = draw(config, inputs).model
+    with_holes = measured_memory(parts, measured, model, longer, holes_bytes=10**9)
+    assert with_holes.total - peak == pytest.approx(10**9 * HOLES_TO_COME / HOLES_SHARE, abs=1)
 
 
 def test_checkpoints_are_counted(options: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ HEAP_LAYER_BYTES, HEAP_HIDDEN = 8_000_000, 384
 # What freed tensors leave as holes, as a share of the saved bytes: between 0.3 and 1.5 in runs of 2,048 tokens a batch of three
 # models (benchmarks/results/plan_error.json, checkpointing.json), whatever the number of shapes.
 HOLES_SHARE = 0.8
+HOLES_TO_COME = 0.5  # of the saved bytes: the part that the few steps of a calibration do not leave yet (docs/LOG.md)
 CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
 # What comes after the rows are read: the model's code, peft, kernels and their scratch. Read off 24 runs of two encoders
 # (benchmarks/results/plan_error.json).
@@ -210,10 +211,18 @@ def heap_growth(model: Any, batches: Batches, steps: float) -> int:
     return int(narrow * HEAP_LAYER_BYTES * layers * min(1.0, min(steps, kinds) / KEPT_KERNELS))
 
 
-def measured_memory(memory: Memory, measured: dict[str, Any], model: Any, batches: Batches) -> Memory:
-    """The parts with the measured peak as their sum, and the growth of the heap after the measured steps."""
+def measured_memory(
+    memory: Memory, measured: dict[str, Any], model: Any, batches: Batches, *, holes_bytes: int
+) -> Memory:
+    """The parts with the measured peak as their sum, and the growth of the heap after the measured steps.
+
+    Args:
+        holes_bytes: what a long run leaves as holes, of which a calibration has seen a part.
+    """
     done = min(CALIBRATION_COUNTS * len(measured["batches"]), batches.steps)
     to_come = heap_growth(model, batches, batches.steps) - heap_growth(model, batches, done)
+    if batches.steps > done:
+        to_come = max(to_come, int(HOLES_TO_COME / HOLES_SHARE * holes_bytes))
     total = measured["peak_memory_bytes"] + max(0, to_come)
     known = replace(memory, process=measured["process_bytes"], other=0)
     missing = total - known.total

@@ -19,6 +19,7 @@ from weitiao.planning.calibrate import run_steps
 from weitiao.planning.estimate import (
     Shapes,
     checkpoints_bytes,
+    holes,
     load_peak_bytes,
     measured_memory,
     memory_of,
@@ -246,7 +247,9 @@ def _method(
     )
     scale = 1.0
     if measured is not None:
-        memory = measured_memory(memory, measured, blueprint.model, batches)
+        saved = int(shapes.at(shapes.saved_bytes, batches.rows, batches.lengths).max())
+        left = holes(saved, config.train) if machine.on_cpu else 0
+        memory = measured_memory(memory, measured, blueprint.model, batches, holes_bytes=left)
         scale = time_scale(blueprint, batches, shapes, options=config.train, rates=rates, measured=measured)
     batches, seconds = timed(blueprint, batches, shapes, options=config.train, rates=rates, scale=scale)
     checkpoint, kept = checkpoints_bytes(blueprint, batches, config.train)
