@@ -21,7 +21,20 @@ from figures import table
 from record import DISTURBED, RESULTS, ROOT, Cell, CellFailed, Results, code_version, last_json, machine, train
 from weitiao.system.cpu_use import CpuUse
 
-PAGE = ROOT / "docs" / "plan.md"
+PAGES: dict[str, dict[str, Any]] = {
+    "plan.md": {
+        "head": ["model", "method", "type", "tokens a batch", "longest", "peak, GB", "training, s", "stored, MB"],
+        "last": ["median of absolute errors", "worst", "goal of the median"],
+        "said": "{cells} runs of {steps} steps on {cpu}, {cores} cores. During {disturbed} of them others took over {share} of the machine. "
+        "`auto` is the type that `train.bf16=auto` chooses there. Rows: results/plan_error.json of `benchmarks/`.",
+    },
+    "plan.zh.md": {
+        "head": ["模型", "方法", "类型", "每批词元数", "最长行", "峰值内存，GB", "训练时间，秒", "存储，MB"],
+        "last": ["误差绝对值的中位数", "最大", "中位数的目标"],
+        "said": "在 {cpu}（{cores} 核）上训练 {cells} 次，每次 {steps} 步；其间其他程序占用超过整机 {share} 的有 {disturbed} 次。"
+        "`auto` 是 `train.bf16=auto` 在这台机器上选的类型。各行数据在 `benchmarks/` 的 results/plan_error.json。",
+    },
+}
 MARKS = ("<!-- errors -->\n", "<!-- /errors -->\n")
 MODELS = ("multilingual-e5-small", "all-MiniLM-L6-v2")
 METHODS = ("full", "lora")
@@ -109,8 +122,8 @@ def footer(name: str, values: dict[str, dict[str, float]], digits: int) -> list[
     return line
 
 
-def render(cells: list[dict[str, Any]], environment: dict[str, Any]) -> None:
-    """The table of docs/plan.md: a line a cell, each error with its sign, then the medians and the worst without it, and the goals."""
+def lines(cells: list[dict[str, Any]], words: dict[str, Any]) -> list[list[str]]:
+    """A line a cell, each error with its sign, then the medians and the worst without it, and the goals."""
     rows = []
     for cell in cells:
         settings, result = cell["settings"], cell["result"]
@@ -124,19 +137,26 @@ def render(cells: list[dict[str, Any]], environment: dict[str, Any]) -> None:
         ):
             line += [value, *(f"{100 * result[kind][quantity]:+.1f}" for kind in GOALS)]
         rows.append(line)
-    rows.append(footer("median of absolute errors", absolute(cells, statistics.median), 1))
-    rows += [footer("worst", absolute(cells, max), 1), footer("goal of the median", GOALS, 0)]
-    head = ["model", "method", "type", "tokens a batch", "longest"]
-    for name in ("peak, GB", "training, s", "stored, MB"):
-        head += [name, "plan, %", "calibrated, %"]
+    median, worst, goal = words["last"]
+    last = [footer(median, absolute(cells, statistics.median), 1), footer(worst, absolute(cells, max), 1)]
+    return [*rows, *last, footer(goal, GOALS, 0)]
+
+
+def render(cells: list[dict[str, Any]], environment: dict[str, Any]) -> None:
+    """The tables of docs/plan.md and docs/plan.zh.md."""
     disturbed = sum((cell.get("others_cpu_share") or 0) > DISTURBED for cell in cells)
-    text = (
-        f"{len(cells)} runs of {cells[0]['settings']['max_steps']} steps on {environment['cpu']['name']}, "
-        f"{environment['cpu']['cores']} cores; during {disturbed} of them others took over {DISTURBED:.0%} of the machine. "
-        "Rows: results/plan_error.json of `benchmarks/`.\n\n" + table(head, rows) + "\n"
-    )
-    before, _, rest = PAGE.read_text("utf-8").partition(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2], "utf-8")
+    for name, words in PAGES.items():
+        head = [*words["head"][:5]]
+        for quantity in words["head"][5:]:
+            head += [quantity, "plan, %", "calibrated, %"]
+        said = words["said"].format(
+            cells=len(cells), steps=cells[0]["settings"]["max_steps"], cpu=environment["cpu"]["name"],
+            cores=environment["cpu"]["cores"], disturbed=disturbed, share=f"{DISTURBED:.0%}".replace("%", " %"),
+        )  # fmt: skip
+        page = ROOT / "docs" / name
+        before, _, rest = page.read_text("utf-8").partition(MARKS[0])
+        text = f"{said}\n\n{table(head, lines(cells, words))}\n"
+        page.write_text(before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2], "utf-8")
 
 
 def main() -> None:
@@ -146,7 +166,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the stored cells")
     parser.add_argument("--undisturbed", action="store_true", help="measure the disturbed cells again")
     parser.add_argument("--calibrated", action="store_true", help="calibrate again, against the stored runs")
-    parser.add_argument("--render", action="store_true", help="run nothing, render docs/plan.md")
+    parser.add_argument("--render", action="store_true", help="run nothing, render docs/plan.md and its Chinese page")
     options = parser.parse_args()
     if options.render:
         kept = json.loads((RESULTS / "plan_error.json").read_text("utf-8"))
