@@ -95,7 +95,7 @@ class TrainConfig(Section):
     gradient_checkpointing: Literal["auto", "full", "selective"] | bool = Field(
         "auto",
         description="Keep each layer's input alone and compute the rest again in the backward pass: the same result, less memory, "
-        "about a third more time. selective: every second layer; auto: all layers where the plan does not fit into memory otherwise.",
+        "more time (1.4 times of full and 1.7 times of LoRA with 2,048 tokens on a CPU). selective: every second layer; auto: all layers where the plan does not fit into memory otherwise.",
     )
     activation_offloading: bool = Field(
         False,
