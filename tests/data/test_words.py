@@ -330,7 +330,7 @@ def test_tag_names_are_complete() -> None:
     assert tag_names(["O", "B-LOC", "B-PER"]) == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
 
-@pytest.mark.beyond_check
+@pytest.mark.beyond_test
 def test_every_label_of_the_peoples_daily_survives(e5: Path) -> None:
     from transformers import AutoTokenizer
 

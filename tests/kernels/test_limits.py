@@ -39,6 +39,7 @@ def growth(which: str) -> int:
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bf16 products by oneDNN on this CPU")
+@pytest.mark.beyond_test
 def test_memory_does_not_grow_with_the_variety_of_batch_shapes() -> None:
     bounded, chosen, unbounded = growth("bounded"), growth("chosen"), growth("unbounded")
     assert unbounded > 50_000_000, "nothing to bound here: has the library changed?"

@@ -98,6 +98,7 @@ PARTS = (
 )
 
 
+@pytest.mark.beyond_test
 def test_what_stands_in_and_its_parts_become_real_when_they_are_used() -> None:
     parts = {code: f"import torch\n{code}\nfound = type(real).__name__" for code in PARTS}
     found = in_new_processes({"used": USED, **parts})

@@ -34,6 +34,7 @@ def wait_until_it_reads(process: Process) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.beyond_test
 def test_reading_may_take_longer_than_an_exchange(
     tiny_model: Path, rows_file: Path, tmp_path: Path, whole_fork_server: ForkServer
 ) -> None:
