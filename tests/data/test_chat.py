@@ -138,7 +138,8 @@ def test_rows_that_keep_nothing_to_learn_are_named(tokenizer: Any) -> None:
     assert "data.check=warn" in str(caught.value)
     kept = encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, nothing_learnt="drop")
     assert kept.kept.tolist() == [0]
-    assert kept.num_over_length == 1
+    (whole,) = encode_chats([long], Chat(tokenizer), 1000).lengths
+    assert (kept.num_over_length, kept.tokens_lost) == (1, whole)
     with pytest.raises(DataError, match="1 rows have no token to learn"):
         encode_chats([long], Chat(tokenizer), 64, nothing_learnt="drop")
 
@@ -149,6 +150,8 @@ def test_longer_conversations_lose_their_end_or_go(policy: Any, rows: list[int],
     encoded = encode_chats([TURNS[1:3], long], Chat(tokenizer), 64, policy)
     assert encoded.kept.tolist() == rows
     assert max(encoded.lengths) <= 64
+    (whole,) = encode_chats([long], Chat(tokenizer), 1000).lengths
+    assert encoded.tokens_lost == (whole if policy == "drop" else whole - 64)
     assert encoded.supervised is not None
     assert len(encoded.supervised) == len(encoded.flat)
     with pytest.raises(DataError, match="conversation 2 has"):

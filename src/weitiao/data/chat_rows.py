@@ -48,8 +48,10 @@ def encode_chats(
                 if over_length == "fail":
                     raise _too_long(_name(ids, 0, i), len(tokens), max_length)
                 if over_length == "drop":
+                    lost += len(tokens)
                     continue
             if not any(mask[:max_length]):
+                lost += len(tokens) if len(tokens) > max_length else 0  # else nothing of it is cut
                 mute.append(i)
                 continue
             lost += max(0, len(tokens) - max_length)

@@ -182,7 +182,7 @@ class TokenFacts(TypedDict):
     rows_over_length: int
     """Rows longer than the limit: cut, left out, or made into windows."""
     tokens_lost: int
-    """Tokens cut off; of dropped rows all, but for conversations, where they do not count."""
+    """Tokens cut off; of rows left out for their length all."""
 
 
 class SplitReport(TypedDict):
