@@ -107,6 +107,12 @@ def test_a_name_may_stand_for_itself(tmp_path: Path) -> None:
         (f"{ARGUMENTS}LoraConfig(r=4)\nLoraConfig(r=8)", "2 different calls of LoraConfig, in lines 2, 3"),
         ("learning_rate: 1e-4\n", "no TrainingArguments"),
         ("(" * 5000, "no valid Python"),
+        (
+            f"{SCRIPT}x = model{'.a()' * 3000}\n".replace(
+                "trainer = Trainer", f"y = model{'.a()' * 1500}\ntrainer = Trainer"
+            ),
+            "nested too deeply",
+        ),
         ("x = " + "-" * 100_000 + "1", "no valid Python"),
     ],
 )

@@ -94,7 +94,7 @@ _FILES = {
     "`load_dataset`, `train_test_split` and `Trainer` stand behind the name of the call. A name that is given one literal, outside "
     "branches and loops, stands for it. What the script computes is refused until an option says it. So is code that freezes "
     "parameters or chooses rows. What else is done to the model, the arguments, the tokenizer or the rows is `other code`, unless "
-    "it is known to leave the run alone. What stands behind the training is not read.",
+    "it is known to leave the run alone. What stands behind the training is not read, and neither is the code of other modules.",
 }
 
 

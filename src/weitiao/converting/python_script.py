@@ -39,12 +39,18 @@ def keys_of(text: str, is_notebook: bool) -> dict[str, Any]:
         text = code_of(text) if is_notebook else text
         if len(text) > _LARGEST:
             raise Unreadable(f"Found {len(text):,} characters of code, and the most is {_LARGEST:,}")
-        script = _Script(ast.parse(text))
+        return _keys(_Script(ast.parse(text)))
     except NotebookError as error:
         raise Unreadable(f"Found no valid notebook: {error}") from None
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise Unreadable(f"Found no valid Python{line}") from None
+    except SyntaxError as error:
+        raise Unreadable(f"Found no valid Python, line {error.lineno}") from None
+    except ValueError:
+        raise Unreadable("Found no valid Python") from None
+    except (RecursionError, MemoryError):
+        raise Unreadable("Found code that is nested too deeply, or no valid Python") from None
+
+
+def _keys(script: "_Script") -> dict[str, Any]:
     arguments = script.one("TrainingArguments", _ARGUMENTS)
     if arguments is None:
         raise Unreadable("Found no TrainingArguments")

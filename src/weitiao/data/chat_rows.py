@@ -43,18 +43,17 @@ def encode_chats(
             if not tokens and chat.skip_refused:  # refused by the template
                 refused += 1
                 continue
-            if len(tokens) > max_length:
+            is_long, is_mute = len(tokens) > max_length, not any(mask[:max_length])
+            is_dropped = is_long and over_length == "drop"
+            if is_long and over_length == "fail":
+                raise _too_long(_name(ids, 0, i), len(tokens), max_length)
+            if is_long:
                 over += 1
-                if over_length == "fail":
-                    raise _too_long(_name(ids, 0, i), len(tokens), max_length)
-                if over_length == "drop":
-                    lost += len(tokens)
-                    continue
-            if not any(mask[:max_length]):
-                lost += len(tokens) if len(tokens) > max_length else 0  # else nothing of it is cut
+                lost += len(tokens) - (0 if is_dropped or is_mute else max_length)
+            if is_mute and not is_dropped:
                 mute.append(i)
+            if is_mute or is_dropped:
                 continue
-            lost += max(0, len(tokens) - max_length)
             rows.append(tokens[:max_length])
             learnt += mask[:max_length]
             owner.append(i)

@@ -25,8 +25,8 @@ HEAP_LAYER_BYTES, HEAP_HIDDEN = 8_000_000, 384
 HOLES_SHARE = 0.8
 HOLES_TO_COME = 0.5  # of the saved bytes: the part that the few steps of a calibration do not leave yet (docs/LOG.md)
 CALIBRATION_COUNTS = 1.75  # a calibration step always brings a new shape
-# What comes after the rows are read: the model's code, peft, kernels and their scratch. Read off 24 runs of two encoders
-# (benchmarks/results/plan_error.json).
+# What comes after the rows are read: the model's code, peft, kernels and their scratch. Read off earlier runs of the two
+# encoders of benchmarks/results/plan_error.json (docs/LOG.md).
 LIBRARIES_BYTES = 80_000_000
 CALIBRATION_STEPS = 12  # timed ones, besides the longest batch and a warm-up step
 _FP32_SLOWER = 2.5  # the saved model is evaluated in fp32; a guess at how much slower its products are
@@ -56,6 +56,10 @@ class Shapes:
     def at(coefficients: Coefficients, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         a, b, c = coefficients
         return np.asarray(a * rows * lengths + b * rows * lengths**2 + c, dtype=np.float64)
+
+    def most_saved(self, batches: Batches) -> int:
+        """Bytes that the batch which saves most keeps for its backward pass."""
+        return int(self.at(self.saved_bytes, batches.rows, batches.lengths).max())
 
     def pass_seconds(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds of each batch, forward and backward."""
@@ -151,8 +155,8 @@ def memory_of(
     if not on_cpu:
         other += round(gpu.CONSTANTS.reserve_share * (known - process))
     else:
-        saved = int(Shapes.at(shapes.saved_bytes, batches.rows, batches.lengths).max())
-        other += max(heap_growth(blueprint.model, batches, batches.steps), holes(saved, options)) + LIBRARIES_BYTES
+        left = holes(shapes.most_saved(batches), options)
+        other += max(heap_growth(blueprint.model, batches, batches.steps), left) + LIBRARIES_BYTES
     other += max(0, load_peak_bytes(blueprint, process, on_cpu) - known - other)
     return Memory(
         process=process,

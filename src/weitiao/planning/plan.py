@@ -247,8 +247,7 @@ def _method(
     )
     scale = 1.0
     if measured is not None:
-        saved = int(shapes.at(shapes.saved_bytes, batches.rows, batches.lengths).max())
-        left = holes(saved, config.train) if machine.on_cpu else 0
+        left = holes(shapes.most_saved(batches), config.train) if machine.on_cpu else 0
         memory = measured_memory(memory, measured, blueprint.model, batches, holes_bytes=left)
         scale = time_scale(blueprint, batches, shapes, options=config.train, rates=rates, measured=measured)
     batches, seconds = timed(blueprint, batches, shapes, options=config.train, rates=rates, scale=scale)

@@ -311,10 +311,8 @@ class Jobs:
             os.set_inheritable(lock, True)
             command = [sys.executable, "-m", "weitiao.web.runner", str(job.folder.resolve()), str(lock)]
             null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-            heard = (
-                signal.SIGINT,
-                signal.SIGTERM,
-            )  # a server in the background of a script ignores Ctrl-C, or holds it back
+            # A server in the background of a script ignores Ctrl-C, or holds it back; its jobs must not.
+            heard = (signal.SIGINT, signal.SIGTERM)
             pid = os.posix_spawn(
                 sys.executable, command, os.environ, file_actions=null, setsid=True, setsigmask=(), setsigdef=heard
             )
