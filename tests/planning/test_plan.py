@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -401,3 +403,9 @@ def test_a_checkpoint_that_does_not_name_its_dtype_is_asked_itself(tiny_model: P
     weights = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert not is_fp32(str(folder))
+
+
+def test_a_calibration_chooses_how_libraries_are_loaded() -> None:
+    """Its module must not bring torch: all of the libraries would weigh more than a run's (system/imports.py)."""
+    code = "import weitiao.planning.calibration_process, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
