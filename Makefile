@@ -45,7 +45,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 options: $(VENV)/.installed
-	$(BIN)/python -m weitiao.config.options > docs/options.md
+	$(BIN)/python tools/options_pages.py
 	$(BIN)/python -m weitiao.converting.page > docs/migrate.md
 
 schemas: $(VENV)/.installed

@@ -24,7 +24,7 @@ INTRO = Text(
     "This page puts each of its sentences next to a measurement. The study's terms, data sets and intervals are explained in "
     "[Full fine-tuning against LoRA](study.md).",
     "微调（weitiao）源自一篇文章：《模型sft全量微调与Lora微调的详细步骤和区别》。文章用六行对比了两种方法，最后给出建议，但没有一个数字。"
-    "这一页把文章的每一句放在测量结果旁边。数据集、区间和用词的说明见[全量与 LoRA 对比研究](study.md)（英文）。",
+    "这一页把文章的每一句放在测量结果旁边。数据集、区间和用词的说明见[全量与 LoRA 对比研究](study.md)。",
 )
 BASE = Text(
     "The article's model is bert-base-chinese. The study's is multilingual-e5-small, which installs without a model hub. So "
@@ -182,7 +182,7 @@ def code_rows(results: Path, found: Evidence) -> list[tuple[Text | str, Text, Te
                 "{rows:,} 行、批大小 {batch}、{epochs} 轮，一共 {steps:,} 步。所以中途从不保存，一旦中断就全部白跑。",
                 rows=rows, batch=BATCH, epochs=EPOCHS, steps=steps,
             ) if 0 < steps < SAVE_STEPS else OPEN,
-            Text("Saves every ten minutes, and with Ctrl-C and SIGTERM. A resumed run ends with the same weights. See [Faults](faults.md).", "每十分钟保存一次，Ctrl-C 和 SIGTERM 时也会先保存。恢复后训练完，权重一样。见[故障](faults.md)（英文）。"),
+            Text("Saves every ten minutes, and with Ctrl-C and SIGTERM. A resumed run ends with the same weights. See [Faults](faults.md).", "每十分钟保存一次，Ctrl-C 和 SIGTERM 时也会先保存。恢复后训练完，权重一样。见[中断与故障](faults.md)。"),
         ),
         (
             '`eval_dataset=dataset["test"]`',
@@ -241,9 +241,7 @@ def page(results: Path, language: str) -> str:
     ]
     parts += block("advice", lines["advice"]) + block("summary", summary_rows(found))
     parts += block("code", code_rows(results, found))
-    return (
-        document(parts) if language == "en" else "\n\n".join(parts) + "\n"
-    )  # a line's end would show as a space in Chinese
+    return document(parts, language)
 
 
 def write(results: Path, docs: Path) -> None:

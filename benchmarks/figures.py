@@ -86,9 +86,9 @@ def machine_line(environment: Result, threads: str | None = None, packages: tupl
     return f"Machine: {cpu['name']}, {threads} ({', '.join(cpu['features'])}). Packages: {installed}."
 
 
-def document(parts: list[str]) -> str:
-    """A page of these parts, one blank line between two; paragraphs and list items are wrapped."""
-    return "\n\n".join(map(_wrapped, parts)) + "\n"
+def document(parts: list[str], language: str = "en") -> str:
+    """A page of these parts, one blank line between two. English is wrapped; in Chinese a line's end would show as a space."""
+    return "\n\n".join(map(_wrapped, parts) if language == "en" else parts) + "\n"
 
 
 def _wrapped(part: str) -> str:

@@ -1,6 +1,6 @@
-"""Whether weitiao is right, planned and fast on this machine's GPU: docs/gpu.md. Every cell is a process with a deadline.
+"""Whether weitiao is right, planned and fast on this machine's GPU: docs/gpu.md, gpu.zh.md. Every cell is a process with a deadline.
 
-    python benchmarks/gpu.py             measure what is missing, and render the page
+    python benchmarks/gpu.py             measure what is missing, and render both pages
     python benchmarks/gpu.py --smoke     small shapes, on a GPU or a CPU; results stay in the scratch folder
     python benchmarks/gpu.py --render    only render
 
@@ -26,7 +26,7 @@ import gpu_kernels
 import gpu_material as material
 from record import HERE, RESULTS, ROOT, code_version
 
-PAGE, NAME = ROOT / "docs" / "gpu.md", "gpu.json"
+NAME = "gpu.json"
 STEPS = 20
 
 
@@ -299,9 +299,10 @@ def main() -> None:
     if not options.render:
         _measure_all(options, place, path)
     if not options.smoke:
-        from gpu_page import page
+        from gpu_page import PAGES, page
 
-        PAGE.write_text(page(path), encoding="utf-8")
+        for name, language in PAGES.items():
+            (ROOT / "docs" / name).write_text(page(path, language), encoding="utf-8")
 
 
 def _measure_all(options: argparse.Namespace, place: Place, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Which architectures take which methods: docs/models.md. Each is drawn from its configuration: two layers, random weights.
+"""Which architectures take which methods: docs/models.md, models.zh.md. Each is drawn from its configuration: two layers, random weights.
 
     python benchmarks/models.py run [FAMILY ...]   minutes; adds what is missing to results/models.json
-    python benchmarks/models.py page               the table
+    python benchmarks/models.py page               writes both pages
 
 A method passes where a run of six steps does five things:
 
@@ -16,6 +16,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from typing import Any
 
 import gpu_material
 from figures import document, table
-from record import RESULTS
+from record import RESULTS, ROOT
 
 PATH = RESULTS / "models.json"
 SMALL = {
@@ -56,6 +57,64 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 BEHAVIOURS = ("learns", "planned", "opens", "predicts", "resumes")
 STEPS, BROKEN_AT = 6, 3
+PAGES = {"models.md": "en", "models.zh.md": "zh"}
+WORDS: dict[str, dict[str, Any]] = {
+    "en": {
+        "first": [
+            "# Which models take which methods",
+            "`python benchmarks/models.py run` draws each architecture from its configuration: two layers, random weights. It trains "
+            "six steps with each method, and asks for five things:",
+            "- *learns*: six finite losses, and the last differs from the first\n"
+            "- *planned*: it trains as many parameters as the plan said\n"
+            "- *opens*: the saved folder opens in plain transformers or peft, and scores held-out rows as the run did (2e-4)\n"
+            "- *predicts*: `weitiao predict` answers new rows\n"
+            "- *resumes*: broken off after step 3 and resumed, it has the same losses to the bit",
+            "5 means all of them. *no* is a refusal with a reason, before any row is read. Only whether EVA's directions settle is "
+            "known after rows. An empty cell was not measured.",
+        ],
+        "encoders": "## Encoders, classification", "decoders": "## Decoders, instruction tuning",
+        "method": "method", "no": "no", "cell": "{mark} ({number})",
+        "notes": "## Notes", "none": "None.", "families": "## Families", "family": "- `{family}`: {title}.",
+        "last": [
+            "All of them are transformers' own code, InternLM3 and MiniCPM3 included.",
+            "Checkpoints with code of their own are refused: weitiao runs no foreign code. So are bases that GPTQ, AWQ or another "
+            "quantiser has packed; take the one that is not packed, and `method.type=qlora`.",
+        ],
+    },
+    "zh": {
+        "first": [
+            "# 哪些模型能用哪些方法",
+            "`python benchmarks/models.py run` 按配置建立每种架构的模型：两层，权重随机。每种方法各训练六步，看五件事：",
+            "- *能学*：六个损失都是有限数，最后一个和第一个不同\n"
+            "- *估得准*：训练的参数个数和估算的相同\n"
+            "- *打得开*：用普通的 transformers 或 peft 就能打开保存的文件夹，给留出的行打的分和训练时相同（2e-4）\n"
+            "- *能预测*：`weitiao predict` 回答新的行\n"
+            "- *能继续*：第 3 步之后中断再继续，损失逐位相同",
+            "5 表示五件都做到了。*拒绝*表示在读任何一行之前就拒绝，并说明原因。只有 EVA 的方向能不能稳定下来，要读了数据才知道。空着的格子没有测过。",
+        ],
+        "encoders": "## 编码器：分类", "decoders": "## 解码器：指令微调",
+        "method": "方法", "no": "拒绝", "cell": "{mark}（{number}）",
+        "notes": "## 注", "none": "没有。", "families": "## 模型系列", "family": "- `{family}`：{title}。",
+        "last": [
+            "这些模型用的都是 transformers 自己的代码，InternLM3 和 MiniCPM3 也是。",
+            "自带代码的检查点会被拒绝，因为 weitiao 不运行外来的代码。GPTQ、AWQ 等量化工具压缩过的基座也会被拒绝：请换成没有压缩的，再用 `method.type=qlora`。",
+        ],
+    },
+}  # fmt: skip
+# What notes and titles say, in Chinese; each is put in after the one before.
+CHINESE = {
+    r"^refused: ": "拒绝：",
+    r"(\w+) has no single stack of (\d+) layers\.": r"\1 不是由单独一组 \2 层叠成的。",
+    r"method\.type=prefix with a (\S+) model, which is not known to take keys and values from outside\.": r"`method.type=prefix` 用于 \1 模型，但不确定它能否接收外部的键和值。",
+    r"method\.type=ia3, and peft knows no modules for a (\S+) model\.": r"`method.type=ia3`，但 peft 不知道 \1 模型该用哪些模块。",
+    r" ?Expected one of: (.+)\.": r"可以用的有：\1。",
+    r"method\.top_k does not work with task=causal_lm\. Leave it out": "`method.top_k` 不能和 `task=causal_lm` 一起用，请去掉。",
+    r"method\.parameters=bias, and this model has no bias parameters\.": "`method.parameters=bias`，但这个模型没有偏置参数。",
+    r"method\.init_lora_weights=eva: its directions do not settle in (\d+) passes\.": r"`method.init_lora_weights=eva`：\1 遍之内，方向没有稳定下来。",
+    r"method\.init_lora_weights=eva: (too many values.*)\.": r"`method.init_lora_weights=eva`：`\1`。",
+    " and ": " 和 ",
+    ", ": "、",
+}  # fmt: skip
 
 
 class _BrokenOff(Exception):
@@ -189,10 +248,18 @@ def _resumes(family: str, member: Any, run: Any, model: Path, scratch: Path) -> 
     return apart == 0.0 or f"losses differ by {apart:.1e}"
 
 
-def page(found: dict[str, dict[str, Any]]) -> str:
+def _said(text: str, language: str) -> str:
+    """A note or a title in a language; in English where no Chinese is known."""
+    for pattern, form in CHINESE.items() if language == "zh" else ():
+        text = re.sub(pattern, form, text)
+    return text
+
+
+def page(found: dict[str, dict[str, Any]], language: str = "en") -> str:
+    """One of ``PAGES``."""
     from weitiao.methods.family import FAMILY
 
-    names = [member.name for member in FAMILY]
+    words, names = WORDS[language], [member.name for member in FAMILY]
     notes: list[str] = []
 
     def cell(family: str, name: str) -> str:
@@ -205,44 +272,31 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         note = f"{'refused: ' if 'refused' in one else ''}{said}"
         if note not in notes:
             notes.append(note)
-        mark = "no" if "refused" in one else str(sum(one[b] is True for b in BEHAVIOURS))
-        return f"{mark} ({notes.index(note) + 1})"
+        mark = words["no"] if "refused" in one else sum(one[b] is True for b in BEHAVIOURS)
+        return str(words["cell"].format(mark=mark, number=notes.index(note) + 1))
 
     def part(families: dict[str, tuple[str, dict[str, Any]]]) -> str:
         return table(
-            ["method", *families],
+            [words["method"], *families],
             [[name, *(cell(family, name) for family in families)] for name in names],
         )
 
-    sides = [part(ENCODERS), part(DECODERS)]
-    known = [f"- `{family}`: {title[0]}." for families in (ENCODERS, DECODERS) for family, title in families.items()]
-    return document(
-        [
-            "# Which models take which methods",
-            "`python benchmarks/models.py run` draws each architecture from its configuration: two layers, random weights. It trains "
-            "six steps with each method, and asks for five things:",
-            "- *learns*: six finite losses, and the last differs from the first\n"
-            "- *planned*: it trains as many parameters as the plan said\n"
-            "- *opens*: the saved folder opens in plain transformers or peft, and scores held-out rows as the run did (2e-4)\n"
-            "- *predicts*: `weitiao predict` answers new rows\n"
-            "- *resumes*: broken off after step 3 and resumed, it has the same losses to the bit",
-            "5 means all of them. *no* is a refusal with a reason, before any row is read. Only whether EVA's directions settle is "
-            "known after rows. An empty cell was not measured.",
-            "## Encoders, classification", sides[0],
-            "## Decoders, instruction tuning", sides[1],
-            "## Notes", "\n".join(f"{i}. {note.replace('|', '/')}" for i, note in enumerate(notes, 1)) or "None.",
-            "## Families", "\n".join(known),
-            "All of them are transformers' own code, InternLM3 and MiniCPM3 included.",
-            "Checkpoints with code of their own are refused: weitiao runs no foreign code. So are bases that GPTQ, AWQ or another "
-            "quantiser has packed; take the one that is not packed, and `method.type=qlora`.",
-        ]
-    )  # fmt: skip
+    parts = [*words["first"], words["encoders"], part(ENCODERS), words["decoders"], part(DECODERS), words["notes"]]
+    listed = [f"{i}. {_said(note, language).replace('|', '/')}" for i, note in enumerate(notes, 1)]
+    known = [
+        words["family"].format(family=family, title=_said(title[0], language))
+        for families in (ENCODERS, DECODERS)
+        for family, title in families.items()
+    ]
+    parts += ["\n".join(listed) or words["none"], words["families"], "\n".join(known), *words["last"]]
+    return document(parts, language)
 
 
 def main() -> None:
     found: dict[str, dict[str, Any]] = json.loads(PATH.read_text(encoding="utf-8")) if PATH.is_file() else {}
     if sys.argv[1:2] == ["page"]:
-        print(page(found), end="")
+        for name, language in PAGES.items():
+            (ROOT / "docs" / name).write_text(page(found, language), encoding="utf-8")
         return
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     from weitiao.methods.family import FAMILY

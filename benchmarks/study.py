@@ -20,10 +20,9 @@ from pathlib import Path
 
 from record import RESULTS, ROOT
 from study_advice import ask
-from study_cells import ARMS, DATA, LARGE, MIDDLE, RATES, SMALL, ordered
+from study_cells import ARMS, DATA, RATES, ordered
 from study_run import missing, nice, run_missing
-
-SIZES = (SMALL, MIDDLE, LARGE)
+from study_tables import SIZES
 
 
 def parse() -> argparse.Namespace:
@@ -40,7 +39,7 @@ def parse() -> argparse.Namespace:
 
 
 def render() -> None:
-    """docs/study.md, docs/study-reviews.md, docs/article.md and their plots. The plots need matplotlib (extra `bench`)."""
+    """docs/study.md, docs/study-reviews.md, docs/article.md, those in Chinese, and their plots. The plots need matplotlib (extra `bench`)."""
     import article_page
     import study_forest
     import study_page
@@ -48,7 +47,7 @@ def render() -> None:
     from study_plots import drawings
 
     docs = ROOT / "docs"
-    (docs / "study.md").write_text(study_page.page(RESULTS), "utf-8")
+    study_page.write(RESULTS, docs)
     (docs / "study-reviews.md").write_text(study_reviews.page(RESULTS), "utf-8")
     article_page.write(RESULTS, docs)
     drawn = {**drawings(study_reviews.kept(RESULTS)), study_page.FOREST: study_forest.forest(RESULTS)}

@@ -56,9 +56,9 @@ class Regret:
         return statistics.mean(self.by_seed)
 
     @property
-    def edge(self) -> str:
-        """Said where the best rate is the lowest or highest that was tried."""
-        return " (edge)" if self.best in (min(self.rates), max(self.rates)) else ""
+    def at_edge(self) -> bool:
+        """Whether the best rate is the lowest or the highest that was tried."""
+        return self.best in (min(self.rates), max(self.rates))
 
 
 def judged(said: str | None, keep: str) -> str:

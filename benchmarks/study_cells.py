@@ -27,6 +27,7 @@ class DataSet:
     name: str
     recipe: str
     english: str
+    chinese: str
     sizes: tuple[int, ...]
     outside: bool = False
 
@@ -35,14 +36,14 @@ class DataSet:
 DATA: dict[str, DataSet] = {
     one.name: one
     for one in (
-        DataSet("titles", "study-titles.yaml", "Chinese news titles, ten classes", (SMALL, MIDDLE, LARGE), True),
-        DataSet("ner", "study-ner.yaml", "named entities in the People's Daily", (SMALL, MIDDLE, LARGE)),
-        DataSet("pairs", "study-pairs.yaml", "pairs of Chinese texts: does one continue the other?", (SMALL, MIDDLE, LARGE)),
-        DataSet("news", "study-news.yaml", "English news texts, five classes", (SMALL, MIDDLE)),
-        DataSet("chat", "study-chat.yaml", "Chinese questions and answers, a language model", (SMALL,)),
-        DataSet("hotels", "study-hotels.yaml", "Chinese hotel reviews, two classes", (SMALL, MIDDLE, LARGE), True),
-        DataSet("instructions", "study-instructions.yaml", "Chinese instructions, a language model", (SMALL,), True),
-        DataSet("reviews", "reviews-study.yaml", "Chinese shopping reviews, two classes", (SMALL, MIDDLE, LARGE)),
+        DataSet("titles", "study-titles.yaml", "Chinese news titles, ten classes", "中文新闻标题，十类", (SMALL, MIDDLE, LARGE), True),
+        DataSet("ner", "study-ner.yaml", "named entities in the People's Daily", "《人民日报》的命名实体", (SMALL, MIDDLE, LARGE)),
+        DataSet("pairs", "study-pairs.yaml", "pairs of Chinese texts: does one continue the other?", "中文句对：后一句是否接着前一句", (SMALL, MIDDLE, LARGE)),
+        DataSet("news", "study-news.yaml", "English news texts, five classes", "英文新闻，五类", (SMALL, MIDDLE)),
+        DataSet("chat", "study-chat.yaml", "Chinese questions and answers, a language model", "中文问答，语言模型", (SMALL,)),
+        DataSet("hotels", "study-hotels.yaml", "Chinese hotel reviews, two classes", "中文酒店评论，两类", (SMALL, MIDDLE, LARGE), True),
+        DataSet("instructions", "study-instructions.yaml", "Chinese instructions, a language model", "中文指令，语言模型", (SMALL,), True),
+        DataSet("reviews", "reviews-study.yaml", "Chinese shopping reviews, two classes", "中文购物评论，两类", (SMALL, MIDDLE, LARGE)),
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from study_claims import Evidence
-from study_page import SIZES
+from study_tables import SIZES
 
 INK, ACCENT, GREY = "#1f77b4", "#d62728", "#888888"
 MARGIN = 1.0  # points

@@ -1,232 +1,145 @@
-"""docs/study.md: what the study found over its data sets, next to what articles say. Nothing here is measured."""
+"""docs/study.md and docs/study.zh.md: what the study found over its data sets, next to what articles say. Nothing here is measured."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from figures import document, machine_line, table
-from study_advice import Judged, Regret, judgements, regrets
-from study_cells import ARMS, DATA, FULL, LARGE, LORA, MIDDLE, SEEDS, SMALL, ordered
-from study_claims import Claim, Evidence, advice_lines, table_lines
-from study_results import Pair, disturbed, int8_pairs, pairs, stored_files
-from study_run import missing
-from study_wording import points
+from figures import document, machine_line
+from study_advice import judgements, regrets
+from study_cells import ARMS, DATA, FULL, LORA
+from study_claims import Evidence, advice_lines, table_lines
+from study_results import disturbed, int8_pairs, pairs, stored_files
+from study_tables import (
+    advice_counts,
+    advisor_table,
+    claims_table,
+    data_table,
+    int8_table,
+    left,
+    pairs_table,
+    pooled_table,
+    regret_table,
+)
+from study_wording import LANGUAGES, Text, text
 
-SIZES = (SMALL, MIDDLE, LARGE)
+PAGES = ("study.md", "study.zh.md")
 FOREST = "study-forest.svg"
-INT8_MARGIN = 0.003
-NOTHING = "Not measured yet."
-COMMANDS = """```
+NOTHING = Text("Not measured yet.", "还没有测。")
+COMMANDS = Text(
+    """```
 python benchmarks/study.py --minutes 60                  # start no cell after an hour
 python benchmarks/study.py --minutes 60 --data FOLDER    # also with the files from outside
 python benchmarks/study.py --advice                      # ask the advisor
 python benchmarks/study.py --list                        # what is missing, in order
-```"""
+```""",
+    """```
+python benchmarks/study.py --minutes 60                  # 一小时后不再开始新的单元
+python benchmarks/study.py --minutes 60 --data FOLDER    # 也测需要外部文件的数据集
+python benchmarks/study.py --advice                      # 询问方法建议
+python benchmarks/study.py --list                        # 按顺序列出还没有测的
+```""",
+)
+INTRO = Text(
+    "`python benchmarks/study.py` runs the cells that are missing, one at a time, and renders this page. A cell is one arm on "
+    "one data set, size and seed. Stopped and started again, the command goes on. The results are in "
+    "`benchmarks/results/study/`.",
+    "`python benchmarks/study.py` 逐个测还没有测的单元，然后生成这一页。一个单元是一种方法在一个数据集、一个行数、一个种子上的一次训练。"
+    "中断后再运行，会接着测。结果在 `benchmarks/results/study/` 里。",
+)
+LINES = Text(
+    "The lines of a table that many articles print. *Holds* needs an interval over data sets on the right side. *Does not "
+    "hold* needs one on the other side, or for quality one that excludes a lead of the margin. Otherwise a line is *not shown*. "
+    "Quality is judged at {rows} rows, where most data sets are measured.",
+    "许多文章都有这样一张表，这里逐行判断。“成立”：跨数据集的区间整个落在对的一侧。“不成立”：区间落在另一侧，或（效果）排除了达到容限的领先。"
+    "其余写“看不出来”。效果按 {rows} 行判断，因为这个行数测过的数据集最多。",
+)
+POOLED = Text(
+    "A random-effects model over data sets (`combine_effects` of statsmodels). The variance between them is Paule and "
+    "Mandel's. The interval is Hartung and Knapp's, never narrower than the plain one. Only accuracy and F1 are pooled: a loss "
+    "has another unit.",
+    "用随机效应模型合并各数据集（statsmodels 的 `combine_effects`）。数据集之间的方差按 Paule–Mandel 法估计。"
+    "区间按 Hartung–Knapp 法计算，且不窄于普通区间。只合并准确率和 F1，因为损失的单位不同。",
+)
+ALT = Text("full's lead over LoRA, by data set and size", "各数据集、各行数上全量对 LoRA 的领先")
+ADVISOR = Text(
+    "`weitiao advise` is asked with the plan and the probe alone. It has seen no result of the study. *Right* means that the "
+    "study keeps the arm that it named; *undecided* means that the study keeps none. The last column predicts a data set "
+    "from all other data sets of its size: full where their pooled lead is above zero beyond chance, else LoRA.",
+    "`weitiao advise` 只凭训练前估算和探针作答，没有见过研究的任何结果。“对”：研究保留的正是它建议的方法。“未定”：研究两种都没有保留。"
+    "最后一列用同一行数的其他数据集来预测：合并后的领先确实大于零，就选全量，否则选 LoRA。",
+)
+RATES = Text(
+    "Each method has a default rate, whatever the data. A third of it, three times and ten times as much are tried on 300 "
+    "rows, and three times as much on 1,000. *Regret* is what the best of these would bring. The best rate of a seed is "
+    "chosen at the other seeds, so chance does not count as a gain; the test rows are the same ones. *Edge* marks a best rate "
+    "beyond which none was tried.",
+    "每种方法有一个默认学习率，不随数据改变。300 行时再试它的三分之一、三倍和十倍，1,000 行时再试三倍。“代价”是改用其中最好的能多得多少。"
+    "每个种子的最好学习率由其他种子选出，所以碰巧不算收益；测试行是同样的。“边缘”：最好的就是试过的最大或最小的学习率。",
+)
+INT8 = Text(
+    "`train.int8_base` against the same LoRA runs without it. The rows and the interval are as above.",
+    "同样的 LoRA 训练，用和不用 `train.int8_base` 相比。行和区间同上。",
+)
+HEADS = {
+    "title": Text(
+        "# Full fine-tuning against LoRA over several data sets", "# 全量微调与 LoRA：多个数据集上的对比研究"
+    ),
+    "lines": Text("## What articles say, line by line", "## 逐行核对文章的说法"),
+    "advice": Text("## The advice of articles", "## 文章的建议"),
+    "together": Text("## All data sets together", "## 合起来看"),
+    "lora": Text("## Full against LoRA on each data set", "## 每个数据集上的全量与 LoRA"),
+    "others": Text("## Full against the other arms", "## 全量与其他方法"),
+    "advisor": Text("## Does the advisor get it right?", "## 方法建议说得对吗"),
+    "rates": Text("## What a default learning rate costs", "## 默认学习率的代价"),
+    "int8": Text("## What a base in int8 costs", "## int8 基座的代价"),
+    "left": Text("## What is not measured yet", "## 还没有测的"),
+}
 
 
-def lead_text(pair: Pair, value: float | None) -> str:
-    """Points of a share; nats of a loss."""
-    return "" if value is None else points(value) if pair.is_share else f"{value:+.4f} nats"
-
-
-def level_text(pair: Pair, value: float) -> str:
-    return f"{100 * value:.2f}" if pair.is_share else f"{value:.4f}"
-
-
-def claims_table(claims: list[Claim], said: str) -> str:
-    return table(
-        ["", said, "verdict", "measured"], [[c.about.en, c.said.en, c.verdict.said.en, c.measured.en] for c in claims]
-    )
-
-
-def pairs_table(own: list[Pair]) -> str:
-    """A line a pair of full and another arm."""
-    rows = []
-    for pair in own:
-        interval = (
-            "fewer than 3 pairs"
-            if pair.lower is None
-            else f"{lead_text(pair, pair.lower)} to {lead_text(pair, pair.upper)}"
-        )
-        time = pair.ratios.get("cpu_seconds")
-        seconds = pair.ratios.get("train_seconds")
-        shown = f"{time:.2f}" if time is not None else f"{seconds:.2f} (seconds)" if seconds is not None else ""
-        rows.append(
-            [
-                pair.data, f"{pair.rows:,}", pair.arm, pair.metric, str(len(pair.seeds)),
-                *(level_text(pair, mean) for mean in pair.means), lead_text(pair, pair.lead), interval, f"{pair.p:.3f}",
-                pair.outcome.replace("first", FULL).replace("second", pair.arm), pair.keep, shown,
-                *(f"{pair.ratios[cost]:.2f}" if cost in pair.ratios else "" for cost in ("peak_memory_bytes",)),
-                f"{pair.ratios['artifact_bytes']:.4f}" if "artifact_bytes" in pair.ratios else "",
-            ]
-        )  # fmt: skip
-    head = [
-        "data",
-        "rows",
-        "arm",
-        "metric",
-        "pairs",
-        FULL,
-        "arm's",
-        "full's lead",
-        "95 % interval",
-        "p",
-        "quality",
-        "keep",
-    ]
-    return table([*head, "CPU / full", "peak memory / full", "stored / full"], rows)
-
-
-def pooled_table(found: Evidence) -> str:
-    """A line a size and arm with an interval on two data sets or more."""
-    rows = []
-    for size in SIZES:
-        for arm in (name for name in ARMS if name != FULL):
-            one = found.pooled(size, arm)
-            if one is None:
-                continue
-            new = (
-                ""
-                if one.new_lower is None or one.new_upper is None
-                else f"{points(one.new_lower)} to {points(one.new_upper)}"
-            )
-            interval = f"{points(one.lower)} to {points(one.upper)}"
-            rows.append([f"{size:,}", arm, str(one.num), points(one.mean), interval, f"{100 * one.tau:.2f}", f"{100 * one.i2:.0f} %", new])  # fmt: skip
-    if not rows:
-        return "Fewer than two data sets have an interval."
-    head = [
-        "rows",
-        "arm",
-        "data sets",
-        "full's lead, points",
-        "95 % interval",
-        "sd between data sets",
-        "I²",
-        "a new data set, 95 %",
-    ]
-    return table(head, rows)
-
-
-def advisor_table(found: list[Judged]) -> str:
-    rows = [
-        [
-            one.pair.data, f"{one.pair.rows:,}", str(one.method), f"{one.sure} ({one.points[FULL]} : {one.points[LORA]})", one.pair.keep,
-            str(len(one.pair.seeds)), one.outcome, one.outcome_of_others,
-        ]
-        for one in found
-    ]  # fmt: skip
-    head = [
-        "data left out",
-        "rows",
-        "advice",
-        "confidence (full : LoRA)",
-        "the study keeps",
-        "pairs",
-        "advice",
-        "the other data sets alone",
-    ]
-    return table(head, rows)
-
-
-def counts(found: list[Judged]) -> str:
-    """How often the advice was right, by its confidence."""
-    lines = []
-    for sure in ("clear", "likely", "toss-up"):
-        own = [one.outcome for one in found if one.sure == sure]
-        if own:
-            each = ", ".join(f"{own.count(word)} {word}" for word in ("right", "undecided", "wrong"))
-            lines.append(f"- **{sure}**: {len(own)} cases, {each}.")
-    return "\n".join(lines)
-
-
-def regret_table(found: list[Regret]) -> str:
-    rows = []
-    for one in found:
-        share = one.metric != "log_loss"
-        tried = ", ".join(
-            f"{rate:g}: {100 * mean:.2f}" if share else f"{rate:g}: {mean:.4f}" for rate, mean in one.rates.items()
-        )
-        each = [
-            points(lost) if share else f"{lost:+.4f} nats" for lost in (one.mean, min(one.by_seed), max(one.by_seed))
-        ]
-        rows.append([one.data, f"{one.rows:,}", one.method, one.metric, tried, f"{one.default:g}", f"{one.best:g}{one.edge}", each[0], f"{each[1]} to {each[2]}", str(len(one.by_seed))])  # fmt: skip
-    head = [
-        "data",
-        "rows",
-        "method",
-        "metric",
-        "rate: mean",
-        "default",
-        "best",
-        "regret of the default",
-        "over seeds",
-        "seeds",
-    ]
-    return table(head, rows)
-
-
-def int8_table(found: Sequence[Pair]) -> str:
-    """What LoRA loses on a base in int8, against a margin that is tighter than the study's."""
-    rows = []
-    for pair in found:
-        worst = "" if pair.upper is None else lead_text(pair, pair.upper)
-        fine = (
-            "too few pairs"
-            if pair.upper is None or not pair.is_share
-            else "yes"
-            if pair.upper < INT8_MARGIN
-            else "not shown"
-        )
-        means = [level_text(pair, mean) for mean in pair.means]
-        rows.append([pair.data, f"{pair.rows:,}", pair.metric, str(len(pair.seeds)), *means, lead_text(pair, pair.lead), f"{lead_text(pair, pair.lower)} to {worst}", fine, f"{pair.ratios['cpu_seconds']:.2f}"])  # fmt: skip
-    return table(["data", "rows", "metric", "pairs", "LoRA", "with int8", "int8 loses", "95 % interval", f"less than {100 * INT8_MARGIN:.1f} points", "CPU / without int8"], rows)  # fmt: skip
-
-
-def left(results: Path) -> str:
-    """What is missing, by size: cells of each data set, and those of them that are full or LoRA."""
-    open_ones = missing(ordered(list(DATA), SIZES), results / "study")
-    total = len(list(ordered(list(DATA), SIZES)))
-    rows = []
-    for size in SIZES:
-        for data in (one for one in DATA.values() if size in one.sizes):
-            own = [cell for cell in open_ones if (cell.data, cell.rows) == (data.name, size)]
-            main = [cell for cell in own if cell.arm in (FULL, LORA)]
-            if own:
-                needs = "`--data`" if data.outside else ""
-                rows.append(
-                    [data.name, f"{size:,}", f"{len(main)} of {2 * len(SEEDS)}", str(len(own) - len(main)), needs]
-                )
-    said = f"{len(open_ones):,} of {total:,} cells are not measured yet. The same command goes on with them."
-    return said + "\n\n" + table(["data", "rows", "full and LoRA missing", "other cells missing", "needs"], rows) if rows else "Everything is measured."  # fmt: skip
-
-
-def about(results: Path) -> str:
+def about(results: Path, i: int) -> str:
     """What the study is, with what was disturbed and failed."""
     hit, cells = disturbed(results)
-    failed = [f"{s['data']}, {s['rows']:,} rows, {c['arm']}, seed {c['seed']}" for s in stored_files(results) for c in s["cells"] if "failure" in c]  # fmt: skip
-    outside = ", ".join(data.name for data in DATA.values() if data.outside)
+    failed = [f"{s['data']}, {s['rows']:,}, {c['arm']}, {c['seed']}" for s in stored_files(results) for c in s["cells"] if "failure" in c]  # fmt: skip
+    outside = [data.name for data in DATA.values() if data.outside]
     lines = [
-        "- **Lead**: the metric of full minus that of the other arm. Where less is better (`log_loss`), it is the other way round. "
-        "A positive lead means that full is better.",
-        "- **Pairs**: a pair has the same rows, batch order and head. All arms train for the same epochs, each with its method's "
-        "default learning rate. `lora-article` has the article's.",
-        "- **Interval**: 95 %, over other seeds and other test rows (pigeonhole bootstrap). p is from an exact sign-flip test over "
-        "seeds. It is not corrected for the number of tests.",
-        "- **Margin**: one point of a share, 0.01 nats of a loss, set before the runs.",
-        "- **Costs**: the median over seeds of arm / full. CPU seconds stand for time, since other work shares the machine. "
-        f"It took more than 5 % of it during {hit} of {cells} cells.",
-        "- **First comparisons**: [study-reviews.md](study-reviews.md) has the comparisons of the reviews that came first. Their "
-        "time is in seconds.",
-        f"- **Files from outside**: {outside} need files that are not part of this project. `--data FOLDER` names their folder. "
-        "The other data sets are in the catalogue.",
-    ]
+        Text(
+            "**Lead**: the metric of full minus that of the other arm. Where less is better (`log_loss`), it is the other way "
+            "round. A positive lead means that full is better.",
+            "**领先**：全量的指标减去另一种方法的指标。指标越小越好时（`log_loss`）反过来减。领先为正，就是全量更好。",
+        ),
+        Text(
+            "**Pairs**: a pair has the same rows, batch order and head. All arms train for the same epochs, each with its "
+            "method's default learning rate. `lora-article` has the article's.",
+            "**配对**：一对训练用同样的行、同样的批次顺序、同样的分类头初值。所有方法的遍数相同，学习率是各自的默认值；`lora-article` 用文章的学习率。",
+        ),
+        Text(
+            "**Interval**: 95 %, over other seeds and other test rows (pigeonhole bootstrap). p is from an exact sign-flip "
+            "test over seeds. It is not corrected for the number of tests.",
+            "**区间**：95 %，同时反映换种子和换测试行的影响（pigeonhole bootstrap）。p 来自对种子的精确符号翻转检验，没有按检验次数校正。",
+        ),
+        Text(
+            "**Margin**: one point of a share, 0.01 nats of a loss, set before the runs.",
+            "**容限**：准确率和 F1 是一个百分点，损失是 0.01 nat，训练之前就定好。",
+        ),
+        text(
+            "**Costs**: the median over seeds of arm / full. CPU seconds stand for time, since other work shares the machine. "
+            "It took more than 5 % of it during {hit} of {cells} cells.",
+            "**成本**：各种子的“该方法 / 全量”的中位数。时间用 CPU 秒计，因为机器上还有别的程序。{cells} 个单元中，有 {hit} 个在测的时候，别的程序占用超过 5 %。",
+            hit=hit, cells=cells,
+        ),
+        Text(
+            "**First comparisons**: [study-reviews.md](study-reviews.md) has the comparisons of the reviews that came first. "
+            "Their time is in seconds.",
+            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文），它们的时间用秒计。",
+        ),
+        text(
+            "**Files from outside**: {of_en} need files that are not part of this project. `--data FOLDER` names their folder. "
+            "The other data sets are in the catalogue.",
+            "**外部文件**：{of_zh} 需要不属于本项目的文件，用 `--data FOLDER` 指定所在的文件夹。其他数据集都在目录里。",
+            of_en=", ".join(outside), of_zh="、".join(outside),
+        ),
+    ]  # fmt: skip
     if failed:
-        lines.append(f"- **Failed cells**: {'; '.join(failed)}.")
-    return "\n".join(lines)
-
-
-def data_table() -> str:
-    rows = [[data.name, data.english, f"`recipes/{data.recipe}`", "a file from outside" if data.outside else "the catalogue"] for data in DATA.values()]  # fmt: skip
-    return table(["data", "what it is", "recipe", "from"], rows)
+        lines.append(text("**Failed cells** (data, rows, arm, seed): {all}.", "**失败的单元**（数据、行数、方法、种子）：{all}。", all="; ".join(failed)))  # fmt: skip
+    return "\n".join(f"- {line[i]}" for line in lines)
 
 
 def machines(results: Path) -> str:
@@ -236,58 +149,51 @@ def machines(results: Path) -> str:
     return "\n".join(f"- {line}" for line in dict.fromkeys(lines))
 
 
-def tested(results: Path) -> list[str]:
+def tested(results: Path, i: int) -> list[str]:
     """The sections on the advisor, on default learning rates and on a base in int8."""
-    found, lost = judgements(results), regrets(results)
+    found, lost, int8 = judgements(results), regrets(results), int8_pairs(results)
     return [
-        "## Does the advisor get it right?",
-        "`weitiao advise` is asked with the plan and the probe alone. It has seen no result of the study. *Right* means that the "
-        "study keeps the arm that it named; *undecided* means that the study keeps none. The last column predicts a data set "
-        "from all other data sets of its size: full where their pooled lead is above zero beyond chance, else LoRA.",
-        *([counts(found), advisor_table(found)] if found else [NOTHING]),
-        "## What a default learning rate costs",
-        "Each method has a default rate, whatever the data. A third of it, three times and ten times as much are tried on 300 "
-        "rows, and three times as much on 1,000. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so chance does not "
-        "count as a gain; the test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
-        *([regret_table(lost)] if lost else [NOTHING]),
-        "## What a base in int8 costs",
-        "`train.int8_base` against the same LoRA runs without it. The rows and the interval are as above.",
-        int8_table(int8) if (int8 := int8_pairs(results)) else NOTHING,
+        HEADS["advisor"][i],
+        ADVISOR[i],
+        *([advice_counts(found, i), advisor_table(found, i)] if found else [NOTHING[i]]),
+        HEADS["rates"][i],
+        RATES[i],
+        regret_table(lost, i) if lost else NOTHING[i],
+        HEADS["int8"][i],
+        INT8[i],
+        int8_table(int8, i) if int8 else NOTHING[i],
     ]
 
 
-def page(results: Path) -> str:
+def page(results: Path, language: str = "en") -> str:
+    """One of ``PAGES``; ``language`` is of ``LANGUAGES``."""
+    i = LANGUAGES.index(language)
     found = Evidence(results)
-    parts = [
-        "# Full fine-tuning against LoRA over several data sets",
-        "`python benchmarks/study.py` runs the cells that are missing, one at a time, and renders this page. A cell is one arm "
-        "on one data set, size and seed. Stopped and started again, the command goes on. The results are in "
-        "`benchmarks/results/study/`.",
-        COMMANDS,
-        about(results),
-        data_table(),
-        "## What articles say, line by line",
-    ]
-    if not found.all:
-        return document([*parts, NOTHING])
-    parts += [
-        "The lines of a table that many articles print. *Holds* needs an interval over data sets on the right side. *Does not "
-        "hold* needs one on the other side, or for quality one that excludes a lead of the margin. Otherwise a line is *not shown*. "
-        f"Quality is judged at {found.main or 0:,} rows, where most data sets are measured.",
-        claims_table(table_lines(found), "articles say, full / LoRA"),
-        "## The advice of articles",
-        "Each line is a condition and the method that articles choose for it.",
-        claims_table(advice_lines(found), "choose"),
-        "## All data sets together",
-        "A random-effects model over data sets (`combine_effects` of statsmodels). The variance between them is Paule and "
-        "Mandel's. The interval is Hartung and Knapp's, never narrower than the plain one. Only accuracy and F1 are pooled: a loss "
-        "has another unit.",
-        pooled_table(found),
-        f"![full's lead over LoRA, by data set and size](plots/{FOREST})",
-        "## Full against LoRA on each data set",
-        pairs_table([pair for pair in pairs(results) if pair.arm == LORA]),
-        machines(results),
-    ]
-    others = [pair for pair in pairs(results) if pair.arm in ARMS and pair.arm not in (FULL, LORA)]
-    parts += ["## Full against the other arms", pairs_table(others) if others else NOTHING]
-    return document([*parts, *tested(results), "## What is not measured yet", *left(results).split("\n\n")])
+    parts = [HEADS["title"][i], INTRO[i], COMMANDS[i], about(results, i), data_table(i), HEADS["lines"][i]]
+    if found.all:
+        parts += [
+            LINES[i].format(rows=f"{found.main or 0:,}"),
+            claims_table(table_lines(found), Text("articles say, full / LoRA", "文章的说法：全量 / LoRA"), i),
+            HEADS["advice"][i],
+            Text("Each line is a condition and the method that articles choose for it.", "每行是一个条件和文章为它选的方法。")[i],
+            claims_table(advice_lines(found), Text("choose", "选择"), i),
+            HEADS["together"][i],
+            POOLED[i],
+            pooled_table(found, i),
+            f"![{ALT[i]}](plots/{FOREST})",
+            HEADS["lora"][i],
+            pairs_table([pair for pair in pairs(results) if pair.arm == LORA], i),
+            machines(results),
+        ]  # fmt: skip
+        others = [pair for pair in pairs(results) if pair.arm in ARMS and pair.arm not in (FULL, LORA)]
+        parts += [HEADS["others"][i], pairs_table(others, i) if others else NOTHING[i]]
+        parts += [*tested(results, i), HEADS["left"][i], *left(results, i)]
+    else:
+        parts.append(NOTHING[i])
+    # In Chinese a line's end would show as a space.
+    return document(parts) if language == "en" else "\n\n".join(parts) + "\n"
+
+
+def write(results: Path, docs: Path) -> None:
+    for name, language in zip(PAGES, LANGUAGES, strict=True):
+        (docs / name).write_text(page(results, language), "utf-8")

@@ -18,15 +18,25 @@ from weitiao.commands.app import app
 from weitiao.commands.terminal import split_words
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import ASSUMED_ROWS, canonical_key, load_case, option_paths
-from weitiao.config.options import options_page
 from weitiao.config.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_options_page_is_current() -> None:
-    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    assert page == options_page(), "run: make options"
+def test_options_pages_are_current(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "options_pages.py", tmp_path], check=True)
+    for name in ("options.md", "options.zh.md"):
+        made = (tmp_path / name).read_text(encoding="utf-8")
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made, "run: make options"
+        assert all(f"`{path}`" in made for path in {**option_paths(RunConfig), **option_paths(CompareConfig)})
+
+
+def test_the_chinese_options_page_has_no_english_types() -> None:
+    page = (ROOT / "docs" / "options.zh.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| `[a-zA-Z_.]+` \| (.*?) \| .* \| .* \|$", page, flags=re.MULTILINE)
+    words = {word for cell in cells for word in re.findall(r"[A-Za-z]+", re.sub(r"`[^`]*`", "", cell))}
+    assert len(cells) > 100
+    assert words <= {"true", "false", "null"}
 
 
 def test_results_page_is_current() -> None:

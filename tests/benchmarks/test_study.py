@@ -26,8 +26,12 @@ def test_study_pages_are_current() -> None:
     import study_reviews
     from record import RESULTS
 
-    of_article = [(name, partial(article_page.page, language=language)) for name, language in zip(article_page.PAGES, ("en", "zh"), strict=True)]  # fmt: skip
-    for name, page in (("study.md", study_page.page), ("study-reviews.md", study_reviews.page), *of_article):
+    in_both = [
+        (name, partial(module.page, language=language))
+        for module in (study_page, article_page)
+        for name, language in zip(module.PAGES, ("en", "zh"), strict=True)
+    ]
+    for name, page in (("study-reviews.md", study_reviews.page), *in_both):
         kept = (ROOT / "docs" / name).read_text(encoding="utf-8")
         assert kept == page(RESULTS), f"docs/{name} is stale, run: python benchmarks/study.py --render"
 
@@ -313,6 +317,24 @@ def test_every_claim_is_judged_or_said_to_be_open(tmp_path: Path) -> None:
     assert "Not measured yet." in page(tmp_path)
     text = page(BENCHMARKS / "results")
     assert all(f"| {name} |" in text for name in DATA)
+
+
+@pytest.mark.beyond_test
+def test_every_recipe_finds_the_rows_that_it_asks_for(tmp_path: Path) -> None:
+    """Read, checked, split and cut as by a run, at the largest size. Files from outside are tried where they lie."""
+    from study_cells import DATA, FULL, Cell, run_config
+    from weitiao.rundir.folder import RunDir
+    from weitiao.training.events import EventLog
+    from weitiao.training.inputs import gather, resolve_run
+
+    outside = ROOT.parent / "shared" / "data"
+    for data in (one for one in DATA.values() if outside.is_dir() or not one.outside):
+        run = RunDir(tmp_path / data.name)
+        run.path.mkdir()
+        config = run_config(Cell(data.name, max(data.sizes), FULL, 1), outside, run.path)
+        with EventLog(run.path / "events.jsonl") as events:
+            inputs = gather(config, run, events, resolve_run(config, run))
+        assert len(inputs.train) > 0.98 * max(data.sizes), data.name  # a few have no answer within max_length
 
 
 @pytest.mark.beyond_test

@@ -1,31 +1,31 @@
-"""The table of options, from the one place that declares them. docs/options.md is this page, and a test compares."""
+"""Options as rows of a table, from the one place that declares them."""
 
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from weitiao.config.comparison import CompareSection
 from weitiao.config.loading import option_paths
-from weitiao.config.run import RunConfig
-from weitiao.config.synonyms import ANSWERS_ONLY, SYNONYMS
 from weitiao.config.task import OneOf
 
 
 def options_table(kind: type[BaseModel], prefix: str = "") -> str:
     """Every option of a group with type, default, bounds and meaning, as a markdown table."""
-    lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
-    for path, field in option_paths(kind, prefix).items():
-        default = "**required**" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
-        meaning = (field.description or "").replace("|", "\\|")  # a bar would end the cell
-        lines.append(f"| `{path}` | {_type(field)} | {default} | {meaning} |")
-    return "\n".join(lines)
+    rows = [
+        f"| `{path}` | {type_of(field)} | {default_of(field) or '**required**'} | {in_cell(field.description or '')} |"
+        for path, field in option_paths(kind, prefix).items()
+    ]
+    return "\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def synonyms() -> str:
-    """Other tools' names and the options that they mean, as a table."""
-    rows = [f"| `{other}` | `{ours}` |" for other, ours in SYNONYMS.items()]
-    rows += [f"| `{other}` | the opposite of `data.train_on_prompt` |" for other in ANSWERS_ONLY]
-    return "\n".join(["| name | option |", "|---|---|", *rows])
+def default_of(field: FieldInfo) -> str:
+    """The default of an option as YAML has it; "" where the option is required."""
+    return "" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+
+
+def in_cell(text: str) -> str:
+    """A text without bars: one would end the cell."""
+    return text.replace("|", "\\|")
 
 
 def _plain(value: Any) -> str:
@@ -36,7 +36,8 @@ def _plain(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
-def _type(field: Any) -> str:
+def type_of(field: FieldInfo) -> str:
+    """The type and bounds of an option in words."""
     if names := next((list(m.names()) for m in field.metadata if isinstance(m, OneOf)), None):
         return " or ".join(f"`{name}`" for name in names)
     bounds = [
@@ -65,37 +66,3 @@ def _type_name(annotation: Any) -> str:
             annotation.__name__, annotation.__name__
         )
     )
-
-
-def options_page() -> str:
-    """docs/options.md: the options of a run and of a comparison."""
-    return f"""# Options
-
-This page lists every option. `make options` generates it from the declarations in `src/weitiao/config/`.
-
-In a YAML file an option is a key in its section. On the command line it is a word:
-
-```
-weitiao train recipes/reviews-lora.yaml method.r=8 train.seed=1
-```
-
-## weitiao train
-
-{options_table(RunConfig)}
-
-## weitiao compare
-
-A comparison takes the same options, without `method` and `train.learning_rate`. It adds these:
-
-{options_table(CompareSection, "compare.")}
-
-## Names of other tools
-
-These names are read as ours, and the log says so. [migrate.md](migrate.md) converts whole configurations.
-
-{synonyms()}
-"""
-
-
-if __name__ == "__main__":
-    print(options_page(), end="")

@@ -78,7 +78,7 @@ weitiao takes them from Hugging Face, also where ms-swift takes them from ModelS
 
 **Batch size.** The numbers are those of one process. Several processes multiply them, as in the other tools.
 
-Names that a weitiao configuration itself understands are in [options.md](options.md#names-of-other-tools).
+Names that a weitiao configuration itself understands are in [options.md](options.md).
 """
 _FILES = {
     "llamafactory": "Data sets are looked up in `dataset_info.json`: in `dataset_dir`, from the folder of the command, from the "
