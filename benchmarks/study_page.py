@@ -67,11 +67,10 @@ ADVISOR = Text(
     "最后一列用同一行数的其他数据集来预测：合并后的领先确实大于零，就选全量，否则选 LoRA。",
 )
 RATES = Text(
-    "Each method has a default rate, whatever the data. A third of it, three times and ten times as much are tried on 300 "
-    "rows, and three times as much on 1,000. *Regret* is what the best of these would bring. The best rate of a seed is "
-    "chosen at the other seeds, so chance does not count as a gain; the test rows are the same ones. *Edge* marks a best rate "
-    "beyond which none was tried.",
-    "每种方法有一个默认学习率，不随数据改变。300 行时再试它的三分之一、三倍和十倍，1,000 行时再试三倍。“代价”是改用其中最好的能多得多少。"
+    "Each method has a default rate, whatever the data; that of full depends on the width of the model. Smaller and larger "
+    "ones are tried. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so "
+    "chance does not count as a gain; the test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
+    "每种方法有一个默认学习率，不随数据改变；全量的还取决于模型的宽度。这里再试更小和更大的。“代价”是改用其中最好的能多得多少。"
     "每个种子的最好学习率由其他种子选出，所以碰巧不算收益；测试行是同样的。“边缘”：最好的就是试过的最大或最小的学习率。",
 )
 INT8 = Text(
@@ -127,8 +126,8 @@ def about(results: Path, i: int) -> str:
         ),
         Text(
             "**First comparisons**: [study-reviews.md](study-reviews.md) has the comparisons of the reviews that came first. "
-            "Their time is in seconds.",
-            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文），它们的时间用秒计。",
+            "Full trains at 5e-5 there, its default of that time, and time is in seconds.",
+            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文）。那里全量的学习率是当时的默认值 5e-5，时间用秒计。",
         ),
         text(
             "**Files from outside**: {of_en} need files that are not part of this project. `--data FOLDER` names their folder. "

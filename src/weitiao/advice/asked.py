@@ -19,6 +19,7 @@ from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import default_rate
+from weitiao.pretrained.architecture import hidden_width
 from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
@@ -40,7 +41,9 @@ class Asked:
     def rate(self, method: Method) -> float:
         """The rate that the method trains with."""
         options = FullConfig if method == "full" else LoraConfig
-        return self.rates.get(method) or default_rate(options.model_validate(self.methods[method]))
+        return self.rates.get(method) or default_rate(
+            options.model_validate(self.methods[method]), hidden_width(self.case.model)
+        )
 
     def train(self, method: Method) -> TrainConfig:
         """The training options of the method's run: those of a comparison's cell, with its budget."""
@@ -134,7 +137,8 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
         said = Compared(kept, pair["decision"]["because"], pair["metric"], difference, found["num_pairs"])
         methods = {name: _given(_section(both[name]["method"])) for name in asked.methods}
         rates = {name: both[name]["learning_rate"] for name in methods}
-        changed = {n: r for n, r in rates.items() if r != default_rate(_section(both[n]["method"]))}
+        width = hidden_width(case.model)
+        changed = {n: r for n, r in rates.items() if r != default_rate(_section(both[n]["method"]), width)}
         return Asked(case, methods, changed), said
     raise ConfigError(
         f"The comparison in {folder} holds no pair of full and LoRA.\nExpected both among its arms: {', '.join(arms)}.\n"

@@ -15,13 +15,14 @@ from weitiao.methods import default_rate
 ALONE: Executor = {"name": "local", "cells_at_once": 1, "machines": 1}  # what a comparison is that says nothing of it
 
 
-def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[Unfair]:
+def unfair_rates(arms: Sequence[Arm], width: int | None, searched: Collection[str] = ()) -> list[Unfair]:
     """Arms whose given rate is another method's default or is copied from an arm of another method.
 
     The optimum of LoRA's rate lies about ten times above full fine-tuning's, so one rate for both favours one of them.
     A rate that a search found is the arm's own, whatever it is.
 
     Args:
+        width: of the model's hidden states, on which a default may depend.
         searched: names of the arms whose rate a search found.
 
     Returns:
@@ -29,12 +30,12 @@ def unfair_rates(arms: Sequence[Arm], searched: Collection[str] = ()) -> list[Un
     """
     found: list[Unfair] = []
     for arm in arms:
-        rate, own, default = arm.learning_rate, arm.method.type, default_rate(arm.method)
+        rate, own, default = arm.learning_rate, arm.method.type, default_rate(arm.method, width)
         if arm.name in searched or rate is None or rate == default:
             continue
         others = (FullConfig(), LoraConfig())
-        defaults = [other.type for other in others if other.type != own and default_rate(other) == rate]
-        copied = [o.name for o in arms if default_rate(o.method) != default and o.learning_rate == rate]
+        defaults = [other.type for other in others if other.type != own and default_rate(other, width) == rate]
+        copied = [o.name for o in arms if default_rate(o.method, width) != default and o.learning_rate == rate]
         if defaults:
             english = f"{rate:g} is the default of {defaults[0]}, not of {own}"
             chinese = f"{rate:g} 是 {defaults[0]} 的默认学习率，不是 {own} 的"

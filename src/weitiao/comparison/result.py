@@ -13,6 +13,7 @@ from weitiao.comparison.schema import SCHEMA, ArmResult, CellResult, Comparison,
 from weitiao.comparison.values import EFFECTS, effect_values, measured, metric_values, read_all
 from weitiao.config.comparison import CompareConfig
 from weitiao.errors import RunError
+from weitiao.pretrained.architecture import hidden_width
 from weitiao.rundir.files import to_plain
 from weitiao.tasks import TASKS
 
@@ -42,7 +43,7 @@ def comparison(
     task, metric = TASKS[config.task], config.train.metric_for_best_model
     english, chinese = task.MARGIN_UNITS.get(metric, ("", ""))
     note = disturbed(executor)
-    unfair = unfair_rates(config.compare.methods, search["arms"] if search else searched)
+    unfair = unfair_rates(config.compare.methods, hidden_width(config.model), search["arms"] if search else searched)
     arms, pairs = _arms_and_pairs(config, cells, unfair, comparable=note is None)
     result: Comparison = {
         "schema": SCHEMA,

@@ -28,9 +28,13 @@ def register(section: type[MethodSection], method: Method) -> None:
     METHODS[kind] = method
 
 
-def default_rate(method: Any) -> float:
-    """The peak learning rate of a method's configuration where none is given."""
-    return METHODS[method.type].learning_rate(method)
+def default_rate(method: Any, width: int | None) -> float:
+    """The peak learning rate of a method's configuration where none is given.
+
+    Args:
+        width: of the model's hidden states. None: not known, taken to be BERT-base's.
+    """
+    return METHODS[method.type].learning_rate(method, width or full.WIDTH)
 
 
 def rate_factor(method: Any, name: str) -> float:

@@ -28,7 +28,7 @@ LEARNING_RATE = 5e-4  # inside the paper's 2e-4 to 2e-3 on GLUE, and LoRA's own
 _INITIAL, _FINAL = 10, 3  # a tenth before cutting, three tenths after it: about the paper's shares on MNLI and SQuAD
 
 
-def learning_rate(config: AdaloraConfig) -> float:
+def learning_rate(config: AdaloraConfig, width: int) -> float:
     """The default."""
     return LEARNING_RATE
 

@@ -26,7 +26,7 @@ projection = defaults.projection
 LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
 
 
-def learning_rate(config: LoraConfig) -> float:
+def learning_rate(config: LoraConfig, width: int) -> float:
     """The default."""
     return LEARNING_RATE
 

@@ -49,6 +49,17 @@ def context_of(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
 
+def width_of(config: Any) -> int | None:
+    """Size of the hidden states of a model with this configuration; None where it names none."""
+    width = getattr(config.get_text_config(), "hidden_size", None)
+    return int(width) if width else None
+
+
+def hidden_width(model: str) -> int | None:
+    """:func:`width_of` its config.json. Raises ModelError if it cannot be used."""
+    return width_of(_config_of(model))
+
+
 def pad_token_id(model: str) -> int:
     """What its config.json pads with, or 0. Raises ModelError if it cannot be used."""
     return int(getattr(_config_of(model), "pad_token_id", None) or 0)

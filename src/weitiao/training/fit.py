@@ -12,6 +12,7 @@ from weitiao.kernels.head import fix_chunk, fixed_chunk
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.meters import Throughput, available_memory_bytes, begin_loading, begin_steps, peak_memory_bytes
 from weitiao.methods import default_rate
+from weitiao.pretrained.architecture import width_of
 from weitiao.pretrained.load import drops
 from weitiao.pretrained.resolve import Resolved
 from weitiao.rundir.folder import RunDir
@@ -104,7 +105,8 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     started_with = saved["num_processes"] if saved else world.size
     schedule: Schedule = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
     optimizer = adapted.optimizer(config, schedule.total_steps())
-    peak = options.learning_rate or default_rate(config.method)
+    begun_with = saved and saved.get("learning_rate")  # a default may change between the versions of a run's two halves
+    peak = options.learning_rate or begun_with or default_rate(config.method, width_of(adapted.model.config))
     log.info(
         "learning rate %g: %s", peak, "asked for" if options.learning_rate else f"the default of {config.method.type}"
     )
@@ -305,6 +307,7 @@ def _save(fitting: Fit) -> None:
         **({} if scaling is None else {"loss_scale": scaling.state()}),
         "config": fitting.config.model_dump(mode="json"),
         "num_processes": fitting.started_with,
+        "learning_rate": fitting.peak_rate,
         "tokens_per_batch": fitting.schedule.plan.tokens_per_batch,
         **({"head_chunk": chunk} if (chunk := fixed_chunk(fitting.adapted.model)) else {}),
         **progress.state(),
