@@ -33,7 +33,8 @@ test-all: $(VENV)/.installed-dev $(VENV)/.installed-docs
 
 # Kills, full disks, broken files, doubled runs: minutes, and a table of what was tried and what was lost.
 test-faults: $(VENV)/.installed-dev
-	$(PYTEST) -m fault
+	FAULTS_TO=benchmarks/results/faults.json $(PYTEST) -m fault
+	$(BIN)/python benchmarks/faults_page.py
 
 # Known vulnerabilities in the pinned versions. Its service is on the network: where that is out of reach it says so and
 # passes, and a finding fails.

@@ -2,6 +2,7 @@
 
     python benchmarks/cases.py --before COMMIT     # both, side by side
     python benchmarks/cases.py                     # this code alone, beside the earlier one's kept results
+    python benchmarks/cases_page.py                # docs/cases.md and cases.zh.md
 
 Each case makes its own input. What a careful user expects is a condition on what the command prints, and the result says whether it
 holds. Reported cases: docs/data.md. Models come from the catalogue.
@@ -94,38 +95,11 @@ def outcome(case: Case, run: Run) -> str:
     return "as expected" if good else "otherwise"
 
 
-def page() -> str:
-    """docs/cases.md: every case, what is expected, and what came before and after."""
-    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    lines = [
-        "# Files and runs that went wrong elsewhere",
-        "",
-        "Each case follows a public report about another tool. `benchmarks/cases.py` makes its input, runs weitiao and says whether the",
-        f'expected thing comes. "before" is the code of {kept["before"]}. Results: benchmarks/results/cases.json.',
-        "",
-        "| case | expected | before | now |",
-        "|---|---|---|---|",
-    ]
-    for name, found in sorted(kept["cases"].items()):
-        lines.append(
-            f"| {name} | {found['expected']} | {found.get('before', 'not run')} | {found.get('after', 'not run')} |"
-        )
-    import file_encodings
-    import files  # which runs as cases do
-
-    encodings = "## Encodings\n\nHow often each detector tells files of an encoding, and as what it takes them (`benchmarks/file_encodings.py`)."
-    return "\n".join([*lines, "", files.page(), "", encodings, "", file_encodings.page()])
-
-
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--page", action="store_true", help="print docs/cases.md")
     options.add_argument("--before", help="a commit to compare with")
     options.add_argument("--only", help="names that begin so")
     given = options.parse_args()
-    if given.page:
-        print(page())
-        return
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
     with tempfile.TemporaryDirectory() as scratch:
         trees = {"after": ROOT}

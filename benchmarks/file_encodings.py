@@ -1,7 +1,7 @@
-"""How often encodings are told rightly from files of 200 rows: benchmarks/results/encodings.json and a table.
+"""How often encodings are told rightly from files of 200 rows: benchmarks/results/encodings.json.
 
-    python benchmarks/file_encodings.py          # measure
-    python benchmarks/file_encodings.py --page   # print the table of what was measured
+    python benchmarks/file_encodings.py
+    python benchmarks/cases_page.py       # its table in docs/cases.md
 
 Beside ours stands charset-normalizer, as `from_bytes(...).best()` gives it. What counts is the text: a file is right when decoding it
 gives the text it was made of.
@@ -79,25 +79,5 @@ def measure() -> None:
     )
 
 
-def page() -> str:
-    """A table: of each language and encoding how many files each detector told rightly, and as what it took the others."""
-    kept = json.loads(STORED.read_text())
-    lines = ["| language, encoding | rows | weitiao | charset-normalizer |", "|---|---|---|---|"]
-    by = {(f["language"], f["encoding"], f["rows"], f["detector"]): f for f in kept["found"]}
-    for language, encoding, rows in dict.fromkeys(key[:3] for key in by):
-        cells = []
-        for name in ("weitiao", "charset-normalizer"):
-            one = by[language, encoding, rows, name]
-            told = ", ".join(f"{n} {as_}" for as_, n in one["told"].items())
-            cells.append(f"{one['right']} of {one['files']} ({told})")
-        lines.append(f"| {language}, {encoding} | {rows} | {' | '.join(cells)} |")
-    for name in ("weitiao", "charset-normalizer"):
-        own = [f for f in kept["found"] if f["detector"] == name]
-        lines.append(
-            f"\n{name}: {sum(f['right'] for f in own)} of {sum(f['files'] for f in own)} files right, mean {sum(f['milliseconds'] for f in own) / len(own):.1f} ms a file."
-        )
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    print(page()) if "--page" in sys.argv else measure()
+    measure()

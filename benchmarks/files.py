@@ -1,7 +1,7 @@
 """Public Chinese files, read by this version and an earlier one: do rows and labels come out as plain Python counts them?
 
     python benchmarks/files.py --data FOLDER --before COMMIT    # adds to results/files.json
-    python benchmarks/files.py --page                           # the table of docs/cases.md
+    python benchmarks/cases_page.py                             # their table in docs/cases.md
 
 FOLDER holds the files under the names below; they may not be passed on with weitiao. Two of them are read again in other
 clothes, since that is how such files travel.
@@ -135,34 +135,11 @@ def outcome(case: Case, data: Path, run: Run) -> str:
     return f"{len(found.labels):,} labels instead of {len(expected.labels)}"
 
 
-def page() -> str:
-    """The section of docs/cases.md."""
-    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    lines = [
-        "## Public files",
-        "",
-        "`benchmarks/files.py` reads public Chinese files. `right`: rows and labels are those that plain Python counts. "
-        f'"before" is the code of {kept["before"]}.',
-        "",
-        "| file | rows | before | now |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {found['rows']:,} | {found['before']} | {found['after']} |"
-        for name, found in kept["files"].items()
-    ]
-    return "\n".join(lines)
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--page", action="store_true", help="print the section of docs/cases.md")
     options.add_argument("--data", type=Path, help="the folder with the files")
     options.add_argument("--before", help="a commit to compare with")
     given = options.parse_args()
-    if given.page:
-        print(page())
-        return
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "before"
         subprocess.run(["git", "worktree", "add", "--detach", str(tree), given.before], cwd=ROOT, check=True)

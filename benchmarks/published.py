@@ -5,14 +5,13 @@ plan's own account; the device is the plan's own table. A few constants of GPUs 
 fitted on every second row of each source, and tested on the others:
 
     python benchmarks/published.py trace     minutes; adds what is missing to results/published.json
-    python benchmarks/published.py fit       prints the constants for src/weitiao/measure/devices.py
-    python benchmarks/published.py page      the table of docs/published.md
+    python benchmarks/published.py fit       prints the constants for src/weitiao/measure/gpu.py
+    python benchmarks/published_page.py      docs/published.md and published.zh.md
 """
 
 import argparse
 import json
 import math
-import statistics
 import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -196,97 +195,12 @@ def fit() -> gpu.Constants:
     return constants
 
 
-def summary(of: list[Found]) -> str:
-    """How many rows, and the median and worst of their absolute errors."""
-    sizes = [abs(one.error) for one in of]
-    return f"{len(sizes)} | {100 * statistics.median(sizes):.1f} | {100 * max(sizes):.1f}"
-
-
-INTRODUCTION = """# The plan against runs that others measured
-
-`weitiao plan --device` plans GPUs that are not at hand. Other projects have published the memory and time of their own runs
-on NVIDIA GPUs. This page compares the two.
-
-Their programs are not weitiao's. So each run's own program is drawn as shapes. transformers makes its model, and peft its
-adapters. Loss, attention and dtypes are as its source says. Then the plan's own account counts operations, bytes and
-storages of one step. The rows and their sources are in `benchmarks/published/rows.jsonl`.
-
-No data sheet says which share of a peak a step reaches, or what an allocator keeps. These constants are in
-`src/weitiao/measure/gpu.py`. They are fitted on every second row of each source. The other rows are held out.
-
-```
-python benchmarks/published.py trace
-python benchmarks/published.py fit
-python benchmarks/published.py page > docs/published.md
-```
-
-Goal: on held-out rows memory within 15 % and time within 30 %.
-"""
-
-
-def page() -> str:
-    """docs/published.md."""
-    lines = [
-        INTRODUCTION,
-        "| figure | half | rows | median error, % | worst, % | beyond the goal |",
-        "|---|---|---|---|---|---|",
-    ]
-    details = []
-    for what, goal, unit in (("memory", 0.15, 1e9), ("time", 0.30, 1.0)):
-        all_of = found(what, gpu.CONSTANTS)
-        for fitted, name in ((True, "fitted"), (False, "held out")):
-            own = [one for one in all_of if one.row["fitted"] == fitted and not one.left_out]
-            sizes = [abs(one.error) for one in own]
-            beyond = [one.row["id"] for one in own if abs(one.error) > goal]
-            figures = f"{len(own)} | {100 * statistics.median(sizes):.1f} | {100 * max(sizes):.1f}"
-            lines.append(f"| {what} | {name} | {figures} | {len(beyond)}: {', '.join(beyond) or 'none'} |")
-        head = "GB" if what == "memory" else "s"
-        details += [f"\n## {what.capitalize()}\n", f"| run | half | published, {head} | planned, {head} | error, % |"]
-        details.append("|---|---|---|---|---|")
-        for one in all_of:
-            half = one.left_out or ("fitted" if one.row["fitted"] else "held out")
-            kind = f" ({one.row['memory_kind']})" if what == "memory" else ""
-            figures = f"{one.published / unit:,.2f} | {one.planned / unit:,.2f} | {100 * one.error:+.1f}"
-            details.append(f"| {one.row['id']}{kind} | {half} | {figures} |")
-    traced = json.loads(RESULTS.read_text())
-    counted = [(row["published_trained"], traced[row["id"]]["trained"]) for row in rows() if row["published_trained"]]
-    equal = sum(a == b for a, b in counted)
-    lines.append(
-        f"\nTrained parameters are equal to the published number in {equal} of {len(counted)} runs that name it."
-    )
-    return "\n".join([*lines, NOTES, *details])
-
-
-NOTES = """
-Kinds of memory: `allocated` and `reserved` are the peaks that torch counts. `device` is what the card shows, with the
-context. `saved` is what is allocated after a forward pass.
-
-Rows that do not count are shown with the reason. Where the host is the slower side, time is that of its Python code. The
-programs are drawn with transformers' code. litgpt, Qwen and NVIDIA have code of their own, so these times are not theirs.
-
-The halves guard the constants alone. How programs are drawn was corrected while all rows were in sight:
-
-- On a GPU dropout keeps a mask of a byte.
-- AdamW of torch 2 makes a temporary as large as the gradients.
-- Layers of older bitsandbytes keep their input.
-- GPTBigCode's loss stays in bf16.
-
-Six configurations are written from descriptions: Qwen 1.8B, 7B and 14B, PowerLM-3b, santacoder and BERT. Their number of
-parameters was checked. litgpt's times are at 110 tokens, the median that it names. MetaMathQA's memory is at 768 tokens,
-the longest that its configuration allows.
-
-Three kinds of runs stay beyond the goal. litgpt's runs with adapters in all layers and several rows a batch are planned too
-high. Its 4-bit runs are planned too low, and so are runs with the BERT code of 2021. The reasons are not known."""
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("trace", "fit", "page"))
+    parser.add_argument("what", choices=("trace", "fit"))
     parser.add_argument("--only", default="", help="rows whose id has this")
     given = parser.parse_args()
     if given.what == "trace":
         trace_all(given.only)
-    elif given.what == "fit":
-        print(fit())
     else:
-        print(page())
+        print(fit())

@@ -125,9 +125,9 @@ def about(results: Path, i: int) -> str:
             hit=hit, cells=cells,
         ),
         Text(
-            "**First comparisons**: [study-reviews.md](study-reviews.md) has the comparisons of the reviews that came first. "
-            "Full trains at 5e-5 there, its default of that time, and time is in seconds.",
-            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文）。那里全量的学习率是当时的默认值 5e-5，时间用秒计。",
+            "**First comparisons**: [study-reviews.md](study-reviews.md) has those of the reviews that came first. Full trained "
+            "at 5e-5 there, its default of that time, so they are not part of this page.",
+            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文）。那里全量的学习率是当时的默认值 5e-5，所以不算在这一页里。",
         ),
         text(
             "**Files from outside**: {of_en} need files that are not part of this project. `--data FOLDER` names their folder. "

@@ -1,17 +1,52 @@
-"""Runs in use, by programs that know nothing of weitiao: python benchmarks/use.py SCRATCH > docs/use.md (about 6 min on two cores).
+"""Runs in use, by programs that know nothing of weitiao: python benchmarks/use.py SCRATCH (about 6 min on two cores).
 
 Trains a short chat adapter and a short classifier, then asks them through OpenAI's client, transformers, onnxruntime and llama.cpp.
+Writes docs/use.md and docs/use.zh.md.
 """
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import material
 import serving_material as made
+from figures import document
+from record import ROOT
 from serving_program import server, texts
+from study_wording import LANGUAGES, Text, text
 
+PAGES = ("use.md", "use.zh.md")
+INTRO = (
+    Text("# Runs in use", "# 在别的程序里使用训练结果"),
+    Text(
+        "`python benchmarks/use.py SCRATCH` trains a short classifier (multilingual-e5-small) and a short chat adapter "
+        "(SmolLM2-135M-Instruct). It asks them in processes of programs that know nothing of weitiao. The runs are short: what "
+        "counts is that the answers agree.",
+        "`python benchmarks/use.py SCRATCH` 训练一个分类模型（multilingual-e5-small）和一个对话适配器（SmolLM2-135M-Instruct）。"
+        "然后在单独的进程里，用和 weitiao 无关的程序向它们提问。训练很短，答得好不好不要紧，要紧的是回答一致。",
+    ),
+)
+TITLES = {
+    "predict": Text("weitiao predict, the reference of the classifier", "weitiao predict：分类模型的参照"),
+    "merged": Text(
+        "A merged folder in transformers (worst logit {worst} apart)",
+        "合并后的文件夹，用 transformers 打开（logit 最多差 {worst}）",
+    ),
+    "onnx": Text(
+        "An ONNX file in onnxruntime (worst logit {worst} apart)",
+        "ONNX 文件，用 onnxruntime 打开（logit 最多差 {worst}）",
+    ),
+    "serve": Text(
+        "OpenAI's client with weitiao serve: an adapter, and its base beside it",
+        "用 OpenAI 的客户端访问 weitiao serve：一个适配器和它的基座",
+    ),
+    "gguf": Text(
+        "A GGUF file of the same adapter in llama.cpp ({same} of {answers} held-out answers equal, worst log probability {worst} apart)",
+        "同一个适配器的 GGUF 文件，用 llama.cpp 打开（{answers} 个留出问题有 {same} 个回答相同，对数概率最多差 {worst}）",
+    ),
+}
 QUESTIONS = ("What is the capital of France?", "你好")
 OPENAI = """
 import sys, openai
@@ -90,21 +125,26 @@ def main(scratch: Path) -> None:
     predicted = weitiao.predict(reviews, text=asked)
     (file,) = (folder / "gguf").glob("*.gguf")
     parts = [
-        ("weitiao predict, the reference of the classifier", "\n".join(map(_line, asked, predicted))),
-        (f"A merged folder in transformers (worst logit {merged['worst']:.1e} apart)", told(TRANSFORMERS, folder / "merged", *asked)),
-        (f"An ONNX file in onnxruntime (worst logit {onnx['worst']:.1e} apart)", told(ONNX, folder / "onnx", *asked)),
-        ("OpenAI's client with weitiao serve: an adapter, and its base beside it", talk),
-        (f"A GGUF file of the same adapter in llama.cpp ({_compared(gguf['llama_cpp'])})", told(LLAMA, file, *QUESTIONS)),
-    ]  # fmt: skip
-    print(f"{HEAD}\n" + "\n".join(f"## {title}\n\n```\n{text}\n```\n" for title, text in parts), end="")
+        (titled("predict"), "\n".join(map(_line, asked, predicted))),
+        (titled("merged", worst=merged["worst"]), told(TRANSFORMERS, folder / "merged", *asked)),
+        (titled("onnx", worst=onnx["worst"]), told(ONNX, folder / "onnx", *asked)),
+        (titled("serve"), talk),
+        (titled("gguf", **_compared(gguf["llama_cpp"])), told(LLAMA, file, *QUESTIONS)),
+    ]
+    for name, language in zip(PAGES, LANGUAGES, strict=True):
+        (ROOT / "docs" / name).write_text(page(parts, language), "utf-8")
 
 
-HEAD = """# Runs in use
+def titled(name: str, worst: float = 0.0, **counts: object) -> Text:
+    """One of ``TITLES`` with its figures."""
+    return text(*TITLES[name], worst=f"{worst:.1e}", **counts)
 
-`python benchmarks/use.py SCRATCH > docs/use.md` trains a short classifier (multilingual-e5-small) and a short chat adapter
-(SmolLM2-135M-Instruct). It asks them in processes of programs that know nothing of weitiao. The runs are short: what counts is that the
-answers agree.
-"""
+
+def page(parts: list[tuple[Text, str]], language: str) -> str:
+    """One of ``PAGES``: of each part its title and what a program printed; ``language`` is of ``LANGUAGES``."""
+    i = LANGUAGES.index(language)
+    shown = [piece for title, printed in parts for piece in (f"## {title[i]}", f"```\n{printed}\n```")]
+    return document([*(part[i] for part in INTRO), *shown], language)
 
 
 def _line(text: str, answer: dict[str, object]) -> str:
@@ -113,8 +153,8 @@ def _line(text: str, answer: dict[str, object]) -> str:
     return f"{text} -> {answer['label']} {max(chances.values()):.4f}"
 
 
-def _compared(found: dict[str, object]) -> str:
-    return f"{found['same_answers']} of {found['answers']} held-out answers equal, worst log probability {found['worst']:.1e} apart"
+def _compared(found: dict[str, Any]) -> dict[str, Any]:
+    return {"same": found["same_answers"], "answers": found["answers"], "worst": found["worst"]}
 
 
 if __name__ == "__main__":

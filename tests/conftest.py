@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("WEITIAO_ALLOCATOR", "system")  # the same on every machine; see test_allocator.py
+
+_BEGAN = time.monotonic()
 
 
 @dataclass
@@ -117,7 +120,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[object]:
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
-    """The table of faults: counted from what ran, nothing else."""
+    """The table of faults: counted from what ran, nothing else. FAULTS_TO names a file that keeps it."""
     rows: dict[str, Tally] = {}
     skipped: dict[str, int] = {}
     for report in (r for kind in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(kind, [])):
@@ -134,6 +137,10 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
             row.lost = "see the failure"
         elif one.lost != "nothing" and row.lost == "nothing":
             row.lost = one.lost
+    if rows and (kept := os.environ.get("FAULTS_TO")):
+        seconds = round(time.monotonic() - _BEGAN)
+        found = [{"fault": name, **asdict(row), "not_possible": skipped.get(name, 0)} for name, row in rows.items()]
+        Path(kept).write_text(json.dumps({"seconds": seconds, "faults": found}, indent=2) + "\n", encoding="utf-8")
     if rows:
         terminalreporter.section("faults")
         terminalreporter.write_line("| fault | tried | survived | anything lost |\n|---|---|---|---|")

@@ -68,9 +68,27 @@ def shape(page: Path) -> tuple[list[str], list[str], list[list[str]]]:
     return code, re.findall(r"^#+(?= )", prose, re.MULTILINE), many
 
 
+def english_of(page: Path) -> Path:
+    return page.with_name(page.name.replace(".zh.md", ".md"))
+
+
+TABLES_IN_ENGLISH = DOCS / "migrate.zh.md"  # of other tools' keys
+
+
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.zh.md")), ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_a_chinese_page_keeps_up_with_the_english_one(page: Path) -> None:
-    assert shape(page) == shape(page.with_name(page.name.replace(".zh.md", ".md")))
+    code, headings, rows = shape(page)
+    english_code, english_headings, english_rows = shape(english_of(page))
+    assert (code, headings) == (english_code, english_headings)
+    assert rows == (english_rows[: len(rows)] if page == TABLES_IN_ENGLISH else english_rows)
+
+
+def test_the_chinese_page_without_tables_leads_to_them() -> None:
+    text, english = (page.read_text(encoding="utf-8") for page in (TABLES_IN_ENGLISH, english_of(TABLES_IN_ENGLISH)))
+    tools = re.findall(r"^## (.+)", english, re.MULTILINE)[1:]
+    assert re.findall(r"\]\(migrate\.md#([^)]+)\)", text) == [tool.lower() for tool in tools]
+    first, *_ = re.findall(r"^```\n.*?^```", english, re.DOTALL | re.MULTILINE)
+    assert first in text
 
 
 def test_every_title_has_a_translation() -> None:
@@ -167,6 +185,17 @@ def test_search_works_from_the_folder(site: Path, start: str, asked: str, expect
         links = [link.get_attribute("href") for link in page.query_selector_all(".md-search-result__link")]
         assert any(expected in link for link in links)
         assert not opened.left
+
+
+@pytest.mark.beyond_check
+def test_a_link_to_the_own_english_page_leads_there(site: Path) -> None:
+    """mkdocs would lead it back to the Chinese page."""
+    targets = re.findall(
+        r'<a href="([^"#]*migrate\.html)#llama-factory"', (site / "zh/migrate.html").read_text("utf-8")
+    )
+    assert targets
+    assert all((site / "zh" / target).resolve() == (site / "migrate.html").resolve() for target in targets)
+    assert 'id="llama-factory"' in (site / "migrate.html").read_text("utf-8")
 
 
 @pytest.mark.beyond_check

@@ -2,6 +2,7 @@
 
 - ``<!-- include: README.md -->`` on a page stands for that file of the repository, so that nothing stands twice.
 - A link to a file outside docs/ leads to its page, where a page includes it, else to a copy of the file in the site.
+- A link from a Chinese page to its English one leads there; without this it would lead back to the page itself.
 - A list right after a line of text is a list, as it is in GitHub's Markdown.
 """
 
@@ -53,10 +54,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         included = OTHER_LANGUAGE.sub("", (ROOT / match[1]).read_text(encoding="utf-8"))
         markdown = INCLUDE.sub(lambda _: included, markdown)
     up = "../" * page.url.count("/")
+    english = source.with_name(source.name.replace(".zh.md", ".md")) if source.name.endswith(".zh.md") else None
 
     def link(found: re.Match[str]) -> str:
         image, words, target, anchor = found[1], found[2], found[3], found[4] or ""
         path = (folder / target).resolve()
+        if path == english:
+            return f'<a href="{up}{path.relative_to(DOCS).with_suffix(".html").as_posix()}{anchor}">{words}</a>'
         path = pages_of_files().get(path, FOLDERS.get(path, path))
         if DOCS in path.parents or not path.exists():
             return f"{image}[{words}]({Path(os.path.relpath(path, source.parent)).as_posix()}{anchor})"

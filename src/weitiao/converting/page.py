@@ -1,4 +1,7 @@
-"""docs/migrate.md, from the tables that `weitiao convert` reads with: `python -m weitiao.converting.page > docs/migrate.md`."""
+"""docs/migrate.md, from the tables that `weitiao convert` reads with: `python -m weitiao.converting.page > docs/migrate.md`.
+
+docs/migrate.zh.md is written by hand: the same without the tables, to which it leads.
+"""
 
 from collections.abc import Mapping
 from typing import Any
