@@ -39,7 +39,8 @@ class Judged:
 class Regret:
     """What a default learning rate costs against the best that was tried, in the unit of the metric; 0: the default is the best.
 
-    ``rates`` are the tried ones with their mean metric over ``num_seeds``; ``by_seed`` the regrets.
+    ``rates`` are the tried ones with their mean metric; ``by_seed`` the regrets; ``reached`` the metric of each seed at the rate
+    that is the best at the other seeds.
     """
 
     data: str
@@ -50,6 +51,7 @@ class Regret:
     default: float
     best: float
     by_seed: tuple[float, ...]
+    reached: dict[int, float]
 
     @property
     def mean(self) -> float:
@@ -146,6 +148,18 @@ def regrets(results: Path) -> list[Regret]:
     return found
 
 
+def at_best_rates(found: Sequence[Regret]) -> list[tuple[Regret, Regret, dict[int, float]]]:
+    """(full, LoRA, full's lead by seed), each method at the rate that is the best at the other seeds."""
+    by_place = {(one.data, one.rows, one.method): one for one in found}
+    leads = []
+    for (data, rows, method), full in by_place.items():
+        lora = by_place.get((data, rows, LORA))
+        if method == FULL and lora is not None and (seeds := full.reached.keys() & lora.reached.keys()):
+            sign = -1 if full.metric == "log_loss" else 1
+            leads.append((full, lora, {s: sign * (full.reached[s] - lora.reached[s]) for s in sorted(seeds)}))
+    return leads
+
+
 def _regret(stored: dict[str, Any], method: str, cells: dict[str, Any], seeds: list[int], sign: int) -> Regret:
     metric = stored["metric"]
     value = {arm: {s: by_seed[s]["metrics"][metric] for s in seeds} for arm, by_seed in cells.items()}
@@ -153,7 +167,8 @@ def _regret(stored: dict[str, Any], method: str, cells: dict[str, Any], seeds: l
     def best(chosen: Sequence[int]) -> str:
         return max(value, key=lambda arm: sign * statistics.mean(value[arm][s] for s in chosen))
 
-    lost = [sign * (value[best([t for t in seeds if t != s])][s] - value[method][s]) for s in seeds]
+    reached = {s: value[best([t for t in seeds if t != s])][s] for s in seeds}
+    lost = tuple(sign * (reached[s] - value[method][s]) for s in seeds)
     rate = {arm: by_seed[seeds[0]]["learning_rate"] for arm, by_seed in cells.items()}
     means = {rate[arm]: statistics.mean(value[arm].values()) for arm in sorted(value, key=lambda a: rate[a])}
-    return Regret(stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], tuple(lost))
+    return Regret(stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], lost, reached)

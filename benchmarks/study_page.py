@@ -10,6 +10,7 @@ from study_results import disturbed, int8_pairs, pairs, stored_files
 from study_tables import (
     advice_counts,
     advisor_table,
+    best_rates_table,
     claims_table,
     data_table,
     int8_table,
@@ -67,11 +68,16 @@ ADVISOR = Text(
     "最后一列用同一行数的其他数据集来预测：合并后的领先确实大于零，就选全量，否则选 LoRA。",
 )
 RATES = Text(
-    "Each method has a default rate, whatever the data; that of full depends on the width of the model. Smaller and larger "
+    "Each method has a default rate, whatever the data; it depends on the width of the model. Smaller and larger "
     "ones are tried. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so "
     "chance does not count as a gain; the test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
-    "每种方法有一个默认学习率，不随数据改变；全量的还取决于模型的宽度。这里再试更小和更大的。“代价”是改用其中最好的能多得多少。"
+    "每种方法有一个默认学习率，不随数据改变，只取决于模型的宽度。这里再试更小和更大的。“代价”是改用其中最好的能多得多少。"
     "每个种子的最好学习率由其他种子选出，所以碰巧不算收益；测试行是同样的。“边缘”：最好的就是试过的最大或最小的学习率。",
+)
+BEST = Text(
+    "Full against LoRA, each at its best rate of these, chosen at the other seeds as above. A lead at the defaults that is not "
+    "here comes from a default rate:",
+    "全量与 LoRA 各用其中最好的学习率（同上，由其他种子选出）。默认学习率下有、这里没有的领先，来自默认学习率：",
 )
 INT8 = Text(
     "`train.int8_base` against the same LoRA runs without it. The rows and the interval are as above.",
@@ -125,9 +131,9 @@ def about(results: Path, i: int) -> str:
             hit=hit, cells=cells,
         ),
         Text(
-            "**First comparisons**: [study-reviews.md](study-reviews.md) has those of the reviews that came first. Full trained "
-            "at 5e-5 there, its default of that time, so they are not part of this page.",
-            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文）。那里全量的学习率是当时的默认值 5e-5，所以不算在这一页里。",
+            "**First comparisons**: [study-reviews.md](study-reviews.md) has those of the reviews that came first. Their rates "
+            "are the defaults of that time, half of today's, so they are not part of this page.",
+            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文）。那里的学习率是当时的默认值，是现在的一半，所以不算在这一页里。",
         ),
         text(
             "**Files from outside**: {of_en} need files that are not part of this project. `--data FOLDER` names their folder. "
@@ -157,7 +163,7 @@ def tested(results: Path, i: int) -> list[str]:
         *([advice_counts(found, i), advisor_table(found, i)] if found else [NOTHING[i]]),
         HEADS["rates"][i],
         RATES[i],
-        regret_table(lost, i) if lost else NOTHING[i],
+        *([regret_table(lost, i), BEST[i], best_rates_table(lost, i)] if lost else [NOTHING[i]]),
         HEADS["int8"][i],
         INT8[i],
         int8_table(int8, i) if int8 else NOTHING[i],

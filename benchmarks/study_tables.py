@@ -1,10 +1,11 @@
 """The tables of docs/study.md and docs/study.zh.md. Nothing here is measured; ``i`` is the place of a language in ``LANGUAGES``."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from figures import table
-from study_advice import Judged, Regret
+from study_advice import Judged, Regret, at_best_rates
 from study_cells import ARMS, DATA, FULL, LARGE, LORA, MIDDLE, SEEDS, SMALL, ordered
 from study_claims import Claim, Evidence
 from study_results import Pair
@@ -149,6 +150,21 @@ def regret_table(found: list[Regret], i: int) -> str:
     heads = [
         DATA_SET, ROWS, Text("method", "方法"), METRIC, Text("rate: mean", "学习率：均值"), Text("default", "默认"), Text("best", "最好"),
         Text("regret of the default", "默认值的代价"), Text("over seeds", "各种子"), Text("seeds", "种子数"),
+    ]  # fmt: skip
+    return titled(heads, rows, i)
+
+
+def best_rates_table(found: list[Regret], i: int) -> str:
+    """Full against LoRA, each at its best rate."""
+    rows = []
+    for full, lora, leads in at_best_rates(found):
+        share = full.metric != "log_loss"
+        means = [f"{100 * mean:.2f}" if share else f"{mean:.4f}" for mean in (statistics.mean(one.reached[s] for s in leads) for one in (full, lora))]  # fmt: skip
+        least, mean, most = (points(lead) if share else f"{lead:+.4f} nats" for lead in (min(leads.values()), statistics.mean(leads.values()), max(leads.values())))  # fmt: skip
+        rows.append([full.data, f"{full.rows:,}", full.metric, f"{full.best:g}", f"{lora.best:g}", *means, mean, between(least, most, i), str(len(leads))])  # fmt: skip
+    heads = [
+        DATA_SET, ROWS, METRIC, Text("rate of full", "全量的学习率"), Text("rate of LoRA", "LoRA 的学习率"), Text(FULL, "全量"),
+        Text("LoRA", "LoRA"), LEAD, Text("over seeds", "各种子"), Text("seeds", "种子数"),
     ]  # fmt: skip
     return titled(heads, rows, i)
 

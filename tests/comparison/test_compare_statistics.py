@@ -97,9 +97,9 @@ def test_no_arm_is_kept_where_a_run_failed_or_a_rate_is_foreign() -> None:
     [
         (None, None, (), []),
         (None, 1e-4, (), ["lora"]),
-        (5e-4, None, (), ["full"]),
+        (1e-3, None, (), ["full"]),
         (2e-4, 2e-4, (), ["full", "lora"]),
-        (1e-4, 5e-4, (), []),
+        (1e-4, 1e-3, (), []),
         (2e-5, 3e-4, (), []),
         (2e-4, 2e-4, ("full", "lora"), []),
     ],
@@ -135,7 +135,7 @@ def test_rates_are_searched_on_training_rows_alone(options: dict[str, Any], tmp_
         weitiao.train(cell.config)
     result = weitiao.compare(config)
     tried = result["search"]["arms"]["lora"]["tried"]
-    assert [t["learning_rate"] for t in tried] == grid(5e-4, 3) == [1.58e-4, 5e-4, 1.58e-3]
+    assert [t["learning_rate"] for t in tried] == grid(3e-3, 3) == [9.49e-4, 3e-3, 9.49e-3]
     chosen = {name: found["chosen"] for name, found in result["search"]["arms"].items()}
     for arm in result["arms"]:
         assert arm["learning_rate"] == chosen[arm["name"]]

@@ -24,7 +24,7 @@ refuse = defaults.refuse
 refuse_shapes = defaults.refuse_shapes
 rate_factor = defaults.rate_factor
 projection = defaults.projection
-LEARNING_RATE = 5e-4  # inside the paper's 2e-4 to 2e-3 on GLUE, and LoRA's own
+LEARNING_RATE = 5e-4  # inside the paper's 2e-4 to 2e-3 on GLUE
 _INITIAL, _FINAL = 10, 3  # a tenth before cutting, three tenths after it: about the paper's shares on MNLI and SQuAD
 
 

@@ -18,17 +18,14 @@ if TYPE_CHECKING:
 refuse = defaults.refuse
 refuse_steps = defaults.refuse_steps
 rate_factor = defaults.rate_factor
-LEARNING_RATE = 5e-5  # of layers as wide as BERT-base's: the usual upper end (Devlin et al. 2019, appendix A.3)
-WIDTH = 768
-HIGHEST = 3e-4  # for narrower models than ELECTRA-small, whose rate this is (Clark et al. 2020, appendix B)
+LEARNING_RATE = 5e-5  # for BERT-base's width: the usual upper end (Devlin et al. 2019, appendix A.3)
 PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et al. 2021, arXiv 2106.10199)
 
 
 def learning_rate(config: FullConfig, width: int) -> float:
-    """The default. Few trained parameters take larger steps, wide layers smaller ones: with Adam as 1 / width (Yang et al. 2022, arXiv 2203.03466)."""
-    if config.parameters != "all" or config.top_k == 0:
-        return PARTIAL_LEARNING_RATE
-    return min(HIGHEST, float(f"{LEARNING_RATE * WIDTH / width:.2g}"))
+    """The default. Few trained parameters take larger steps, wide layers smaller ones."""
+    is_partial = config.parameters != "all" or config.top_k == 0
+    return PARTIAL_LEARNING_RATE if is_partial else defaults.rate_for_width(LEARNING_RATE, width)
 
 
 def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":

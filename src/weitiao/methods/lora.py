@@ -23,12 +23,14 @@ refuse_shapes = defaults.refuse_shapes
 hooks_option = defaults.hooks_option
 step_hooks = defaults.step_hooks
 projection = defaults.projection
-LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
+# For BERT-base's width: ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025), and RoBERTa-base's
+# in the paper (Hu et al. 2021, table 9).
+LEARNING_RATE = 5e-4
 
 
 def learning_rate(config: LoraConfig, width: int) -> float:
-    """The default."""
-    return LEARNING_RATE
+    """The default: wide layers take smaller steps, as in full fine-tuning."""
+    return defaults.rate_for_width(LEARNING_RATE, width)
 
 
 def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:
