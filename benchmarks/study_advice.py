@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Regret:
     """What a default learning rate costs against the best that was tried, in the unit of the metric; 0: the default is the best.
 
     ``rates`` are the tried ones with their mean metric; ``by_seed`` the regrets; ``reached`` the metric of each seed at the rate
-    that is the best at the other seeds.
+    that is the best of all.
     """
 
     data: str
@@ -129,27 +129,32 @@ def skill(answer: dict[str, Any]) -> float | None:
     return None if probe is None or majority is None else (probe - majority) / (1 - majority)
 
 
-def regrets(results: Path) -> list[Regret]:
-    """For each data set, size and method with tried rates. The best rate of a seed is chosen at the other seeds."""
+def regrets(results: Path, of: Mapping[str, str] | None = None) -> list[Regret]:
+    """For each data set, size and method with tried rates. The best rate of a seed is chosen at the other seeds.
+
+    Args:
+        of: the arm of each method whose rate is judged; by default the one with the method's default rate.
+    """
     found = []
+    judged_arms = of or {FULL: FULL, LORA: LORA}
     for stored in stored_files(results):
         sign = 1 if stored["higher_is_better"] else -1
-        for method in (FULL, LORA):
-            arms = [method, *(name for name, (of, _) in RATES.items() if of == method)]
+        for method, own in judged_arms.items():
+            arms = [method, *(name for name, (of_method, _) in RATES.items() if of_method == method)]
             cells = {
                 arm: {c["seed"]: c for c in stored["cells"] if c["arm"] == arm and "failure" not in c} for arm in arms
             }
             cells = {arm: by_seed for arm, by_seed in cells.items() if len(by_seed) >= len(RATE_SEEDS)}
-            if method not in cells or len(cells) == 1:
+            if own not in cells or len(cells) == 1:
                 continue
             seeds = sorted(set.intersection(*(set(by_seed) for by_seed in cells.values())))
             if len(seeds) > 1:
-                found.append(_regret(stored, method, cells, seeds, sign))
+                found.append(_regret(stored, (method, own), cells, seeds, sign))
     return found
 
 
 def at_best_rates(found: Sequence[Regret]) -> list[tuple[Regret, Regret, dict[int, float]]]:
-    """(full, LoRA, full's lead by seed), each method at the rate that is the best at the other seeds."""
+    """(full, LoRA, full's lead by seed), each method at its best rate."""
     by_place = {(one.data, one.rows, one.method): one for one in found}
     leads = []
     for (data, rows, method), full in by_place.items():
@@ -160,15 +165,18 @@ def at_best_rates(found: Sequence[Regret]) -> list[tuple[Regret, Regret, dict[in
     return leads
 
 
-def _regret(stored: dict[str, Any], method: str, cells: dict[str, Any], seeds: list[int], sign: int) -> Regret:
-    metric = stored["metric"]
+def _regret(
+    stored: dict[str, Any], judged_arm: tuple[str, str], cells: dict[str, Any], seeds: list[int], sign: int
+) -> Regret:
+    metric, (method, own) = stored["metric"], judged_arm
     value = {arm: {s: by_seed[s]["metrics"][metric] for s in seeds} for arm, by_seed in cells.items()}
 
     def best(chosen: Sequence[int]) -> str:
         return max(value, key=lambda arm: sign * statistics.mean(value[arm][s] for s in chosen))
 
-    reached = {s: value[best([t for t in seeds if t != s])][s] for s in seeds}
-    lost = tuple(sign * (reached[s] - value[method][s]) for s in seeds)
+    lost = tuple(sign * (value[best([t for t in seeds if t != s])][s] - value[own][s]) for s in seeds)
     rate = {arm: by_seed[seeds[0]]["learning_rate"] for arm, by_seed in cells.items()}
     means = {rate[arm]: statistics.mean(value[arm].values()) for arm in sorted(value, key=lambda a: rate[a])}
-    return Regret(stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], lost, reached)
+    return Regret(
+        stored["data"], stored["rows"], method, metric, means, rate[own], rate[best(seeds)], lost, value[best(seeds)]
+    )

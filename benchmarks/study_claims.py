@@ -103,8 +103,8 @@ def _better(results: Evidence) -> Found:
         return Verdict("not yet"), NO_PAIR
     found, own = results.pooled(results.main), results.shares(results.main)
     said = text("full's lead at {rows:,} rows: {lead}", "{rows:,} 行时全量的领先：{lead}", rows=results.main, lead=pooled_text(found))  # fmt: skip
-    ahead = tuple(pair.data for pair in own if pair.outcome == "first better")
-    behind = [pair.data for pair in own if pair.outcome == "second better"]
+    ahead = tuple(pair.data for pair in own if pair.outcome == "first better" and (pair.lower or 0.0) > 0)
+    behind = [pair.data for pair in own if pair.outcome == "second better" and (pair.upper or 0.0) < 0]
     for names, en, zh in ((ahead, "full is better on", "全量更好"), (behind, "LoRA is better on", "LoRA 更好")):
         if names:
             said = said.then(Text(f"{en} {', '.join(names)}", f"{zh}：{'、'.join(names)}"))

@@ -121,7 +121,7 @@ def advisor_table(found: list[Judged], i: int) -> str:
     ]  # fmt: skip
     heads = [
         Text("data left out", "留出的数据集"), ROWS, Text("advice", "建议"), Text("confidence (full : LoRA)", "把握（全量 : LoRA）"),
-        Text("the study keeps", "研究保留"), PAIRS, Text("advice", "建议对不对"), Text("the other data sets alone", "只看其他数据集"),
+        Text("the study keeps", "研究保留"), PAIRS, Text("right?", "对不对"), Text("the other data sets alone", "只看其他数据集"),
     ]  # fmt: skip
     return titled(heads, rows, i)
 
@@ -132,8 +132,9 @@ def advice_counts(found: list[Judged], i: int) -> str:
     for sure in ("clear", "likely", "toss-up"):
         own = [one.outcome for one in found if one.sure == sure]
         if own:
-            each = Text(*(mark.join(f"{own.count(word)} {named(word, k)}" for word in ("right", "undecided", "wrong")) for k, mark in enumerate((", ", "，"))))  # fmt: skip
-            lines.append(text("- **{sure}**: {n} cases, {each}.", "- **{sure}**：{n} 个，{each}。", sure=Text(sure, named(sure, 1)), n=len(own), each=each)[i])  # fmt: skip
+            words = ("right", "undecided", "wrong")
+            each = Text(", ".join(f"{own.count(word)} {word}" for word in words), "，".join(f"{named(word, 1)} {own.count(word)}" for word in words))  # fmt: skip
+            lines.append(text("- **{sure}**: {n} case{s}, {each}.", "- **{sure}**：{n} 例，{each}。", sure=Text(sure, named(sure, 1)), n=len(own), s="" if len(own) == 1 else "s", each=each)[i])  # fmt: skip
     return "\n".join(lines)
 
 
@@ -177,9 +178,10 @@ def int8_table(found: Sequence[Pair], i: int) -> str:
             fine = Text("too few pairs", "配对太少")[i]
         else:
             fine = (Text("yes", "是") if pair.upper < INT8_MARGIN else Text("not shown", "看不出来"))[i]
-        interval = between(lead_text(pair, pair.lower), lead_text(pair, pair.upper), i)
+        interval = "" if pair.lower is None else between(lead_text(pair, pair.lower), lead_text(pair, pair.upper), i)
         means = [level_text(pair, mean) for mean in pair.means]
-        rows.append([pair.data, f"{pair.rows:,}", pair.metric, str(len(pair.seeds)), *means, lead_text(pair, pair.lead), interval, fine, f"{pair.ratios['cpu_seconds']:.2f}"])  # fmt: skip
+        time = f"{pair.ratios['cpu_seconds']:.2f}" if "cpu_seconds" in pair.ratios else ""
+        rows.append([pair.data, f"{pair.rows:,}", pair.metric, str(len(pair.seeds)), *means, lead_text(pair, pair.lead), interval, fine, time])  # fmt: skip
     heads = [
         DATA_SET, ROWS, METRIC, PAIRS, Text("LoRA", "LoRA"), Text("with int8", "用 int8"), Text("int8 loses", "int8 损失"), INTERVAL,
         text("less than {m:.1f} points", "小于 {m:.1f} 个百分点", m=100 * INT8_MARGIN), Text("CPU / without int8", "CPU / 不用 int8"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from weitiao.config.loading import dump
 from weitiao.config.method import FullConfig, LoraConfig
 from weitiao.data.prepare import prepare
 from weitiao.errors import ConfigError, RunError
+from weitiao.methods import full
+from weitiao.pretrained.architecture import hidden_width
 from weitiao.rundir.files import read_jsonl, write_atomic
 
 
@@ -97,9 +100,9 @@ def test_no_arm_is_kept_where_a_run_failed_or_a_rate_is_foreign() -> None:
     [
         (None, None, (), []),
         (None, 1e-4, (), ["lora"]),
-        (1e-3, None, (), ["full"]),
+        (5e-4, None, (), ["full"]),
         (2e-4, 2e-4, (), ["full", "lora"]),
-        (1e-4, 1e-3, (), []),
+        (1e-4, 5e-4, (), []),
         (2e-5, 3e-4, (), []),
         (2e-4, 2e-4, ("full", "lora"), []),
     ],
@@ -111,7 +114,10 @@ def test_unfair_rates(
         Arm(name="full", method=FullConfig(), learning_rate=full_rate),
         Arm(name="lora", method=LoraConfig(), learning_rate=lora_rate),
     ]
-    assert [found["arm"] for found in unfair_rates(arms, 384, searched)] == unfair
+    assert [
+        found["arm"]
+        for found in unfair_rates(arms, dict.fromkeys(("full", "lora"), "multilingual-e5-small"), searched=searched)
+    ] == unfair
 
 
 def test_a_copied_rate_is_said_and_nothing_is_kept(options: dict[str, Any], tmp_path: Path) -> None:
@@ -122,6 +128,33 @@ def test_a_copied_rate_is_said_and_nothing_is_kept(options: dict[str, Any], tmp_
     assert [found["arm"] for found in result["unfair"]] == ["lora"]
     assert result["pairs"][0]["decision"]["because"] == "unfair"
     assert "default of full" in (tmp_path / "copied" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_arm_that_has_trained_at_two_rates_is_refused(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two versions of weitiao, with two defaults, have each trained some of the cells."""
+    config = config_of(options, tmp_path / "mixed", methods=["full", "lora"], seeds=[1, 2])
+    finish_cells(config)
+    cell = tmp_path / "mixed" / "cells" / "full-seed2"
+    shutil.rmtree(cell)
+    monkeypatch.setattr(full, "LEARNING_RATE", full.LEARNING_RATE / 3)
+    weitiao.train(config.cell_config(config.compare.methods[0], 2, str(cell)))
+    with pytest.raises(RunError, match=r"full-seed2 has trained at the learning rate 0\.0001, and its arm has 0\.0003"):
+        weitiao.compare(config)
+
+
+def test_rates_of_a_model_that_is_gone_are_still_judged(options: dict[str, Any], tmp_path: Path) -> None:
+    """A report of finished runs needs no model."""
+    model = tmp_path / "base"
+    shutil.copytree(options["model"], model)
+    config = config_of({**options, "model": str(model)}, tmp_path / "gone", methods=["full", {"type": "lora", "learning_rate": 7e-5}])  # fmt: skip
+    finish_cells(config)
+    shutil.rmtree(model)
+    hidden_width.cache_clear()
+    arms = config.compare.methods
+    trained = {"full": 7e-5, "lora": 7e-5}
+    assert [one["arm"] for one in unfair_rates(arms, dict.fromkeys(trained, str(model)), trained)] == ["lora"]
 
 
 def test_rates_are_searched_on_training_rows_alone(options: dict[str, Any], tmp_path: Path) -> None:
@@ -135,7 +168,8 @@ def test_rates_are_searched_on_training_rows_alone(options: dict[str, Any], tmp_
         weitiao.train(cell.config)
     result = weitiao.compare(config)
     tried = result["search"]["arms"]["lora"]["tried"]
-    assert [t["learning_rate"] for t in tried] == grid(3e-3, 3) == [9.49e-4, 3e-3, 9.49e-3]
+    assert [t["learning_rate"] for t in tried] == grid(5e-4, 3) == [1.58e-4, 5e-4, 1.58e-3]
+    assert result["search"]["arms"]["full"]["center"] == 3e-4  # for a model this narrow
     chosen = {name: found["chosen"] for name, found in result["search"]["arms"].items()}
     for arm in result["arms"]:
         assert arm["learning_rate"] == chosen[arm["name"]]

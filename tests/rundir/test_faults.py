@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import weitiao
 from support.fork_server import ForkServer, Process
 from weitiao.errors import RunError
+from weitiao.methods import full
 from weitiao.rundir.folder import RunDir
 from weitiao.rundir.lock import RunLock, is_held
 from weitiao.training.checkpoint import MAY_CHANGE
@@ -199,6 +200,19 @@ def test_what_only_watches_may_change(options: dict[str, Any], tmp_path: Path) -
     assert {f"train.{key}" for key in new} | {"output.dir", "data.check"} | elsewhere == MAY_CHANGE
     resumed = weitiao.train(resume=run.path)
     whole = weitiao.train({**options, "output": {"dir": str(tmp_path / "whole")}})
+    assert same_weights(whole, resumed.path)
+
+
+def test_a_default_rate_that_changes_between_stop_and_resume_changes_nothing(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two versions of weitiao may have trained the two halves of a run."""
+    options["train"] = {**options["train"], "save_steps": 2, "learning_rate": None}
+    whole = weitiao.train({**options, "output": {"dir": str(tmp_path / "whole")}})
+    run = stopped_at(5, options, tmp_path / "run")
+    monkeypatch.setattr(full, "LEARNING_RATE", 3 * full.LEARNING_RATE)
+    resumed = weitiao.train(resume=run.path)
+    assert resumed.summary["learning_rate"] == whole.summary["learning_rate"]
     assert same_weights(whole, resumed.path)
 
 

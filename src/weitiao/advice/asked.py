@@ -137,8 +137,8 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
         said = Compared(kept, pair["decision"]["because"], pair["metric"], difference, found["num_pairs"])
         methods = {name: _given(_section(both[name]["method"])) for name in asked.methods}
         rates = {name: both[name]["learning_rate"] for name in methods}
-        width = hidden_width(case.model)
-        changed = {n: r for n, r in rates.items() if r != default_rate(_section(both[n]["method"]), width)}
+        defaults = {n: default_rate(_section(arm["method"]), hidden_width(arm["model"])) for n, arm in both.items()}
+        changed = {n: r for n, r in rates.items() if r != defaults[n]}
         return Asked(case, methods, changed), said
     raise ConfigError(
         f"The comparison in {folder} holds no pair of full and LoRA.\nExpected both among its arms: {', '.join(arms)}.\n"

@@ -13,7 +13,6 @@ from weitiao.comparison.schema import SCHEMA, ArmResult, CellResult, Comparison,
 from weitiao.comparison.values import EFFECTS, effect_values, measured, metric_values, read_all
 from weitiao.config.comparison import CompareConfig
 from weitiao.errors import RunError
-from weitiao.pretrained.architecture import hidden_width
 from weitiao.rundir.files import to_plain
 from weitiao.tasks import TASKS
 
@@ -43,7 +42,9 @@ def comparison(
     task, metric = TASKS[config.task], config.train.metric_for_best_model
     english, chinese = task.MARGIN_UNITS.get(metric, ("", ""))
     note = disturbed(executor)
-    unfair = unfair_rates(config.compare.methods, hidden_width(config.model), search["arms"] if search else searched)
+    trained = _trained_rates(cells, search)
+    models = {cell.arm.name: cell.config.model for cell in cells}
+    unfair = unfair_rates(config.compare.methods, models, trained, search["arms"] if search else searched)
     arms, pairs = _arms_and_pairs(config, cells, unfair, comparable=note is None)
     result: Comparison = {
         "schema": SCHEMA,
@@ -105,6 +106,22 @@ def _arms_and_pairs(
     for pair in pairs:
         pair["effects"] = effects_of_pair(pair["first"], pair["second"], effects)
     return arms, pairs
+
+
+def _trained_rates(cells: Sequence[Cell], search: Search | None) -> dict[str, float]:
+    """The rate of each arm that has finished a run. Raises RunError for two rates in an arm, or one that no search chose."""
+    found: dict[str, float] = {}
+    for cell in (one for one in cells if one.failure is None):
+        name, rate = cell.arm.name, float(cell.run.summary["learning_rate"])
+        chosen = search["arms"][name]["chosen"] if search else None
+        expected = found.setdefault(name, rate if chosen is None else chosen)
+        if rate != expected:
+            raise RunError(
+                f"The cell {cell.name} has trained at the learning rate {rate:g}, and its arm has {expected:g}.\n"
+                "Expected one rate in an arm: another version of weitiao, with another default, has trained some of the cells.\n"
+                f"Give the arm its learning_rate, or choose another output.dir: {cell.run.path}"
+            )
+    return found
 
 
 def _one_split(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -23,14 +23,14 @@ refuse_shapes = defaults.refuse_shapes
 hooks_option = defaults.hooks_option
 step_hooks = defaults.step_hooks
 projection = defaults.projection
-# For BERT-base's width: ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025), and RoBERTa-base's
-# in the paper (Hu et al. 2021, table 9).
+# About ten times full's for BERT-base ("LoRA Without Regret", thinkingmachines.ai 2025), and RoBERTa-base's in the paper (Hu et al.
+# 2021, table 9). It does not go with the width: docs/DECISIONS.md.
 LEARNING_RATE = 5e-4
 
 
 def learning_rate(config: LoraConfig, width: int) -> float:
-    """The default: wide layers take smaller steps, as in full fine-tuning."""
-    return defaults.rate_for_width(LEARNING_RATE, width)
+    """The default."""
+    return LEARNING_RATE
 
 
 def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:

@@ -1,5 +1,6 @@
 """What a checkpoint's config.json says, without its weights."""
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from weitiao.config.run import RunConfig
@@ -55,6 +56,7 @@ def width_of(config: Any) -> int | None:
     return int(width) if width else None
 
 
+@cache
 def hidden_width(model: str) -> int | None:
     """:func:`width_of` its config.json. Raises ModelError if it cannot be used."""
     return width_of(_config_of(model))

@@ -153,6 +153,12 @@ def saved_state(run: RunDir) -> dict[str, Any] | None:
     return RunDir(run.checkpoints / f"step-{step}").read_json(STATE) if step else None
 
 
+def rate_of(run: RunDir) -> float | None:
+    """The peak learning rate that a run began with; a default may change between the versions of its two halves."""
+    rates = [event["learning_rate"] for event in run.events() if event.get("event") == "train"]
+    return rates[-1] if rates else None
+
+
 def checkpoint_step(run: RunDir) -> int:
     """The step of the newest whole checkpoint, 0 when there is none. Broken ones are named in the log and passed over."""
     broken = False

@@ -20,7 +20,7 @@ from weitiao.rundir.summary import TrainingFacts
 from weitiao.system.cpu_use import CpuUse
 from weitiao.training.adapt import Adapted, adapt
 from weitiao.training.batch_size import plan_batches, try_longest_batch
-from weitiao.training.checkpoint import best_is_lost, load_checkpoint, save_best, save_checkpoint, saved_state
+from weitiao.training.checkpoint import best_is_lost, load_checkpoint, rate_of, save_best, save_checkpoint, saved_state
 from weitiao.training.clock import Clock
 from weitiao.training.evaluate import score
 from weitiao.training.events import EventLog
@@ -105,11 +105,10 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     started_with = saved["num_processes"] if saved else world.size
     schedule: Schedule = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
     optimizer = adapted.optimizer(config, schedule.total_steps())
-    begun_with = saved and saved.get("learning_rate")  # a default may change between the versions of a run's two halves
+    begun_with = world.share(rate_of(run)) if resuming else None
     peak = options.learning_rate or begun_with or default_rate(config.method, width_of(adapted.model.config))
-    log.info(
-        "learning rate %g: %s", peak, "asked for" if options.learning_rate else f"the default of {config.method.type}"
-    )
+    default = "as it began" if begun_with else f"the default of {config.method.type}"
+    log.info("learning rate %g: %s", peak, "asked for" if options.learning_rate else default)
     if options.packing:
         refuse_leaks(learner, inputs.train)
     with optimizer.room():
@@ -307,7 +306,6 @@ def _save(fitting: Fit) -> None:
         **({} if scaling is None else {"loss_scale": scaling.state()}),
         "config": fitting.config.model_dump(mode="json"),
         "num_processes": fitting.started_with,
-        "learning_rate": fitting.peak_rate,
         "tokens_per_batch": fitting.schedule.plan.tokens_per_batch,
         **({"head_chunk": chunk} if (chunk := fixed_chunk(fitting.adapted.model)) else {}),
         **progress.state(),
