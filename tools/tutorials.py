@@ -35,7 +35,7 @@ def blocks(text: str) -> list[str]:
     return BLOCK.findall(text)
 
 
-def run(commands: list[str], folder: Path, limit: float = 1200) -> tuple[int, list[str]]:
+def run(commands: list[str], folder: Path, limit: float = 2400) -> tuple[int, list[str]]:
     """Run blocks in one shell: the exit code, and what each block printed on either stream. A failing one is the last.
 
     What still runs at the end, such as a server that no block stops, is ended.
