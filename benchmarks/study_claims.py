@@ -57,12 +57,13 @@ class Evidence:
         """The size with the most data sets; the larger one of two."""
         return max(self.sizes, key=lambda rows: (len(self.shares(rows)), rows), default=None)
 
-    def ratios(self, cost: str) -> dict[str, float]:
-        """{data set: LoRA / full} of a cost, at the smallest size that has it."""
+    def ratios(self, *costs: str) -> dict[str, float]:
+        """{data set: LoRA / full}, by the first of these costs that is measured, at the smallest size that has it."""
         found: dict[str, float] = {}
         for pair in self.lora:
-            if cost in pair.ratios:
-                found.setdefault(pair.data, pair.ratios[cost])
+            for cost in costs:
+                if cost in pair.ratios and pair.data not in found:
+                    found[pair.data] = pair.ratios[cost]
         return found
 
 
@@ -94,7 +95,14 @@ def _memory(results: Evidence) -> Found:
 
 
 def _times(results: Evidence) -> Found:
-    return _cost(results.ratios("cpu_seconds"), Text("training time in CPU seconds", "训练时间（CPU 秒）"))
+    verdict, said = _cost(results.ratios("cpu_seconds", "train_seconds"), Text("training time", "训练时间"))
+    timed = {p.data for p in results.lora if "cpu_seconds" in p.ratios}
+    first = [p.data for p in results.lora if p.data not in timed]
+    if first:
+        said = said.then(
+            text("in CPU seconds, those of {name} in seconds", "用 CPU 秒计，{name} 用秒计", name=first[0])
+        )
+    return verdict, said
 
 
 def _better(results: Evidence) -> Found:

@@ -68,10 +68,10 @@ ADVISOR = Text(
     "最后一列用同一行数的其他数据集来预测：合并后的领先确实大于零，就选全量，否则选 LoRA。",
 )
 RATES = Text(
-    "Each method has a default rate, whatever the data; that of full depends on the width of the model. Smaller and larger "
+    "Each method has a default rate, whatever the data. Smaller and larger "
     "ones are tried. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so "
     "chance does not count as a gain; it may fall below zero. The test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
-    "每种方法有一个默认学习率，不随数据改变；全量的还取决于模型的宽度。另外试几个更小和更大的学习率。“代价”指换成其中最好的学习率能提高多少。"
+    "每种方法有一个默认学习率，不随数据改变。另外试几个更小和更大的学习率。“代价”指换成其中最好的学习率能提高多少。"
     "每个种子的最好学习率由其他种子选出。这样，碰巧的好成绩不会算作提高，代价也可能小于零。测试行没有换。“边缘”：最好的就是试过的最大或最小的学习率。",
 )
 BEST = Text(
@@ -131,20 +131,15 @@ def about(results: Path, i: int) -> str:
             hit=hit, cells=cells,
         ),
         Text(
-            "**First comparisons**: [study-reviews.md](study-reviews.md) has those of the reviews that came first. Full trained "
-            "at 5e-5 there, its default of that time, so they are not part of this page.",
-            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文）。那里全量的学习率是当时的默认值 5e-5，所以不算在这一页里。",
+            "**First comparisons**: [study-reviews.md](study-reviews.md) has the comparisons of the reviews that came first. "
+            "Their time is in seconds.",
+            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文），它们的时间用秒计。",
         ),
         text(
             "**Files from outside**: {of_en} need files that are not part of this project. `--data FOLDER` names their folder. "
             "The other data sets are in the catalogue.",
             "**外部文件**：{of_zh} 需要不属于本项目的文件，用 `--data FOLDER` 指定所在的文件夹。其他数据集都在目录里。",
             of_en=", ".join(outside), of_zh="、".join(outside),
-        ),
-        Text(
-            "**Defaults**: full's default rate was changed after the runs on titles, hotels and ner with 300 rows had been seen. "
-            "Data sets that are measured later are free of that.",
-            "**默认值**：全量的默认学习率，是看过 titles、hotels 和 ner 在 300 行时的结果之后改的。之后才测的数据集不受这一点影响。",
         ),
     ]  # fmt: skip
     if failed:

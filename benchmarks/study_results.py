@@ -1,4 +1,4 @@
-"""What the study has measured, one pair of arms at a time: from results/study/*.json."""
+"""What the study has measured, one pair of arms at a time: from results/study/*.json and the first comparisons."""
 
 import json
 import statistics
@@ -18,8 +18,9 @@ from weitiao.comparison.pairs import decide
 from weitiao.comparison.statistics import Scores, analyse
 from weitiao.tasks import TASKS
 
+FIRST = "reviews"  # the data set of the first comparisons
 DISTURBED = 0.05
-COSTS = ("cpu_seconds", "peak_memory_bytes", "artifact_bytes")
+COSTS = ("cpu_seconds", "train_seconds", "peak_memory_bytes", "artifact_bytes")
 _NORMAL = 3.92  # widths of a standard error in a 95 % interval
 
 
@@ -49,6 +50,7 @@ class Pair:
     keep: str
     trained_percent: float
     ratios: Mapping[str, float]
+    source: str
 
     @property
     def error(self) -> float | None:
@@ -63,10 +65,17 @@ class Pair:
 
 @cache
 def pairs(results: Path) -> tuple[Pair, ...]:
-    """Every pair with at least one shared seed, in the order of the study's lists."""
+    """Every pair with at least one shared seed, in the order of the study's lists. New cells go before the first comparisons."""
+    found: dict[tuple[str, int, str], Pair] = {}
+    for one in [*_first_pairs(results), *_new_pairs(results)]:
+        key = (one.data, one.rows, one.arm)
+        if key not in found or len(one.seeds) >= len(found[key].seeds):
+            found[key] = one
     names, arms = list(DATA), [*ARMS, *RATES]
-    places = {arm: place for place, arm in enumerate(arms)}
-    return tuple(sorted(_pairs_with(results), key=lambda p: (p.rows, names.index(p.data), places.get(p.arm, 99))))
+    order = sorted(
+        found.values(), key=lambda p: (p.rows, names.index(p.data), arms.index(p.arm) if p.arm in arms else 99)
+    )
+    return tuple(order)
 
 
 def stored_files(results: Path) -> list[dict[str, Any]]:
@@ -80,7 +89,7 @@ def disturbed(results: Path) -> tuple[int, int]:
     return sum((cell.get("others_cpu_share") or 0.0) > DISTURBED for cell in cells), len(cells)
 
 
-def _pairs_with(results: Path, first: str = FULL) -> list[Pair]:
+def _new_pairs(results: Path, first: str = FULL) -> list[Pair]:
     """``first`` takes the place of full."""
     found = []
     for stored in stored_files(results):
@@ -98,7 +107,7 @@ def _pairs_with(results: Path, first: str = FULL) -> list[Pair]:
 @cache
 def int8_pairs(results: Path) -> tuple[Pair, ...]:
     """LoRA against LoRA on a base in int8; ``lead`` is that of the plain base."""
-    return tuple(pair for pair in _pairs_with(results, LORA) if pair.arm == INT8)
+    return tuple(pair for pair in _new_pairs(results, LORA) if pair.arm == INT8)
 
 
 def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Pair:
@@ -129,7 +138,7 @@ def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, An
             seeds=tuple(tests["seeds"]), leads=_leads(tests), means=(_mean(sides[0]), _mean(sides[1])),
             lead=tests["mean_difference"] or 0.0, lower=lower, upper=upper, p=tests["sign_flip"]["p"],
             outcome=tests["verdict"]["outcome"], arm_not_worse="second" in tests["verdict"]["not_worse"], keep=decide(costs[0], costs[1], tests, ())["keep"],
-            trained_percent=100 * last["num_trainable_params"] / last["num_params"], ratios=ratios,
+            trained_percent=100 * last["num_trainable_params"] / last["num_params"], ratios=ratios, source="cells",
         ),
         higher,
     )  # fmt: skip
@@ -156,3 +165,33 @@ def _oriented(pair: Pair, higher_is_better: bool) -> Pair:
     upper = None if pair.lower is None else -pair.lower
     leads = tuple(-lead for lead in pair.leads)
     return Pair(**{**vars(pair), "lead": -pair.lead, "leads": leads, "lower": lower, "upper": upper})
+
+
+def _first_pairs(results: Path) -> list[Pair]:
+    """The pairs of results/study_<rows>.json, as `weitiao compare` wrote them."""
+    found = []
+    for path in sorted(results.glob("study_*.json")):
+        one = json.loads(path.read_text("utf-8"))
+        arms = {arm["name"]: arm for arm in one["arms"]}
+        for pair in one["pairs"]:
+            tests, arm, full = pair["metrics"][pair["metric"]], arms[pair["second"]], arms[FULL]
+            rows = tests["hierarchical"] or {"lower": None, "upper": None}
+            ratios = {
+                cost: statistics.median(
+                    arm["by_seed"][cost][s] / full["by_seed"][cost][s] for s in full["by_seed"][cost]
+                )
+                for cost in ("train_seconds", "peak_memory_bytes")
+            }
+            ratios["artifact_bytes"] = arm["artifact_bytes"] / full["artifact_bytes"]
+            found.append(
+                Pair(
+                    data=FIRST, rows=one["data"]["num_train_rows"], arm=pair["second"], metric=pair["metric"],
+                    margin=one["margin"], seeds=tuple(tests["seeds"]), leads=_leads(tests),
+                    means=(tests["first"]["mean"], tests["second"]["mean"]), lead=tests["mean_difference"],
+                    lower=rows["lower"], upper=rows["upper"], p=tests["sign_flip"]["p"],
+                    outcome=tests["verdict"]["outcome"], arm_not_worse="second" in tests["verdict"]["not_worse"],
+                    keep=pair["decision"]["keep"],
+                    trained_percent=arm["trainable_percent"], ratios=ratios, source=path.name,
+                )
+            )  # fmt: skip
+    return found

@@ -121,7 +121,7 @@ def shown(found: dict[int, Comparison]) -> str:
     lines.append(
         f"**Against full at 1,000 rows.** Better: {named(outcome, 'second better')}. The same within the margin: "
         f"{named(outcome, 'equivalent within margin')}. Worse: {named(outcome, 'first better')}. No learning rate was searched: each arm "
-        "has what was its method's default then, and lora-article the one of its recipe. This is what one gets without a search, not what each "
+        "has its method's default, and lora-article the one of its recipe. This is what one gets without a search, not what each "
         "arm could reach."
     )
     least = min(pair["metrics"][main["metric"]]["sign_flip"]["p"] for pair in main["pairs"])
@@ -138,7 +138,7 @@ def shown(found: dict[int, Comparison]) -> str:
                 "learning rate is a risk, not a gain. A single seed would have shown only one of the two outcomes."
             )
     lines.append(
-        "**head-only is far below full** at its learning rate. Its steps cost next to nothing, so give it more steps or a "
+        "**head-only is far below full** at its default learning rate. Its steps cost next to nothing, so give it more steps or a "
         "search ([LOG.md](LOG.md) has other learning rates)."
     )
     lines.append(
@@ -173,7 +173,7 @@ def page(results: Path) -> str:
         "# Full fine-tuning against LoRA on Chinese reviews",
         "`weitiao compare recipes/reviews-study.yaml` made the results in `benchmarks/results/study_*.json`, once for each "
         "`data.train_size`. Sizes other than 1,000 had only full and lora. `python benchmarks/study.py --render` renders this "
-        "page. [study.md](study.md) has other data sets, at the default rates of today.",
+        "page. [study.md](study.md) has these and other data sets.",
         "- **Setting**: multilingual-e5-small on the catalogue's shopping reviews (distinct texts only), 2,000 held-out rows, 3 epochs.\n"
         "- **Pairs**: six paired seeds. A pair has the same rows, batch order and head.\n"
         "- **Differences**: full minus the other arm. The interval is a BCa bootstrap over seeds; p is from an exact sign-flip test.\n"

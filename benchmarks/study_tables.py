@@ -69,15 +69,18 @@ def pairs_table(own: list[Pair], i: int) -> str:
     for pair in own:
         few = Text("fewer than 3 pairs", "配对不到 3 个")[i]
         interval = few if pair.lower is None else between(lead_text(pair, pair.lower), lead_text(pair, pair.upper), i)
+        cpu, seconds = pair.ratios.get("cpu_seconds"), pair.ratios.get("train_seconds")
+        in_seconds = Text("{:.2f} (seconds)", "{:.2f}（秒）")[i]
+        time = f"{cpu:.2f}" if cpu is not None else in_seconds.format(seconds) if seconds is not None else ""
         costs = [
             format(pair.ratios[cost], form) if cost in pair.ratios else ""
-            for cost, form in (("cpu_seconds", ".2f"), ("peak_memory_bytes", ".2f"), ("artifact_bytes", ".4f"))
+            for cost, form in (("peak_memory_bytes", ".2f"), ("artifact_bytes", ".4f"))
         ]
         rows.append(
             [
                 pair.data, f"{pair.rows:,}", pair.arm, pair.metric, str(len(pair.seeds)),
                 *(level_text(pair, mean) for mean in pair.means), lead_text(pair, pair.lead), interval, f"{pair.p:.3f}",
-                outcome(pair, i), named(pair.keep, i), *costs,
+                outcome(pair, i), named(pair.keep, i), time, *costs,
             ]
         )  # fmt: skip
     heads = [

@@ -224,6 +224,18 @@ def test_slightly_lower_and_close_are_two_claims(interval: tuple[float, float], 
     assert (_lower(found)[0].kind, _close(found)[0].kind) == (lower, close)
 
 
+def test_the_first_comparisons_are_read_too() -> None:
+    from record import RESULTS
+    from study_results import pairs
+
+    own = {(pair.rows, pair.arm): pair for pair in pairs(RESULTS) if pair.data == "reviews"}
+    first = json.loads((RESULTS / "study_1000.json").read_text(encoding="utf-8"))
+    tests = first["pairs"][0]["metrics"]["accuracy"]
+    if own[1000, "lora"].source == "study_1000.json":
+        assert own[1000, "lora"].lead == tests["mean_difference"]
+    assert {rows for rows, arm in own if arm == "lora"} == {300, 1000, 3000}
+
+
 def test_cells_are_kept_resumed_and_of_one_file(tmp_path: Path) -> None:
     from study_cells import Cell
     from study_run import CellFailed, keep, missing, read_stored
@@ -262,7 +274,7 @@ def test_arms_of_a_seed_share_all_but_the_method(tmp_path: Path) -> None:
     for arm, run in runs.items():
         assert (run.data, run.train.seed, run.train.num_train_epochs) == (full.data, 4, 3), arm
         assert run.train.int8_base == (arm == "lora-int8")
-    assert runs["full-5e-05"].train.learning_rate == 5e-5
+    assert runs["full-0.0001"].train.learning_rate == 1e-4
     assert runs["full"].train.learning_rate is None
     assert runs["dora"].method.use_dora
 

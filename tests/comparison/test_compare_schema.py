@@ -43,7 +43,7 @@ def searched(
 def test_documented_keys_are_the_written_ones(
     searched: tuple[dict[str, Any], Path], options: dict[str, Any], tmp_path: Path
 ) -> None:
-    copied = config_of(options, tmp_path / "copied", methods=["full", {"type": "lora", "learning_rate": 3e-4}])
+    copied = config_of(options, tmp_path / "copied", methods=["full", {"type": "lora", "learning_rate": 5e-5}])
     finish_cells(copied)
     written = set(paths(searched[0])) | set(paths(weitiao.compare(copied)))
     documented = patterns()

@@ -11,7 +11,7 @@ import weitiao
 from support.fork_server import ForkServer
 from weitiao.catalogue import fetch
 from weitiao.config.loading import load
-from weitiao.config.method import FullConfig, LoraConfig
+from weitiao.config.method import LoraConfig
 from weitiao.config.method_names import ALIASES
 from weitiao.config.run import RunConfig
 from weitiao.data.chat import Chat
@@ -32,23 +32,7 @@ def test_the_family_is_all_there_is() -> None:
 def test_the_words_make_the_method(member: Any) -> None:
     config = load(RunConfig, None, ["model=m", "data.train=d", "output.dir=o", *member.words.split()])
     assert config.method == member.config
-    assert default_rate(config.method, 384) == member.learning_rate(384)
-
-
-@pytest.mark.parametrize(
-    ("width", "rate"),
-    [(None, 5e-5), (768, 5e-5), (384, 1e-4), (576, 6.7e-5), (1024, 3.8e-5), (4096, 9.4e-6), (128, 3e-4), (32, 3e-4)],
-)
-def test_wide_layers_take_smaller_steps(width: int | None, rate: float) -> None:
-    assert default_rate(FullConfig(), width) == rate
-    assert default_rate(FullConfig(top_k=4), width) == rate
-    assert default_rate(FullConfig(parameters="bias"), width) == 1e-3
-    assert default_rate(LoraConfig(), width) == 5e-4
-
-
-def test_the_listing_has_the_rates_of_a_model() -> None:
-    assert {m["name"]: m["learning_rate"] for m in methods(model="multilingual-e5-small")}["full"] == 1e-4
-    assert {m["name"]: m["learning_rate"] for m in methods()}["full"] == 5e-5
+    assert default_rate(config.method) == member.learning_rate
 
 
 def test_an_unknown_method_is_refused_with_the_names() -> None:

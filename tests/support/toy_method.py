@@ -22,7 +22,7 @@ class WordVectors(MethodSection):
         return False
 
 
-def learning_rate(config: WordVectors, width: int) -> float:
+def learning_rate(config: WordVectors) -> float:
     """The default."""
     return 1e-3
 

@@ -37,7 +37,7 @@ def made(tiny_model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFac
         "data": {"train": str(rows_file), "test_size": 16},
         "train": {"bf16": False, "max_steps": 6, "tokens_per_batch": 96, "logging_steps": 1},
     }
-    config = config_of(options, root / "both", methods=["full", {"type": "lora", "learning_rate": 3e-4}], seeds=[1, 2])
+    config = config_of(options, root / "both", methods=["full", {"type": "lora", "learning_rate": 5e-5}], seeds=[1, 2])
     finish_cells(config)
     weitiao.compare(config)
     return root
@@ -358,7 +358,7 @@ def test_the_comparison_of_two_runs_is_of_these_two(client: TestClient) -> None:
         "data.test_size=16",
         "train.max_steps=6",
         "train.tokens_per_batch=96",
-        '"learning_rate": 0.0003',
+        '"learning_rate": 5e-05',
         '"type": "lora"',
     ):
         assert word in line, word

@@ -19,7 +19,6 @@ from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import default_rate
-from weitiao.pretrained.architecture import hidden_width
 from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
@@ -41,9 +40,7 @@ class Asked:
     def rate(self, method: Method) -> float:
         """The rate that the method trains with."""
         options = FullConfig if method == "full" else LoraConfig
-        return self.rates.get(method) or default_rate(
-            options.model_validate(self.methods[method]), hidden_width(self.case.model)
-        )
+        return self.rates.get(method) or default_rate(options.model_validate(self.methods[method]))
 
     def train(self, method: Method) -> TrainConfig:
         """The training options of the method's run: those of a comparison's cell, with its budget."""
@@ -137,8 +134,7 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
         said = Compared(kept, pair["decision"]["because"], pair["metric"], difference, found["num_pairs"])
         methods = {name: _given(_section(both[name]["method"])) for name in asked.methods}
         rates = {name: both[name]["learning_rate"] for name in methods}
-        defaults = {n: default_rate(_section(arm["method"]), hidden_width(arm["model"])) for n, arm in both.items()}
-        changed = {n: r for n, r in rates.items() if r != defaults[n]}
+        changed = {n: r for n, r in rates.items() if r != default_rate(_section(both[n]["method"]))}
         return Asked(case, methods, changed), said
     raise ConfigError(
         f"The comparison in {folder} holds no pair of full and LoRA.\nExpected both among its arms: {', '.join(arms)}.\n"

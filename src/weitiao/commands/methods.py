@@ -8,13 +8,11 @@ from weitiao.commands.terminal import Json, print_json
 
 
 def methods(
-    model: Annotated[
-        str | None, typer.Option(help="Show the rate and the trainable share of each method on this model.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Show the trainable share of each method on this model.")] = None,
     language: Annotated[Literal["en", "zh"], typer.Option(help="Language of the lines.")] = "en",
     as_json: Json = False,
 ) -> None:
-    """List the methods. Shows rate (full: for layers 768 wide, or with --model its own), memory (P: all parameters, T: trained ones; bytes in bf16) and paper."""
+    """List the methods. Shows rate, memory (P: all parameters, T: trained ones; bytes in bf16) and paper."""
     from weitiao.methods.family import methods as listing
 
     found = listing(model=model)

@@ -10,7 +10,6 @@ from weitiao.comparison.schema import ArmResult, Calibration, ClassScores, OverS
 from weitiao.comparison.values import ByArm, known
 from weitiao.config.comparison import Arm
 from weitiao.methods import default_rate
-from weitiao.pretrained.architecture import hidden_width
 from weitiao.tasks.task import Task
 
 _EXACT = ("num_params", "num_trainable_params", "trainable_percent", "artifact_bytes", "tokenizer_bytes")
@@ -39,13 +38,12 @@ def arm_result(
     by_seed = {key: {seed: summary.get(key) for seed, summary in done.items()} for key in _MEASURED}
     quality = {name: over_seeds(own) for name, by_arm in values.items() if (own := known(by_arm.get(arm.name, {})))}
     plan_errors = [s["plan_error"] for s in done.values() if s.get("plan_error")]
-    model = cells[0].config.model
-    rate = first["learning_rate"] if first else arm.learning_rate or default_rate(arm.method, hidden_width(model))
+    rate = first["learning_rate"] if first else arm.learning_rate or default_rate(arm.method)
     measured: Any = {key: first.get(key) if first else None for key in _EXACT}
     measured |= {key: _median(list(by.values())) for key, by in by_seed.items()}
     result: Any = {
         "name": arm.name,
-        "model": model,
+        "model": cells[0].config.model,
         "method": arm.method.model_dump(mode="json"),
         "learning_rate": rate,
         **measured,

@@ -10,18 +10,13 @@ from typing import Any
 from weitiao.comparison.schema import Executor, Tongues, Unfair
 from weitiao.config.comparison import Arm
 from weitiao.config.method import FullConfig, LoraConfig
-from weitiao.errors import ModelError
 from weitiao.methods import default_rate
-from weitiao.pretrained.architecture import hidden_width
 
 ALONE: Executor = {"name": "local", "cells_at_once": 1, "machines": 1}  # what a comparison is that says nothing of it
 
 
 def unfair_rates(
-    arms: Sequence[Arm],
-    models: Mapping[str, str],
-    trained: Mapping[str, float] | None = None,
-    searched: Collection[str] = (),
+    arms: Sequence[Arm], trained: Mapping[str, float] | None = None, searched: Collection[str] = ()
 ) -> list[Unfair]:
     """Arms whose given rate is another method's default or is copied from an arm of another method.
 
@@ -29,7 +24,6 @@ def unfair_rates(
     A rate that a search found is the arm's own, whatever it is.
 
     Args:
-        models: of each arm, by its name. A default may depend on the width of the model.
         trained: the rates that the arms have trained with, as far as they have.
         searched: names of the arms whose rate a search found.
 
@@ -37,18 +31,14 @@ def unfair_rates(
         [{arm, english, chinese}]
     """
     found: list[Unfair] = []
+    rates = {arm.name: (trained or {}).get(arm.name, arm.learning_rate) for arm in arms}
     for arm in arms:
-        rate, own = arm.learning_rate, arm.method.type
-        if arm.name in searched or rate is None:
-            continue  # the model need not be there
-        width = _width(models[arm.name])
-        default = default_rate(arm.method, width)
-        if rate == default:
+        rate, own, default = arm.learning_rate, arm.method.type, default_rate(arm.method)
+        if arm.name in searched or rate is None or rate == default:
             continue
         others = (FullConfig(), LoraConfig())
-        defaults = [other.type for other in others if other.type != own and default_rate(other, width) == rate]
-        rates = {o.name: (trained or {}).get(o.name, o.learning_rate) for o in arms}
-        copied = [o.name for o in arms if default_rate(o.method, width) != default and rates[o.name] == rate]
+        defaults = [other.type for other in others if other.type != own and default_rate(other) == rate]
+        copied = [o.name for o in arms if default_rate(o.method) != default and rates[o.name] == rate]
         if defaults:
             english = f"{rate:g} is the default of {defaults[0]}, not of {own}"
             chinese = f"{rate:g} 是 {defaults[0]} 的默认学习率，不是 {own} 的"
@@ -59,14 +49,6 @@ def unfair_rates(
             continue
         found.append({"arm": arm.name, "english": english, "chinese": chinese})
     return found
-
-
-def _width(model: str) -> int | None:
-    """Of its hidden states; None where the model is not here any more."""
-    try:
-        return hidden_width(model)
-    except ModelError:
-        return None
 
 
 def machine_of(environment: Mapping[str, Any]) -> str:

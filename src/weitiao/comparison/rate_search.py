@@ -14,7 +14,6 @@ from weitiao.config.data import READ_ONCE, DataConfig
 from weitiao.data.side import Side
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
-from weitiao.pretrained.architecture import hidden_width
 from weitiao.rundir.files import write_jsonl
 from weitiao.tasks import TASKS
 
@@ -40,7 +39,7 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
     seed = config.compare.seeds[0]
     for k in range(config.compare.lr_search):
         for arm in config.compare.methods:
-            rate = grid(_center(arm, config.model), config.compare.lr_search)[k]
+            rate = grid(_center(arm), config.compare.lr_search)[k]
             tried = arm.model_copy(update={"learning_rate": rate})
             name = f"{arm.name}-rate{rate:g}"
             cell = config.cell_config(tried, seed, str(folder / "cells" / name))
@@ -76,12 +75,7 @@ def choose(config: CompareConfig, cells: Sequence[Cell]) -> Search:
         best = max(done, key=lambda t: (sign * (t["score"] or 0), -(t["log_loss"] or 0)), default=None)
         rate = best["learning_rate"] if best else None
         edges = (tried[0]["learning_rate"], tried[-1]["learning_rate"])
-        arms[arm.name] = {
-            "center": _center(arm, config.model),
-            "chosen": rate,
-            "at_edge": rate in edges,
-            "tried": tried,
-        }
+        arms[arm.name] = {"center": _center(arm), "chosen": rate, "at_edge": rate in edges, "tried": tried}
     finished = next((c for c in cells if c.failure is None), None)
     split = finished.run.read_json("split.json") if finished else {"train": [], "eval": []}
     return {
@@ -112,8 +106,8 @@ def search_rates(
     return choose(config, run(cells))
 
 
-def _center(arm: Any, model: str) -> float:
-    return float(arm.learning_rate or default_rate(arm.method, hidden_width(model)))
+def _center(arm: Any) -> float:
+    return float(arm.learning_rate or default_rate(arm.method))
 
 
 def _development(data: DataConfig, folder: Path, columns: Collection[str], num_distinct: int) -> DataConfig:

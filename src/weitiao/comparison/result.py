@@ -43,8 +43,7 @@ def comparison(
     english, chinese = task.MARGIN_UNITS.get(metric, ("", ""))
     note = disturbed(executor)
     trained = _trained_rates(cells, search)
-    models = {cell.arm.name: cell.config.model for cell in cells}
-    unfair = unfair_rates(config.compare.methods, models, trained, search["arms"] if search else searched)
+    unfair = unfair_rates(config.compare.methods, trained, search["arms"] if search else searched)
     arms, pairs = _arms_and_pairs(config, cells, unfair, comparable=note is None)
     result: Comparison = {
         "schema": SCHEMA,

@@ -7,7 +7,7 @@ from typing import Any
 
 from weitiao.config.method_names import METHOD_SECTIONS
 from weitiao.config.method_section import MethodSection
-from weitiao.methods import adalora, defaults, full, ia3, lora, prefix, prompt, vera
+from weitiao.methods import adalora, full, ia3, lora, prefix, prompt, vera
 from weitiao.methods.method import Method
 
 METHODS: dict[str, Method] = {
@@ -28,13 +28,9 @@ def register(section: type[MethodSection], method: Method) -> None:
     METHODS[kind] = method
 
 
-def default_rate(method: Any, width: int | None) -> float:
-    """The peak learning rate of a method's configuration where none is given.
-
-    Args:
-        width: of the model's hidden states. None: not known, taken to be BERT-base's.
-    """
-    return METHODS[method.type].learning_rate(method, width or defaults.WIDTH)
+def default_rate(method: Any) -> float:
+    """The peak learning rate of a method's configuration where none is given."""
+    return METHODS[method.type].learning_rate(method)
 
 
 def rate_factor(method: Any, name: str) -> float:

@@ -5,17 +5,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-WIDTH = 768  # of BERT-base's hidden states, for which papers give their rates
-NARROWEST = 128  # BERT-tiny's
-
-
-def rate_for_width(rate: float, width: int) -> float:
-    """A peak learning rate given for ``WIDTH``, for layers of another width: with Adam it goes as 1 / width.
-
-    Source: Yang et al. 2022, arXiv 2203.03466. Narrower models than any that the rates are known for take those of ``NARROWEST``.
-    """
-    return float(f"{rate * WIDTH / max(width, NARROWEST):.2g}")
-
 
 def refuse(config: Any, model_type: str, generates: bool) -> None:
     """Every kind of model takes the method, as far as is known."""

@@ -7,7 +7,6 @@ from pydantic import TypeAdapter
 
 from weitiao.config.method_names import ALIASES, MethodConfig
 from weitiao.methods import default_rate
-from weitiao.pretrained.architecture import hidden_width
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Member:
         """How to ask for it."""
         return "method.type=full method.top_k=4" if self.name == "top-k" else f"method.type={self.name}"
 
-    def learning_rate(self, width: int | None) -> float:
-        """The default. ``width``: of the model's hidden states."""
-        return default_rate(self.config, width)
+    @property
+    def learning_rate(self) -> float:
+        return default_rate(self.config)
 
 
 FAMILY: tuple[Member, ...] = (
@@ -94,14 +93,13 @@ def methods(*, model: str | None = None) -> list[dict[str, Any]]:
         model: a base for texts to classify or to go on with; its config is read, not its weights.
     """
     trained = shares(model) if model is not None else {}
-    width = None if model is None else hidden_width(model)
     return [
         {
             "name": m.name,
             "words": m.words,
             "line": m.line[0],
             "chinese": m.line[1],
-            "learning_rate": m.learning_rate(width),
+            "learning_rate": m.learning_rate,
             "memory": m.memory,
             "paper": m.paper,
             **({"trainable_percent": trained[m.name]} if model is not None else {}),

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 refuse = defaults.refuse
 refuse_steps = defaults.refuse_steps
 rate_factor = defaults.rate_factor
-LEARNING_RATE = 5e-5  # for BERT-base's width: the usual upper end (Devlin et al. 2019, appendix A.3)
+LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al. 2019, appendix A.3)
 PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et al. 2021, arXiv 2106.10199)
 
 
-def learning_rate(config: FullConfig, width: int) -> float:
-    """The default. Few trained parameters take larger steps, wide layers smaller ones."""
-    is_partial = config.parameters != "all" or config.top_k == 0
-    return PARTIAL_LEARNING_RATE if is_partial else defaults.rate_for_width(LEARNING_RATE, width)
+def learning_rate(config: FullConfig) -> float:
+    """The default: few trained parameters take larger steps."""
+    return LEARNING_RATE if config.parameters == "all" and config.top_k != 0 else PARTIAL_LEARNING_RATE
 
 
 def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":

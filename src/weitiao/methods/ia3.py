@@ -26,7 +26,7 @@ load = lora.load
 LEARNING_RATE = 5e-3  # the paper's 3e-3 is for Adafactor; few factors take large steps
 
 
-def learning_rate(config: Ia3Config, width: int) -> float:
+def learning_rate(config: Ia3Config) -> float:
     """The default."""
     return LEARNING_RATE
 

@@ -23,12 +23,10 @@ refuse_shapes = defaults.refuse_shapes
 hooks_option = defaults.hooks_option
 step_hooks = defaults.step_hooks
 projection = defaults.projection
-# About ten times full's for BERT-base ("LoRA Without Regret", thinkingmachines.ai 2025), and RoBERTa-base's in the paper (Hu et al.
-# 2021, table 9). It does not go with the width: docs/DECISIONS.md.
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
 
 
-def learning_rate(config: LoraConfig, width: int) -> float:
+def learning_rate(config: LoraConfig) -> float:
     """The default."""
     return LEARNING_RATE
 

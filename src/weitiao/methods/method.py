@@ -23,8 +23,8 @@ class Method(Protocol):
 
     # Before a model is loaded.
 
-    def learning_rate(self, config: Any, width: int) -> float:
-        """The default peak learning rate. ``width``: of the model's hidden states."""
+    def learning_rate(self, config: Any) -> float:
+        """The default peak learning rate."""
 
     def refuse(self, config: Any, model_type: str, generates: bool) -> None:
         """Raise ConfigError where the kind of model, or what is installed, is known not to take the method."""

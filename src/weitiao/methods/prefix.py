@@ -28,7 +28,7 @@ LEARNING_RATE = 1e-2  # the upper end for classification in P-tuning v2 (Liu et 
 _TESTED = {"SEQ_CLS": ("bert", "roberta", "xlm-roberta"), "CAUSAL_LM": ("llama", "qwen2", "qwen3")}
 
 
-def learning_rate(config: PrefixConfig, width: int) -> float:
+def learning_rate(config: PrefixConfig) -> float:
     """The default, of the prefix."""
     return LEARNING_RATE
 

@@ -25,7 +25,7 @@ LEARNING_RATE = 1e-2  # vectors of the size of embeddings move far; the paper's 
 HEAD_FACTOR = 0.1  # a new head at that rate would not settle
 
 
-def learning_rate(config: PromptConfig, width: int) -> float:
+def learning_rate(config: PromptConfig) -> float:
     """The default, of the vectors."""
     return LEARNING_RATE
 

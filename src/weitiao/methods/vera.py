@@ -25,7 +25,7 @@ load = lora.load
 LEARNING_RATE = 5e-3  # ten times LoRA's, as in the paper's table of GLUE rates
 
 
-def learning_rate(config: VeraConfig, width: int) -> float:
+def learning_rate(config: VeraConfig) -> float:
     """The default."""
     return LEARNING_RATE
 

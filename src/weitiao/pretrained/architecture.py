@@ -1,6 +1,5 @@
 """What a checkpoint's config.json says, without its weights."""
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from weitiao.config.run import RunConfig
@@ -48,18 +47,6 @@ def max_positions(model: str, tokenizer: "PreTrainedTokenizerBase | None" = None
 def context_of(config: Any) -> int:
     """Tokens of prompt and answer that a language model was made for; a large number where its config.json names none."""
     return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
-
-
-def width_of(config: Any) -> int | None:
-    """Size of the hidden states of a model with this configuration; None where it names none."""
-    width = getattr(config.get_text_config(), "hidden_size", None)
-    return int(width) if width else None
-
-
-@cache
-def hidden_width(model: str) -> int | None:
-    """:func:`width_of` its config.json. Raises ModelError if it cannot be used."""
-    return width_of(_config_of(model))
 
 
 def pad_token_id(model: str) -> int:

@@ -12,7 +12,6 @@ from weitiao.kernels.head import fix_chunk, fixed_chunk
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.meters import Throughput, available_memory_bytes, begin_loading, begin_steps, peak_memory_bytes
 from weitiao.methods import default_rate
-from weitiao.pretrained.architecture import width_of
 from weitiao.pretrained.load import drops
 from weitiao.pretrained.resolve import Resolved
 from weitiao.rundir.folder import RunDir
@@ -106,7 +105,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     schedule: Schedule = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
     optimizer = adapted.optimizer(config, schedule.total_steps())
     begun_with = world.share(rate_of(run)) if resuming else None
-    peak = options.learning_rate or begun_with or default_rate(config.method, width_of(adapted.model.config))
+    peak = options.learning_rate or begun_with or default_rate(config.method)
     default = "as it began" if begun_with else f"the default of {config.method.type}"
     log.info("learning rate %g: %s", peak, "asked for" if options.learning_rate else default)
     if options.packing:
