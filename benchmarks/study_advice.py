@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,27 +129,22 @@ def skill(answer: dict[str, Any]) -> float | None:
     return None if probe is None or majority is None else (probe - majority) / (1 - majority)
 
 
-def regrets(results: Path, of: Mapping[str, str] | None = None) -> list[Regret]:
-    """For each data set, size and method with tried rates. The best rate of a seed is chosen at the other seeds.
-
-    Args:
-        of: the arm of each method whose rate is judged; by default the one with the method's default rate.
-    """
+def regrets(results: Path) -> list[Regret]:
+    """For each data set, size and method with tried rates. The best rate of a seed is chosen at the other seeds."""
     found = []
-    judged_arms = of or {FULL: FULL, LORA: LORA}
     for stored in stored_files(results):
         sign = 1 if stored["higher_is_better"] else -1
-        for method, own in judged_arms.items():
-            arms = [method, *(name for name, (of_method, _) in RATES.items() if of_method == method)]
+        for method in (FULL, LORA):
+            arms = [method, *(name for name, (of, _) in RATES.items() if of == method)]
             cells = {
                 arm: {c["seed"]: c for c in stored["cells"] if c["arm"] == arm and "failure" not in c} for arm in arms
             }
             cells = {arm: by_seed for arm, by_seed in cells.items() if len(by_seed) >= len(RATE_SEEDS)}
-            if own not in cells or len(cells) == 1:
+            if method not in cells or len(cells) == 1:
                 continue
             seeds = sorted(set.intersection(*(set(by_seed) for by_seed in cells.values())))
             if len(seeds) > 1:
-                found.append(_regret(stored, (method, own), cells, seeds, sign))
+                found.append(_regret(stored, method, cells, seeds, sign))
     return found
 
 
@@ -165,18 +160,16 @@ def at_best_rates(found: Sequence[Regret]) -> list[tuple[Regret, Regret, dict[in
     return leads
 
 
-def _regret(
-    stored: dict[str, Any], judged_arm: tuple[str, str], cells: dict[str, Any], seeds: list[int], sign: int
-) -> Regret:
-    metric, (method, own) = stored["metric"], judged_arm
+def _regret(stored: dict[str, Any], method: str, cells: dict[str, Any], seeds: list[int], sign: int) -> Regret:
+    metric = stored["metric"]
     value = {arm: {s: by_seed[s]["metrics"][metric] for s in seeds} for arm, by_seed in cells.items()}
 
     def best(chosen: Sequence[int]) -> str:
         return max(value, key=lambda arm: sign * statistics.mean(value[arm][s] for s in chosen))
 
-    lost = tuple(sign * (value[best([t for t in seeds if t != s])][s] - value[own][s]) for s in seeds)
+    lost = tuple(sign * (value[best([t for t in seeds if t != s])][s] - value[method][s]) for s in seeds)
     rate = {arm: by_seed[seeds[0]]["learning_rate"] for arm, by_seed in cells.items()}
     means = {rate[arm]: statistics.mean(value[arm].values()) for arm in sorted(value, key=lambda a: rate[a])}
     return Regret(
-        stored["data"], stored["rows"], method, metric, means, rate[own], rate[best(seeds)], lost, value[best(seeds)]
+        stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], lost, value[best(seeds)]
     )

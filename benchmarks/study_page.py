@@ -200,8 +200,7 @@ def page(results: Path, language: str = "en") -> str:
         parts += [*tested(results, i), HEADS["left"][i], *left(results, i)]
     else:
         parts.append(NOTHING[i])
-    # In Chinese a line's end would show as a space.
-    return document(parts) if language == "en" else "\n\n".join(parts) + "\n"
+    return document(parts, language)
 
 
 def write(results: Path, docs: Path) -> None:

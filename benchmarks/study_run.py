@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from record import RESULTS, ROOT, code_version
-from study_cells import DATA, Cell, compare_config, run_config
+from study_cells import DATA, Cell, arm_of, compare_config, run_config
 from weitiao.comparison.predictions import by_id, read_rows
 from weitiao.config.loading import dump
+from weitiao.methods import default_rate
 from weitiao.rundir.files import to_json, write_atomic
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks import TASKS
@@ -61,14 +62,16 @@ def read_stored(data: str, rows: int, folder: Path = STORED) -> dict[str, Any]:
 
 
 def missing(cells: Iterable[Cell], folder: Path = STORED) -> list[Cell]:
-    """The cells without a result, in their order."""
-    have: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    """The cells without a result, in their order. One at another rate than its arm's, a former default, is none."""
+    have: dict[tuple[str, int], set[tuple[str, int, float]]] = {}
     left = []
     for cell in cells:
         place = (cell.data, cell.rows)
         if place not in have:
-            have[place] = {(c["arm"], c["seed"]) for c in read_stored(*place, folder)["cells"] if "failure" not in c}
-        if (cell.arm, cell.seed) not in have[place]:
+            done = [c for c in read_stored(*place, folder)["cells"] if "failure" not in c]
+            have[place] = {(c["arm"], c["seed"], c["learning_rate"]) for c in done}
+        arm = arm_of(cell.arm)
+        if (cell.arm, cell.seed, arm.learning_rate or default_rate(arm.method)) not in have[place]:
             left.append(cell)
     return left
 

@@ -18,11 +18,13 @@ from weitiao.config.method_names import ALIASES, METHOD_SECTIONS
 from weitiao.config.options import default_of, in_cell, type_of
 from weitiao.config.run import OutputConfig, RunConfig
 from weitiao.config.synonyms import ANSWERS_ONLY, SYNONYMS
+from weitiao.config.task import TASK_OPTIONS
 from weitiao.config.train import TrainConfig
-from weitiao.web.options import method_fields
+from weitiao.web.options import as_text, method_fields
 from weitiao.web.words import texts
 
 PLACE = Path(__file__).resolve().parents[1] / "docs"
+SECTIONS: dict[str, type[BaseModel]] = {"data": DataConfig, "train": TrainConfig, "compare": CompareSection}
 COMMAND = "weitiao train recipes/reviews-lora.yaml method.r=8 train.seed=1"
 # Options that no form of the web page has, so that its texts lack them.
 CHINESE = {
@@ -37,7 +39,8 @@ WORDS = {
         "title": "Options",
         "intro": "This page lists every option. `make options` generates it from the declarations in `src/weitiao/config/`.\n\n"
         "In a YAML file an option is a key in its section. On the command line it is a word:",
-        "after": "A task may have other defaults: the log of a run names them, and `config.yaml` in its folder keeps every value.",
+        "task": "task",
+        "task_intro": "Some tasks have defaults of their own. `config.yaml` in a run's folder keeps every value.",
         "run": "Model and task",
         "data": "Data",
         "train": "Training",
@@ -53,6 +56,7 @@ WORDS = {
         "synonyms_intro": "These names are read as ours, and the log says so. "
         "[migrate.md](migrate.md) converts whole configurations.",
         "opposite": "the opposite of `data.train_on_prompt`",
+        "default": "default",
         "head": "| option | type | default | meaning |",
         "required": "**required**",
         "option": "option",
@@ -61,7 +65,8 @@ WORDS = {
         "title": "选项",
         "intro": "这一页列出所有选项，由 `make options` 根据 `src/weitiao/config/` 里的声明生成。\n\n"
         "在 YAML 文件里，选项是所在小节的一个键。在命令行里，选项是一个词：",
-        "after": "有的任务默认值不同：训练日志会写明，产物文件夹里的 `config.yaml` 存着每一个值。",
+        "task": "任务",
+        "task_intro": "有的任务有自己的默认值。产物文件夹里的 `config.yaml` 存着每一个值。",
         "run": "模型与任务",
         "data": "数据",
         "train": "训练",
@@ -76,6 +81,7 @@ WORDS = {
         "synonyms": "其他工具的选项名",
         "synonyms_intro": "下面这些名称会当作本工具的选项读取，并记入日志。整份配置的转换见[从其他工具迁移](migrate.md)。",
         "opposite": "与 `data.train_on_prompt` 相反",
+        "default": "默认值",
         "head": "| 选项 | 类型 | 默认值 | 含义 |",
         "required": "**必填**",
         "option": "选项",
@@ -129,6 +135,21 @@ def own(kind: type[BaseModel], section: str) -> dict[str, FieldInfo]:
     return {f"{section}{name}": field for name, field in kind.model_fields.items()}
 
 
+def task_defaults(language: str) -> str:
+    """What each task has by default, where an option's own default is another."""
+    words = WORDS[language]
+    rows = []
+    for name, task in TASK_OPTIONS.items():
+        metric = {"train": {"metric_for_best_model": next(iter(task.metrics))}, "compare": {"margin": task.margin}}
+        for section, values in (*task.defaults.items(), *metric.items()):
+            fields = own(SECTIONS[section], f"{section}.")
+            for key, value in values.items():
+                path, shown = f"{section}.{key}", f"`{as_text(value)}`"
+                if shown != default_of(fields[path]):
+                    rows.append(f"| `{name}` | `{path}` | {shown} |")
+    return "\n".join([f"| {words['task']} | {words['option']} | {words['default']} |", "|---|---|---|", *rows])
+
+
 def methods(language: str) -> Iterator[str]:
     words = WORDS[language]
     stands = {
@@ -162,8 +183,9 @@ def page(language: str) -> str:
         f"# {words['title']}",
         words["intro"],
         f"```\n{COMMAND}\n```",
-        words["after"],
         f"## {words['run']}\n\n{table(run, language)}",
+        words["task_intro"],
+        task_defaults(language),
         f"## {words['data']}\n\n{table(own(DataConfig, 'data.'), language)}",
         f"## {words['train']}\n\n{table(own(TrainConfig, 'train.'), language)}",
         *methods(language),

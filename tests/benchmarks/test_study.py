@@ -241,12 +241,19 @@ def test_cells_are_kept_resumed_and_of_one_file(tmp_path: Path) -> None:
     from study_run import CellFailed, keep, missing, read_stored
 
     cells = [Cell("ner", 300, "full", 1), Cell("ner", 300, "lora", 1)]
-    keep(cells[0], {"metrics": {"f1": 0.5}, "sha256": {"x": "1"}, "machine": {"cpu": "a"}}, tmp_path)
+    old = {"metrics": {"f1": 0.5}, "learning_rate": 1e-4, "sha256": {"x": "1"}, "machine": {"cpu": "a"}}
+    keep(cells[0], old, tmp_path)
+    assert missing(cells, tmp_path) == cells  # measured with another default
+    keep(cells[0], {**old, "learning_rate": 5e-5, "sha256": {"x": "1"}, "machine": {"cpu": "a"}}, tmp_path)
     keep(cells[1], {"failure": "exit code 1"}, tmp_path)
     assert missing(cells, tmp_path) == [cells[1]]
     with pytest.raises(CellFailed, match="sha256"):
         keep(cells[1], {"metrics": {"f1": 0.5}, "sha256": {"x": "2"}, "machine": {"cpu": "a"}}, tmp_path)
-    keep(cells[1], {"metrics": {"f1": 0.6}, "sha256": {"x": "1"}, "machine": {"cpu": "b"}}, tmp_path)
+    keep(
+        cells[1],
+        {"metrics": {"f1": 0.6}, "learning_rate": 5e-4, "sha256": {"x": "1"}, "machine": {"cpu": "b"}},
+        tmp_path,
+    )
     assert missing(cells, tmp_path) == []
     found = read_stored("ner", 300, tmp_path)
     assert [(c["arm"], c["machine"]) for c in found["cells"]] == [("full", 0), ("lora", 1)]

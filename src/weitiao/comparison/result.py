@@ -117,8 +117,8 @@ def _trained_rates(cells: Sequence[Cell], search: Search | None) -> dict[str, fl
         if rate != expected:
             raise RunError(
                 f"The cell {cell.name} has trained at the learning rate {rate:g}, and its arm has {expected:g}.\n"
-                "Expected one rate in an arm: another version of weitiao, with another default, has trained some of the cells.\n"
-                f"Give the arm its learning_rate, or choose another output.dir: {cell.run.path}"
+                "Expected one rate in an arm: its learning_rate, or weitiao's default, was another when some of the cells trained.\n"
+                f"Give the arm learning_rate={expected:g} and remove {cell.run.path}, or choose another output.dir."
             )
     return found
 
