@@ -140,7 +140,11 @@ def regrets(results: Path) -> list[Regret]:
                 arm: {c["seed"]: c for c in stored["cells"] if c["arm"] == arm and "failure" not in c} for arm in arms
             }
             cells = {arm: by_seed for arm, by_seed in cells.items() if len(by_seed) >= len(RATE_SEEDS)}
-            if method not in cells or len(cells) == 1:
+            if method not in cells:
+                continue
+            rate = {arm: next(iter(by_seed.values()))["learning_rate"] for arm, by_seed in cells.items()}
+            cells = {arm: own for arm, own in cells.items() if arm == method or rate[arm] != rate[method]}
+            if len(cells) == 1:
                 continue
             seeds = sorted(set.intersection(*(set(by_seed) for by_seed in cells.values())))
             if len(seeds) > 1:

@@ -63,10 +63,13 @@ TRAIN: dict[str, dict[str, Any]] = {INT8: {"int8_base": True}}  # what an arm ch
 # A causal language model has no layers named query and value, and llama's have no biases to train.
 NOT_FOR = {"causal_lm": {"bitfit", "lora-article"}}
 # For the table of regrets: rates that are tried whatever the default is.
-TRIED = {FULL: (1.58e-5, 1e-4, 1.58e-4, 5e-4), LORA: (1.58e-4, 1e-3, 1.58e-3, 5e-3)}
+TRIED = {FULL: (1.58e-5, 5e-5, 1e-4, 1.58e-4, 5e-4), LORA: (1.58e-4, 5e-4, 1e-3, 1.58e-3, 5e-3)}
 RATES = {f"{method}-{rate:g}": (method, rate) for method, rates in TRIED.items() for rate in rates}
 # The larger size asks one question: does what few rows gain stay?
-RATES_AT = {SMALL: tuple(RATES), MIDDLE: ("full-0.0001", "full-0.000158", "lora-0.00158")}
+RATES_AT = {
+    SMALL: tuple(RATES),
+    MIDDLE: ("full-5e-05", "full-0.0001", "full-0.000158", "lora-0.0005", "lora-0.001", "lora-0.00158"),
+}
 
 
 @dataclass(frozen=True)

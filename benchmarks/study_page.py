@@ -6,7 +6,7 @@ from figures import document, machine_line
 from study_advice import judgements, regrets
 from study_cells import ARMS, DATA, FULL, LORA
 from study_claims import Evidence, advice_lines, table_lines
-from study_results import disturbed, int8_pairs, pairs, stored_files
+from study_results import disturbed, int8_pairs, pairs, short_run_pairs, stored_files
 from study_tables import (
     advice_counts,
     advisor_table,
@@ -18,6 +18,7 @@ from study_tables import (
     pairs_table,
     pooled_table,
     regret_table,
+    short_runs_table,
 )
 from study_wording import LANGUAGES, Text, text
 
@@ -68,11 +69,16 @@ ADVISOR = Text(
     "最后一列用同一行数的其他数据集来预测：合并后的领先确实大于零，就选全量，否则选 LoRA。",
 )
 RATES = Text(
-    "Each method has a default rate, whatever the data. Smaller and larger "
+    "A default rate goes with the method and the number of steps. Smaller and larger "
     "ones are tried. *Regret* is what the best of these would bring. The best rate of a seed is chosen at the other seeds, so "
     "chance does not count as a gain; it may fall below zero. The test rows are the same ones. *Edge* marks a best rate beyond which none was tried.",
-    "每种方法有一个默认学习率，不随数据改变。另外试几个更小和更大的学习率。“代价”指换成其中最好的学习率能提高多少。"
+    "默认学习率由方法和步数决定。另外试几个更小和更大的学习率。“代价”指换成其中最好的学习率能提高多少。"
     "每个种子的最好学习率由其他种子选出。这样，碰巧的好成绩不会算作提高，代价也可能小于零。测试行没有换。“边缘”：最好的就是试过的最大或最小的学习率。",
+)
+SHORT = Text(
+    "Few steps take more than the default of a long run: twice the rate up to 200 steps, then sqrt(800 / steps) times, and the rate "
+    "itself from 800 on. This table has the same rows, batches and heads with both rates:",
+    "步数少时，默认学习率比长训练的大：200 步以内加倍，之后乘以 √(800 / 步数)，800 步起不再加大。下表中两种学习率的行、批次和分类头都相同：",
 )
 BEST = Text(
     "Full against LoRA, each at the best of its tried rates. It is chosen on the same seeds and rows, so both are a little too "
@@ -169,6 +175,7 @@ def tested(results: Path, i: int) -> list[str]:
         HEADS["rates"][i],
         RATES[i],
         *([regret_table(lost, i), BEST[i], best_rates_table(lost, i)] if lost else [NOTHING[i]]),
+        *([SHORT[i], short_runs_table(short, i)] if (short := short_run_pairs(results)) else []),
         HEADS["int8"][i],
         INT8[i],
         int8_table(int8, i) if int8 else NOTHING[i],

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from study_cells import ARMS, DATA, FULL, INT8, LORA, RATES
+from study_cells import ARMS, DATA, FULL, INT8, LORA, RATES, arm_of
 from study_run import unpacked
 from weitiao.comparison.over_counts import counted_interval
 from weitiao.comparison.over_seeds import MIN_PAIRS
 from weitiao.comparison.pairs import decide
 from weitiao.comparison.statistics import Scores, analyse
+from weitiao.methods import default_rate
 from weitiao.tasks import TASKS
 
 FIRST = "reviews"  # the data set of the first comparisons
@@ -108,6 +109,13 @@ def _new_pairs(results: Path, first: str = FULL) -> list[Pair]:
 def int8_pairs(results: Path) -> tuple[Pair, ...]:
     """LoRA against LoRA on a base in int8; ``lead`` is that of the plain base."""
     return tuple(pair for pair in _new_pairs(results, LORA) if pair.arm == INT8)
+
+
+@cache
+def short_run_pairs(results: Path) -> tuple[Pair, ...]:
+    """A method at its default rate of few steps against the same at that of a long run; ``lead`` is that of the first."""
+    long = {method: f"{method}-{default_rate(arm_of(method).method):g}" for method in (FULL, LORA)}
+    return tuple(pair for method in long for pair in _new_pairs(results, method) if pair.arm == long[method])
 
 
 def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Pair:

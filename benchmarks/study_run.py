@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from record import RESULTS, ROOT, code_version
-from study_cells import DATA, Cell, arm_of, compare_config, run_config
+from study_cells import DATA, RATES, Cell, arm_of, compare_config, run_config
 from weitiao.comparison.predictions import by_id, read_rows
 from weitiao.config.loading import dump
 from weitiao.methods import default_rate
@@ -62,16 +62,22 @@ def read_stored(data: str, rows: int, folder: Path = STORED) -> dict[str, Any]:
 
 
 def missing(cells: Iterable[Cell], folder: Path = STORED) -> list[Cell]:
-    """The cells without a result, in their order. One at another rate than its arm's, a former default, is none."""
-    have: dict[tuple[str, int], set[tuple[str, int, float]]] = {}
+    """The cells without a result, in their order.
+
+    One at another rate than its arm's, a former default, is none. A tried rate that is the default of so many steps was
+    measured with the method itself.
+    """
+    have: dict[tuple[str, int], dict[tuple[str, int], dict[str, Any]]] = {}
     left = []
     for cell in cells:
         place = (cell.data, cell.rows)
         if place not in have:
             done = [c for c in read_stored(*place, folder)["cells"] if "failure" not in c]
-            have[place] = {(c["arm"], c["seed"], c["learning_rate"]) for c in done}
+            have[place] = {(c["arm"], c["seed"]): c for c in done}
         arm = arm_of(cell.arm)
-        if (cell.arm, cell.seed, arm.learning_rate or default_rate(arm.method)) not in have[place]:
+        names = (cell.arm, RATES[cell.arm][0]) if cell.arm in RATES else (cell.arm,)
+        found = [have[place][name, cell.seed] for name in names if (name, cell.seed) in have[place]]
+        if all(c["learning_rate"] != (arm.learning_rate or default_rate(arm.method, c["steps"])) for c in found):
             left.append(cell)
     return left
 

@@ -158,6 +158,21 @@ def regret_table(found: list[Regret], i: int) -> str:
     return titled(heads, rows, i)
 
 
+def short_runs_table(found: Sequence[Pair], i: int) -> str:
+    """What the default rate of few steps brings over that of a long run."""
+    rows = []
+    for pair in found:
+        method, _, long = pair.arm.partition("-")
+        interval = "" if pair.lower is None else between(lead_text(pair, pair.lower), lead_text(pair, pair.upper), i)
+        means = [level_text(pair, mean) for mean in reversed(pair.means)]
+        rows.append([pair.data, f"{pair.rows:,}", method, pair.metric, str(len(pair.seeds)), long, *means, lead_text(pair, pair.lead), interval, f"{pair.p:.3f}"])  # fmt: skip
+    heads = [
+        DATA_SET, ROWS, Text("method", "方法"), METRIC, PAIRS, Text("rate of a long run", "长训练的学习率"), Text("with it", "用它"),
+        Text("default", "默认"), Text("the default's lead", "默认值的领先"), INTERVAL, Text("p", "p"),
+    ]  # fmt: skip
+    return titled(heads, rows, i)
+
+
 def best_rates_table(found: list[Regret], i: int) -> str:
     """Full against LoRA, each at its best rate."""
     rows = []

@@ -221,7 +221,7 @@ def test_a_rate_stays_with_its_method() -> None:
         "train": {"learning_rate": 2e-3, "num_train_epochs": 2}, "output": {"dir": "o"},
     })  # fmt: skip
     asked = asked_of(config)
-    assert (asked.rate("lora"), asked.rate("full")) == (2e-3, 5e-5)
+    assert (asked.rate("lora", 57), asked.rate("full", 57), asked.rate("full", 900)) == (2e-3, 1e-4, 5e-5)
     assert {name: run.train.learning_rate for name, run in asked.runs().items()} == {"full": None, "lora": 2e-3}
     likely = next_command(decide(replace(PLAIN, goal="quality", probe=0.6, majority=0.5)), asked)
     assert "method.type=full" in likely

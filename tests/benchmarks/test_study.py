@@ -241,7 +241,7 @@ def test_cells_are_kept_resumed_and_of_one_file(tmp_path: Path) -> None:
     from study_run import CellFailed, keep, missing, read_stored
 
     cells = [Cell("ner", 300, "full", 1), Cell("ner", 300, "lora", 1)]
-    old = {"metrics": {"f1": 0.5}, "learning_rate": 1e-4, "sha256": {"x": "1"}, "machine": {"cpu": "a"}}
+    old = {"metrics": {"f1": 0.5}, "learning_rate": 1e-4, "steps": 900, "sha256": {"x": "1"}, "machine": {"cpu": "a"}}
     keep(cells[0], old, tmp_path)
     assert missing(cells, tmp_path) == cells  # measured with another default
     keep(cells[0], {**old, "learning_rate": 5e-5, "sha256": {"x": "1"}, "machine": {"cpu": "a"}}, tmp_path)
@@ -251,10 +251,12 @@ def test_cells_are_kept_resumed_and_of_one_file(tmp_path: Path) -> None:
         keep(cells[1], {"metrics": {"f1": 0.5}, "sha256": {"x": "2"}, "machine": {"cpu": "a"}}, tmp_path)
     keep(
         cells[1],
-        {"metrics": {"f1": 0.6}, "learning_rate": 5e-4, "sha256": {"x": "1"}, "machine": {"cpu": "b"}},
+        {"metrics": {"f1": 0.6}, "learning_rate": 1e-3, "steps": 57, "sha256": {"x": "1"}, "machine": {"cpu": "b"}},
         tmp_path,
     )
     assert missing(cells, tmp_path) == []
+    tried = [Cell("ner", 300, arm, 1) for arm in ("lora-0.001", "lora-0.0005")]
+    assert missing(tried, tmp_path) == [tried[1]]  # the other one is the default of 57 steps
     found = read_stored("ner", 300, tmp_path)
     assert [(c["arm"], c["machine"]) for c in found["cells"]] == [("full", 0), ("lora", 1)]
     assert (found["metric"], found["higher_is_better"], found["margin"]) == ("f1", True, 0.01)
@@ -307,6 +309,9 @@ def test_advice_and_regret(tmp_path: Path) -> None:
     assert (one.default, one.best) == (3e-5, 1e-4)
     assert one.by_seed == pytest.approx((0.02, 0.02, -0.01))  # 0.10 at seed 3, were it chosen there
     assert list(one.rates) == [1e-5, 3e-5, 1e-4]
+    again = [{**cell("full-0.0001", seed, {"accuracy": 0.9}, right(0.9)), "learning_rate": 3e-5} for seed in (1, 2, 3)]
+    stored(tmp_path, "ner", [*cells, *again])
+    assert regrets(tmp_path)[0].best == 1e-4
 
 
 def test_every_claim_is_judged_or_said_to_be_open(tmp_path: Path) -> None:

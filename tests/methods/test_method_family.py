@@ -35,6 +35,24 @@ def test_the_words_make_the_method(member: Any) -> None:
     assert default_rate(config.method) == member.learning_rate
 
 
+def test_few_steps_raise_the_default_rate_of_what_trains_whole_layers() -> None:
+    full, lora, bitfit = (load(RunConfig, None, ["model=m", "data.train=d", "output.dir=o", f"method.type={kind}"]).method
+                          for kind in ("full", "lora", "bitfit"))  # fmt: skip
+    rates = [default_rate(full, steps) for steps in (1, 57, 200, 515, 800, 100_000)]
+    assert rates == [1e-4, 1e-4, 1e-4, 6.2e-5, 5e-5, 5e-5]
+    assert [default_rate(lora, steps) for steps in (57, 450, 5000)] == [1e-3, 6.7e-4, 5e-4]
+    larger = (
+        {"r": 64, "lora_alpha": 128},
+        {"use_rslora": True},
+        {"loraplus_lr_ratio": 16},
+        {"init_lora_weights": "pissa"},
+    )
+    assert [default_rate(LoraConfig(**options), 57) for options in larger] == [5e-4] * 4  # their edge is nearer
+    assert default_rate(LoraConfig(r=4, lora_alpha=8), 57) == default_rate(LoraConfig(use_dora=True), 57) == 1e-3
+    assert default_rate(bitfit, 57) == default_rate(bitfit)
+    assert default_rate(full) == 5e-5  # of a long run
+
+
 def test_an_unknown_method_is_refused_with_the_names() -> None:
     with pytest.raises(ConfigError, match="lora"):
         load(RunConfig, None, ["model=m", "data.train=d", "output.dir=o", "method.type=lore"])

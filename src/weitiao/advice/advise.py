@@ -71,7 +71,7 @@ def advise(
         "model": asked.case.model,
         "data": asked.case.data.train,
         "device": planned["device"]["name"],
-        **_answer(facts, decision, asked),
+        **_answer(facts, decision, asked, batches_of(arms["full"], inputs).steps),
         "next": next_command(decision, asked),
         "rules": [_rule(rule, facts) for rule in RULES],
         "facts": asdict(facts),
@@ -128,13 +128,13 @@ def _rule(rule: Rule, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _answer(facts: Facts, decision: Decision, asked: Asked) -> dict[str, Any]:
+def _answer(facts: Facts, decision: Decision, asked: Asked, total_steps: int) -> dict[str, Any]:
     method = decision.method
     reasons = []
     for rule in sorted(decision.rules, key=lambda rule: (rule.speaks_for != method, -rule.weight)):
         english, chinese = rule.reason(facts)
         reasons.append({"rule": rule.name, "speaks_for": rule.speaks_for, "weight": rule.weight, "english": english, "chinese": chinese})  # fmt: skip
-    settings = {} if method is None else {**asked.methods[method], "learning_rate": asked.rate(method)}
+    settings = {} if method is None else {**asked.methods[method], "learning_rate": asked.rate(method, total_steps)}
     return {
         "method": method,
         "sure": decision.sure,

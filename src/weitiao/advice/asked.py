@@ -37,10 +37,10 @@ class Asked:
     methods: dict[Method, dict[str, Any]]
     rates: Mapping[Method, float] = field(default_factory=dict)
 
-    def rate(self, method: Method) -> float:
-        """The rate that the method trains with."""
+    def rate(self, method: Method, total_steps: int) -> float:
+        """The rate that the method trains with in a run of so many steps."""
         options = FullConfig if method == "full" else LoraConfig
-        return self.rates.get(method) or default_rate(options.model_validate(self.methods[method]))
+        return self.rates.get(method) or default_rate(options.model_validate(self.methods[method]), total_steps)
 
     def train(self, method: Method) -> TrainConfig:
         """The training options of the method's run: those of a comparison's cell, with its budget."""
@@ -134,12 +134,17 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
         said = Compared(kept, pair["decision"]["because"], pair["metric"], difference, found["num_pairs"])
         methods = {name: _given(_section(both[name]["method"])) for name in asked.methods}
         rates = {name: both[name]["learning_rate"] for name in methods}
-        changed = {n: r for n, r in rates.items() if r != default_rate(_section(both[n]["method"]))}
+        changed = {n: r for n, r in rates.items() if r != _default(both[n])}
         return Asked(case, methods, changed), said
     raise ConfigError(
         f"The comparison in {folder} holds no pair of full and LoRA.\nExpected both among its arms: {', '.join(arms)}.\n"
         "Leave --comparison out."
     )
+
+
+def _default(arm: dict[str, Any]) -> float:
+    """The default rate of an arm's runs; without a finished one that of long runs."""
+    return default_rate(_section(arm["method"]), round(arm["steps"]) if arm["steps"] else None)
 
 
 def _section(method: dict[str, Any]) -> FullConfig | LoraConfig:

@@ -30,10 +30,11 @@ def methods(
         table.add_row(
             row["name"],
             *cells,
-            f"{row['learning_rate']:g}",
+            " to ".join(dict.fromkeys(f"{row[key]:g}" for key in ("learning_rate", "short_run_learning_rate"))),
             row["chinese" if language == "zh" else "line"],
             row["memory"],
             row["paper"],
         )
     Console().print(table)
+    print("Of two rates the first is that of 800 steps and more, the second that of up to 200.")
     print("Ask for one with method.type=NAME; top-k with method.type=full method.top_k=K.")

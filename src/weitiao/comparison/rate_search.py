@@ -14,6 +14,7 @@ from weitiao.config.data import READ_ONCE, DataConfig
 from weitiao.data.side import Side
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
+from weitiao.planning.rows import batches_of, read_inputs
 from weitiao.rundir.files import write_jsonl
 from weitiao.tasks import TASKS
 
@@ -35,11 +36,14 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
         folder / "rows.jsonl",
         (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
     )
-    cells = []
     seed = config.compare.seeds[0]
+    first = config.cell_config(config.compare.methods[0], seed, "-").model_copy(update={"data": data})
+    steps = batches_of(first, read_inputs(first)).steps
+    cells = []
     for k in range(config.compare.lr_search):
         for arm in config.compare.methods:
-            rate = grid(_center(arm), config.compare.lr_search)[k]
+            center = arm.learning_rate or default_rate(arm.method, steps)
+            rate = grid(center, config.compare.lr_search)[k]
             tried = arm.model_copy(update={"learning_rate": rate})
             name = f"{arm.name}-rate{rate:g}"
             cell = config.cell_config(tried, seed, str(folder / "cells" / name))
@@ -62,6 +66,7 @@ def choose(config: CompareConfig, cells: Sequence[Cell]) -> Search:
         tried: list[TriedRate] = []
         for cell in (c for c in cells if c.arm.name == arm.name):
             metrics = cell.run.summary["metrics"] if cell.failure is None else {}
+            assert cell.arm.learning_rate is not None, "each cell of a search has its rate"
             tried.append(
                 {
                     "learning_rate": cell.arm.learning_rate,
@@ -74,8 +79,9 @@ def choose(config: CompareConfig, cells: Sequence[Cell]) -> Search:
         done = [t for t in tried if t["score"] is not None]
         best = max(done, key=lambda t: (sign * (t["score"] or 0), -(t["log_loss"] or 0)), default=None)
         rate = best["learning_rate"] if best else None
-        edges = (tried[0]["learning_rate"], tried[-1]["learning_rate"])
-        arms[arm.name] = {"center": _center(arm), "chosen": rate, "at_edge": rate in edges, "tried": tried}
+        rates = [t["learning_rate"] for t in tried]
+        center = rates[len(rates) // 2]
+        arms[arm.name] = {"center": center, "chosen": rate, "at_edge": rate in (rates[0], rates[-1]), "tried": tried}
     finished = next((c for c in cells if c.failure is None), None)
     split = finished.run.read_json("split.json") if finished else {"train": [], "eval": []}
     return {
@@ -104,10 +110,6 @@ def search_rates(
                 "Put the old files back, or choose another output.dir."
             )
     return choose(config, run(cells))
-
-
-def _center(arm: Any) -> float:
-    return float(arm.learning_rate or default_rate(arm.method))
 
 
 def _development(data: DataConfig, folder: Path, columns: Collection[str], num_distinct: int) -> DataConfig:

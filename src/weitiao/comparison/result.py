@@ -1,5 +1,6 @@
 """comparison.json: what the runs measured, arm by arm, and what follows from it. See docs/compare.md."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -107,6 +108,9 @@ def _arms_and_pairs(
     return arms, pairs
 
 
+_SAME_DEFAULT = 0.1  # a default goes with the number of steps, in which seeds and folds differ a little
+
+
 def _trained_rates(cells: Sequence[Cell], search: Search | None) -> dict[str, float]:
     """The rate of each arm that has finished a run. Raises RunError for two rates in an arm, or one that no search chose."""
     found: dict[str, float] = {}
@@ -114,7 +118,8 @@ def _trained_rates(cells: Sequence[Cell], search: Search | None) -> dict[str, fl
         name, rate = cell.arm.name, float(cell.run.summary["learning_rate"])
         chosen = search["arms"][name]["chosen"] if search else None
         expected = found.setdefault(name, rate if chosen is None else chosen)
-        if rate != expected:
+        given = cell.arm.learning_rate is not None or search is not None
+        if not math.isclose(rate, expected, rel_tol=0 if given else _SAME_DEFAULT):
             raise RunError(
                 f"The cell {cell.name} has trained at the learning rate {rate:g}, and its arm has {expected:g}.\n"
                 "Expected one rate in an arm: its learning_rate, or weitiao's default, was another when some of the cells trained.\n"

@@ -212,7 +212,7 @@ class Executor(TypedDict):
 class TriedRate(TypedDict):
     """One learning rate of a search."""
 
-    learning_rate: float | None
+    learning_rate: float
     """The peak of its run."""
     score: float | None
     """The metric that decides, on the development rows; null where there is none."""

@@ -28,9 +28,16 @@ def register(section: type[MethodSection], method: Method) -> None:
     METHODS[kind] = method
 
 
-def default_rate(method: Any) -> float:
-    """The peak learning rate of a method's configuration where none is given."""
-    return METHODS[method.type].learning_rate(method)
+def default_rate(method: Any, total_steps: int | None = None) -> float:
+    """The peak learning rate of a method's configuration where none is given.
+
+    Args:
+        total_steps: optimizer steps of the run; without them the rate is that of a long one.
+    """
+    chosen = METHODS[method.type]
+    rate = chosen.learning_rate(method)
+    # Two digits: seeds whose batches fall a little differently train at one rate.
+    return rate if total_steps is None else float(f"{rate * chosen.steps_factor(method, total_steps):.2g}")
 
 
 def rate_factor(method: Any, name: str) -> float:

@@ -1,5 +1,6 @@
 """The usual answers to methods/method.py. A method takes those that fit it."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,20 @@ def refuse_shapes(config: Any, model: Any) -> None:
 def rate_factor(config: Any, name: str) -> float:
     """One rate for all parameters."""
     return 1.0
+
+
+def steps_factor(config: Any, total_steps: int) -> float:
+    """One default rate, however short the run."""
+    return 1.0
+
+
+def few_steps_factor(total_steps: int) -> float:
+    """2 up to 200 steps, 1 from 800 on, and sqrt(800 / steps) between them.
+
+    Adam moves a weight by about rate x steps. In 57 steps at the rates of long runs an encoder may not leave the larger
+    class, and twice the rates lose runs of 500 to 700 steps. Source: measured, docs/study.md and docs/LOG.md.
+    """
+    return min(2.0, max(1.0, math.sqrt(800 / max(1, total_steps))))
 
 
 def hooks_option(config: Any) -> str | None:

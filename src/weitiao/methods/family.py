@@ -31,7 +31,13 @@ class Member:
 
     @property
     def learning_rate(self) -> float:
+        """The default of a long run."""
         return default_rate(self.config)
+
+    @property
+    def short_run_learning_rate(self) -> float:
+        """The default of a run of up to 200 steps."""
+        return default_rate(self.config, 1)
 
 
 FAMILY: tuple[Member, ...] = (
@@ -87,7 +93,7 @@ def shares(model: str) -> dict[str, float | None]:
 
 
 def methods(*, model: str | None = None) -> list[dict[str, Any]]:
-    """Every method: name, words, line, chinese, learning_rate, memory, paper; with ``model`` its trainable share too.
+    """Every method: name, words, line, chinese, learning_rate, short_run_learning_rate, memory, paper; with ``model`` its trainable share too.
 
     Args:
         model: a base for texts to classify or to go on with; its config is read, not its weights.
@@ -100,6 +106,7 @@ def methods(*, model: str | None = None) -> list[dict[str, Any]]:
             "line": m.line[0],
             "chinese": m.line[1],
             "learning_rate": m.learning_rate,
+            "short_run_learning_rate": m.short_run_learning_rate,
             "memory": m.memory,
             "paper": m.paper,
             **({"trainable_percent": trained[m.name]} if model is not None else {}),

@@ -24,7 +24,17 @@ PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et
 
 def learning_rate(config: FullConfig) -> float:
     """The default: few trained parameters take larger steps."""
-    return LEARNING_RATE if config.parameters == "all" and config.top_k != 0 else PARTIAL_LEARNING_RATE
+    return LEARNING_RATE if _trains_layers(config) else PARTIAL_LEARNING_RATE
+
+
+def steps_factor(config: FullConfig, total_steps: int) -> float:
+    """Whole layers learn too little in few steps. Biases, norms, a head, GaLore and LISA have not been measured."""
+    measured = _trains_layers(config) and config.lisa_layers is None and config.galore_rank is None
+    return defaults.few_steps_factor(total_steps) if measured else 1.0
+
+
+def _trains_layers(config: FullConfig) -> bool:
+    return config.parameters == "all" and config.top_k != 0
 
 
 def apply(model: "PreTrainedModel", config: FullConfig, new_parameters: Sequence[str], base: str) -> "PreTrainedModel":

@@ -3,6 +3,7 @@
 Source: Hu et al. 2021, arXiv 2106.09685; options and file format: peft.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,17 @@ LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA With
 def learning_rate(config: LoraConfig) -> float:
     """The default."""
     return LEARNING_RATE
+
+
+def steps_factor(config: LoraConfig, total_steps: int) -> float:
+    """As in full fine-tuning, for a new adapter whose updates are no larger than those of r=16, lora_alpha=32.
+
+    At the same rate an update grows with scale x sqrt(r) (rsLoRA, arXiv 2312.03732), and with LoRA+ faster.
+    """
+    scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+    new = config.init_from is None and config.init_lora_weights is True
+    usual = scale * math.sqrt(config.r) <= 8 and not config.loraplus_lr_ratio
+    return defaults.few_steps_factor(total_steps) if new and usual else 1.0
 
 
 def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:

@@ -24,7 +24,10 @@ class Method(Protocol):
     # Before a model is loaded.
 
     def learning_rate(self, config: Any) -> float:
-        """The default peak learning rate."""
+        """The default peak learning rate of a long run."""
+
+    def steps_factor(self, config: Any, total_steps: int) -> float:
+        """What a run of so many optimizer steps multiplies the default by."""
 
     def refuse(self, config: Any, model_type: str, generates: bool) -> None:
         """Raise ConfigError where the kind of model, or what is installed, is known not to take the method."""

@@ -105,15 +105,16 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     schedule: Schedule = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
     optimizer = adapted.optimizer(config, schedule.total_steps())
     begun_with = world.share(rate_of(run)) if resuming else None
-    peak = options.learning_rate or begun_with or default_rate(config.method)
-    default = "as it began" if begun_with else f"the default of {config.method.type}"
+    steps = schedule.total_steps()
+    peak = options.learning_rate or begun_with or default_rate(config.method, steps)
+    default = "as it began" if begun_with else f"the default of {config.method.type} for {steps:,} steps"
     log.info("learning rate %g: %s", peak, "asked for" if options.learning_rate else default)
     if options.packing:
         refuse_leaks(learner, inputs.train)
     with optimizer.room():
         schedule, reached = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)
-    events.write("train", total_steps=schedule.total_steps(), first_step=progress.step + 1, learning_rate=peak)
+    events.write("train", total_steps=steps, first_step=progress.step + 1, learning_rate=peak)
     weights = inputs.task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
     learner = Learner(
         world.wrap(adapted.model, reached), inputs.task, inputs.pad_id, world,
