@@ -16,7 +16,8 @@ from pathlib import Path
 
 from figures import machine_line
 from record import RESULTS, ROOT, code_version, machine
-from study_reviews import by_size, kept
+from study_claims import Evidence
+from study_tables import short_table
 from weitiao.catalogue import fetch
 
 STORED = RESULTS / "readme.json"
@@ -53,11 +54,12 @@ def measure() -> None:
     STORED.write_text(json.dumps(found, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def rendered(page: str) -> str:
-    """A README with the saved output and the study's table."""
+def rendered(name: str) -> str:
+    """One of ``PAGES`` with the saved output and the study's table."""
+    page = (ROOT / name).read_text(encoding="utf-8")
     found = json.loads(STORED.read_text(encoding="utf-8"))
     output = "\n".join(line.rstrip() for line in found["stdout"].strip("\n").splitlines())
-    blocks = {"output": f"```\n{output}\n```", "study": by_size(kept(RESULTS))}
+    blocks = {"output": f"```\n{output}\n```", "study": short_table(Evidence(RESULTS), PAGES.index(name))}
     for name, block in blocks.items():
         page, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, b=block: f"{m[1]}{b}\n{m[2]}", page, flags=re.DOTALL)  # fmt: skip
         assert count == 1, f"no place for {name}"
@@ -74,5 +76,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["measure"]:
         measure()
     for name in PAGES:
-        path = ROOT / name
-        path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
+        (ROOT / name).write_text(rendered(name), encoding="utf-8")

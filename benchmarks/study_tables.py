@@ -129,6 +129,21 @@ def advisor_table(found: list[Judged], i: int) -> str:
     return titled(heads, rows, i)
 
 
+def short_table(found: Evidence, i: int) -> str:
+    """Full against LoRA in a few columns, for README: the data sets with every seed, all at their smallest size."""
+    rows = []
+    for pair in (one for one in found.lora if one.rows == SMALL and len(one.seeds) == len(SEEDS)):
+        data = (DATA[pair.data].english, DATA[pair.data].chinese)[i]
+        interval = between(lead_text(pair, pair.lower), lead_text(pair, pair.upper), i)
+        costs = [f"{pair.ratios[cost]:.2f}" for cost in ("cpu_seconds", "peak_memory_bytes")]
+        rows.append([data, pair.metric, *(level_text(pair, mean) for mean in pair.means), lead_text(pair, pair.lead), interval, *costs])  # fmt: skip
+    heads = [
+        DATA_SET, METRIC, Text(FULL, "全量"), Text("LoRA", "LoRA"), LEAD, INTERVAL,
+        Text("CPU time, LoRA / full", "CPU 时间，LoRA / 全量"), Text("peak memory, LoRA / full", "峰值内存，LoRA / 全量"),
+    ]  # fmt: skip
+    return titled(heads, rows, i)
+
+
 def advice_counts(found: list[Judged], i: int) -> str:
     """How often the advice was right, by its confidence."""
     lines = []

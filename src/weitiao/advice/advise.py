@@ -14,7 +14,7 @@ from weitiao.advice.rules import RULES, Rule
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.run import RunConfig
 from weitiao.planning.plan import plan_arms
-from weitiao.planning.rows import batches_of, read_inputs
+from weitiao.planning.rows import batches_of, read_inputs, scheduled_steps
 from weitiao.planning.schema import Plan
 from weitiao.pretrained.load import load_model, load_tokenizer
 from weitiao.training.inputs import Inputs
@@ -71,7 +71,7 @@ def advise(
         "model": asked.case.model,
         "data": asked.case.data.train,
         "device": planned["device"]["name"],
-        **_answer(facts, decision, asked, batches_of(arms["full"], inputs).steps),
+        **_answer(facts, decision, asked, scheduled_steps(arms["full"], inputs)),
         "next": next_command(decision, asked),
         "rules": [_rule(rule, facts) for rule in RULES],
         "facts": asdict(facts),

@@ -109,8 +109,11 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
     case = asked.case
     own: dict[str, Any] = {"model": case.model, "task": case.task, "train": case.data.train}
     theirs = {"model": result["model"], "task": result["task"], "train": result["data"]["train"]}
+    by_default: set[str] = set()  # arms whose rate nobody gave
     if (folder / "compare.yaml").is_file():  # a merged comparison has none
-        other = load(CompareConfig, folder / "compare.yaml").data
+        compare = load(CompareConfig, folder / "compare.yaml")
+        by_default = {arm.name for arm in compare.compare.methods if arm.learning_rate is None and not result["search"]}
+        other = compare.data
         named = ("eval", "chat_template", "label_names")  # nothing compares the content of files here
         own |= {**reading_options(case.data), **{name: getattr(case.data, name) for name in named}}
         theirs |= {**reading_options(other), **{name: getattr(other, name) for name in named}}
@@ -134,7 +137,7 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
         said = Compared(kept, pair["decision"]["because"], pair["metric"], difference, found["num_pairs"])
         methods = {name: _given(_section(both[name]["method"])) for name in asked.methods}
         rates = {name: both[name]["learning_rate"] for name in methods}
-        changed = {n: r for n, r in rates.items() if r != _default(both[n])}
+        changed = {n: r for n, r in rates.items() if both[n]["name"] not in by_default and r != _default(both[n])}
         return Asked(case, methods, changed), said
     raise ConfigError(
         f"The comparison in {folder} holds no pair of full and LoRA.\nExpected both among its arms: {', '.join(arms)}.\n"

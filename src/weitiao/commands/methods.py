@@ -6,6 +6,13 @@ import typer
 
 from weitiao.commands.terminal import Json, print_json
 
+_NOTES = {
+    "en": "Of two rates the first is that of 800 steps and more, the second that of up to 200.\n"
+    "Ask for one with method.type=NAME; top-k with method.type=full method.top_k=K.",
+    "zh": "有两个学习率时，前一个用于 800 步及以上，后一个用于 200 步以内。\n"
+    "选用：method.type=名称；top-k 用 method.type=full method.top_k=K。",
+}
+
 
 def methods(
     model: Annotated[str | None, typer.Option(help="Show the trainable share of each method on this model.")] = None,
@@ -30,11 +37,12 @@ def methods(
         table.add_row(
             row["name"],
             *cells,
-            " to ".join(dict.fromkeys(f"{row[key]:g}" for key in ("learning_rate", "short_run_learning_rate"))),
+            (" 到 " if language == "zh" else " to ").join(
+                dict.fromkeys(f"{row[key]:g}" for key in ("learning_rate", "short_run_learning_rate"))
+            ),
             row["chinese" if language == "zh" else "line"],
             row["memory"],
             row["paper"],
         )
     Console().print(table)
-    print("Of two rates the first is that of 800 steps and more, the second that of up to 200.")
-    print("Ask for one with method.type=NAME; top-k with method.type=full method.top_k=K.")
+    print(_NOTES[language])

@@ -54,7 +54,7 @@ def table_csv(result: Comparison) -> str:
         arm, seed = arms[cell["arm"]], str(cell["seed"])
         status = "failed" if cell["failure"] else "done"
         exact = [None, None] if cell["failure"] else [arm["num_trainable_params"], arm["artifact_bytes"]]
-        row: list[object] = [arm["name"], seed, status, arm["learning_rate"], *exact]
+        row: list[object] = [arm["name"], seed, status, cell["learning_rate"], *exact]
         row += [arm["by_seed"][key].get(seed, "") for key in _COSTS]
         row += [arm["quality"].get(name, {"by_seed": {}})["by_seed"].get(seed, "") for name in metrics]
         writer.writerow(["" if value is None else value for value in row])

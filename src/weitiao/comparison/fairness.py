@@ -34,7 +34,7 @@ def unfair_rates(
     rates = {arm.name: (trained or {}).get(arm.name, arm.learning_rate) for arm in arms}
     for arm in arms:
         rate, own, default = arm.learning_rate, arm.method.type, default_rate(arm.method)
-        if arm.name in searched or rate is None or rate == default:
+        if arm.name in searched or rate in (None, default, default_rate(arm.method, 1)):
             continue
         others = (FullConfig(), LoraConfig())
         defaults = [other.type for other in others if other.type != own and default_rate(other) == rate]

@@ -1,9 +1,11 @@
 """Several comparisons of the same data and task as one: more seeds of the same arms, or more arms."""
 
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from weitiao.data.hashes import same_data
 from weitiao.data.split import DEFAULT_SHARE
 from weitiao.errors import RunError
 from weitiao.rundir.folder import RunDir
+
+_SAME_DEFAULT = 0.1  # of a rate
 
 
 def report(folders: Sequence[str | Path], output: str | Path) -> Comparison:
@@ -75,21 +79,37 @@ def _config(path: Path) -> CompareConfig:
     return load(CompareConfig, path / "compare.yaml")
 
 
+@dataclass(frozen=True)
+class _What:
+    """What an arm trains, the rate at which it did, and whether that is a default."""
+
+    run: dict[str, Any]
+    rate: float
+    is_default: bool
+
+    def is_same(self, other: "_What") -> bool:
+        """Defaults may differ by as little as the steps of two seeds do."""
+        tolerance = _SAME_DEFAULT if self.is_default and other.is_default else 0
+        return self.run == other.run and math.isclose(self.rate, other.rate, rel_tol=tolerance)
+
+
 def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]:
     """The cells of all, seed by seed as they were run; arms renamed where one name would mean two things."""
     cells: list[Cell] = []
-    identity: dict[str, Any] = {}  # arm name -> what it is
+    identity: dict[str, _What] = {}  # by the arm's name
     taken: set[tuple[str, int]] = set()
     shared = [_shared(config) for config in configs]
     for path, config, own_way, label in zip(paths, configs, shared, _labels(paths), strict=True):
         stored = RunDir(path).read_json(FILE)["cells"]
-        rates = {arm["name"]: arm["learning_rate"] for arm in RunDir(path).read_json("comparison.json")["arms"]}
-        names = {}
+        result = RunDir(path).read_json("comparison.json")
+        trained = {arm["name"]: arm["learning_rate"] for arm in result["arms"]}
+        rates, names = {}, {}
         for arm in config.compare.methods:
-            made = config.cell_config(arm.model_copy(update={"learning_rate": rates[arm.name]}), 0, "-")
-            what = made.model_dump(exclude={"data"})
+            rates[arm.name] = trained[arm.name] if result["search"] else arm.learning_rate
+            made = config.cell_config(arm.model_copy(update={"learning_rate": None}), 0, "-")
+            what = _What(made.model_dump(exclude={"data"}), trained[arm.name], rates[arm.name] is None)
             clash = any((arm.name, cell["seed"]) in taken for cell in stored if cell["arm"] == arm.name)
-            same = own_way == shared[0] and identity.setdefault(arm.name, what) == what and not clash
+            same = own_way == shared[0] and identity.setdefault(arm.name, what).is_same(what) and not clash
             names[arm.name] = arm.name if same else f"{label}.{arm.name}"
         for found in stored:
             own = next(arm for arm in config.compare.methods if arm.name == found["arm"])

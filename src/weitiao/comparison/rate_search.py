@@ -14,7 +14,7 @@ from weitiao.config.data import READ_ONCE, DataConfig
 from weitiao.data.side import Side
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
-from weitiao.planning.rows import batches_of, read_inputs
+from weitiao.planning.rows import read_inputs, scheduled_steps
 from weitiao.rundir.files import write_jsonl
 from weitiao.tasks import TASKS
 
@@ -38,7 +38,7 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
     )
     seed = config.compare.seeds[0]
     first = config.cell_config(config.compare.methods[0], seed, "-").model_copy(update={"data": data})
-    steps = batches_of(first, read_inputs(first)).steps
+    steps = scheduled_steps(first, read_inputs(first))
     cells = []
     for k in range(config.compare.lr_search):
         for arm in config.compare.methods:

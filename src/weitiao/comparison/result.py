@@ -1,6 +1,5 @@
 """comparison.json: what the runs measured, arm by arm, and what follows from it. See docs/compare.md."""
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -14,8 +13,10 @@ from weitiao.comparison.schema import SCHEMA, ArmResult, CellResult, Comparison,
 from weitiao.comparison.values import EFFECTS, effect_values, measured, metric_values, read_all
 from weitiao.config.comparison import CompareConfig
 from weitiao.errors import RunError
+from weitiao.methods import default_rate
 from weitiao.rundir.files import to_plain
 from weitiao.tasks import TASKS
+from weitiao.training.checkpoint import total_steps_of
 
 
 def comparison(
@@ -43,7 +44,7 @@ def comparison(
     task, metric = TASKS[config.task], config.train.metric_for_best_model
     english, chinese = task.MARGIN_UNITS.get(metric, ("", ""))
     note = disturbed(executor)
-    trained = _trained_rates(cells, search)
+    trained = _trained_rates(config, cells, search)
     unfair = unfair_rates(config.compare.methods, trained, search["arms"] if search else searched)
     arms, pairs = _arms_and_pairs(config, cells, unfair, comparable=note is None)
     result: Comparison = {
@@ -108,24 +109,31 @@ def _arms_and_pairs(
     return arms, pairs
 
 
-_SAME_DEFAULT = 0.1  # a default goes with the number of steps, in which seeds and folds differ a little
+def _trained_rates(config: CompareConfig, cells: Sequence[Cell], search: Search | None) -> dict[str, float]:
+    """The rate of each arm that has finished a run; where seeds differ in steps and so in the default, the first one's.
 
-
-def _trained_rates(cells: Sequence[Cell], search: Search | None) -> dict[str, float]:
-    """The rate of each arm that has finished a run. Raises RunError for two rates in an arm, or one that no search chose."""
+    Raises RunError for two rates in an arm, or one that no search chose.
+    """
     found: dict[str, float] = {}
+    first: dict[str, Cell] = {}
+    default = set() if search else {arm.name for arm in config.compare.methods if arm.learning_rate is None}
     for cell in (one for one in cells if one.failure is None):
         name, rate = cell.arm.name, float(cell.run.summary["learning_rate"])
         chosen = search["arms"][name]["chosen"] if search else None
         expected = found.setdefault(name, rate if chosen is None else chosen)
-        given = cell.arm.learning_rate is not None or search is not None
-        if not math.isclose(rate, expected, rel_tol=0 if given else _SAME_DEFAULT):
+        own = first.setdefault(name, cell)
+        if rate != expected and not (name in default and _has_its_default(own) and _has_its_default(cell)):
             raise RunError(
                 f"The cell {cell.name} has trained at the learning rate {rate:g}, and its arm has {expected:g}.\n"
                 "Expected one rate in an arm: its learning_rate, or weitiao's default, was another when some of the cells trained.\n"
                 f"Give the arm learning_rate={expected:g} and remove {cell.run.path}, or choose another output.dir."
             )
     return found
+
+
+def _has_its_default(cell: Cell) -> bool:
+    """Whether the run has trained at what this version takes for so many steps."""
+    return float(cell.run.summary["learning_rate"]) == default_rate(cell.arm.method, total_steps_of(cell.run))
 
 
 def _one_split(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -152,6 +160,7 @@ def _cell(cell: Cell) -> CellResult:
         "arm": cell.arm.name,
         "seed": cell.seed,
         "run_dir": str(cell.run.path),
+        "learning_rate": None if cell.failure else cell.run.summary["learning_rate"],
         "failure": cell.failure,
         "command": f"weitiao train {cell.run.path / 'config.yaml'} output.dir=NEW_FOLDER",
     }

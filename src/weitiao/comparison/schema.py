@@ -263,6 +263,8 @@ class CellResult(TypedDict):
     """Of head initialisation, batch order and dropout."""
     run_dir: str
     """Its run folder."""
+    learning_rate: float | None
+    """The peak of its run: seeds whose steps differ may differ in a default; null where it failed."""
     failure: str | None
     """Why there is no finished run; null where it finished."""
     same_answer: NotRequired[str]

@@ -37,9 +37,9 @@ def steps_factor(config: LoraConfig, total_steps: int) -> float:
 
     At the same rate an update grows with scale x sqrt(r) (rsLoRA, arXiv 2312.03732), and with LoRA+ faster.
     """
-    scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+    size = config.lora_alpha if config.use_rslora else config.lora_alpha / math.sqrt(config.r)
     new = config.init_from is None and config.init_lora_weights is True
-    usual = scale * math.sqrt(config.r) <= 8 and not config.loraplus_lr_ratio
+    usual = size <= 32 / math.sqrt(16) and not config.loraplus_lr_ratio
     return defaults.few_steps_factor(total_steps) if new and usual else 1.0
 
 

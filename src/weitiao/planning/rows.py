@@ -18,7 +18,7 @@ from weitiao.pretrained.load import attends_our_way, load_tokenizer
 from weitiao.pretrained.resolve import Resolved, resolve
 from weitiao.tasks import TASKS
 from weitiao.training.inputs import Inputs, with_canaries
-from weitiao.training.schedule import batch_plan
+from weitiao.training.schedule import EpochSchedule, batch_plan
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,18 @@ def _read(config: RunConfig, here: bool) -> Inputs:
         max_length=max_length,
         canaries=canaries,
     )
+
+
+def scheduled_steps(config: RunConfig, inputs: Inputs) -> int:
+    """Optimizer steps that the run's schedule counts, on one process; under ``tokens_per_batch=auto`` about as many."""
+    options = config.train
+    if config.data.streaming:
+        assert options.max_steps is not None, "the configuration asks for it"
+        return options.max_steps
+    return EpochSchedule(
+        inputs.train, batch_plan(options), options.seed, options.gradient_accumulation_steps, options.num_train_epochs,
+        max_steps=options.max_steps, clocked=options.max_seconds is not None,
+    ).total_steps()  # fmt: skip
 
 
 def batches_of(config: RunConfig, inputs: Inputs) -> Batches:

@@ -159,6 +159,12 @@ def rate_of(run: RunDir) -> float | None:
     return rates[-1] if rates else None
 
 
+def total_steps_of(run: RunDir) -> int | None:
+    """How many optimizer steps a run was to have when it began, or began again."""
+    steps = [event["total_steps"] for event in run.events() if event.get("event") == "train"]
+    return steps[-1] if steps else None
+
+
 def checkpoint_step(run: RunDir) -> int:
     """The step of the newest whole checkpoint, 0 when there is none. Broken ones are named in the log and passed over."""
     broken = False

@@ -107,7 +107,8 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     begun_with = world.share(rate_of(run)) if resuming else None
     steps = schedule.total_steps()
     peak = options.learning_rate or begun_with or default_rate(config.method, steps)
-    default = "as it began" if begun_with else f"the default of {config.method.type} for {steps:,} steps"
+    few = f" for {steps:,} steps" if peak != default_rate(config.method) else ""
+    default = "as it began" if begun_with else f"the default of {config.method.type}{few}"
     log.info("learning rate %g: %s", peak, "asked for" if options.learning_rate else default)
     if options.packing:
         refuse_leaks(learner, inputs.train)
