@@ -94,7 +94,15 @@ def _take_part(config: Any, resume: str | Path | None) -> RunDir:
 
     Only the first one reports to trackers.
     """
+    level = log.level
     log.setLevel(logging.ERROR)
+    try:
+        return _work_along(config, resume)
+    finally:
+        log.setLevel(level)
+
+
+def _work_along(config: Any, resume: str | Path | None) -> RunDir:
     config = as_config(RunConfig, config) if resume is None else RunDir.open(resume, finished=False).config
     run = Path(config.output.dir if resume is None else resume)
     with tempfile.TemporaryDirectory() as scratch, lost_process_told(run):

@@ -1,6 +1,7 @@
 """The run folder: its exact files, what they hold, and that a run never overwrites another."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -411,4 +412,5 @@ def test_another_process_names_the_folder_that_stays(
     monkeypatch.setattr(run, "_run", stopped)
     with pytest.raises(Stopped, match=f"--resume {tmp_path / 'run'}$") as found:
         run._take_part(options, None)
+    assert logging.getLogger("weitiao").level == logging.NOTSET  # as it was
     assert found.value.exit_code == 143
