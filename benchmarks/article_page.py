@@ -148,8 +148,8 @@ def trainers_rate(results: Path, found: Evidence) -> Text:
     if not steps:
         return OPEN
     return text(
-        "Without a rate Trainer takes 5e-5, however few the steps. weitiao takes up to twice that in fewer than 800 steps. With {rows} rows ({steps} steps) it is ahead by {lead}.",
-        "不设学习率，Trainer 总是用 5e-5，不管步数多少。weitiao 在不足 800 步时加大，最多加倍：{rows} 行（{steps} 步）时领先 {lead}。",
+        "Without a rate Trainer takes 5e-5, however few the steps. weitiao takes up to twice that in few steps. With {rows} rows ({steps} steps) it is ahead by {lead}.",
+        "不设学习率，Trainer 总是用 5e-5，不管步数多少。weitiao 在步数少时加大，最多加倍：{rows} 行（{steps} 步）时领先 {lead}。",
         rows=SMALL, steps=span(steps, "d"), lead=pooled_text(found.pooled(SMALL, TRAINERS)),
     )  # fmt: skip
 

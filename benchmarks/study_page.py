@@ -76,9 +76,9 @@ RATES = Text(
     "每个种子的最好学习率由其他种子选出。这样，碰巧的好成绩不会算作提高，代价也可能小于零。测试行没有换。“边缘”：最好的就是试过的最大或最小的学习率。",
 )
 SHORT = Text(
-    "Few steps take more than the default of a long run: twice the rate up to 200 steps, then sqrt(800 / steps) times, and the rate "
-    "itself from 800 on. This table has the same rows, batches and heads with both rates:",
-    "步数少时，默认学习率比长训练的大：200 步以内加倍，之后乘以 √(800 / 步数)，800 步起不再加大。下表中两种学习率的行、批次和分类头都相同：",
+    "Few steps take more than the default of a long run: twice the rate up to 200 steps. From there the rate falls to that of a long run, "
+    "which full reaches at 800 steps and LoRA at 400. This table has the same rows, batches and heads with both rates:",
+    "步数少时，默认学习率比长训练的大：200 步以内加倍，之后逐渐回落，全量到 800 步、LoRA 到 400 步时与长训练相同。下表中两种学习率的行、批次和分类头都相同：",
 )
 BEST = Text(
     "Full against LoRA, each at the best of its tried rates. It is chosen on the same seeds and rows, so both are a little too "
@@ -138,8 +138,8 @@ def about(results: Path, i: int) -> str:
         ),
         Text(
             "**First comparisons**: [study-reviews.md](study-reviews.md) has the comparisons of the reviews that came first. "
-            "Their time is in seconds.",
-            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文），它们的时间用秒计。",
+            "Their time is in seconds. They ran at the rates of long runs, 5e-5 and 5e-4.",
+            "**最早的对比**：评论上最早的几次对比见[评论上的对比](study-reviews.md)（英文），它们的时间用秒计，学习率都是长训练的 5e-5 和 5e-4。",
         ),
         text(
             "**Files from outside**: {of_en} need files that are not part of this project. `--data FOLDER` names their folder. "

@@ -40,7 +40,7 @@ def test_few_steps_raise_the_default_rate_of_what_trains_whole_layers() -> None:
                           for kind in ("full", "lora", "bitfit"))  # fmt: skip
     rates = [default_rate(full, steps) for steps in (1, 57, 200, 515, 800, 100_000)]
     assert rates == [1e-4, 1e-4, 1e-4, 6.2e-5, 5e-5, 5e-5]
-    assert [default_rate(lora, steps) for steps in (57, 450, 5000)] == [1e-3, 6.7e-4, 5e-4]
+    assert [default_rate(lora, steps) for steps in (57, 200, 300, 400, 5000)] == [1e-3, 1e-3, 6.7e-4, 5e-4, 5e-4]
     larger = (
         {"r": 64, "lora_alpha": 128},
         {"use_rslora": True},

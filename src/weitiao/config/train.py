@@ -20,7 +20,7 @@ class TrainConfig(Section):
         None,
         gt=0,
         description="Peak learning rate; without it the method's default (`weitiao methods`): full 5e-5, lora 5e-4, "
-        "and up to twice that in fewer than 800 steps.",
+        "and up to twice that in few steps.",
     )
     num_train_epochs: int = Field(3, ge=1, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")

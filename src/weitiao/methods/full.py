@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 refuse = defaults.refuse
 refuse_steps = defaults.refuse_steps
 rate_factor = defaults.rate_factor
+ONCE_FROM = 800  # steps that take that rate; fewer take more
 LEARNING_RATE = 5e-5  # the usual upper end for BERT-like encoders (Devlin et al. 2019, appendix A.3)
 PARTIAL_LEARNING_RATE = 1e-3  # the upper end that BitFit searched (Ben Zaken et al. 2021, arXiv 2106.10199)
 
@@ -30,7 +31,7 @@ def learning_rate(config: FullConfig) -> float:
 def steps_factor(config: FullConfig, total_steps: int) -> float:
     """Whole layers learn too little in few steps. Biases, norms, a head, GaLore and LISA have not been measured."""
     measured = _trains_layers(config) and config.lisa_layers is None and config.galore_rank is None
-    return defaults.few_steps_factor(total_steps) if measured else 1.0
+    return defaults.few_steps_factor(total_steps, ONCE_FROM) if measured else 1.0
 
 
 def _trains_layers(config: FullConfig) -> bool:
