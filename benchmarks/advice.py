@@ -1,4 +1,4 @@
-"""The article's eight conditions, each in a real case: python benchmarks/advice.py [--render]
+"""The article's conditions, each in a real case: python benchmarks/advice.py [--render]
 
 Runs `weitiao advise` as a user would, keeps its answers in results/advice.json and shows them in docs/advise.md.
 """
@@ -27,7 +27,6 @@ CASES: dict[str, list[str]] = {
     "quick_iteration": [*REVIEWS, *ROWS, "--goal", "iteration"],
     "many_tasks": [*REVIEWS, *ROWS, "--tasks", "5"],
     "shared_base": [*REVIEWS, *ROWS, "--shared-base"],
-    "little_data": [*REVIEWS, "data.train_size=300", "output.dir=runs/lora"],
 }
 
 

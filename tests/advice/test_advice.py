@@ -1,4 +1,4 @@
-"""Advice: the article's eight conditions, what would flip an answer, and the command on real files."""
+"""Advice: the article's conditions, what would flip an answer, and the command on real files."""
 
 import json
 import shlex
@@ -33,7 +33,7 @@ PLAIN = Facts(
     train_rows=5000,
     num_classes=None,
 )
-# The article's eight conditions: what makes each true, the rule that must hold, and the method it speaks for.
+# The article's conditions (little data is none: docs/advise.md): what makes each true, the rule that must hold, and the method it speaks for.
 CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "enough compute": ({}, "enough_compute", "full"),
     "task far from pre-training": ({"probe": 0.6, "majority": 0.5}, "far_task", "full"),
@@ -42,12 +42,11 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "quick iteration": ({"goal": "iteration"}, "quick_iteration", "lora"),
     "many tasks": ({"tasks": 5}, "many_tasks", "lora"),
     "shared base": ({"shared_base": True}, "shared_base", "lora"),
-    "little data": ({"train_rows": 300, "num_classes": 2}, "little_data", "lora"),
 }
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_the_eight_conditions(name: str) -> None:
+def test_the_conditions(name: str) -> None:
     changes, rule, method = CONDITIONS[name]
     facts = replace(PLAIN, **changes)
     decision = decide(facts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from weitiao.advice.facts import Compared, Facts
-from weitiao.advice.rules import FEW_ROWS, MANY_UNKNOWN, NEAR_SKILL, RULES, Method, Rule
+from weitiao.advice.rules import MANY_UNKNOWN, NEAR_SKILL, RULES, Method, Rule
 from weitiao.planning.display import size
 from weitiao.planning.machine import TIGHT
 
@@ -87,14 +87,6 @@ def _changes(f: Facts) -> Iterator[tuple[str, str, Facts]]:
             f"more than {MANY_UNKNOWN:.0%} of unknown tokens",
             f"未知词元超过 {MANY_UNKNOWN:.0%}",
             replace(f, unknown_share=MANY_UNKNOWN + 1e-6),
-        )
-    if f.train_rows < FEW_ROWS:
-        yield f"{FEW_ROWS:,} training rows", f"训练数据达到 {FEW_ROWS:,} 条", replace(f, train_rows=FEW_ROWS)
-    else:
-        yield (
-            f"fewer than {FEW_ROWS:,} training rows",
-            f"训练数据少于 {FEW_ROWS:,} 条",
-            replace(f, train_rows=FEW_ROWS - 1),
         )
     if f.goal != "quality":
         yield "quality above all (--goal quality)", "追求最佳质量（--goal quality）", replace(f, goal="quality")

@@ -15,7 +15,6 @@ from weitiao.planning.machine import TIGHT
 Method = Literal["full", "lora"]
 NEAR_SKILL = 0.5
 MANY_UNKNOWN = 0.02
-FEW_ROWS = 1000
 SLOWER = 1.05  # below this ratio two durations are called equal
 
 
@@ -154,13 +153,6 @@ RULES: tuple[Rule, ...] = (
         source="the article; Hu et al. 2021, arXiv 2106.09685",
         holds=lambda f: f.shared_base,
         reason=lambda f: ("the base must stay as it is for others, and full fine-tuning changes all of it", "基座要与其他任务共用，而全量微调会改动整个基座"),
-    ),
-    Rule(
-        name="little_data", condition=("little data", "数据较少"), speaks_for="lora", weight=1,
-        facts=("train_rows",),
-        source="the article (full wants plenty of data); Zhang et al. 2021, arXiv 2006.05987: unstable at 1,000 rows",
-        holds=lambda f: f.train_rows < FEW_ROWS,
-        reason=lambda f: (f"there are {f.train_rows:,} training rows", f"只有 {f.train_rows:,} 条训练数据"),
     ),
     Rule(
         name="near_task", condition=("the task is near to pre-training", "下游任务接近预训练"), speaks_for="lora", weight=1,
