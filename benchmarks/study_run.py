@@ -20,6 +20,7 @@ from study_cells import DATA, RATES, Cell, arm_of, compare_config, run_config
 from weitiao.comparison.predictions import by_id, read_rows
 from weitiao.config.loading import dump
 from weitiao.methods import default_rate
+from weitiao.methods.method import RunLength
 from weitiao.rundir.files import to_json, write_atomic
 from weitiao.rundir.folder import RunDir
 from weitiao.tasks import TASKS
@@ -77,7 +78,10 @@ def missing(cells: Iterable[Cell], folder: Path = STORED) -> list[Cell]:
         arm = arm_of(cell.arm)
         names = (cell.arm, RATES[cell.arm][0]) if cell.arm in RATES else (cell.arm,)
         found = [have[place][name, cell.seed] for name in names if (name, cell.seed) in have[place]]
-        if all(c["learning_rate"] != (arm.learning_rate or default_rate(arm.method, c["steps"])) for c in found):
+        epochs = compare_config(DATA[cell.data], cell.rows, None).train.num_train_epochs
+        length = [RunLength(c["steps"], cell.rows * epochs / c["steps"]) for c in found]
+        rates = [arm.learning_rate or default_rate(arm.method, one) for one in length]
+        if all(c["learning_rate"] != rate for c, rate in zip(found, rates, strict=True)):
             left.append(cell)
     return left
 

@@ -23,6 +23,7 @@ from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import load
 from weitiao.config.run import RunConfig
 from weitiao.errors import ConfigError, RunError
+from weitiao.methods.method import SHORTEST, RunLength
 
 GB = 10**9
 # Compute suffices, and nothing is known of the task.
@@ -220,7 +221,11 @@ def test_a_rate_stays_with_its_method() -> None:
         "train": {"learning_rate": 2e-3, "num_train_epochs": 2}, "output": {"dir": "o"},
     })  # fmt: skip
     asked = asked_of(config)
-    assert (asked.rate("lora", 57), asked.rate("full", 57), asked.rate("full", 900)) == (2e-3, 1e-4, 5e-5)
+    assert (asked.rate("lora", SHORTEST), asked.rate("full", SHORTEST), asked.rate("full", RunLength(900, 16))) == (
+        2e-3,
+        1e-4,
+        5e-5,
+    )
     assert {name: run.train.learning_rate for name, run in asked.runs().items()} == {"full": None, "lora": 2e-3}
     likely = next_command(decide(replace(PLAIN, goal="quality", probe=0.6, majority=0.5)), asked)
     assert "method.type=full" in likely

@@ -18,6 +18,7 @@ from weitiao.data.chat import Chat
 from weitiao.errors import ConfigError
 from weitiao.methods import METHODS, default_rate
 from weitiao.methods.family import FAMILY, methods
+from weitiao.methods.method import SHORTEST, RunLength
 from weitiao.methods.shapes import on_shapes
 from weitiao.rundir.files import read_jsonl
 
@@ -38,18 +39,24 @@ def test_the_words_make_the_method(member: Any) -> None:
 def test_few_steps_raise_the_default_rate_of_what_trains_whole_layers() -> None:
     full, lora, bitfit = (load(RunConfig, None, ["model=m", "data.train=d", "output.dir=o", f"method.type={kind}"]).method
                           for kind in ("full", "lora", "bitfit"))  # fmt: skip
-    rates = [default_rate(full, steps) for steps in (1, 57, 200, 515, 800, 100_000)]
+    rates = [default_rate(full, RunLength(steps, 16)) for steps in (1, 57, 200, 515, 800, 100_000)]
     assert rates == [1e-4, 1e-4, 1e-4, 6.2e-5, 5e-5, 5e-5]
-    assert [default_rate(lora, steps) for steps in (57, 200, 300, 400, 5000)] == [1e-3, 1e-3, 6.7e-4, 5e-4, 5e-4]
+    rates = [default_rate(lora, RunLength(steps, 16)) for steps in (57, 200, 300, 400, 5000)]
+    assert rates == [1e-3, 1e-3, 6.7e-4, 5e-4, 5e-4]
+    assert default_rate(lora, RunLength(57, 3)) == default_rate(lora, RunLength(57, 0)) == 5e-4  # of few rows: noise
     larger = (
         {"r": 64, "lora_alpha": 128},
         {"use_rslora": True},
         {"loraplus_lr_ratio": 16},
         {"init_lora_weights": "pissa"},
     )
-    assert [default_rate(LoraConfig(**options), 57) for options in larger] == [5e-4] * 4  # their edge is nearer
-    assert default_rate(LoraConfig(r=4, lora_alpha=8), 57) == default_rate(LoraConfig(use_dora=True), 57) == 1e-3
-    assert default_rate(bitfit, 57) == default_rate(bitfit)
+    assert [default_rate(LoraConfig(**options), SHORTEST) for options in larger] == [5e-4] * 4  # their edge is nearer
+    assert (
+        default_rate(LoraConfig(r=4, lora_alpha=8), SHORTEST)
+        == default_rate(LoraConfig(use_dora=True), SHORTEST)
+        == 1e-3
+    )
+    assert default_rate(bitfit, SHORTEST) == default_rate(bitfit)
     assert default_rate(full) == 5e-5  # of a long run
 
 

@@ -13,8 +13,9 @@ from weitiao.advice.next_command import next_command
 from weitiao.advice.rules import RULES, Rule
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.run import RunConfig
+from weitiao.methods.method import RunLength
 from weitiao.planning.plan import plan_arms
-from weitiao.planning.rows import batches_of, read_inputs, scheduled_steps
+from weitiao.planning.rows import batches_of, read_inputs, scheduled_length
 from weitiao.planning.schema import Plan
 from weitiao.pretrained.load import load_model, load_tokenizer
 from weitiao.training.inputs import Inputs
@@ -71,7 +72,7 @@ def advise(
         "model": asked.case.model,
         "data": asked.case.data.train,
         "device": planned["device"]["name"],
-        **_answer(facts, decision, asked, scheduled_steps(arms["full"], inputs)),
+        **_answer(facts, decision, asked, scheduled_length(arms["full"], inputs)),
         "next": next_command(decision, asked),
         "rules": [_rule(rule, facts) for rule in RULES],
         "facts": asdict(facts),
@@ -128,13 +129,13 @@ def _rule(rule: Rule, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _answer(facts: Facts, decision: Decision, asked: Asked, total_steps: int) -> dict[str, Any]:
+def _answer(facts: Facts, decision: Decision, asked: Asked, length: RunLength) -> dict[str, Any]:
     method = decision.method
     reasons = []
     for rule in sorted(decision.rules, key=lambda rule: (rule.speaks_for != method, -rule.weight)):
         english, chinese = rule.reason(facts)
         reasons.append({"rule": rule.name, "speaks_for": rule.speaks_for, "weight": rule.weight, "english": english, "chinese": chinese})  # fmt: skip
-    settings = {} if method is None else {**asked.methods[method], "learning_rate": asked.rate(method, total_steps)}
+    settings = {} if method is None else {**asked.methods[method], "learning_rate": asked.rate(method, length)}
     return {
         "method": method,
         "sure": decision.sure,

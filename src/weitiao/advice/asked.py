@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from weitiao.config.run import RunConfig
 from weitiao.config.train import TrainConfig
 from weitiao.errors import ConfigError
 from weitiao.methods import default_rate
+from weitiao.methods.method import RunLength
 from weitiao.rundir.folder import RunDir
 
 log = logging.getLogger("weitiao")
@@ -37,10 +39,10 @@ class Asked:
     methods: dict[Method, dict[str, Any]]
     rates: Mapping[Method, float] = field(default_factory=dict)
 
-    def rate(self, method: Method, total_steps: int) -> float:
-        """The rate that the method trains with in a run of so many steps."""
+    def rate(self, method: Method, length: RunLength) -> float:
+        """The rate that the method trains with in a run of this length."""
         options = FullConfig if method == "full" else LoraConfig
-        return self.rates.get(method) or default_rate(options.model_validate(self.methods[method]), total_steps)
+        return self.rates.get(method) or default_rate(options.model_validate(self.methods[method]), length)
 
     def train(self, method: Method) -> TrainConfig:
         """The training options of the method's run: those of a comparison's cell, with its budget."""
@@ -137,7 +139,7 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
         said = Compared(kept, pair["decision"]["because"], pair["metric"], difference, found["num_pairs"])
         methods = {name: _given(_section(both[name]["method"])) for name in asked.methods}
         rates = {name: both[name]["learning_rate"] for name in methods}
-        changed = {n: r for n, r in rates.items() if both[n]["name"] not in by_default and r != _default(both[n])}
+        changed = {n: r for n, r in rates.items() if both[n]["name"] not in by_default and r not in _defaults(both[n])}
         return Asked(case, methods, changed), said
     raise ConfigError(
         f"The comparison in {folder} holds no pair of full and LoRA.\nExpected both among its arms: {', '.join(arms)}.\n"
@@ -145,9 +147,10 @@ def compared(asked: Asked, folder: Path) -> tuple[Asked, Compared]:
     )
 
 
-def _default(arm: dict[str, Any]) -> float:
-    """The default rate of an arm's runs; without a finished one that of long runs."""
-    return default_rate(_section(arm["method"]), round(arm["steps"]) if arm["steps"] else None)
+def _defaults(arm: dict[str, Any]) -> set[float]:
+    """The default rates that an arm's runs may have had, of a long run and of one with so many steps."""
+    method, steps = _section(arm["method"]), arm["steps"]
+    return {default_rate(method), *([default_rate(method, RunLength(round(steps), math.inf))] if steps else [])}
 
 
 def _section(method: dict[str, Any]) -> FullConfig | LoraConfig:

@@ -11,6 +11,7 @@ from weitiao.comparison.schema import Executor, Tongues, Unfair
 from weitiao.config.comparison import Arm
 from weitiao.config.method import FullConfig, LoraConfig
 from weitiao.methods import default_rate
+from weitiao.methods.method import SHORTEST
 
 ALONE: Executor = {"name": "local", "cells_at_once": 1, "machines": 1}  # what a comparison is that says nothing of it
 
@@ -34,7 +35,7 @@ def unfair_rates(
     rates = {arm.name: (trained or {}).get(arm.name, arm.learning_rate) for arm in arms}
     for arm in arms:
         rate, own, default = arm.learning_rate, arm.method.type, default_rate(arm.method)
-        if arm.name in searched or rate in (None, default, default_rate(arm.method, 1)):
+        if arm.name in searched or rate in (None, default, default_rate(arm.method, SHORTEST)):
             continue
         others = (FullConfig(), LoraConfig())
         defaults = [other.type for other in others if other.type != own and default_rate(other) == rate]

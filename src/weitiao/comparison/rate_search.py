@@ -14,7 +14,7 @@ from weitiao.config.data import READ_ONCE, DataConfig
 from weitiao.data.side import Side
 from weitiao.errors import RunError
 from weitiao.methods import default_rate
-from weitiao.planning.rows import read_inputs, scheduled_steps
+from weitiao.planning.rows import read_inputs, scheduled_length
 from weitiao.rundir.files import write_jsonl
 from weitiao.tasks import TASKS
 
@@ -38,11 +38,11 @@ def search_cells(config: CompareConfig, train: Side, folder: Path) -> list[Cell]
     )
     seed = config.compare.seeds[0]
     first = config.cell_config(config.compare.methods[0], seed, "-").model_copy(update={"data": data})
-    steps = scheduled_steps(first, read_inputs(first))
+    length = scheduled_length(first, read_inputs(first))
     cells = []
     for k in range(config.compare.lr_search):
         for arm in config.compare.methods:
-            center = arm.learning_rate or default_rate(arm.method, steps)
+            center = arm.learning_rate or default_rate(arm.method, length)
             rate = grid(center, config.compare.lr_search)[k]
             tried = arm.model_copy(update={"learning_rate": rate})
             name = f"{arm.name}-rate{rate:g}"

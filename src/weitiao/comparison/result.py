@@ -16,7 +16,7 @@ from weitiao.errors import RunError
 from weitiao.methods import default_rate
 from weitiao.rundir.files import to_plain
 from weitiao.tasks import TASKS
-from weitiao.training.checkpoint import total_steps_of
+from weitiao.training.checkpoint import length_of
 
 
 def comparison(
@@ -133,7 +133,7 @@ def _trained_rates(config: CompareConfig, cells: Sequence[Cell], search: Search 
 
 def _has_its_default(cell: Cell) -> bool:
     """Whether the run has trained at what this version takes for so many steps."""
-    return float(cell.run.summary["learning_rate"]) == default_rate(cell.arm.method, total_steps_of(cell.run))
+    return float(cell.run.summary["learning_rate"]) == default_rate(cell.arm.method, length_of(cell.run))
 
 
 def _one_split(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from weitiao.config.method_names import METHOD_SECTIONS
 from weitiao.config.method_section import MethodSection
 from weitiao.methods import adalora, full, ia3, lora, prefix, prompt, vera
-from weitiao.methods.method import Method
+from weitiao.methods.method import Method, RunLength
 
 METHODS: dict[str, Method] = {
     "full": full,
@@ -28,16 +28,16 @@ def register(section: type[MethodSection], method: Method) -> None:
     METHODS[kind] = method
 
 
-def default_rate(method: Any, total_steps: int | None = None) -> float:
+def default_rate(method: Any, length: RunLength | None = None) -> float:
     """The peak learning rate of a method's configuration where none is given.
 
     Args:
-        total_steps: optimizer steps of the run; without them the rate is that of a long one.
+        length: of the run; without it the rate is that of a long one.
     """
     chosen = METHODS[method.type]
     rate = chosen.learning_rate(method)
     # Two digits: seeds whose batches fall a little differently train at one rate.
-    return rate if total_steps is None else float(f"{rate * chosen.steps_factor(method, total_steps):.2g}")
+    return rate if length is None else float(f"{rate * chosen.short_run_factor(method, length):.2g}")
 
 
 def rate_factor(method: Any, name: str) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # As for most methods:
 refuse = defaults.refuse
 refuse_shapes = defaults.refuse_shapes
-steps_factor = defaults.steps_factor
+short_run_factor = defaults.short_run_factor
 rate_factor = defaults.rate_factor
 projection = defaults.projection
 LEARNING_RATE = 5e-4  # inside the paper's 2e-4 to 2e-3 on GLUE, and LoRA's own

@@ -24,7 +24,7 @@ def rate_factor(config: Any, name: str) -> float:
     return 1.0
 
 
-def steps_factor(config: Any, total_steps: int) -> float:
+def short_run_factor(config: Any, length: Any) -> float:
     """One default rate, however short the run."""
     return 1.0
 
@@ -32,14 +32,14 @@ def steps_factor(config: Any, total_steps: int) -> float:
 TWICE_UP_TO = 200  # steps
 
 
-def few_steps_factor(total_steps: int, once_from: int) -> float:
+def few_steps_factor(steps: int, once_from: int) -> float:
     """2 up to 200 steps, 1 from ``once_from`` on, and between them a power of the steps.
 
     Adam moves a weight by about rate x steps. In 57 steps at the rates of long runs an encoder may not leave the larger
     class; twice the rates lose runs of 500 to 700 steps. Source: measured, docs/study.md and docs/LOG.md.
     """
     power = 1 / math.log2(once_from / TWICE_UP_TO)
-    return min(2.0, max(1.0, math.pow(once_from / max(1, total_steps), power)))
+    return min(2.0, max(1.0, math.pow(once_from / max(1, steps), power)))
 
 
 def hooks_option(config: Any) -> str | None:

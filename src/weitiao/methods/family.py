@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from weitiao.config.method_names import ALIASES, MethodConfig
 from weitiao.methods import default_rate
+from weitiao.methods.method import SHORTEST
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Member:
 
     @property
     def short_run_learning_rate(self) -> float:
-        """The default of a run of up to 200 steps."""
-        return default_rate(self.config, 1)
+        """The default of a run of up to 200 steps of 8 rows and more."""
+        return default_rate(self.config, SHORTEST)
 
 
 FAMILY: tuple[Member, ...] = (

@@ -9,6 +9,7 @@ from weitiao.errors import ConfigError
 from weitiao.kernels.frozen_layers import frozen_names, layers
 from weitiao.methods import defaults, galore
 from weitiao.methods.lisa import STEPS, Lisa, refuse_more
+from weitiao.methods.method import RunLength
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +29,10 @@ def learning_rate(config: FullConfig) -> float:
     return LEARNING_RATE if _trains_layers(config) else PARTIAL_LEARNING_RATE
 
 
-def steps_factor(config: FullConfig, total_steps: int) -> float:
+def short_run_factor(config: FullConfig, length: RunLength) -> float:
     """Whole layers learn too little in few steps. Biases, norms, a head, GaLore and LISA have not been measured."""
     measured = _trains_layers(config) and config.lisa_layers is None and config.galore_rank is None
-    return defaults.few_steps_factor(total_steps, ONCE_FROM) if measured else 1.0
+    return defaults.few_steps_factor(length.steps, ONCE_FROM) if measured else 1.0
 
 
 def _trains_layers(config: FullConfig) -> bool:

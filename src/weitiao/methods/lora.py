@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from weitiao.config.method import LoraConfig
 from weitiao.methods import defaults
+from weitiao.methods.method import RunLength
 from weitiao.methods.modules import pattern, target_modules, task_type, upper_layers, whole_modules, wrap
 from weitiao.methods.parent import find, take_over
 from weitiao.pretrained.load import head_options
@@ -24,7 +25,8 @@ refuse_shapes = defaults.refuse_shapes
 hooks_option = defaults.hooks_option
 step_hooks = defaults.step_hooks
 projection = defaults.projection
-ONCE_FROM = 400  # steps that take that rate: 6.2e-4 in 515 steps lost a run of six (docs/LOG.md)
+ONCE_FROM = 400  # steps that take that rate; fewer take more,
+LEAST_ROWS = 8  # where each has so many rows: 1e-3 lost one run of three in 189 steps of 3 rows (docs/LOG.md)
 LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
 
 
@@ -33,15 +35,17 @@ def learning_rate(config: LoraConfig) -> float:
     return LEARNING_RATE
 
 
-def steps_factor(config: LoraConfig, total_steps: int) -> float:
+def short_run_factor(config: LoraConfig, length: RunLength) -> float:
     """As in full fine-tuning, for a new adapter whose updates are no larger than those of r=16, lora_alpha=32.
 
-    At the same rate an update grows with scale x sqrt(r) (rsLoRA, arXiv 2312.03732), and with LoRA+ faster.
+    At the same rate an update grows with scale x sqrt(r) (rsLoRA, arXiv 2312.03732), and with LoRA+ faster. Of few rows a
+    step's gradient is mostly noise, and Adam's rate falls with the root of the rows (Malladi et al. 2022, arXiv 2205.10287).
     """
     size = config.lora_alpha if config.use_rslora else config.lora_alpha / math.sqrt(config.r)
     new = config.init_from is None and config.init_lora_weights is True
     usual = size <= 32 / math.sqrt(16) and not config.loraplus_lr_ratio
-    return defaults.few_steps_factor(total_steps, ONCE_FROM) if new and usual else 1.0
+    enough = length.rows_per_step >= LEAST_ROWS
+    return defaults.few_steps_factor(length.steps, ONCE_FROM) if new and usual and enough else 1.0
 
 
 def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:

@@ -4,9 +4,10 @@ A method is a module: functions, no state. It decides which parameters exist, wh
 What is the same for most methods is in defaults.py, from where a method takes what it does not say itself.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from weitiao.methods.galore import GaLore
 from weitiao.methods.step_hooks import StepHooks
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 Tensors = dict[str, "torch.Tensor"]
 
 
+class RunLength(NamedTuple):
+    """How long a run is, for its default learning rate."""
+
+    steps: int  # optimizer steps
+    rows_per_step: float  # the mean; 0 where it is not known
+
+
+SHORTEST = RunLength(1, math.inf)  # for which every default is the largest
+
+
 class Method(Protocol):
     """One method. ``config`` is its own section of config/method.py."""
 
@@ -26,8 +37,8 @@ class Method(Protocol):
     def learning_rate(self, config: Any) -> float:
         """The default peak learning rate of a long run."""
 
-    def steps_factor(self, config: Any, total_steps: int) -> float:
-        """What a run of so many optimizer steps multiplies the default by."""
+    def short_run_factor(self, config: Any, length: RunLength) -> float:
+        """What a run of this length multiplies the default by."""
 
     def refuse(self, config: Any, model_type: str, generates: bool) -> None:
         """Raise ConfigError where the kind of model, or what is installed, is known not to take the method."""

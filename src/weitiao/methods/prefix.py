@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # As for most methods:
 refuse_steps = defaults.refuse_steps
 refuse_shapes = defaults.refuse_shapes
-steps_factor = defaults.steps_factor
+short_run_factor = defaults.short_run_factor
 hooks_option = defaults.hooks_option
 step_hooks = defaults.step_hooks
 projection = defaults.projection

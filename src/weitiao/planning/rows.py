@@ -13,6 +13,7 @@ from weitiao.data.encode import Encoded
 from weitiao.data.prepare import prepare, prepare_evaluation
 from weitiao.data.side import Side
 from weitiao.kernels.limits import return_free_memory
+from weitiao.methods.method import RunLength
 from weitiao.pretrained.architecture import max_row_length
 from weitiao.pretrained.load import attends_our_way, load_tokenizer
 from weitiao.pretrained.resolve import Resolved, resolve
@@ -87,16 +88,17 @@ def _read(config: RunConfig, here: bool) -> Inputs:
     )
 
 
-def scheduled_steps(config: RunConfig, inputs: Inputs) -> int:
-    """Optimizer steps that the run's schedule counts, on one process; under ``tokens_per_batch=auto`` about as many."""
+def scheduled_length(config: RunConfig, inputs: Inputs) -> RunLength:
+    """The length of the run by its schedule, on one process; under ``tokens_per_batch=auto`` about that."""
     options = config.train
+    plan, accumulation = batch_plan(options), options.gradient_accumulation_steps
     if config.data.streaming:
         assert options.max_steps is not None, "the configuration asks for it"
-        return options.max_steps
+        return RunLength(options.max_steps, (plan.rows_per_batch or 0) * accumulation)
     return EpochSchedule(
-        inputs.train, batch_plan(options), options.seed, options.gradient_accumulation_steps, options.num_train_epochs,
+        inputs.train, plan, options.seed, accumulation, options.num_train_epochs,
         max_steps=options.max_steps, clocked=options.max_seconds is not None,
-    ).total_steps()  # fmt: skip
+    ).length()  # fmt: skip
 
 
 def batches_of(config: RunConfig, inputs: Inputs) -> Batches:

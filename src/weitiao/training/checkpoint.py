@@ -29,6 +29,7 @@ from weitiao.catalogue.download import sha256_of
 from weitiao.config.loading import flat
 from weitiao.config.run import RunConfig
 from weitiao.errors import RunError
+from weitiao.methods.method import RunLength
 from weitiao.rundir.files import link, remove_folder, replace_folder, to_json, writing
 from weitiao.rundir.folder import RunDir
 from weitiao.training.launch import is_main
@@ -159,10 +160,10 @@ def rate_of(run: RunDir) -> float | None:
     return rates[-1] if rates else None
 
 
-def total_steps_of(run: RunDir) -> int | None:
-    """How many optimizer steps a run was to have when it began, or began again."""
-    steps = [event["total_steps"] for event in run.events() if event.get("event") == "train"]
-    return steps[-1] if steps else None
+def length_of(run: RunDir) -> RunLength | None:
+    """How long a run was to be when it began, or began again."""
+    found = [event for event in run.events() if event.get("event") == "train"]
+    return RunLength(found[-1]["total_steps"], found[-1].get("rows_per_step", 0)) if found else None
 
 
 def checkpoint_step(run: RunDir) -> int:

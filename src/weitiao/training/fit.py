@@ -102,12 +102,13 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     inputs = adapted.inputs
     learner = Learner(adapted.model, inputs.task, inputs.pad_id, world, offload=adapted.offload)
     started_with = saved["num_processes"] if saved else world.size
-    schedule: Schedule = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
+    planned = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
+    schedule: Schedule = planned
     optimizer = adapted.optimizer(config, schedule.total_steps())
     begun_with = world.share(rate_of(run)) if resuming else None
-    steps = schedule.total_steps()
-    peak = options.learning_rate or begun_with or default_rate(config.method, steps)
-    few = f" for {steps:,} steps" if peak != default_rate(config.method) else ""
+    length = planned.length()
+    peak = options.learning_rate or begun_with or default_rate(config.method, length)
+    few = f" for {length.steps:,} steps" if peak != default_rate(config.method) else ""
     default = "as it began" if begun_with else f"the default of {config.method.type}{few}"
     log.info("learning rate %g: %s", peak, "asked for" if options.learning_rate else default)
     if options.packing:
@@ -115,7 +116,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     with optimizer.room():
         schedule, reached = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)
-    events.write("train", total_steps=steps, first_step=progress.step + 1, learning_rate=peak)
+    events.write("train", total_steps=length.steps, rows_per_step=round(length.rows_per_step, 2), first_step=progress.step + 1, learning_rate=peak)  # fmt: skip
     weights = inputs.task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
     learner = Learner(
         world.wrap(adapted.model, reached), inputs.task, inputs.pad_id, world,

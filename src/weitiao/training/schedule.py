@@ -9,6 +9,7 @@ from weitiao.config.train import TrainConfig
 from weitiao.data.batch import Batch, BatchPlan, plan_epoch, steps_per_epoch
 from weitiao.data.encode import Encoded
 from weitiao.data.stream import Stream
+from weitiao.methods.method import RunLength
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class EpochSchedule:
                 return self.max_steps
         return total
 
+    def length(self) -> RunLength:
+        """What a default learning rate goes with; the rows a step are those of the first epoch."""
+        first = steps_per_epoch(len(plan_epoch(self.lengths, self.plan, self.seed, 0)), self.accumulation)
+        return RunLength(self.total_steps(), len(self.lengths) / max(1, first))
+
     def steps(self, skip: int = 0) -> Iterator[Step]:
         """The steps after the first ``skip``, in order."""
         step = 0
@@ -112,6 +118,10 @@ class StreamSchedule:
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.max_steps
+
+    def length(self) -> RunLength:
+        """What a default learning rate goes with; by padded tokens, a stream's rows a step are not known beforehand."""
+        return RunLength(self.max_steps, (self.plan.rows_per_batch or 0) * self.accumulation)
 
     def steps(self, skip: int = 0) -> Iterator[Step]:
         """The steps after the first ``skip``, in order."""
