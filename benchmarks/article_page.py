@@ -143,13 +143,13 @@ def articles_arm(found: Evidence) -> Text:
 
 
 def trainers_rate(results: Path, found: Evidence) -> Text:
-    """What Trainer's default rate costs full fine-tuning on few rows."""
+    """Full fine-tuning at weitiao's default against Trainer's, on few rows."""
     steps = [c["steps"] for stored in stored_files(results) if stored["rows"] == SMALL for c in stored["cells"] if c["arm"] == TRAINERS]  # fmt: skip
     if not steps:
         return OPEN
     return text(
-        "Without a rate Trainer takes 5e-5, however few the steps. weitiao takes up to twice that in few steps. With {rows} rows ({steps} steps) it is ahead by {lead}.",
-        "不设学习率，Trainer 总是用 5e-5，不管步数多少。weitiao 在步数少时加大，最多加倍：{rows} 行（{steps} 步）时领先 {lead}。",
+        "Without a rate Trainer takes 5e-5, however few the steps. weitiao takes up to twice that in few steps. With {rows} rows ({steps} steps) its lead is {lead}.",
+        "不设学习率，Trainer 总是用 5e-5，不管步数多少。weitiao 在步数少时加大，最多加倍：{rows} 行（{steps} 步）时的领先为 {lead}。",
         rows=SMALL, steps=span(steps, "d"), lead=pooled_text(found.pooled(SMALL, TRAINERS)),
     )  # fmt: skip
 

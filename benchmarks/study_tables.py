@@ -182,7 +182,7 @@ def short_runs_table(found: Sequence[Pair], i: int) -> str:
         means = [level_text(pair, mean) for mean in reversed(pair.means)]
         rows.append([pair.data, f"{pair.rows:,}", method, pair.metric, str(len(pair.seeds)), long, *means, lead_text(pair, pair.lead), interval, f"{pair.p:.3f}"])  # fmt: skip
     heads = [
-        DATA_SET, ROWS, Text("method", "方法"), METRIC, PAIRS, Text("rate of a long run", "长训练的学习率"), Text("with it", "用它"),
+        DATA_SET, ROWS, Text("method", "方法"), METRIC, PAIRS, Text("rate of a long run", "长训练的学习率"), Text("with it", "用这个学习率"),
         Text("default", "默认"), Text("the default's lead", "默认值的领先"), INTERVAL, Text("p", "p"),
     ]  # fmt: skip
     return titled(heads, rows, i)

@@ -84,13 +84,14 @@ class _What:
     """What an arm trains, the rate at which it did, and whether that is a default."""
 
     run: dict[str, Any]
-    rate: float
+    rate: float | None  # None where no run has finished
     is_default: bool
 
     def is_same(self, other: "_What") -> bool:
         """Defaults may differ by as little as the steps of two seeds do."""
-        tolerance = _SAME_DEFAULT if self.is_default and other.is_default else 0
-        return self.run == other.run and math.isclose(self.rate, other.rate, rel_tol=tolerance)
+        if self.run != other.run or self.rate is None or other.rate is None:
+            return self.run == other.run and self.is_default == other.is_default
+        return math.isclose(self.rate, other.rate, rel_tol=_SAME_DEFAULT if self.is_default and other.is_default else 0)
 
 
 def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]:
@@ -107,7 +108,9 @@ def _join(paths: Sequence[Path], configs: Sequence[CompareConfig]) -> list[Cell]
         for arm in config.compare.methods:
             rates[arm.name] = trained[arm.name] if result["search"] else arm.learning_rate
             made = config.cell_config(arm.model_copy(update={"learning_rate": None}), 0, "-")
-            what = _What(made.model_dump(exclude={"data"}), trained[arm.name], rates[arm.name] is None)
+            finished = any(cell["failure"] is None for cell in stored if cell["arm"] == arm.name)
+            rate = trained[arm.name] if finished else rates[arm.name]
+            what = _What(made.model_dump(exclude={"data"}), rate, rates[arm.name] is None)
             clash = any((arm.name, cell["seed"]) in taken for cell in stored if cell["arm"] == arm.name)
             same = own_way == shared[0] and identity.setdefault(arm.name, what).is_same(what) and not clash
             names[arm.name] = arm.name if same else f"{label}.{arm.name}"

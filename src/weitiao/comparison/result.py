@@ -133,7 +133,8 @@ def _trained_rates(config: CompareConfig, cells: Sequence[Cell], search: Search 
 
 def _has_its_default(cell: Cell) -> bool:
     """Whether the run has trained at what this version takes for so many steps."""
-    return float(cell.run.summary["learning_rate"]) == default_rate(cell.arm.method, length_of(cell.run))
+    length = length_of(cell.run)
+    return length is not None and cell.run.summary["learning_rate"] == default_rate(cell.arm.method, length)
 
 
 def _one_split(cells: Sequence[Cell]) -> dict[str, Any]:

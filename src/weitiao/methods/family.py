@@ -37,7 +37,7 @@ class Member:
 
     @property
     def short_run_learning_rate(self) -> float:
-        """The default of a run of up to 200 steps of 8 rows and more."""
+        """The default of a run of up to 200 steps, of 15 rows and more."""
         return default_rate(self.config, SHORTEST)
 
 

@@ -26,7 +26,7 @@ hooks_option = defaults.hooks_option
 step_hooks = defaults.step_hooks
 projection = defaults.projection
 ONCE_FROM = 400  # steps that take that rate; fewer take more,
-LEAST_ROWS = 8  # where each has so many rows: 1e-3 lost one run of three in 189 steps of 3 rows (docs/LOG.md)
+TWICE_FROM_ROWS = 15  # a step: of fewer rows less. 1e-3 lost one run of three in 189 steps of 3 rows (docs/LOG.md)
 LEARNING_RATE = 5e-4  # about ten times the rate of full fine-tuning ("LoRA Without Regret", thinkingmachines.ai 2025)
 
 
@@ -44,8 +44,8 @@ def short_run_factor(config: LoraConfig, length: RunLength) -> float:
     size = config.lora_alpha if config.use_rslora else config.lora_alpha / math.sqrt(config.r)
     new = config.init_from is None and config.init_lora_weights is True
     usual = size <= 32 / math.sqrt(16) and not config.loraplus_lr_ratio
-    enough = length.rows_per_step >= LEAST_ROWS
-    return defaults.few_steps_factor(length.steps, ONCE_FROM) if new and usual and enough else 1.0
+    by_rows = max(1.0, 2 * math.sqrt(length.rows_per_step / TWICE_FROM_ROWS))
+    return min(defaults.few_steps_factor(length.steps, ONCE_FROM), by_rows) if new and usual else 1.0
 
 
 def refuse(config: LoraConfig, model_type: str, generates: bool) -> None:

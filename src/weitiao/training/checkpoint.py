@@ -161,9 +161,9 @@ def rate_of(run: RunDir) -> float | None:
 
 
 def length_of(run: RunDir) -> RunLength | None:
-    """How long a run was to be when it began, or began again."""
-    found = [event for event in run.events() if event.get("event") == "train"]
-    return RunLength(found[-1]["total_steps"], found[-1].get("rows_per_step", 0)) if found else None
+    """How long a run was to be when it began; None of a version whose default rates did not go with it."""
+    began = next((event for event in run.events() if event.get("event") == "train"), {})
+    return RunLength(began["total_steps"], began["rows_per_step"]) if "rows_per_step" in began else None
 
 
 def checkpoint_step(run: RunDir) -> int:

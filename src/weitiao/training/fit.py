@@ -116,7 +116,7 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     with optimizer.room():
         schedule, reached = try_longest_batch(learner, schedule, options.auto_batch and world.size == 1)
     progress, rates = _progress(config, run, inputs, schedule, optimizer, world=world, peak=peak, resuming=resuming)
-    events.write("train", total_steps=length.steps, rows_per_step=round(length.rows_per_step, 2), first_step=progress.step + 1, learning_rate=peak)  # fmt: skip
+    events.write("train", total_steps=length.steps, rows_per_step=length.rows_per_step, first_step=progress.step + 1, learning_rate=peak)  # fmt: skip
     weights = inputs.task.class_weights(options.class_weights, inputs.real_labels, inputs.label_names)
     learner = Learner(
         world.wrap(adapted.model, reached), inputs.task, inputs.pad_id, world,
