@@ -36,7 +36,7 @@ def test_compare(comparison_options: dict[str, Any]) -> None:
         assert arm["peak_memory_bytes"] == run.summary["peak_memory_bytes"]
         assert arm["quality"]["accuracy"]["mean"] == run.summary["metrics"]["accuracy"]
     assert full["trainable_percent"] == 100
-    assert lora["learning_rate"] == 10 * full["learning_rate"]
+    assert (full["learning_rate"], lora["learning_rate"]) == (1e-4, 7.9e-4)  # of few steps, and of 9 rows a step
     # the same rows, batches and head: the first loss, before any update, is the same
     first = [next(e for e in run.events() if e["event"] == "log")["loss"] for run in runs]
     assert first[0] == pytest.approx(first[1], abs=1e-6)

@@ -159,7 +159,7 @@ def test_rates_are_searched_on_training_rows_alone(options: dict[str, Any], tmp_
         weitiao.train(cell.config)
     result = weitiao.compare(config)
     tried = result["search"]["arms"]["lora"]["tried"]
-    assert [t["learning_rate"] for t in tried] == grid(1e-3, 3) == [3.16e-4, 1e-3, 3.16e-3]
+    assert [t["learning_rate"] for t in tried] == grid(7.9e-4, 3) == [2.5e-4, 7.9e-4, 2.5e-3]  # steps of 9 rows
     assert result["search"]["arms"]["full"]["center"] == 1e-4  # of few steps
     chosen = {name: found["chosen"] for name, found in result["search"]["arms"].items()}
     for arm in result["arms"]:
