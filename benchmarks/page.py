@@ -27,7 +27,8 @@ def comparison_part(found: dict[str, Any]) -> list[str]:
     """What was compared, and the six rows."""
     rows, arm = found["data"], found["arms"][0]
     seeds = ", ".join(map(str, found["seeds"]))
-    about = f"{rows['num_train_rows']:,} training rows, {rows['num_eval_rows']:,} held-out rows, seed {seeds}, {arm['steps']} steps, {arm['dtype']}."  # fmt: skip
+    rates = ", ".join(f"{one['name']} {one['learning_rate']:g}" for one in found["arms"])
+    about = f"{rows['num_train_rows']:,} training rows, {rows['num_eval_rows']:,} held-out rows, seed {seeds}, {arm['steps']} steps, {arm['dtype']}, learning rates: {rates}."  # fmt: skip
     return [f"{about} {machine_line(found['environment'])}", demo_table(found)]
 
 
