@@ -108,7 +108,7 @@ class ArmResult(TypedDict):
     method: dict[str, Any]
     """The options of its `method` section."""
     learning_rate: float
-    """The peak."""
+    """The peak; of an arm without a finished run its own, or its method's default for a long run."""
     num_params: int | None
     """Parameters of the model, an adapter's included."""
     num_trainable_params: int | None

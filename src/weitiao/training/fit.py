@@ -104,9 +104,9 @@ def _prepare(config: RunConfig, run: RunDir, inputs: Inputs, world: World, *, ev
     started_with = saved["num_processes"] if saved else world.size
     planned = plan_batches(options, inputs, learner, saved=saved, started_with=started_with)
     schedule: Schedule = planned
-    optimizer = adapted.optimizer(config, schedule.total_steps())
-    begun_with = world.share(rate_of(run)) if resuming else None
     length = planned.length()
+    optimizer = adapted.optimizer(config, length.steps)
+    begun_with = world.share(rate_of(run)) if resuming else None
     peak = options.learning_rate or begun_with or default_rate(config.method, length)
     few = f" for {length.steps:,} steps" if peak != default_rate(config.method) else ""
     default = "as it began" if begun_with else f"the default of {config.method.type}{few}"
