@@ -1,6 +1,7 @@
 """Comparisons of arms without a rate: the default goes with the steps, and the steps may go with the seed."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from weitiao.advice.asked import asked_of, compared
 from weitiao.comparison.merge import report
 from weitiao.config.comparison import CompareConfig
 from weitiao.config.loading import dump
+from weitiao.errors import RunError
 from weitiao.rundir.files import write_atomic
 
 SEEDS = (1, 11)  # 9.9e-5 and 9.8e-5: without group_by_length their batches fall differently
@@ -47,6 +49,26 @@ def test_the_advised_rate_is_what_trains(both: tuple[dict[str, Any], Path]) -> N
         config = differing(options, Path("o"), methods=["full", "lora"], seeds=[seed]).cell_config(*cell, "o")
         found = weitiao.advise(config, goal="quality", probe=False)
         assert (found["method"], found["settings"]["learning_rate"]) == ("full", rate)
+
+
+def test_cells_of_a_version_that_did_not_count_steps_are_not_mixed(
+    both: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Their rate may be this version's by chance."""
+    options, one = both
+    for seed in SEEDS:
+        shutil.copytree(one / "cells" / f"full-seed{seed}", tmp_path / "old" / "cells" / f"full-seed{seed}")
+        shutil.copytree(one / "cells" / f"lora-seed{seed}", tmp_path / "old" / "cells" / f"lora-seed{seed}")
+    config = differing(options, tmp_path / "old", methods=["full", "lora"], seeds=list(SEEDS))
+    write_atomic(tmp_path / "old" / "compare.yaml", dump(config))
+    events = tmp_path / "old" / "cells" / "full-seed1" / "events.jsonl"
+    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    assert [line.pop("rows_per_step") for line in lines if line["event"] == "train"]
+    events.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    with pytest.raises(
+        RunError, match=r"full-seed11 has trained at the learning rate 9.8e-05, and its arm has 9.9e-05"
+    ):
+        weitiao.compare(config)
 
 
 def test_they_are_one_arm_when_merged(both: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
@@ -85,5 +107,12 @@ def test_a_default_is_not_given_on_by_the_advice(
     result = weitiao.compare(config)
     assert [arm["learning_rate"] for arm in result["arms"]] == [5e-5, 5e-4]
     asked, _ = compared(asked_of(tmp_path / "clock"), tmp_path / "clock")
+    assert asked.rates == {}
+    config = config_of(options, tmp_path / "rows", methods=["full", "lora"])
+    finish_cells(config)
+    assert (
+        weitiao.compare(config)["arms"][1]["learning_rate"] == 7.9e-4
+    )  # of 9 rows a step: neither end of LoRA's defaults
+    asked, _ = compared(asked_of(tmp_path / "rows"), tmp_path / "rows")
     assert asked.rates == {}
     assert "learning rate 5e-05: the default of full\n" in caplog.text
