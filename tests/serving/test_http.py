@@ -113,6 +113,7 @@ def test_models_and_pages(client: Client, runs: Runs) -> None:
     _, html, _ = client.ask("/docs")
     assert "POST /classify" in html
     assert not re.search(r"(src|href)=.https?:", html)
+    assert client.ask("/predict", {"model": "reviews", "inputs": "好"})[0] == 200
     status, text, _ = client.ask("/metrics")
     assert status == 200
     assert re.search(r'weitiao_requests_total\{path="/predict",status="200"\} \d', text)
