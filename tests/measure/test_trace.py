@@ -1,8 +1,9 @@
-"""What a trace remembers between traces changes no count."""
+"""What a trace remembers between traces changes no count; what it takes each operation for; the rates beside it."""
 
+import pytest
 import torch
 
-from weitiao.measure import cost
+from weitiao.measure import cost, rates
 
 
 def _step(rows: int) -> cost.StepCost:
@@ -26,3 +27,32 @@ def test_equal_numbers_of_other_types_are_told_apart() -> None:
     x = torch.ones(2, dtype=torch.int64, device="meta")
     with cost.Trace():
         assert [(x * 1).dtype, (x * 1.0).dtype, (x * 1).dtype] == [torch.int64, torch.float32, torch.int64]
+
+
+def test_a_product_with_a_narrow_side_is_timed_by_what_it_moves() -> None:
+    with torch.device("meta"):
+        x, wide, narrow = torch.ones(512, 256), torch.ones(256, 512), torch.ones(256, 16)
+        bias, column = torch.ones(16), torch.ones(512, 16)
+    with cost.Trace() as trace:
+        x @ wide
+        torch.addmm(bias, x, narrow)
+        x.t() @ column
+        column + column  # no product, however narrow
+    found = sorted((work.kind, work.flops > 0) for work in trace.work.elements())
+    assert found == [("narrow product", True), ("narrow product", True), ("product", False), ("product", True)]
+    seconds = cost.Rates(1e12, 1e6, 1e12, 1e12, 1e12, 1e12, 0.0).work_seconds(trace.work)
+    narrow_bytes = sum(n * work.moved for work, n in trace.work.items() if work.kind == "narrow product")
+    assert narrow_bytes == 4 * (16 + 512 * 256 + 256 * 16 + 512 * 16 + 512 * 256 + 512 * 16 + 256 * 16)
+    assert narrow_bytes / 1e6 < seconds < 1.01 * narrow_bytes / 1e6
+
+
+def test_a_moment_of_other_work_slows_no_single_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first round of every work is slow; what counts is the quietest round."""
+    now, calls = [0.0], [0]
+
+    def work() -> None:
+        calls[0] += 1
+        now[0] += 1.0 if calls[0] < 5 else 0.001
+
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: now[0])
+    assert rates._seconds([work]) == [pytest.approx(0.001)]

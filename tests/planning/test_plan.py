@@ -29,7 +29,7 @@ from weitiao.planning.plan import plan_errors
 from weitiao.planning.rows import batches_of, read_inputs
 from weitiao.training.world import World
 
-RATES = Rates(1e9, 1e9, 1e9, 1e9, 2e9, 0.0)
+RATES = Rates(1e9, 1e9, 1e9, 1e9, 1e9, 2e9, 0.0)
 # More methods: tests/methods/test_methods.py.
 VARIANTS = {
     "full-top1": {"type": "full", "top_k": 1},

@@ -35,7 +35,8 @@ UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's ove
 _GROUPED = "grouped_mm"
 _MULTIPLIES = re.compile(r"mm$|mm_|matmul|einsum|lstm|\bgru|convolution|attention")
 _IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
-Kind = Literal["product", "batched product", "int8 product"]
+Kind = Literal["product", "narrow product", "batched product", "int8 product"]
+NARROW = 64  # a product with a side of at most so many has little to compute for what it moves: LoRA's, a small head's
 
 
 class Work(NamedTuple):
@@ -51,6 +52,7 @@ class Rates:
     """What a machine does in a second. Each is measured (measure/rates.py) or estimated (measure/devices.py)."""
 
     gemm_flops_per_s: float
+    narrow_gemm_bytes_per_s: float  # a product with one side of at most NARROW: what it moves decides
     batched_gemm_flops_per_s: float  # attention's small products
     elementwise_bytes_per_s: float  # on tensors of the size of an activation: mostly in cache on a CPU
     memory_bytes_per_s: float  # on tensors that no cache holds
@@ -62,11 +64,14 @@ class Rates:
         """Of the operations themselves, however many there are: the longer of computing and moving."""
         flops = {
             "product": self.gemm_flops_per_s,
+            "narrow product": self.gemm_flops_per_s,
             "batched product": self.batched_gemm_flops_per_s,
             "int8 product": self.int8_gemm_flops_per_s,
         }
+        moving = {"narrow product": self.narrow_gemm_bytes_per_s}
         return sum(
-            n * max(one.moved / self.elementwise_bytes_per_s, one.flops / flops[one.kind]) for one, n in work.items()
+            n * max(one.moved / moving.get(one.kind, self.elementwise_bytes_per_s), one.flops / flops[one.kind])
+            for one, n in work.items()
         )
 
     def overhead_seconds(self, work: Mapping[Work, int], operations: int) -> float:
@@ -217,7 +222,6 @@ def _look(func: Any, args: Any, kwargs: Any, out: Any) -> "_Operation":
     parts = out if isinstance(out, tuple) else (out,)
     tensors = [t for t in parts if t is not None]
     replayed = bool(tensors) and not mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
-    batched = bool(inputs) and inputs[0].ndim > 2
     moved = sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
     flops, uncounted = _flops(func, args, kwargs, out) if moved else (0.0, None)
     return _Operation(
@@ -226,9 +230,18 @@ def _look(func: Any, args: Any, kwargs: Any, out: Any) -> "_Operation":
         else None,
         returns_first=mutable and bool(args) and out is args[0],
         holds=bool(fresh),
-        work=Work(moved, flops, "batched product" if batched else "product") if moved else None,
+        work=Work(moved, flops, _kind(inputs, flops)) if moved else None,
         uncounted=uncounted,
     )
+
+
+def _kind(inputs: list[torch.Tensor], flops: float) -> Kind:
+    """By a product's factors, which come last: a bias or what is added to stands before them."""
+    if inputs and inputs[0].ndim > 2:
+        return "batched product"
+    factors = inputs[-2:]
+    narrow = flops and all(t.ndim == 2 for t in factors) and min(min(t.shape) for t in factors) <= NARROW
+    return "narrow product" if narrow else "product"
 
 
 def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> tuple[float, str | None]:

@@ -1,17 +1,21 @@
 """How fast this machine is at the kinds of work a step is made of, measured in a fraction of a second."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 from weitiao.kernels.limits import bound_primitive_cache
 from weitiao.measure.cost import Rates
 
-_SECONDS = 0.02  # of each measurement
+_SECONDS = 0.03  # of each measurement, in _TURNS parts
+_TURNS = 6
+_RANK = 16  # of the narrow products
 _ROUNDS = 12
-# A step finds its data colder than a repeated operation does: measured 1.13 to 1.30 times the seconds (docs/LOG.md).
-_IN_A_STEP = 1.21
+# A step finds its data colder than a repeated operation does, which counts for more where products are quick: the medians
+# over full fine-tuning and LoRA, measured 1.27 to 1.46 times the seconds in bf16 and 1.01 to 1.35 in fp32 (docs/LOG.md).
+_IN_A_STEP = {"bfloat16": 1.36, "float16": 1.36, "float32": 1.12}
 _OVERHEAD_OPERATIONS = 4  # a module call, autograd's node and the checks around it, in units of a small addition
 
 
@@ -23,35 +27,48 @@ def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8
     bound_primitive_cache()
     kind = getattr(torch, dtype)
     x, wide = torch.ones(tokens, hidden).to(kind), torch.ones(tokens, intermediate).to(kind)
-    weight = torch.ones(intermediate, hidden).to(kind)
+    weight, narrow = torch.ones(intermediate, hidden).to(kind), torch.ones(_RANK, hidden).to(kind)
     length, size = 64, min(64, hidden)
     heads = torch.ones(max(1, tokens * hidden // (length * size)), length, size).to(kind)
     large = torch.zeros(8_000_000)
     target = torch.empty_like(large)
     small = torch.zeros(8)
-    with torch.inference_mode():
-        gemm = 2 * tokens * hidden * intermediate / _seconds(lambda: x @ weight.t())
-        batched = 2 * heads.numel() * length / _seconds(lambda: torch.bmm(heads, heads.transpose(1, 2)))
-        # a slow one, a fast one and a reduction, as a layer has them
-        mix = (
-            lambda: torch.nn.functional.gelu(wide),
-            lambda: wide + wide,
-            lambda: torch.nn.functional.layer_norm(wide, wide.shape[1:]),
-        )
-        elementwise = 7 * wide.numel() * wide.element_size() / sum(_seconds(work) for work in mix)
-        memory = 2 * large.numel() * 4 / _seconds(lambda: target.copy_(large))
-        overhead = _OVERHEAD_OPERATIONS * _seconds(lambda: small.add(1))
-        int8_rate = _int8_rate(x, weight) if int8 else gemm
-    gemm, batched, elementwise, memory, int8_rate = (
-        rate / _IN_A_STEP for rate in (gemm, batched, elementwise, memory, int8_rate)
+    # An adapter's: down, up on top of what is there, the gradients of both.
+    below = x @ narrow.t()
+    adapter = (
+        lambda: x @ narrow.t(),
+        lambda: torch.addmm(x, below, narrow),
+        lambda: below.t() @ x,
+        lambda: x.t() @ below,
     )
+    # Elementwise: a slow one, a fast one and a reduction, as a layer has them.
+    mix = (
+        lambda: torch.nn.functional.gelu(wide),
+        lambda: wide + wide,
+        lambda: torch.nn.functional.layer_norm(wide, wide.shape[1:]),
+    )
+    works: list[Callable[[], Any]] = [
+        lambda: x @ weight.t(),
+        lambda: torch.bmm(heads, heads.transpose(1, 2)),
+        lambda: target.copy_(large),
+        lambda: small.add(1),
+        _int8_product(x, weight) if int8 else lambda: None,
+        *adapter,
+        *mix,
+    ]
+    with torch.inference_mode():
+        gemm, batched, memory, overhead, int8_product, *rest = _seconds(works)
+    factor = _IN_A_STEP[dtype]
+    moved = sum(t.numel() for t in (x, narrow, below)) * len(adapter) + x.numel()  # one reads and writes what is there
+    products = 2 * tokens * hidden * intermediate / factor
     return Rates(
-        gemm_flops_per_s=gemm,
-        batched_gemm_flops_per_s=batched,
-        elementwise_bytes_per_s=elementwise,
-        memory_bytes_per_s=memory,
-        int8_gemm_flops_per_s=int8_rate,
-        overhead_s=overhead * _IN_A_STEP,
+        gemm_flops_per_s=products / gemm,
+        narrow_gemm_bytes_per_s=moved * x.element_size() / sum(rest[: len(adapter)]) / factor,
+        batched_gemm_flops_per_s=2 * heads.numel() * length / batched / factor,
+        elementwise_bytes_per_s=7 * wide.numel() * wide.element_size() / sum(rest[len(adapter) :]) / factor,
+        memory_bytes_per_s=2 * large.numel() * 4 / memory / factor,
+        int8_gemm_flops_per_s=products / (int8_product if int8 else gemm),
+        overhead_s=_OVERHEAD_OPERATIONS * overhead * factor,
     )
 
 
@@ -86,21 +103,27 @@ def product_rates() -> tuple[float, float]:
     return bf16, fp32
 
 
-def _int8_rate(x: Any, weight: Any) -> float:
+def _int8_product(x: Any, weight: Any) -> Callable[[], Any]:
     """With the cost of quantising x, as the kernel pays it."""
     from weitiao.kernels.int8 import Int8Weight, largest_channels, quantise
 
     packed, channels = Int8Weight(weight), largest_channels(x)
-    return 2 * x.shape[0] * weight.numel() / _seconds(lambda: packed.product(quantise(x, channels)))  # type: ignore[no-any-return]
+    return lambda: packed.product(quantise(x, channels))
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    """The median of repeated runs, after one that does not count."""
-    work()
-    times: list[float] = []
-    until = time.perf_counter() + _SECONDS
-    while time.perf_counter() < until or len(times) < 3:
-        started = time.perf_counter()
+def _seconds(works: Sequence[Callable[[], Any]]) -> list[float]:
+    """Of each work: the median of a round, in the quietest round. Rounds go through all works, so that other work on the
+    machine for a moment slows down one round of each and not one work."""
+    least = [math.inf] * len(works)
+    for work in works:
         work()
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2]
+    for _ in range(_TURNS):
+        for i, work in enumerate(works):
+            times: list[float] = []
+            until = time.perf_counter() + _SECONDS / _TURNS
+            while time.perf_counter() < until or len(times) < 3:
+                started = time.perf_counter()
+                work()
+                times.append(time.perf_counter() - started)
+            least[i] = min(least[i], sorted(times)[len(times) // 2])
+    return least
