@@ -86,7 +86,7 @@ CHINESE = {
     "refused by name where the template lacks them": "模板不显示就拒绝，并写明是哪一项",
     "the same role twice": "同一角色连着两轮",
     "rendered": "照样套用模板",
-    "epochs changed before a resume": "继续之前改了遍数",
+    "epochs changed before a resume": "继续之前改了轮数",
     "refused by name": "拒绝，并写明是哪个选项",
     "save_total_limit=1 with the best": "save_total_limit=1，又要保留最好的",
     "last and best are kept": "最新的和最好的都保留",

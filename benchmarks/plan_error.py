@@ -2,7 +2,7 @@
 
 A cell is a model, method, batch and length: its plan, its calibrated plan and its run, each in a separate process. Finished
 cells are kept in results/plan_error.json, so the command goes on where it was stopped, and shown in docs/plan.md. --fresh
-measures all anew, --undisturbed what was measured next to other work. --calibrated plans with calibration anew, against the
+measures all anew, --undisturbed what was measured next to other work. --again plan or --again calibrated plans anew, against the
 stored runs. --render only shows.
 """
 
@@ -80,17 +80,18 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def calibrated_again(cell: dict[str, Any]) -> None:
-    """The calibrated plan of a stored cell anew, where the code of plans has changed and that of runs has not."""
+def planned_again(cell: dict[str, Any], kind: str) -> None:
+    """A plan of a stored cell anew, where the code of plans has changed and that of runs has not."""
     from weitiao.planning.plan import plan_errors
 
     settings, result = cell["settings"], cell["result"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "weitiao", "plan", *words(settings), f"output.dir={folder}/run"]
-        planned = last_json([*command, "--methods", settings["method"], "--json", "--calibrate"])
-    result["calibrated"] = plan_errors(planned, result["measured"], result["measured"]["artifact_bytes"])
-    result["predicted"]["calibrated"] = planned["methods"][0]
-    cell["calibrated_code"] = code_version()
+        command += ["--methods", settings["method"], "--json", *(["--calibrate"] if kind == "calibrated" else [])]
+        planned = last_json(command)
+    result[kind] = plan_errors(planned, result["measured"], result["measured"]["artifact_bytes"])
+    result["predicted"][kind] = planned["methods"][0]
+    cell[f"{kind}_code"] = code_version()
 
 
 def wanted() -> list[Cell]:
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="measure at most this many cells now")
     parser.add_argument("--fresh", action="store_true", help="forget the stored cells")
     parser.add_argument("--undisturbed", action="store_true", help="measure the disturbed cells again")
-    parser.add_argument("--calibrated", action="store_true", help="calibrate again, against the stored runs")
+    parser.add_argument("--again", choices=GOALS, help="make this plan again, against the stored runs")
     parser.add_argument("--render", action="store_true", help="run nothing, render docs/plan.md and its Chinese page")
     options = parser.parse_args()
     if options.render:
@@ -175,9 +176,9 @@ def main() -> None:
     results = Results(RESULTS / "plan_error.json", machine(), options.fresh)
     if options.undisturbed:
         results.drop_disturbed()
-    for cell in results.data["cells"] if options.calibrated else ():
-        calibrated_again(cell)
-        print(json.dumps({**cell["settings"], **cell["result"]["calibrated"]}), file=sys.stderr)
+    for cell in results.data["cells"] if options.again else ():
+        planned_again(cell, options.again)
+        print(json.dumps({**cell["settings"], **cell["result"][options.again]}), file=sys.stderr)
         results.write()
     todo = [cell for cell in results.plan(wanted()) if options.only in cell.name][: options.limit]
     for i, cell in enumerate(todo, start=1):

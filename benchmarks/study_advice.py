@@ -39,8 +39,8 @@ class Judged:
 class Regret:
     """What a default learning rate costs against the best that was tried, in the unit of the metric; 0: the default is the best.
 
-    ``rates`` are the tried ones with their mean metric; ``by_seed`` the regrets; ``reached`` the metric of each seed at the rate
-    that is the best of all.
+    ``rates`` are the tried ones with their mean metric over the seeds that all of them have; ``by_seed`` the regrets; ``reached``
+    the metric of every seed at the rate that is the best of all.
     """
 
     data: str
@@ -174,6 +174,5 @@ def _regret(stored: dict[str, Any], method: str, cells: dict[str, Any], seeds: l
     lost = tuple(sign * (value[best([t for t in seeds if t != s])][s] - value[method][s]) for s in seeds)
     rate = {arm: by_seed[seeds[0]]["learning_rate"] for arm, by_seed in cells.items()}
     means = {rate[arm]: statistics.mean(value[arm].values()) for arm in sorted(value, key=lambda a: rate[a])}
-    return Regret(
-        stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], lost, value[best(seeds)]
-    )
+    reached = {seed: cell["metrics"][metric] for seed, cell in cells[best(seeds)].items()}
+    return Regret(stored["data"], stored["rows"], method, metric, means, rate[method], rate[best(seeds)], lost, reached)

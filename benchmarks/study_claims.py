@@ -10,7 +10,7 @@ from pathlib import Path
 from study_advice import answers, skill
 from study_cells import ARMS, DATA, FULL, LORA
 from study_results import Pair, pairs
-from study_statistics import Pooled, mean_ratio, pooled, slope
+from study_statistics import FEWEST, Pooled, mean_ratio, pooled, slope
 from study_wording import Text, Verdict, points, pooled_text, sets, span, text, weaker
 
 SAME = 0.95  # a cost within 5 % of full's is full's
@@ -38,8 +38,8 @@ class Evidence:
         self.answers = answers(results)
 
     def shares(self, rows: int, arm: str = LORA) -> list[Pair]:
-        """Pairs with an interval whose metric is a share."""
-        return [p for p in self.all if p.arm == arm and p.rows == rows and p.is_share and p.error]
+        """Pairs at today's default rates with an interval, whose metric is a share."""
+        return [p for p in self.all if p.arm == arm and p.rows == rows and p.is_share and p.error and p.at_defaults]
 
     def losses(self, rows: int) -> list[Pair]:
         return [p for p in self.lora if p.rows == rows and not p.is_share and p.error]
@@ -47,6 +47,13 @@ class Evidence:
     def pooled(self, rows: int, arm: str = LORA) -> Pooled | None:
         own = self.shares(rows, arm)
         return pooled([p.lead for p in own], [p.error or 0.0 for p in own])
+
+    def without_one(self, rows: int) -> list[tuple[str, Pooled]]:
+        """(data set, the pooled lead over LoRA without it), of three data sets or more."""
+        own = self.shares(rows)
+        rest = [(one.data, [p for p in own if p is not one]) for one in own] if len(own) > FEWEST else []
+        found = [(name, pooled([p.lead for p in others], [p.error or 0.0 for p in others])) for name, others in rest]
+        return [(name, one) for name, one in found if one is not None]
 
     @property
     def sizes(self) -> list[int]:
@@ -74,15 +81,18 @@ def _cost(found: dict[str, float], what: Text) -> Found:
     """(verdict, figures) of "LoRA takes less"."""
     together = mean_ratio(list(found.values()))
     if together is None:
-        one = text("one data set: {ratio:.2f} of full's {what}", "一个数据集：全量{what}的 {ratio:.2f}", ratio=next(iter(found.values())), what=what) if found else NO_PAIR  # fmt: skip
+        one = text("one data set: {ratio:.2f} of full's {what}", "一个数据集：全量{what}的 {ratio:.2f} 倍", ratio=next(iter(found.values())), what=what) if found else NO_PAIR  # fmt: skip
         return Verdict("not yet"), one
     less = tuple(name for name, ratio in found.items() if ratio < SAME)
+    level = [name for name in found if name not in less]
     mean, lower, upper = together
     said = text(
         "LoRA takes {mean:.2f} of full's {what} ({lower:.2f} to {upper:.2f}, {sets})",
-        "LoRA 的{what}是全量的 {mean:.2f}（{lower:.2f} 到 {upper:.2f}，{sets}）",
+        "LoRA 的{what}是全量的 {mean:.2f} 倍（{lower:.2f} 到 {upper:.2f}，{sets}）",
         mean=mean, lower=lower, upper=upper, what=what, sets=sets(len(found)),
     )  # fmt: skip
+    if level and less:
+        said = said.then(Text(f"about the same on {', '.join(level)}", f"{'、'.join(level)} 上差不多"))
     if upper < SAME:
         return Verdict("holds"), said
     if len(less) == len(found):
@@ -95,7 +105,9 @@ def _memory(results: Evidence) -> Found:
 
 
 def _times(results: Evidence) -> Found:
-    verdict, said = _cost(results.ratios("cpu_seconds", "train_seconds"), Text("training time", "训练时间"))
+    verdict, said = _cost(
+        results.ratios("cpu_seconds", "train_seconds"), Text("training time, in CPU seconds", "训练时间（CPU 秒）")
+    )
     timed = {p.data for p in results.lora if "cpu_seconds" in p.ratios}
     first = [p.data for p in results.lora if p.data not in timed]
     if first:
@@ -141,12 +153,12 @@ def _close(results: Evidence) -> Found:
     found, own = results.pooled(results.main), results.shares(results.main)
     near = tuple(p.data for p in own if p.arm_not_worse or p.outcome == "second better")
     alone = text(
-        "on a data set alone, shown on {near} of {total}", "单看一个数据集，{total} 个里有 {near} 个能看出来", near=len(near), total=len(own),
+        "on a data set alone, LoRA is shown to be within it on {near} of {total}", "逐个数据集看，{total} 个里有 {near} 个能确认 LoRA 落后不到一个容限", near=len(near), total=len(own),
     )  # fmt: skip
     if found is None:
         return Verdict("not yet"), alone
     said = text(
-        "over {sets}, full leads by {upper} points at most, the margin is {margin}", "合看 {sets}，全量最多领先 {upper} 个百分点，容限是 {margin}",
+        "over {sets}, the interval of full's lead ends at {upper} points, the margin is {margin}", "合看 {sets}，全量领先的区间上限是 {upper} 个百分点，容限是 {margin}",
         sets=sets(len(own)), upper=points(found.upper), margin=f"{100 * _margin(own):g}",
     ).then(alone)  # fmt: skip
     if found.upper < _margin(own):
@@ -164,7 +176,7 @@ def _with_rows(results: Evidence) -> Found:
     """Does full's lead grow with rows?"""
     grown: dict[str, tuple[float, float]] = {}
     for name in DATA:
-        own = sorted((p for p in results.lora if p.data == name and p.is_share and p.error), key=lambda p: p.rows)
+        own = sorted((p for p in results.lora if p.data == name and p.is_share and p.error and p.at_defaults), key=lambda p: p.rows)  # fmt: skip
         if len(own) > 1:
             first, last = own[0], own[-1]
             error = ((first.error or 0.0) ** 2 + (last.error or 0.0) ** 2) ** 0.5
@@ -198,8 +210,8 @@ def _far(results: Evidence) -> Found:
             sets=sets(len(both)),
         )  # fmt: skip
     said = text(
-        "where the probe finds everything, full's lead differs by {slope} points ({lower} to {upper}) from where it finds nothing, {sets}",
-        "探针全对的任务与探针毫无所获的任务相比，全量的领先相差 {slope} 个百分点（{lower} 到 {upper}），{sets}",
+        "by a fitted line, full's lead changes by {slope} points ({lower} to {upper}) from a probe that finds nothing to one that finds everything, {sets}",
+        "按拟合的直线，从探针毫无所获到探针全对，全量的领先变化 {slope} 个百分点（{lower} 到 {upper}），{sets}",
         slope=points(found.slope), lower=points(found.lower), upper=points(found.upper), sets=sets(found.num),
     )  # fmt: skip
     return Verdict(_sign(-found.upper, -found.lower)), said
@@ -208,18 +220,18 @@ def _far(results: Evidence) -> Found:
 def _best(results: Evidence) -> Found:
     """Does the best mean of all arms belong to full?"""
     verdict, said = _better(results)
-    own: dict[str, list[Pair]] = {}
+    own: dict[tuple[str, int], list[Pair]] = {}
     for pair in results.all:
-        if pair.rows == results.main and pair.arm in ARMS and pair.error:
-            own.setdefault(pair.data, []).append(pair)
+        if pair.arm in ARMS and pair.error:
+            own.setdefault((pair.data, pair.rows), []).append(pair)
     several = {name: found for name, found in own.items() if len(found) > 1}
     if several:
         first = [name for name, found in several.items() if all(pair.lead > 0 for pair in found)]
         said = said.then(
             text(
-                "of {sets} with more arms, full has the best mean on {first}",
-                "比较了更多方法的 {num} 个数据集中，全量均值最高的有 {first} 个",
-                num=len(several), sets=sets(len(several)), first=len(first),
+                "of {num} comparisons with more arms than LoRA (a data set at a size), full has the best mean in {first}",
+                "除 LoRA 外还比较了其他方法的有 {num} 组（一个数据集、一个行数），其中全量均值最高的有 {first} 组",
+                num=len(several), first=len(first),
             )
         )  # fmt: skip
     return verdict, said
@@ -230,7 +242,7 @@ def _stored(results: Evidence) -> Found:
     if not found:
         return Verdict("not yet"), NO_PAIR
     times = span([1 / ratio for ratio in found.values()], ",.0f")
-    said = text("an adapter is {times} times smaller, {sets}", "适配器是整个模型的 {times} 分之一，{sets}", times=times, sets=sets(len(found)))  # fmt: skip
+    said = text("an adapter is {times} times smaller, {sets}", "整个模型是适配器的 {times} 倍大，{sets}", times=times, sets=sets(len(found)))  # fmt: skip
     return Verdict("holds"), said.then(EXACT)
 
 
@@ -241,7 +253,7 @@ def _tasks(results: Evidence) -> Found:
     n = TASKS_OF_ONE_BASE
     share = span([(1 + n * ratio) / n for ratio in found.values()], ".2f")
     return Verdict("holds"), text(
-        "{n} tasks take {share} of what {n} whole models take, {sets}", "{n} 个任务的存储是 {n} 个整模型的 {share}，{sets}",
+        "{n} tasks take {share} of what {n} whole models take, {sets}", "{n} 个任务的存储是 {n} 个整模型的 {share} 倍，{sets}",
         n=n, share=share, sets=sets(len(found)),
     )  # fmt: skip
 

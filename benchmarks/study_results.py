@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from study_cells import ARMS, DATA, FULL, INT8, LORA, RATES, arm_of
 from study_run import unpacked
+from weitiao.comparison.levels import MIN_PAIRS
 from weitiao.comparison.over_counts import counted_interval
-from weitiao.comparison.over_seeds import MIN_PAIRS
 from weitiao.comparison.pairs import decide
 from weitiao.comparison.statistics import Scores, analyse
 from weitiao.methods import default_rate
@@ -22,16 +23,20 @@ from weitiao.tasks import TASKS
 FIRST = "reviews"  # the data set of the first comparisons
 DISTURBED = 0.05
 COSTS = ("cpu_seconds", "train_seconds", "peak_memory_bytes", "artifact_bytes")
+CELLS = "cells"
 _NORMAL = 3.92  # widths of a standard error in a 95 % interval
+_TAIL = 0.025
+ONE_SIDED = 1.645
 
 
 @dataclass(frozen=True)
 class Pair:
     """Full against one arm on one data set and size. ``lead`` is full's, in the unit of the metric; positive: full is better.
 
-    The interval (95 %) is over other seeds and other test rows; None below three pairs. ``ratios`` are arm / full, the median
-    over seeds of what ran on one machine. ``keep`` is what `weitiao compare` would keep; ``arm_not_worse``: whether the arm was
-    shown to be no worse than full by more than the margin.
+    The interval (95 %) and the standard error are over other seeds and other test rows (:func:`interval_over`); None below three
+    pairs. ``ratios`` are arm / full, the median over seeds of what ran on one machine. ``keep`` is what `weitiao compare` would
+    keep; ``arm_not_worse``: whether the arm was shown to be no worse than full by more than the margin. ``stuck`` counts runs of
+    full and of the arm that learnt nothing (:func:`learnt_nothing`); None where that is not known.
     """
 
     data: str
@@ -45,6 +50,7 @@ class Pair:
     lead: float
     lower: float | None
     upper: float | None
+    error: float | None
     p: float
     outcome: str
     arm_not_worse: bool
@@ -52,11 +58,12 @@ class Pair:
     trained_percent: float
     ratios: Mapping[str, float]
     source: str
+    stuck: tuple[int, int] | None = None
 
     @property
-    def error(self) -> float | None:
-        """Standard error of the lead."""
-        return None if self.lower is None or self.upper is None else (self.upper - self.lower) / _NORMAL
+    def at_defaults(self) -> bool:
+        """Today's default rates; the first comparisons have those of long runs."""
+        return self.source == CELLS
 
     @property
     def is_share(self) -> bool:
@@ -101,7 +108,7 @@ def _new_pairs(results: Path, first: str = FULL) -> list[Pair]:
         own = by_arm.pop(first, {})
         for arm, cells in by_arm.items():
             if seeds := sorted(own.keys() & cells.keys()):
-                found.append(_pair(stored, arm, [(own[s], cells[s]) for s in seeds]))
+                found.append(_pair(results, stored, arm, [(own[s], cells[s]) for s in seeds]))
     return found
 
 
@@ -115,21 +122,74 @@ def int8_pairs(results: Path) -> tuple[Pair, ...]:
 def short_run_pairs(results: Path) -> tuple[Pair, ...]:
     """A method at its default rate of few steps against the same at that of a long run; ``lead`` is that of the first."""
     long = {method: f"{method}-{default_rate(arm_of(method).method):g}" for method in (FULL, LORA)}
-    return tuple(pair for method in long for pair in _new_pairs(results, method) if pair.arm == long[method])
+    found = [pair for method in long for pair in _new_pairs(results, method) if pair.arm == long[method]]
+    return tuple(sorted([*found, *_first_rates(results, long)], key=lambda p: (p.arm, p.data, p.rows)))
 
 
-def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Pair:
+def _first_rates(results: Path, long: Mapping[str, str]) -> list[Pair]:
+    """As :func:`short_run_pairs`, where the first comparisons have the rate of a long run and the cells do not.
+
+    Both had the same rows, so that they pair by seed. The rows' outcomes are not kept: these intervals are over seeds alone.
+    """
+    cells = {s["rows"]: s for s in stored_files(results) if s["data"] == FIRST}
+    found = []
+    for path in sorted(results.glob("study_*.json")):
+        one = json.loads(path.read_text("utf-8"))
+        stored = cells.get(one["data"]["num_train_rows"])
+        if stored is None:
+            continue
+        for method, arm in long.items():
+            new = {c["seed"]: c["metrics"] for c in stored["cells"] if c["arm"] == method and "failure" not in c}
+            old = first_metrics(one, method)
+            seeds = sorted(new.keys() & old.keys())
+            if any(c["arm"] == arm for c in stored["cells"]) or len(seeds) < MIN_PAIRS:
+                continue
+            metric = stored["metric"]
+            values = [{seed: side[seed][metric] for seed in seeds} for side in (new, old)]
+            tests = analyse(
+                *({"values": one, "correct": None} for one in values), stored["margin"], names=(method, arm)
+            )
+            lower, upper, error = interval_over(_leads(tests), None, None)
+            found.append(
+                Pair(
+                    data=FIRST, rows=stored["rows"], arm=arm, metric=metric, margin=stored["margin"], seeds=tuple(seeds),
+                    leads=_leads(tests), means=_means(tests), lead=tests["mean_difference"] or 0.0, lower=lower, upper=upper,
+                    error=error, p=tests["sign_flip"]["p"], outcome=tests["verdict"]["outcome"],
+                    arm_not_worse="second" in tests["verdict"]["not_worse"], keep=tests["verdict"]["keep"],
+                    trained_percent=0.0, ratios={}, source=path.name,
+                )
+            )  # fmt: skip
+    return found
+
+
+def first_metrics(comparison: Mapping[str, Any], arm: str) -> dict[int, dict[str, float]]:
+    """{seed: metrics} of an arm of one of the first comparisons; empty where it has none such."""
+    quality = next((one["quality"] for one in comparison["arms"] if one["name"] == arm), {})
+    found: dict[int, dict[str, float]] = {}
+    for metric, values in quality.items():
+        for seed, value in values["by_seed"].items():
+            found.setdefault(int(seed), {"num_rows": comparison["data"]["num_eval_rows"]})[metric] = value
+    return found
+
+
+def _means(tests: Mapping[str, Any]) -> tuple[float, float]:
+    return tests["first"]["mean"], tests["second"]["mean"]
+
+
+def _pair(
+    results: Path, stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+) -> Pair:
     metric, higher = stored["metric"], stored["higher_is_better"]
     sides: list[Scores] = [
         {"values": {cells[i]["seed"]: cells[i]["metrics"][metric] for cells in both}, "correct": None} for i in (0, 1)
     ]
     tests = analyse(sides[0], sides[1], stored["margin"], higher, names=(FULL, arm))
-    lower = upper = None
+    lower = upper = error = None
     if len(both) >= MIN_PAIRS:
         task = TASKS[stored["task"]]
         first, second = (np.stack([unpacked(cells[i]["counts"]) for cells in both]) for i in (0, 1))
         found = counted_interval(first, second, lambda sums: np.asarray(task.from_counts(sums)[metric]))
-        lower, upper = found.lower, found.upper
+        lower, upper, error = interval_over(_leads(tests), found.lower, found.upper)
     ratios = {}
     for cost in COSTS:
         known = [b[cost] / a[cost] for a, b in both if a["machine"] == b["machine"] and a.get(cost) and b.get(cost)]
@@ -144,9 +204,10 @@ def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, An
         Pair(
             data=stored["data"], rows=stored["rows"], arm=arm, metric=metric, margin=stored["margin"],
             seeds=tuple(tests["seeds"]), leads=_leads(tests), means=(_mean(sides[0]), _mean(sides[1])),
-            lead=tests["mean_difference"] or 0.0, lower=lower, upper=upper, p=tests["sign_flip"]["p"],
+            lead=tests["mean_difference"] or 0.0, lower=lower, upper=upper, error=error, p=tests["sign_flip"]["p"],
             outcome=tests["verdict"]["outcome"], arm_not_worse="second" in tests["verdict"]["not_worse"], keep=decide(costs[0], costs[1], tests, ())["keep"],
-            trained_percent=100 * last["num_trainable_params"] / last["num_params"], ratios=ratios, source="cells",
+            trained_percent=100 * last["num_trainable_params"] / last["num_params"], ratios=ratios, source=CELLS,
+            stuck=_stuck(results, stored["data"], *([cells[i]["metrics"] for cells in both] for i in (0, 1))),
         ),
         higher,
     )  # fmt: skip
@@ -154,6 +215,46 @@ def _pair(stored: Mapping[str, Any], arm: str, both: Sequence[tuple[dict[str, An
 
 # Times are disturbed here, so CPU seconds take their place.
 _COSTS_OF_A_VERDICT = {"peak_memory_bytes": "peak_memory_bytes", "train_seconds": "cpu_seconds", "artifact_bytes": "artifact_bytes"}  # fmt: skip
+
+
+def interval_over(leads: Sequence[float], lower: float | None, upper: float | None) -> tuple[float, float, float]:
+    """(lower, upper, standard error) of the mean lead, from its values by seed and an interval over seeds and rows.
+
+    With few seeds a bootstrap is too narrow, and a t interval over seeds leaves the rows out. So each end is that of the wider.
+    """
+    mean, error = statistics.mean(leads), statistics.stdev(leads) / len(leads) ** 0.5
+    half = float(stats.t.isf(_TAIL, len(leads) - 1)) * error
+    if lower is None or upper is None:
+        return mean - half, mean + half, error
+    return min(lower, mean - half), max(upper, mean + half), max(error, (upper - lower) / _NORMAL)
+
+
+def learnt_nothing(metrics: Mapping[str, float], majority: float | None) -> bool | None:
+    """Whether a run finds no entity, or is right no oftener than its largest class alone would be (one-sided test, 0.05).
+
+    Args:
+        majority: share of the largest class. None where these metrics and it do not say.
+    """
+    if "f1" in metrics:
+        return metrics["f1"] == 0
+    if majority is None or "accuracy" not in metrics:
+        return None
+    noise = (majority * (1 - majority) / metrics["num_rows"]) ** 0.5
+    return metrics["accuracy"] <= majority + ONE_SIDED * noise
+
+
+@cache
+def _majorities(results: Path) -> dict[str, float]:
+    """{data set: share of its largest class}, as the advisor was given it."""
+    path = results / "study" / "advice.json"
+    said = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    shares = {name.rpartition("-")[0]: one["facts"]["majority"] for name, one in said.items()}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def _stuck(results: Path, data: str, *sides: Sequence[Mapping[str, float]]) -> tuple[int, int] | None:
+    found = [[learnt_nothing(metrics, _majorities(results).get(data)) for metrics in side] for side in sides]
+    return None if None in found[0] + found[1] else (sum(map(bool, found[0])), sum(map(bool, found[1])))
 
 
 def _leads(tests: Mapping[str, Any]) -> tuple[float, ...]:
@@ -184,6 +285,7 @@ def _first_pairs(results: Path) -> list[Pair]:
         for pair in one["pairs"]:
             tests, arm, full = pair["metrics"][pair["metric"]], arms[pair["second"]], arms[FULL]
             rows = tests["hierarchical"] or {"lower": None, "upper": None}
+            lower, upper, error = interval_over(_leads(tests), rows["lower"], rows["upper"])
             ratios = {
                 cost: statistics.median(
                     arm["by_seed"][cost][s] / full["by_seed"][cost][s] for s in full["by_seed"][cost]
@@ -196,10 +298,11 @@ def _first_pairs(results: Path) -> list[Pair]:
                     data=FIRST, rows=one["data"]["num_train_rows"], arm=pair["second"], metric=pair["metric"],
                     margin=one["margin"], seeds=tuple(tests["seeds"]), leads=_leads(tests),
                     means=(tests["first"]["mean"], tests["second"]["mean"]), lead=tests["mean_difference"],
-                    lower=rows["lower"], upper=rows["upper"], p=tests["sign_flip"]["p"],
+                    lower=lower, upper=upper, error=error, p=tests["sign_flip"]["p"],
                     outcome=tests["verdict"]["outcome"], arm_not_worse="second" in tests["verdict"]["not_worse"],
                     keep=pair["decision"]["keep"],
                     trained_percent=arm["trainable_percent"], ratios=ratios, source=path.name,
+                    stuck=_stuck(results, FIRST, *([first_metrics(one, name)[seed] for seed in tests["seeds"]] for name in (FULL, pair["second"]))),
                 )
             )  # fmt: skip
     return found

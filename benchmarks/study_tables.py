@@ -6,11 +6,12 @@ from pathlib import Path
 
 from figures import table
 from study_advice import Judged, Regret, at_best_rates
-from study_cells import ARMS, DATA, FULL, LARGE, LORA, MIDDLE, SEEDS, SMALL, ordered
+from study_cells import ARMS, DATA, FULL, LARGE, LORA, MIDDLE, SEEDS, SMALL, compare_config, ordered
 from study_claims import Claim, Evidence
+from study_losses import LossPair
 from study_results import Pair
 from study_run import missing
-from study_wording import Text, points, text
+from study_wording import Text, points, pooled_text, text
 
 SIZES = (SMALL, MIDDLE, LARGE)
 INT8_MARGIN = 0.003
@@ -18,7 +19,7 @@ OUTCOMES = {
     "equivalent within margin": "在容限之内相同",
     "first better": "{first} 更好",
     "second better": "{second} 更好",
-    "non-inferior": "一方不差于另一方",
+    "non-inferior": "{better} 不差（不超过容限）",
     "not enough seeds to tell": "种子不足，无法判断",
 }
 WORDS = {
@@ -36,9 +37,12 @@ def named(word: str, i: int) -> str:
 
 
 def outcome(pair: Pair, i: int) -> str:
-    if i == 0:
-        return pair.outcome.replace("first", FULL).replace("second", pair.arm)
-    return OUTCOMES[pair.outcome].format(first=FULL, second=pair.arm)
+    """The verdict on quality; of two arms it names the one that is shown to be not worse."""
+    better = pair.arm if pair.arm_not_worse else FULL
+    if i:
+        return OUTCOMES[pair.outcome].format(first=FULL, second=pair.arm, better=better)
+    said = pair.outcome.replace("non-inferior", f"{better} not worse")
+    return said.replace("first", FULL).replace("second", pair.arm)
 
 
 def titled(heads: Sequence[Text], rows: list[list[str]], i: int) -> str:
@@ -80,15 +84,44 @@ def pairs_table(own: list[Pair], i: int) -> str:
             [
                 pair.data, f"{pair.rows:,}", pair.arm, pair.metric, str(len(pair.seeds)),
                 *(level_text(pair, mean) for mean in pair.means), lead_text(pair, pair.lead), interval, f"{pair.p:.3f}",
-                outcome(pair, i), named(pair.keep, i), time, *costs,
+                outcome(pair, i), named(pair.keep, i), stuck_text(pair), time, *costs,
             ]
         )  # fmt: skip
     heads = [
         DATA_SET, ROWS, Text("arm", "方法"), METRIC, PAIRS, Text(FULL, "全量"), Text("arm's", "该方法"), LEAD, INTERVAL, Text("p", "p"),
-        Text("quality", "效果"), Text("keep", "保留"), Text("CPU / full", "CPU / 全量"),
+        Text("quality", "效果"), Text("keep", "保留"), Text("learnt nothing, full / arm", "没有学到：全量 / 该方法"), Text("CPU / full", "CPU / 全量"),
         Text("peak memory / full", "峰值内存 / 全量"), Text("stored / full", "存储 / 全量"),
     ]  # fmt: skip
     return titled(heads, rows, i)
+
+
+def stuck_text(pair: Pair) -> str:
+    """How many runs of full and of the arm learnt nothing; empty where the metrics do not say."""
+    return "" if pair.stuck is None else f"{pair.stuck[0]} / {pair.stuck[1]}"
+
+
+def losses_table(found: Sequence[LossPair], i: int) -> str:
+    rows = [
+        [
+            one.data, f"{one.rows:,}", str(len(one.seeds)), *(f"{mean:.4f}" for mean in one.means), f"{one.lead:+.4f}",
+            between(f"{one.lower:+.4f}", f"{one.upper:+.4f}", i), f"{one.p:.3f}",
+        ]
+        for one in found
+    ]  # fmt: skip
+    heads = [DATA_SET, ROWS, PAIRS, Text(FULL, "全量"), Text("LoRA", "LoRA"), Text("full's lead, nats", "全量的领先，nat"), INTERVAL, Text("p", "p")]  # fmt: skip
+    return titled(heads, rows, i)
+
+
+def without_one(found: Evidence, i: int) -> str:
+    """The pooled lead over LoRA without each data set in turn, where it is least and most."""
+    lines = []
+    for size in found.sizes:
+        parts = found.without_one(size)
+        if parts:
+            ends = [min(parts, key=lambda one: one[1].mean), max(parts, key=lambda one: one[1].mean)]
+            each = [text("{lead} without {name}", "不含 {name}：{lead}", name=name, lead=pooled_text(one)) for name, one in ends]  # fmt: skip
+            lines.append(text("- {rows:,} rows, one data set left out: {least}; {most}.", "- {rows:,} 行，去掉一个数据集：{least}；{most}。", rows=size, least=each[0], most=each[1])[i])  # fmt: skip
+    return "\n".join(lines)
 
 
 def pooled_table(found: Evidence, i: int) -> str:
@@ -136,9 +169,9 @@ def short_table(found: Evidence, i: int) -> str:
         data = (DATA[pair.data].english, DATA[pair.data].chinese)[i]
         interval = between(lead_text(pair, pair.lower), lead_text(pair, pair.upper), i)
         costs = [f"{pair.ratios[cost]:.2f}" for cost in ("cpu_seconds", "peak_memory_bytes")]
-        rows.append([data, pair.metric, *(level_text(pair, mean) for mean in pair.means), lead_text(pair, pair.lead), interval, *costs])  # fmt: skip
+        rows.append([data, pair.metric, *(level_text(pair, mean) for mean in pair.means), lead_text(pair, pair.lead), interval, stuck_text(pair), *costs])  # fmt: skip
     heads = [
-        DATA_SET, METRIC, Text(FULL, "全量"), Text("LoRA", "LoRA"), LEAD, INTERVAL,
+        DATA_SET, METRIC, Text(FULL, "全量"), Text("LoRA", "LoRA"), LEAD, INTERVAL, Text("learnt nothing, full / LoRA", "没有学到：全量 / LoRA"),
         Text("CPU time, LoRA / full", "CPU 时间，LoRA / 全量"), Text("peak memory, LoRA / full", "峰值内存，LoRA / 全量"),
     ]  # fmt: skip
     return titled(heads, rows, i)
@@ -182,7 +215,7 @@ def short_runs_table(found: Sequence[Pair], i: int) -> str:
         means = [level_text(pair, mean) for mean in reversed(pair.means)]
         rows.append([pair.data, f"{pair.rows:,}", method, pair.metric, str(len(pair.seeds)), long, *means, lead_text(pair, pair.lead), interval, f"{pair.p:.3f}"])  # fmt: skip
     heads = [
-        DATA_SET, ROWS, Text("method", "方法"), METRIC, PAIRS, Text("rate of a long run", "长训练的学习率"), Text("with it", "用这个学习率"),
+        DATA_SET, ROWS, Text("method", "方法"), METRIC, PAIRS, Text("rate of a long run", "步数多时的学习率"), Text("with it", "用这个学习率"),
         Text("default", "默认"), Text("the default's lead", "默认值的领先"), INTERVAL, Text("p", "p"),
     ]  # fmt: skip
     return titled(heads, rows, i)
@@ -216,7 +249,7 @@ def int8_table(found: Sequence[Pair], i: int) -> str:
         time = f"{pair.ratios['cpu_seconds']:.2f}" if "cpu_seconds" in pair.ratios else ""
         rows.append([pair.data, f"{pair.rows:,}", pair.metric, str(len(pair.seeds)), *means, lead_text(pair, pair.lead), interval, fine, time])  # fmt: skip
     heads = [
-        DATA_SET, ROWS, METRIC, PAIRS, Text("LoRA", "LoRA"), Text("with int8", "用 int8"), Text("int8 loses", "int8 损失"), INTERVAL,
+        DATA_SET, ROWS, METRIC, PAIRS, Text("LoRA", "LoRA"), Text("with int8", "用 int8"), Text("int8 loses", "int8 造成的下降"), INTERVAL,
         text("less than {m:.1f} points", "小于 {m:.1f} 个百分点", m=100 * INT8_MARGIN), Text("CPU / without int8", "CPU / 不用 int8"),
     ]  # fmt: skip
     return titled(heads, rows, i)
@@ -249,11 +282,22 @@ def left(results: Path, i: int) -> list[str]:
 
 
 def data_table(i: int) -> str:
-    rows = [
-        [
-            data.name, (data.english, data.chinese)[i], f"`recipes/{data.recipe}`",
-            (Text("a file from outside", "外部文件") if data.outside else Text("the catalogue", "目录"))[i],
-        ]
-        for data in DATA.values()
+    rows = []
+    for data in DATA.values():
+        config = compare_config(data, data.sizes[0], None)
+        train = config.train
+        fixed = train.per_device_train_batch_size
+        batch = text("{n:,} tokens", "{n:,} 个词元", n=train.tokens_per_batch)
+        if fixed:
+            batch = text("{n} rows", "{n} 行", n=fixed)
+        rows.append(
+            [
+                data.name, (data.english, data.chinese)[i], f"`recipes/{data.recipe}`",
+                (Text("a file from outside", "外部文件") if data.outside else Text("the catalogue", "目录"))[i],
+                Path(config.model).name, f"{train.num_train_epochs:g}", batch[i],
+            ]
+        )  # fmt: skip
+    heads = [
+        DATA_SET, Text("what it is", "内容"), Text("recipe", "配置"), Text("from", "来源"), Text("model", "模型"), Text("epochs", "轮数"), Text("a batch", "一批"),
     ]  # fmt: skip
-    return titled([DATA_SET, Text("what it is", "内容"), Text("recipe", "配置"), Text("from", "来源")], rows, i)
+    return titled(heads, rows, i)

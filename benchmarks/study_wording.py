@@ -36,7 +36,7 @@ KINDS = {
         "holds on all {num} data sets; the interval over data sets is wide",
         "在全部 {num} 个数据集上都成立，但跨数据集的区间还很宽",
     ),
-    "where": Text("holds where: {names}", "只在这些数据集上成立：{names}"),
+    "where": Text("holds where: {names}", "在这些数据集上成立：{names}"),
     "no": Text("does not hold", "不成立"),
     "not shown": Text("not shown", "看不出来"),
     "not yet": Text("not measured yet", "还没有测"),

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from support.study import cell, right, stored
+
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -122,37 +124,6 @@ def test_counts_survive_their_packing() -> None:
     assert unpacked(packed(losses)) == pytest.approx(losses, rel=1e-6)
 
 
-def stored(folder: Path, data: str, cells: list[dict[str, Any]], **facts: Any) -> None:
-    """A results file of the study."""
-    base = {
-        "data": data,
-        "rows": 300,
-        "model": "m",
-        "task": "classification",
-        "metric": "accuracy",
-        "higher_is_better": True,
-    }
-    base |= {"margin": 0.01, "machines": [{}], "sha256": ["1"], "cells": cells} | facts
-    (folder / "study").mkdir(parents=True, exist_ok=True)
-    (folder / "study" / f"{data}-300.json").write_text(json.dumps(base), encoding="utf-8")
-
-
-def cell(arm: str, seed: int, metrics: dict[str, float], counts: Any, cost: float = 1.0) -> dict[str, Any]:
-    from study_run import packed
-
-    costs = dict.fromkeys(
-        ("cpu_seconds", "train_seconds", "peak_memory_bytes", "artifact_bytes", "total_seconds"), cost
-    )
-    facts = {"num_params": 100, "num_trainable_params": 1, "learning_rate": 1e-4, "machine": 0}
-    return {"arm": arm, "seed": seed, "metrics": metrics, "counts": packed(np.asarray(counts, float)), **facts, **costs}
-
-
-def right(share: float, rows: int = 200) -> Any:
-    hits = np.zeros(rows)
-    hits[: round(share * rows)] = 1
-    return np.stack([hits, np.ones(rows)], axis=1)
-
-
 def test_a_pair_is_read_from_its_cells(tmp_path: Path) -> None:
     from study_results import pairs
 
@@ -201,7 +172,7 @@ def test_an_arm_is_close_where_it_was_shown_to_be_not_worse(tmp_path: Path) -> N
 
     own = [pair("non-inferior", False), pair("non-inferior", True), pair("second better", False)]
     said = _close(SimpleNamespace(main=300, pooled=lambda rows: None, shares=lambda rows: own))[1]  # type: ignore[arg-type]
-    assert "shown on 2 of 3" in said.en
+    assert "LoRA is shown to be within it on 2 of 3" in said.en
 
 
 @pytest.mark.parametrize(

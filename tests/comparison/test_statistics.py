@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from weitiao.comparison import over_rows
+from weitiao.comparison.over_counts import counted_interval
 from weitiao.comparison.over_rows import hierarchical_interval, mcnemar, noise_floor
 from weitiao.comparison.over_seeds import (
     bootstrap_interval,
@@ -21,6 +22,7 @@ from weitiao.comparison.over_seeds import (
 )
 from weitiao.comparison.statistics import Scores, analyse
 from weitiao.comparison.verdict import PairedDifference, verdict
+from weitiao.comparison.wording import interval_text
 
 
 def scores(correct: np.ndarray) -> Scores:
@@ -212,6 +214,28 @@ def test_hierarchical_interval_is_the_plain_two_level_bootstrap() -> None:
     shifted = np.vstack([first, first & (rng.random(first.shape) > 0.3)])
     wide = hierarchical_interval(shifted, np.vstack([second, second]))
     assert wide.upper - wide.lower > 1.5 * (alone.upper - alone.lower)  # type: ignore[operator]
+
+
+def test_two_seeds_are_not_drawn_again() -> None:
+    """Two numbers are no sample of seeds: the interval is over the rows, and says so."""
+    rng = np.random.default_rng(15)
+    first, second = trained(rng, 0.9, 2, 200), trained(rng, 0.85, 2, 200)
+    second[1] &= rng.random(200) > 0.5  # the seeds are far apart
+    difference = first.astype(float) - second
+    interval = hierarchical_interval(first, second)
+    assert interval.reason == "2 seeds: the interval covers other rows, not other seeds"
+    error = stats.sem(difference.mean(axis=0))
+    low, high = difference.mean() - 1.96 * error, difference.mean() + 1.96 * error
+    assert [interval.lower, interval.upper] == pytest.approx([low, high], abs=0.01)
+    counts = [np.stack([side, np.ones_like(side, float)], axis=-1).astype(float) for side in (first, second)]
+    counted = counted_interval(*counts, lambda sums: sums[..., 0] / sums[..., 1])
+    assert counted.reason == interval.reason
+    assert [counted.lower, counted.upper] == pytest.approx([low, high], abs=0.01)
+    said = interval_text(analyse(scores(first), scores(second), 0.01))
+    assert said[0].startswith("95 % interval over rows alone")
+    assert said[1].startswith("仅数据的 95% 区间")
+    three = np.vstack([first, first[:1]]), np.vstack([second, second[:1]])
+    assert hierarchical_interval(*three).reason is None
 
 
 def test_hierarchical_interval_covers_a_planted_difference() -> None:

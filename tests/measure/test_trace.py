@@ -56,3 +56,16 @@ def test_a_moment_of_other_work_slows_no_single_rate(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(rates.time, "perf_counter", lambda: now[0])
     assert rates._seconds([work]) == [pytest.approx(0.001)]
+
+
+def test_the_quickest_of_several_measurements_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A neighbour that slows one of them down changes nothing; after three there are no more."""
+    slow, quick = cost.Rates(1, 1, 1, 1, 1, 1, 2e-5), cost.Rates(2, 2, 2, 2, 2, 2, 1e-5)
+    mixed = cost.Rates(3, 1, 1, 1, 1, 1, 3e-5)
+    given = iter([slow, quick, mixed])
+    monkeypatch.setattr(rates, "_FOUND", {})
+    monkeypatch.setattr(rates, "_measured", lambda *key: next(given))
+    key = ("bfloat16", 8, 32, 16, False)
+    assert rates.measured_rates(*key) == slow
+    assert rates.measured_rates(*key) == quick
+    assert rates.measured_rates(*key) == cost.Rates(3, 2, 2, 2, 2, 2, 1e-5) == rates.measured_rates(*key)

@@ -9,7 +9,7 @@ from weitiao.commands.terminal import Json, print_json
 _NOTES = {
     "en": "Of two rates the first is that of a long run, the second that of up to 200 steps; LoRA takes less where a step has fewer than 15 rows.\n"
     "Ask for one with method.type=NAME; top-k with method.type=full method.top_k=K.",
-    "zh": "有两个学习率时，前一个用于长训练，后一个用于 200 步以内；LoRA 在每步不足 15 行时要小一些。\n"
+    "zh": "有两个学习率时，前一个用于步数多时，后一个用于 200 步以内；LoRA 在每步不足 15 行时要小一些。\n"
     "选用：method.type=名称；top-k 用 method.type=full method.top_k=K。",
 }
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from weitiao.comparison.levels import ALPHA
 from weitiao.comparison.over_rows import RESAMPLES
-from weitiao.comparison.over_seeds import CONFIDENCE, POWER, Floats, Interval
+from weitiao.comparison.over_seeds import CONFIDENCE, POWER, Floats, Interval, rows_alone
 
 SWAPS = 1_999  # 1 + 1,999: the observed assignment is one of them
 _BLOCK = 4_000_000  # counts held at once: 32 MB
@@ -77,23 +77,25 @@ def counted_interval(first: ArrayLike, second: ArrayLike, ratio: Ratio, seed: in
     """Percentile interval of the metric's difference over other seeds *and* other rows; arguments are (seeds, rows, counts).
 
     Seeds and rows are drawn with replacement; the drawn rows serve every drawn seed and both arms, as the one test set does
-    (Owen 2007, The pigeonhole bootstrap).
+    (Owen 2007, The pigeonhole bootstrap). With few seeds it is too narrow; under 3 the seeds stay, and it is over rows alone.
     """
     a, b = _same_shape(first, second)
     num_seeds, num_rows = a.shape[:2]
     if num_rows == 0 or num_seeds == 0:
         return Interval(None, None, CONFIDENCE, 0, "no rows to resample")
+    reason = rows_alone(num_seeds)
     rng = np.random.default_rng(seed)
     means: list[Floats] = []
     block = max(1, _BLOCK // num_rows)
     for start in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - start)
         seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size)  # (size, seeds): how often each
+        if reason:
+            seeds = np.ones_like(seeds)
         rows = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size).astype(np.float64)
         gaps = ratio(np.tensordot(rows, a, (1, 1))) - ratio(np.tensordot(rows, b, (1, 1)))  # (size, seeds)
         means.append((seeds * gaps).sum(axis=1) / num_seeds)
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    reason = "one seed: the interval covers other rows, not other seeds" if num_seeds == 1 else None
     return Interval(float(low), float(high), CONFIDENCE, RESAMPLES, reason)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from weitiao.comparison.levels import ALPHA
-from weitiao.comparison.over_seeds import CONFIDENCE, POWER, Floats, Interval
+from weitiao.comparison.over_seeds import CONFIDENCE, POWER, Floats, Interval, rows_alone
 
 RESAMPLES = 2_000
 _BLOCK = 4_000_000  # counts held at once by the bootstrap: 32 MB
@@ -55,7 +55,8 @@ def hierarchical_interval(first_correct: ArrayLike, second_correct: ArrayLike, s
     """Percentile interval of the accuracy difference over other seeds *and* other rows; arguments are (seeds, rows).
 
     Each resample draws seeds and rows with replacement; the drawn rows serve every drawn seed and both arms, as the one
-    test set does (Owen 2007, The pigeonhole bootstrap). Rows with the same outcome in every seed are drawn together, by
+    test set does (Owen 2007, The pigeonhole bootstrap). With few seeds it is too narrow, as :func:`~.over_seeds.bootstrap_interval`
+    is; under 3 the seeds stay, and it is over rows alone. Rows with the same outcome in every seed are drawn together, by
     one multinomial over the distinct outcomes: the same distribution, at a cost that hardly grows with the test set.
     """
     difference = _correct_difference(first_correct, second_correct)
@@ -63,16 +64,18 @@ def hierarchical_interval(first_correct: ArrayLike, second_correct: ArrayLike, s
     if num_rows == 0 or num_seeds == 0:
         return Interval(None, None, CONFIDENCE, 0, "no rows to resample")
     patterns, counts = np.unique(difference, axis=1, return_counts=True)
+    reason = rows_alone(num_seeds)
     rng = np.random.default_rng(seed)
     means: list[Floats] = []
     block = max(1, _BLOCK // len(counts))
     for start in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - start)
         seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size)  # (size, seeds): how often each
+        if reason:
+            seeds = np.ones_like(seeds)
         rows = rng.multinomial(num_rows, counts / num_rows, size)  # (size, patterns)
         means.append(((seeds @ patterns) * rows).sum(axis=1) / (num_seeds * num_rows))
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    reason = "one seed: the interval covers other rows, not other seeds" if num_seeds == 1 else None
     return Interval(float(low), float(high), CONFIDENCE, RESAMPLES, reason)
 
 

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from weitiao.comparison.levels import ALPHA, MIN_PAIRS_SIGN_FLIP
+from weitiao.comparison.levels import ALPHA, MIN_PAIRS, MIN_PAIRS_SIGN_FLIP
 
 POWER = 0.8
 CONFIDENCE = 0.95
 RESAMPLES = 9_999  # 1 + 9,999 makes the percentiles whole
-MIN_PAIRS = 3  # two numbers have a spread, but none worth a claim
 MAX_PAIRS_EXACT = 20  # 2^20 sign patterns take four seconds; one pair more doubles that
 FLIPS = 99_999  # random patterns above it
 _MAX_PLANNED_SEEDS = 1_000_000
@@ -114,6 +113,14 @@ def bootstrap_interval(differences: Floats, seed: int = 0) -> Interval:
     if not (math.isfinite(low) and math.isfinite(high)):
         return Interval(None, None, CONFIDENCE, RESAMPLES, "the resampled means have no spread")
     return Interval(float(low * scale), float(high * scale), CONFIDENCE, RESAMPLES)
+
+
+def rows_alone(num_seeds: int) -> str | None:
+    """Why an interval over seeds and rows is over rows alone; None where there are seeds enough."""
+    if num_seeds >= MIN_PAIRS:
+        return None
+    count = "one seed" if num_seeds == 1 else f"{num_seeds} seeds"
+    return f"{count}: the interval covers other rows, not other seeds"
 
 
 def sign_flip(differences: Floats, seed: int = 0) -> SignFlip:

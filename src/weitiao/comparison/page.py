@@ -27,8 +27,8 @@ _MOST_PAIRS = 2  # in full; more are a table, with the rest to unfold
 _OUTCOMES = {
     "first better": "前者更好",
     "second better": "后者更好",
-    "equivalent within margin": "在容许差距内相同",
-    "non-inferior": "一方不差于另一方",
+    "equivalent within margin": "在容限之内相同",
+    "non-inferior": "非劣效（最多差一个容限）",
     "not enough seeds to tell": "种子不足，无法判断",
 }
 _BUDGETS = {"epochs": "轮", "steps": "步", "seconds": "秒"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from weitiao.comparison.levels import ALPHA, MIN_PAIRS_SIGN_FLIP
+from weitiao.comparison.levels import ALPHA, MIN_PAIRS, MIN_PAIRS_SIGN_FLIP
 from weitiao.comparison.pair_schema import MetricAnalysis
 from weitiao.comparison.verdict import PairedDifference, Side, Verdict
 
@@ -49,7 +49,7 @@ def decision_text(code: str, keep: str = "", ratios: Ratios = (), foreign: Seque
         ),
         "either": (
             "Either will do: the quality is the same within the margin, and neither is cheaper in every respect.",
-            "两者皆可：质量在容许差距内相同，成本上也没有一方处处更省。",
+            "两者皆可：质量在容限内相同，成本上也没有一方处处更省。",
         ),
         "open": (
             "The evidence does not decide: neither is shown to be better, nor are they shown to be the same.",
@@ -82,7 +82,7 @@ def interval_text(result: MetricAnalysis, flip: bool = True) -> Text:
         return "no interval: the models score alike on every row", "无区间：两者在每条数据上的得分相同"
     if rows and rows["lower"] is not None and rows["upper"] is not None:
         low, high = (signed(bound) for bound in sorted((sign * rows["lower"], sign * rows["upper"])))
-        over, chinese = ("rows and seeds", "数据与种子") if n > 1 else ("rows alone", "仅数据")
+        over, chinese = ("rows and seeds", "数据与种子") if n >= MIN_PAIRS else ("rows alone", "仅数据")
         return f"95 % interval over {over} {low} to {high}", f"{chinese}的 95% 区间 {low} 至 {high}"
     if n > 2:
         return "no interval: the seeds do not differ", "无区间：各种子没有差异"
@@ -218,7 +218,7 @@ def _chinese(found: Verdict, tested: PairedDifference, names: tuple[str, str]) -
             f"至少需要 {MIN_PAIRS_SIGN_FLIP} 个种子。"
         )
         if found.not_worse and tested.interval:
-            said.append("容许差距用 t 检验判断，它假定差值服从正态分布，而种子太少无法核实。")
+            said.append("容限用 t 检验判断，它假定差值服从正态分布，而种子太少无法核实。")
     if tested.seeds_needed and _wants_seeds(found, tested):
         said.append(f"如果真实差距与观测一致，大约需要 {tested.seeds_needed} 个种子才能证实（五次研究中有四次）。")
     return said

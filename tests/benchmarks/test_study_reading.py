@@ -1,0 +1,131 @@
+"""How the study's cells are read: intervals of few seeds, runs that learnt nothing, log loss, what is pooled and what is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from support.study import cell, right, stored
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_each_end_is_the_farther_one_of_two_intervals() -> None:
+    from study_results import interval_over
+
+    leads = [0.01, 0.03, 0.02, 0.00, 0.04, 0.02]
+    plain = stats.ttest_1samp(leads, 0).confidence_interval(0.95)
+    assert interval_over(leads, None, None) == pytest.approx((plain.low, plain.high, stats.sem(leads)))
+    assert interval_over(leads, 0.015, 0.025)[:2] == pytest.approx((plain.low, plain.high))
+    assert interval_over(leads, -0.05, 0.025)[:2] == pytest.approx((-0.05, plain.high))
+    assert interval_over(leads, -0.05, 0.10)[2] == pytest.approx(0.15 / 3.92, rel=1e-3)
+
+
+def test_the_interval_holds_the_truth_with_few_seeds() -> None:
+    """Of normal leads of three and of six seeds, where the bootstrap alone is far too narrow."""
+    from study_results import interval_over
+
+    rng = np.random.default_rng(3)
+    for n in (3, 6):
+        held = [lower < 0.01 < upper for lower, upper, _ in (interval_over(list(rng.normal(0.01, 0.02, n)), None, None) for _ in range(1000))]  # fmt: skip
+        assert np.mean(held) == pytest.approx(0.95, abs=0.025)
+
+
+def test_runs_that_learnt_nothing_are_seen() -> None:
+    from study_results import learnt_nothing
+
+    assert learnt_nothing({"f1": 0.0, "token_accuracy": 0.9}, None)
+    assert not learnt_nothing({"f1": 0.01}, None)
+    assert learnt_nothing({"accuracy": 0.502, "num_rows": 1000}, 0.5)
+    assert learnt_nothing({"accuracy": 0.685, "num_rows": 1000}, 0.687)
+    assert not learnt_nothing({"accuracy": 0.55, "num_rows": 1000}, 0.5)
+    assert learnt_nothing({"accuracy": 0.55, "num_rows": 50}, 0.5)
+    assert learnt_nothing({"accuracy": 0.5, "num_rows": 1000}, None) is None
+    assert learnt_nothing({"log_loss": 2.0, "num_rows": 10}, None) is None
+
+
+def test_a_stuck_run_is_counted_on_its_side(tmp_path: Path) -> None:
+    from study_results import pairs
+    from study_tables import pairs_table
+
+    cells = []
+    for seed, lora in ((1, 0.5), (2, 0.7), (3, 0.5)):
+        for arm, value in (("full", 0.9), ("lora", lora)):
+            cells.append(cell(arm, seed, {"accuracy": value, "num_rows": 200}, right(value)))
+    stored(tmp_path, "pairs", cells)
+    answer = {"pairs-300": {"facts": {"majority": 0.5, "probe": 0.6}, "method": None, "sure": "toss-up", "points": {}}}
+    (tmp_path / "study" / "advice.json").write_text(json.dumps(answer), encoding="utf-8")
+    (one,) = pairs(tmp_path)
+    assert one.stuck == (0, 2)
+    assert "| 0 / 2 |" in pairs_table([one], 0)
+
+
+def test_who_is_not_worse_is_named() -> None:
+    from types import SimpleNamespace
+
+    from study_tables import outcome
+
+    def said(found: str, arm_not_worse: bool, i: int) -> str:
+        pair: Any = SimpleNamespace(outcome=found, arm="lora", arm_not_worse=arm_not_worse)
+        return outcome(pair, i)
+
+    assert said("non-inferior", False, 0) == "full not worse"
+    assert said("non-inferior", True, 0) == "lora not worse"
+    assert said("second better", True, 0) == "lora better"
+    assert said("non-inferior", True, 1).startswith("lora 不差")
+    assert said("first better", False, 1) == "full 更好"
+
+
+def test_log_loss_of_the_same_runs(tmp_path: Path) -> None:
+    """Full's probabilities are worse: its lead is below zero. Where log loss decides anyway, there is no second table."""
+    from study_losses import loss_pairs
+
+    cells = []
+    for seed in (1, 2, 3, 4):
+        for arm, loss in (("full", 0.5 + 0.01 * seed), ("lora", 0.4)):
+            cells.append(cell(arm, seed, {"accuracy": 0.8, "log_loss": loss}, right(0.8)))
+    stored(tmp_path, "titles", cells)
+    stored(tmp_path, "chat", cells, task="causal_lm", metric="log_loss", higher_is_better=False)
+    stored(tmp_path, "pairs", cells[:4])  # two pairs
+    (one,) = loss_pairs(tmp_path)
+    assert (one.data, one.seeds) == ("titles", (1, 2, 3, 4))
+    assert one.lead == pytest.approx(-0.125)
+    low, high = stats.ttest_1samp([-0.11, -0.12, -0.13, -0.14], 0).confidence_interval(0.95)
+    assert (one.lower, one.upper, one.p) == pytest.approx((low, high, 2 / 16))
+
+
+def test_only_todays_default_rates_are_pooled() -> None:
+    """The first comparisons have the rates of long runs, whatever the number of steps."""
+    from record import RESULTS
+    from study_claims import Evidence
+
+    found = Evidence(RESULTS)
+    own = [pair for pair in found.lora if pair.rows == 1000 and pair.error]
+    old = [pair.data for pair in own if not pair.at_defaults]
+    assert all(pair.source.startswith("study_") for pair in own if not pair.at_defaults)
+    assert not set(old) & {pair.data for pair in found.shares(1000)}
+    assert len(found.shares(300)) - 1 == {one.num for _, one in found.without_one(300)}.pop()
+
+
+def test_best_rates_are_compared_over_the_seeds_of_both(tmp_path: Path) -> None:
+    """A rate that was tried on three seeds does not shorten a comparison of two others."""
+    from study_advice import at_best_rates, regrets
+
+    cells = []
+    for arm, rate, value, seeds in (
+        ("full", 1e-4, 0.80, 6), ("full-5e-05", 5e-5, 0.70, 3), ("lora", 1e-3, 0.78, 6), ("lora-0.0005", 5e-4, 0.60, 3),
+    ):  # fmt: skip
+        cells += [{**cell(arm, s, {"accuracy": value + 0.01 * s}, right(value)), "learning_rate": rate} for s in range(1, seeds + 1)]  # fmt: skip
+    stored(tmp_path, "ner", cells)
+    found = regrets(tmp_path)
+    assert [len(one.by_seed) for one in found] == [3, 3]
+    ((_, _, leads),) = at_best_rates(found)
+    assert leads == pytest.approx(dict.fromkeys(range(1, 7), 0.02))
