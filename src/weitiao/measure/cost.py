@@ -35,8 +35,7 @@ UPDATE_OPERATIONS = 3  # a tensor and step, in units of a traced operation's ove
 _GROUPED = "grouped_mm"
 _MULTIPLIES = re.compile(r"mm$|mm_|matmul|einsum|lstm|\bgru|convolution|attention")
 _IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
-Kind = Literal["product", "narrow product", "batched product", "int8 product"]
-NARROW = 64  # a product with a side of at most so many has little to compute for what it moves: LoRA's, a small head's
+Kind = Literal["product", "batched product", "int8 product"]
 
 
 class Work(NamedTuple):
@@ -52,7 +51,7 @@ class Rates:
     """What a machine does in a second. Each is measured (measure/rates.py) or estimated (measure/devices.py)."""
 
     gemm_flops_per_s: float
-    narrow_gemm_bytes_per_s: float  # a product with one side of at most NARROW: what it moves decides
+    gemm_bytes_per_s: float  # of products with a narrow side, an adapter's: they compute little for what they move
     batched_gemm_flops_per_s: float  # attention's small products
     elementwise_bytes_per_s: float  # on tensors of the size of an activation: mostly in cache on a CPU
     memory_bytes_per_s: float  # on tensors that no cache holds
@@ -64,15 +63,13 @@ class Rates:
         """Of the operations themselves, however many there are: the longer of computing and moving."""
         flops = {
             "product": self.gemm_flops_per_s,
-            "narrow product": self.gemm_flops_per_s,
             "batched product": self.batched_gemm_flops_per_s,
             "int8 product": self.int8_gemm_flops_per_s,
         }
-        moving = {"narrow product": self.narrow_gemm_bytes_per_s}
-        return sum(
-            n * max(one.moved / moving.get(one.kind, self.elementwise_bytes_per_s), one.flops / flops[one.kind])
-            for one, n in work.items()
-        )
+        return sum(n * max(one.moved / self._moving(one), one.flops / flops[one.kind]) for one, n in work.items())
+
+    def _moving(self, one: Work) -> float:
+        return self.gemm_bytes_per_s if one.flops and one.kind == "product" else self.elementwise_bytes_per_s
 
     def overhead_seconds(self, work: Mapping[Work, int], operations: int) -> float:
         """What the number of operations alone makes; a view costs a device nothing."""
@@ -114,9 +111,8 @@ class StepCost:
     both: Passes
     saved_bytes: int  # alive after the forward pass
     peak_bytes: int  # most alive at once, on top of what the model holds; gradients included
-    uncounted: tuple[
-        str, ...
-    ]  # operations that multiply, by their names, and have no formula: they count as moving alone
+    # Operations that multiply, by their names, and have no formula: they count as moving alone.
+    uncounted: tuple[str, ...]
 
     @property
     def flops(self) -> float:
@@ -222,6 +218,7 @@ def _look(func: Any, args: Any, kwargs: Any, out: Any) -> "_Operation":
     parts = out if isinstance(out, tuple) else (out,)
     tensors = [t for t in parts if t is not None]
     replayed = bool(tensors) and not mutable and all(isinstance(t, torch.Tensor) and t.is_meta for t in tensors)
+    batched = bool(inputs) and inputs[0].ndim > 2
     moved = sum(t.numel() * t.element_size() for t in [*inputs, *outputs])
     flops, uncounted = _flops(func, args, kwargs, out) if moved else (0.0, None)
     return _Operation(
@@ -230,18 +227,9 @@ def _look(func: Any, args: Any, kwargs: Any, out: Any) -> "_Operation":
         else None,
         returns_first=mutable and bool(args) and out is args[0],
         holds=bool(fresh),
-        work=Work(moved, flops, _kind(inputs, flops)) if moved else None,
+        work=Work(moved, flops, "batched product" if batched else "product") if moved else None,
         uncounted=uncounted,
     )
-
-
-def _kind(inputs: list[torch.Tensor], flops: float) -> Kind:
-    """By a product's factors, which come last: a bias or what is added to stands before them."""
-    if inputs and inputs[0].ndim > 2:
-        return "batched product"
-    factors = inputs[-2:]
-    narrow = flops and all(t.ndim == 2 for t in factors) and min(min(t.shape) for t in factors) <= NARROW
-    return "narrow product" if narrow else "product"
 
 
 def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> tuple[float, str | None]:

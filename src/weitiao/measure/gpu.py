@@ -45,7 +45,7 @@ def rates(device: Device, dtype: str, constants: Constants = CONSTANTS, *, tf32:
     bandwidth = constants.bandwidth_share * device.memory_bytes_per_s
     return Rates(
         gemm_flops_per_s=gemm,
-        narrow_gemm_bytes_per_s=bandwidth,
+        gemm_bytes_per_s=bandwidth,
         batched_gemm_flops_per_s=gemm,
         elementwise_bytes_per_s=bandwidth,
         memory_bytes_per_s=bandwidth,

@@ -85,7 +85,7 @@ def _measured(dtype: str, hidden: int, intermediate: int, tokens: int, int8: boo
     products = 2 * tokens * hidden * intermediate / factor
     return Rates(
         gemm_flops_per_s=products / gemm,
-        narrow_gemm_bytes_per_s=moved * x.element_size() / sum(rest[: len(adapter)]) / factor,
+        gemm_bytes_per_s=moved * x.element_size() / sum(rest[: len(adapter)]) / factor,
         batched_gemm_flops_per_s=2 * heads.numel() * length / batched / factor,
         elementwise_bytes_per_s=7 * wide.numel() * wide.element_size() / sum(rest[len(adapter) :]) / factor,
         memory_bytes_per_s=2 * large.numel() * 4 / memory / factor,

@@ -145,7 +145,7 @@ def _cpu_rates(device: Device, dtype: str) -> Rates:
     bandwidth = _ELEMENTWISE * device.memory_bytes_per_s
     return Rates(
         gemm_flops_per_s=gemm,
-        narrow_gemm_bytes_per_s=bandwidth,
+        gemm_bytes_per_s=bandwidth,
         batched_gemm_flops_per_s=gemm / 2,
         elementwise_bytes_per_s=bandwidth,
         memory_bytes_per_s=bandwidth,
