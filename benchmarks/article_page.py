@@ -13,6 +13,7 @@ from study_claims import Evidence, advice_lines, table_lines, what_lora_saves
 from study_results import Pair, interval_over, short_run_pairs, stored_files
 from study_statistics import Pooled, pooled
 from study_wording import LANGUAGES, Text, points, pooled_text, span, text
+from weitiao.comparison.levels import MIN_PAIRS
 
 PAGES = ("article.md", "article.zh.md")
 ARTICLES_LORA = "lora-article"
@@ -78,18 +79,19 @@ def best_arms(found: Evidence) -> Text:
         first = [all(pair.lead > 0 for pair in own) for (_, rows), own in by_place.items() if rows == size]
         each.append(text("{won} of {all} at {rows:,} rows", "{rows:,} 行时 {all} 组中有 {won} 组", won=sum(first), all=len(first), rows=size))  # fmt: skip
     return text(
-        "Comparisons (a data set at a size) in which full has the best mean: {each}.", "全量均值最高的比较（一个数据集、一个行数为一组）：{each}。",
+        "Comparisons (a data set at a size; first comparisons, at the rates of long runs, included) in which full has the best mean: {each}. Most have LoRA alone.", "全量均值最高的比较（一个数据集、一个行数为一组，最早的对比也算，它们用的是步数多时的学习率）：{each}。多数只比了 LoRA。",
         each=Text(", ".join(one.en for one in each), "，".join(one.zh for one in each)),
     )  # fmt: skip
 
 
 def value_for_money(found: Evidence) -> Text:
     """Where LoRA is kept by the rule of `weitiao compare`, of the comparisons with every seed."""
-    kept = [pair.keep for pair in found.lora if len(pair.seeds) >= len(SEEDS)]
+    own = [pair for pair in found.lora if len(pair.seeds) >= len(SEEDS)]
+    kept, old = [pair.keep for pair in own], [pair.keep for pair in own if not pair.at_defaults]
     return text(
-        "By the rule of `weitiao compare`, LoRA is kept in {lora}, full in {full}, and neither in {neither} of {all} comparisons with six pairs.",
-        "按 `weitiao compare` 的规则，{all} 组有六个配对的比较中，保留 LoRA 的有 {lora} 组，保留全量的有 {full} 组，分不出的有 {neither} 组。",
-        lora=kept.count(LORA), full=kept.count(FULL), neither=len(kept) - kept.count(LORA) - kept.count(FULL), all=len(kept),
+        "By the rule of `weitiao compare`, LoRA is kept in {lora}, full in {full}, and neither in {neither} of {all} comparisons with six pairs; {old} of these, with {old_lora} of LoRA's, are first comparisons at the rates of long runs.",
+        "按 `weitiao compare` 的规则，{all} 组有六个配对的比较中，保留 LoRA 的有 {lora} 组，保留全量的有 {full} 组，分不出的有 {neither} 组；其中 {old} 组（保留 LoRA 的有 {old_lora} 组）是最早的对比，用的是步数多时的学习率。",
+        lora=kept.count(LORA), full=kept.count(FULL), neither=len(kept) - kept.count(LORA) - kept.count(FULL), all=len(kept), old=len(old), old_lora=old.count(LORA),
     )  # fmt: skip
 
 
@@ -136,7 +138,8 @@ def summary_rows(found: Evidence) -> list[tuple[Text, Text]]:
 def articles_arm(found: Evidence) -> Text:
     """The article's LoRA next to weitiao's, where both were measured with the same full runs."""
     ours = {(p.data, p.rows): p for p in found.lora}
-    both = [(p, ours[p.data, p.rows]) for p in found.all if p.arm == ARTICLES_LORA and (p.data, p.rows) in ours and len(p.seeds) > 2]  # fmt: skip
+    same = [(p, ours[p.data, p.rows]) for p in found.all if p.arm == ARTICLES_LORA and (p.data, p.rows) in ours]
+    both = [(p, own) for p, own in same if p.source == own.source and len(set(p.seeds) & set(own.seeds)) >= MIN_PAIRS]
     if not both:
         return OPEN
     each = []

@@ -107,7 +107,7 @@ def _answer(name: str, rows: int, folder: Path | None) -> dict[str, Any]:
 def judgements(results: Path) -> list[Judged]:
     """Every case that has an answer and a pair of full and LoRA."""
     said = answers(results)
-    own = [pair for pair in pairs(results) if pair.arm == LORA]
+    own = [pair for pair in pairs(results) if pair.arm == LORA and pair.at_defaults]
     found = []
     for pair in own:
         answer = said.get(f"{pair.data}-{pair.rows}")

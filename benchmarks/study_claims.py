@@ -84,15 +84,17 @@ def _cost(found: dict[str, float], what: Text) -> Found:
         one = text("one data set: {ratio:.2f} of full's {what}", "一个数据集：全量{what}的 {ratio:.2f} 倍", ratio=next(iter(found.values())), what=what) if found else NO_PAIR  # fmt: skip
         return Verdict("not yet"), one
     less = tuple(name for name, ratio in found.items() if ratio < SAME)
-    level = [name for name in found if name not in less]
+    level = [name for name, ratio in found.items() if SAME <= ratio <= 1 / SAME]
+    more = [name for name, ratio in found.items() if ratio > 1 / SAME]
     mean, lower, upper = together
     said = text(
         "LoRA takes {mean:.2f} of full's {what} ({lower:.2f} to {upper:.2f}, {sets})",
         "LoRA 的{what}是全量的 {mean:.2f} 倍（{lower:.2f} 到 {upper:.2f}，{sets}）",
         mean=mean, lower=lower, upper=upper, what=what, sets=sets(len(found)),
     )  # fmt: skip
-    if level and less:
-        said = said.then(Text(f"about the same on {', '.join(level)}", f"{'、'.join(level)} 上差不多"))
+    for names, en, zh in ((level, "about the same on", "上差不多"), (more, "more on", "上更多")):
+        if names:
+            said = said.then(Text(f"{en} {', '.join(names)}", f"{'、'.join(names)} {zh}"))
     if upper < SAME:
         return Verdict("holds"), said
     if len(less) == len(found):
@@ -105,15 +107,12 @@ def _memory(results: Evidence) -> Found:
 
 
 def _times(results: Evidence) -> Found:
-    verdict, said = _cost(
-        results.ratios("cpu_seconds", "train_seconds"), Text("training time, in CPU seconds", "训练时间（CPU 秒）")
-    )
+    verdict, said = _cost(results.ratios("cpu_seconds", "train_seconds"), Text("training time", "训练时间"))
     timed = {p.data for p in results.lora if "cpu_seconds" in p.ratios}
     first = [p.data for p in results.lora if p.data not in timed]
+    said = said.then(Text("in CPU seconds", "用 CPU 秒计"))
     if first:
-        said = said.then(
-            text("in CPU seconds, those of {name} in seconds", "用 CPU 秒计，{name} 用秒计", name=first[0])
-        )
+        said = said.then(text("{name} in seconds", "{name} 用秒计", name=first[0]))
     return verdict, said
 
 
@@ -229,8 +228,8 @@ def _best(results: Evidence) -> Found:
         first = [name for name, found in several.items() if all(pair.lead > 0 for pair in found)]
         said = said.then(
             text(
-                "of {num} comparisons with more arms than LoRA (a data set at a size), full has the best mean in {first}",
-                "除 LoRA 外还比较了其他方法的有 {num} 组（一个数据集、一个行数），其中全量均值最高的有 {first} 组",
+                "of {num} comparisons with more arms than LoRA (a data set at a size, the first comparisons included), full has the best mean in {first}",
+                "除 LoRA 外还比较了其他方法的有 {num} 组（一个数据集、一个行数，最早的对比也算），其中全量均值最高的有 {first} 组",
                 num=len(several), first=len(first),
             )
         )  # fmt: skip

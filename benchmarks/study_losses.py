@@ -58,7 +58,9 @@ def _add(
     full: Mapping[int, Mapping[str, float]],
     lora: Mapping[int, Mapping[str, float]],
 ) -> None:
-    seeds = sorted(full.keys() & lora.keys())
+    seeds, before = sorted(full.keys() & lora.keys()), found.get((data, rows))
+    if before is not None and len(seeds) < len(before.seeds):  # as study_results.pairs
+        return
     if len(seeds) < MIN_PAIRS or any(LOSS not in side[seed] for side in (full, lora) for seed in seeds):
         return
     losses = [[side[seed][LOSS] for seed in seeds] for side in (full, lora)]

@@ -102,17 +102,50 @@ def test_log_loss_of_the_same_runs(tmp_path: Path) -> None:
     assert (one.lower, one.upper, one.p) == pytest.approx((low, high, 2 / 16))
 
 
-def test_only_todays_default_rates_are_pooled() -> None:
+def test_only_todays_default_rates_are_pooled(tmp_path: Path) -> None:
     """The first comparisons have the rates of long runs, whatever the number of steps."""
-    from record import RESULTS
     from study_claims import Evidence
+    from study_results import FIRST
 
-    found = Evidence(RESULTS)
-    own = [pair for pair in found.lora if pair.rows == 1000 and pair.error]
-    old = [pair.data for pair in own if not pair.at_defaults]
-    assert all(pair.source.startswith("study_") for pair in own if not pair.at_defaults)
-    assert not set(old) & {pair.data for pair in found.shares(1000)}
-    assert len(found.shares(300)) - 1 == {one.num for _, one in found.without_one(300)}.pop()
+    kept = json.loads((BENCHMARKS / "results" / "study_1000.json").read_text(encoding="utf-8"))
+    kept["data"]["num_train_rows"] = 300
+    (tmp_path / "study_300.json").write_text(json.dumps(kept), encoding="utf-8")
+    for data, lead in (("titles", 0.02), ("ner", 0.01), ("pairs", 0.06)):
+        values = {"full": 0.8 + lead, "lora": 0.8}
+        stored(tmp_path, data, [cell(arm, s, {"accuracy": v + 0.005 * (s % 3)}, right(v)) for arm, v in values.items() for s in range(1, 7)])  # fmt: skip
+    found = Evidence(tmp_path)
+    assert {pair.data: pair.at_defaults for pair in found.lora} == {
+        FIRST: False,
+        "titles": True,
+        "ner": True,
+        "pairs": True,
+    }
+    assert [pair.data for pair in found.shares(300)] == ["titles", "ner", "pairs"]
+    together = found.pooled(300)
+    assert together is not None
+    assert together.num == 3
+    rest = dict(found.without_one(300))
+    assert rest["pairs"].mean < together.mean < rest["ner"].mean
+    assert {one.num for one in rest.values()} == {2}
+
+
+def test_new_runs_take_the_place_of_the_first_where_they_are_as_many(tmp_path: Path) -> None:
+    """In log loss as in the metric that decides."""
+    from study_losses import loss_pairs
+    from study_results import pairs
+
+    kept = json.loads((BENCHMARKS / "results" / "study_1000.json").read_text(encoding="utf-8"))
+    kept["data"]["num_train_rows"] = 300
+    (tmp_path / "study_300.json").write_text(json.dumps(kept), encoding="utf-8")
+    for num, new in ((3, False), (6, True)):
+        cells = [cell(arm, s, {"accuracy": 0.8, "log_loss": 0.5, "num_rows": 200}, right(0.8)) for arm in ("full", "lora") for s in range(1, num + 1)]  # fmt: skip
+        stored(tmp_path, "reviews", cells)
+        pairs.cache_clear()
+        loss_pairs.cache_clear()
+        (one,) = (pair for pair in pairs(tmp_path) if pair.arm == "lora")
+        (loss,) = loss_pairs(tmp_path)
+        assert one.at_defaults == new
+        assert (loss.means == (0.5, 0.5)) == new
 
 
 def test_best_rates_are_compared_over_the_seeds_of_both(tmp_path: Path) -> None:

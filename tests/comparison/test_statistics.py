@@ -234,6 +234,9 @@ def test_two_seeds_are_not_drawn_again() -> None:
     said = interval_text(analyse(scores(first), scores(second), 0.01))
     assert said[0].startswith("95 % interval over rows alone")
     assert said[1].startswith("仅数据的 95% 区间")
+    old = analyse(scores(first), scores(second), 0.01)
+    old["hierarchical"]["reason"] = None  # as versions wrote that drew both seeds again
+    assert interval_text(old)[0].startswith("95 % interval over rows and seeds")
     three = np.vstack([first, first[:1]]), np.vstack([second, second[:1]])
     assert hierarchical_interval(*three).reason is None
 

@@ -213,7 +213,7 @@ class MetricAnalysis(TypedDict):
     swap: dict[str, SwapFacts] | None
     """By seed, where rows have counts that the metric is a ratio of."""
     hierarchical: IntervalFacts | None
-    """Of the difference over seeds and rows."""
+    """Of the difference over seeds and rows; under 3 seeds over rows alone."""
     noise_floor: NoiseFloorFacts | None
     """How small a difference the test rows can show."""
     verdict: VerdictText

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from weitiao.comparison.levels import ALPHA, MIN_PAIRS, MIN_PAIRS_SIGN_FLIP
+from weitiao.comparison.levels import ALPHA, MIN_PAIRS_SIGN_FLIP
 from weitiao.comparison.pair_schema import MetricAnalysis
 from weitiao.comparison.verdict import PairedDifference, Side, Verdict
 
@@ -82,7 +82,7 @@ def interval_text(result: MetricAnalysis, flip: bool = True) -> Text:
         return "no interval: the models score alike on every row", "无区间：两者在每条数据上的得分相同"
     if rows and rows["lower"] is not None and rows["upper"] is not None:
         low, high = (signed(bound) for bound in sorted((sign * rows["lower"], sign * rows["upper"])))
-        over, chinese = ("rows and seeds", "数据与种子") if n >= MIN_PAIRS else ("rows alone", "仅数据")
+        over, chinese = ("rows alone", "仅数据") if rows["reason"] else ("rows and seeds", "数据与种子")
         return f"95 % interval over {over} {low} to {high}", f"{chinese}的 95% 区间 {low} 至 {high}"
     if n > 2:
         return "no interval: the seeds do not differ", "无区间：各种子没有差异"

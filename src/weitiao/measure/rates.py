@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -12,38 +11,17 @@ from weitiao.measure.cost import Rates
 
 _SECONDS = 0.02  # of each kind of work, in _TURNS parts
 _TURNS = 4
-_TIMES = 3  # that a process measures the same
 _RANK = 16  # of the narrow products
 _ROUNDS = 12
 # A step finds its data colder than a repeated operation does, which counts for more where products are quick: the medians
-# over full fine-tuning and LoRA, measured 1.27 to 1.46 times the seconds in bf16 and 1.01 to 1.35 in fp32 (docs/LOG.md).
+# over full fine-tuning and LoRA, measured 1.10 to 1.46 times the seconds in bf16 and 1.01 to 1.35 in fp32 (docs/LOG.md).
 _IN_A_STEP = {"bfloat16": 1.36, "float16": 1.36, "float32": 1.12}
 _OVERHEAD_OPERATIONS = 4  # a module call, autograd's node and the checks around it, in units of a small addition
 
 
-_FOUND: dict[tuple[Any, ...], list[Rates]] = {}
-
-
+@cache
 def measured_rates(dtype: str, hidden: int, intermediate: int, tokens: int, int8: bool) -> Rates:
-    """Rates of this CPU for products and tensors of a model's own sizes: the quickest of up to three calls.
-
-    A neighbour on the same physical core halves every rate for a second or two, and no counter of this machine shows it
-    (docs/LOG.md). So whoever has other work to do calls again after it. Other work on this machine slows the rates too.
-    """
-    key = (dtype, hidden, intermediate, tokens, int8)
-    found = _FOUND.setdefault(key, [])
-    if len(found) < _TIMES:
-        found.append(_measured(*key))
-    return quickest(found)
-
-
-def quickest(found: Sequence[Rates]) -> Rates:
-    """Each rate where it is the highest, and the least overhead."""
-    best = {field.name: max(getattr(one, field.name) for one in found) for field in fields(Rates)}
-    return replace(found[0], **best | {"overhead_s": min(one.overhead_s for one in found)})
-
-
-def _measured(dtype: str, hidden: int, intermediate: int, tokens: int, int8: bool) -> Rates:
+    """Rates of this CPU for products and tensors of a model's own sizes; other work on the machine slows them down."""
     import torch
 
     bound_primitive_cache()
@@ -135,7 +113,7 @@ def _int8_product(x: Any, weight: Any) -> Callable[[], Any]:
 
 def _seconds(works: Sequence[Callable[[], Any]]) -> list[float]:
     """Of each work: the median of a round, in the quietest round. Rounds go through all works, so that other work on the
-    machine for a moment slows down one round of each and not one work."""
+    machine for a moment slows down one round of each, and not all of one work."""
     least = [math.inf] * len(works)
     for work in works:
         work()
@@ -143,7 +121,7 @@ def _seconds(works: Sequence[Callable[[], Any]]) -> list[float]:
         for i, work in enumerate(works):
             times: list[float] = []
             until = time.perf_counter() + _SECONDS / _TURNS
-            while time.perf_counter() < until or len(times) < 3:
+            while time.perf_counter() < until or not times:
                 started = time.perf_counter()
                 work()
                 times.append(time.perf_counter() - started)

@@ -242,7 +242,6 @@ def _method(
             batches = unpadded(batches, inputs)
         rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))
         shapes = trace_shapes(blueprint, batches, rates)
-        rates = machine.rates(blueprint.model, bool(blueprint.int8_weights))  # a moment later: the quicker ones count
     memory = memory_of(
         blueprint, batches, shapes=shapes, options=config.train, process=machine.process_bytes, on_cpu=machine.on_cpu
     )
