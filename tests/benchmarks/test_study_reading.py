@@ -18,6 +18,18 @@ def _benchmarks_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
+def first_comparison(folder: Path) -> None:
+    """The kept comparison of the reviews, as if it had 300 rows: its arms are full, lora, lora-article and others."""
+    kept = json.loads((BENCHMARKS / "results" / "study_1000.json").read_text(encoding="utf-8"))
+    kept["data"]["num_train_rows"] = 300
+    (folder / "study_300.json").write_text(json.dumps(kept), encoding="utf-8")
+
+
+def reviews(folder: Path, full: float, lora: float) -> None:
+    values = {"full": full, "lora": lora}
+    stored(folder, "reviews", [cell(arm, s, {"accuracy": v + 0.005 * (s % 3), "num_rows": 200}, right(v)) for arm, v in values.items() for s in range(1, 7)])  # fmt: skip
+
+
 def test_each_end_is_the_farther_one_of_two_intervals() -> None:
     from study_results import interval_over
 
@@ -107,9 +119,7 @@ def test_only_todays_default_rates_are_pooled(tmp_path: Path) -> None:
     from study_claims import Evidence
     from study_results import FIRST
 
-    kept = json.loads((BENCHMARKS / "results" / "study_1000.json").read_text(encoding="utf-8"))
-    kept["data"]["num_train_rows"] = 300
-    (tmp_path / "study_300.json").write_text(json.dumps(kept), encoding="utf-8")
+    first_comparison(tmp_path)
     for data, lead in (("titles", 0.02), ("ner", 0.01), ("pairs", 0.06)):
         values = {"full": 0.8 + lead, "lora": 0.8}
         stored(tmp_path, data, [cell(arm, s, {"accuracy": v + 0.005 * (s % 3)}, right(v)) for arm, v in values.items() for s in range(1, 7)])  # fmt: skip
@@ -134,9 +144,7 @@ def test_new_runs_take_the_place_of_the_first_where_they_are_as_many(tmp_path: P
     from study_losses import loss_pairs
     from study_results import pairs
 
-    kept = json.loads((BENCHMARKS / "results" / "study_1000.json").read_text(encoding="utf-8"))
-    kept["data"]["num_train_rows"] = 300
-    (tmp_path / "study_300.json").write_text(json.dumps(kept), encoding="utf-8")
+    first_comparison(tmp_path)
     for num, new in ((3, False), (6, True)):
         cells = [cell(arm, s, {"accuracy": 0.8, "log_loss": 0.5, "num_rows": 200}, right(0.8)) for arm in ("full", "lora") for s in range(1, num + 1)]  # fmt: skip
         stored(tmp_path, "reviews", cells)
@@ -162,3 +170,54 @@ def test_best_rates_are_compared_over_the_seeds_of_both(tmp_path: Path) -> None:
     assert [len(one.by_seed) for one in found] == [3, 3]
     ((_, _, leads),) = at_best_rates(found)
     assert leads == pytest.approx(dict.fromkeys(range(1, 7), 0.02))
+
+
+def test_arms_of_other_full_runs_are_not_compared(tmp_path: Path) -> None:
+    """The article's LoRA has the first comparison's full runs; once LoRA has new ones, the two leads have nothing in common."""
+    import article_page
+    from study_claims import Evidence
+
+    first_comparison(tmp_path)
+    assert "reviews, 300 rows" in article_page.articles_arm(Evidence(tmp_path)).en
+    reviews(tmp_path, 0.86, 0.85)
+    (tmp_path / "again").mkdir()
+    first_comparison(tmp_path / "again")
+    reviews(tmp_path / "again", 0.86, 0.85)
+    assert article_page.articles_arm(Evidence(tmp_path / "again")) == article_page.OPEN
+
+
+def test_the_advice_is_judged_at_todays_rates(tmp_path: Path) -> None:
+    from study_advice import judgements
+
+    answer = {"facts": {"majority": 0.5, "probe": 0.6}, "method": "lora", "sure": "toss-up", "points": {}}
+    for name, new in (("old", False), ("new", True)):
+        folder = tmp_path / name
+        (folder / "study").mkdir(parents=True)
+        first_comparison(folder)
+        if new:
+            reviews(folder, 0.86, 0.80)
+        (folder / "study" / "advice.json").write_text(json.dumps({"reviews-300": answer}), encoding="utf-8")
+        assert [one.pair.source for one in judgements(folder)] == (["cells"] if new else [])
+
+
+def test_a_long_runs_rate_may_come_from_the_first_comparisons(tmp_path: Path) -> None:
+    from study_results import first_metrics, short_run_pairs
+
+    first_comparison(tmp_path)
+    reviews(tmp_path, 0.86, 0.80)
+    old = first_metrics(json.loads((tmp_path / "study_300.json").read_text(encoding="utf-8")), "full")
+    by_arm = {pair.arm: pair for pair in short_run_pairs(tmp_path)}
+    assert set(by_arm) == {"full-5e-05", "lora-0.0005"}
+    expected = [0.86 + 0.005 * (s % 3) - old[s]["accuracy"] for s in by_arm["full-5e-05"].seeds]
+    assert by_arm["full-5e-05"].leads == pytest.approx(expected)
+
+
+def test_where_a_cost_is_no_less_is_named() -> None:
+    from study_claims import _cost
+    from study_wording import Text
+
+    verdict, said = _cost({"titles": 0.5, "ner": 0.97, "chat": 1.3}, Text("peak memory", "峰值内存"))
+    assert verdict.kind == "where"
+    assert verdict.names == ("titles",)
+    assert said.en.endswith("about the same on ner; more on chat")
+    assert said.zh.endswith("ner 上差不多；chat 上更多")
